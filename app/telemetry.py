@@ -1,0 +1,252 @@
+"""Metrics and logging. Metric names are vLLM's suffixes under `softswap_`, with vLLM's bucket edges, so that a vLLM
+dashboard becomes ours by replacing `vllm:` (vllm 0.33, `vllm/v1/metrics/loggers.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from threading import Lock
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+MAX_LABEL_VALUES = 200
+OTHER = "other"
+MAX_LOG_CHARS = 8192
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The HTTP request in whose name this code runs; stands in its log lines."""
+
+_TTFT_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_INTER_TOKEN_BUCKETS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+_REQUEST_BUCKETS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+_ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_TOKEN_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
+_HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """Every series this program exports, in a registry of its own. Safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._flows = _LabelCap(MAX_LABEL_VALUES)
+        self._define_step()
+        self._define_finished()
+        self._define_http()
+
+    def _define_step(self) -> None:
+        self._running = self._gauge("num_requests_running", "Sequences in the batch")
+        self._waiting = self._gauge("num_requests_waiting", "Sequences that wait to be admitted")
+        self._kv_usage = self._gauge("kv_cache_usage_perc", "Share of key-value blocks in use; 1 is all of them")
+        self._prompt_tokens = self._counter("prompt_tokens", "Text tokens whose keys and values were computed")
+        self._generation_tokens = self._counter("generation_tokens", "Tokens generated")
+        self._preemptions = self._counter("num_preemptions", "Sequences set back for want of blocks")
+        self._prefix_queries = self._counter("prefix_cache_queries", "Task-prompt tokens asked of the prefix cache")
+        self._prefix_hits = self._counter("prefix_cache_hits", "Task-prompt tokens found in the prefix cache")
+        self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
+        self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
+
+    def _define_finished(self) -> None:
+        self._success = self._counter("request_success", "Sequences that ended", ["finished_reason"])
+        self._task_requests = self._counter("task_requests", "Sequences that ended", ["task", "finished_reason"])
+        self._task_prompt = self._counter("task_prompt_tokens", "Text tokens of ended sequences", ["task"])
+        self._task_generation = self._counter("task_generation_tokens", "Tokens generated for a task", ["task"])
+        self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to first token", _TTFT_BUCKETS)
+        self._inter_token = self._histogram(
+            "inter_token_latency_seconds", "Time between two tokens of a sequence", _INTER_TOKEN_BUCKETS
+        )
+        self._e2e = self._histogram("e2e_request_latency_seconds", "Arrival to last token", _REQUEST_BUCKETS)
+        self._queue = self._histogram("request_queue_time_seconds", "Arrival to admission", _REQUEST_BUCKETS)
+        self._prefill = self._histogram("request_prefill_time_seconds", "Admission to first token", _REQUEST_BUCKETS)
+        self._decode = self._histogram("request_decode_time_seconds", "First to last token", _REQUEST_BUCKETS)
+        self._inference = self._histogram("request_inference_time_seconds", "Admission to end", _REQUEST_BUCKETS)
+        self._per_token = self._histogram(
+            "request_time_per_output_token_seconds", "Mean time between two tokens", _INTER_TOKEN_BUCKETS
+        )
+        self._request_prompt = self._histogram("request_prompt_tokens", "Text tokens of a sequence", _TOKEN_BUCKETS)
+        self._request_generation = self._histogram(
+            "request_generation_tokens", "Tokens generated for a sequence", _TOKEN_BUCKETS
+        )
+        self._max_tokens = self._histogram("request_params_max_tokens", "max_tokens of a sequence", _TOKEN_BUCKETS)
+        self._rejections = self._counter("admission_rejections", "Sequences refused at the door", ["reason"])
+
+    def _define_http(self) -> None:
+        self._http = self._counter("http_requests", "HTTP responses", ["method", "route", "status"])
+        self._http_time = self._histogram(
+            "http_request_duration_seconds", "First byte in to last byte out", _HTTP_BUCKETS, ["method", "route"]
+        )
+        self._cancelled = self._counter("client_disconnects", "Requests whose client left before the answer")
+        self._label_mass = self._histogram(
+            "decision_label_mass",
+            "Probability on the labels before normalising",
+            (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
+        )
+
+    def observe_step(
+        self,
+        *,
+        num_running: int,
+        num_waiting: int,
+        kv_cache_usage: float,
+        num_prompt_tokens: int,
+        num_generation_tokens: int,
+        num_preemptions: int,
+        num_prefix_queries: int,
+        num_prefix_hits: int,
+        step_s: float,
+    ) -> None:
+        """One engine step: `num_running`, `num_waiting`, `kv_cache_usage` (0 to 1) stand after it, the rest is its own."""
+        self._running.set(num_running)
+        self._waiting.set(num_waiting)
+        self._kv_usage.set(kv_cache_usage)
+        self._prompt_tokens.inc(num_prompt_tokens)
+        self._generation_tokens.inc(num_generation_tokens)
+        self._preemptions.inc(num_preemptions)
+        self._prefix_queries.inc(num_prefix_queries)
+        self._prefix_hits.inc(num_prefix_hits)
+        self._iteration_tokens.observe(num_prompt_tokens + num_generation_tokens)
+        self._step.observe(step_s)
+
+    def observe_finished(
+        self,
+        *,
+        flow: str,
+        finish_reason: str,
+        num_prompt_tokens: int,
+        num_generation_tokens: int,
+        queue_s: float | None,
+        prefill_s: float | None,
+        decode_s: float | None,
+        e2e_s: float,
+        ttft_s: float | None,
+        max_tokens: int,
+    ) -> None:
+        """One sequence that ended. Times are None for a stage it never reached."""
+        task = self._flows.admit(flow)
+        self._success.labels(str(finish_reason)).inc()
+        self._task_requests.labels(task, str(finish_reason)).inc()
+        self._task_prompt.labels(task).inc(num_prompt_tokens)
+        self._task_generation.labels(task).inc(num_generation_tokens)
+        self._request_prompt.observe(num_prompt_tokens)
+        self._request_generation.observe(num_generation_tokens)
+        self._max_tokens.observe(max_tokens)
+        self._e2e.observe(e2e_s)
+        if prefill_s is not None and decode_s is not None:
+            self._inference.observe(prefill_s + decode_s)
+        if decode_s is not None and num_generation_tokens > 1:
+            self._per_token.observe(decode_s / (num_generation_tokens - 1))
+        stages = (self._queue, queue_s), (self._prefill, prefill_s), (self._decode, decode_s), (self._ttft, ttft_s)
+        for histogram, value in stages:
+            if value is not None:
+                histogram.observe(value)
+
+    def observe_inter_token(self, latencies_s: Sequence[float]) -> None:
+        for latency_s in latencies_s:
+            self._inter_token.observe(latency_s)
+
+    def observe_rejected(self, reason: str) -> None:
+        """Args: reason: one word of a small fixed set, such as "queue_full"."""
+        self._rejections.labels(reason).inc()
+
+    def observe_http(self, *, method: str, route: str, status: int, duration_s: float) -> None:
+        """Args: route: the matched route's path template, never the path a client sent."""
+        self._http.labels(method, route, str(status)).inc()
+        self._http_time.labels(method, route).observe(duration_s)
+
+    def observe_client_left(self) -> None:
+        self._cancelled.inc()
+
+    def observe_label_mass(self, mass: float) -> None:
+        self._label_mass.observe(mass)
+
+    def render(self) -> bytes:
+        """The Prometheus text exposition of every series."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(f"softswap_{name}", documentation, registry=self.registry)
+
+    def _counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"softswap_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, documentation: str, buckets: Sequence[float], labels: Sequence[str] = ()
+    ) -> Histogram:
+        return Histogram(f"softswap_{name}", documentation, labels, buckets=buckets, registry=self.registry)
+
+
+class _LabelCap:
+    """The first `limit` values keep their name, later ones share "other": a label must not grow with the registry."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: set[str] = set()
+        self._lock = Lock()
+
+    def admit(self, value: str) -> str:
+        with self._lock:
+            if value in self._values or len(self._values) < self._limit:
+                self._values.add(value)
+                return value
+        return OTHER
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr: one JSON object a line, or one plain line each where stderr is a terminal.
+
+    Args: level: a level name of the standard library, any case.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in ("httpx", "httpcore", "urllib3", "filelock", "asyncio", "python_multipart"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, so that no text of a caller can start a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage()[:MAX_LOG_CHARS],
+        }
+        if (current := request_id.get()) is not None:
+            event["request_id"] = current
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)[-MAX_LOG_CHARS:]
+        return json.dumps(event)
+
+
+class PlainFormatter(logging.Formatter):
+    """For a terminal: time, level, message; control characters of the message are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in record.getMessage())
+        line = f"{clock} {record.levelname.lower():<8}{message[:MAX_LOG_CHARS]}"
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
