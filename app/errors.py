@@ -1,0 +1,81 @@
+"""Every error softswap raises on purpose, as one tree. HTTP statuses are a table of the API, not a property here.
+
+SoftswapError
+ ├── InvalidInput          what the caller sent is wrong; names the field
+ │    ├── BackboneMismatch     a prompt made for another backbone
+ │    └── UnsupportedModel     a checkpoint this program cannot serve
+ ├── NotFound              no such task, version or alias
+ ├── Conflict              the thing changed since the caller last read it
+ ├── CorruptPrompt         stored bytes are not what was published
+ ├── Overloaded            the queue is full; try again after retry_after_s
+ ├── Draining              the server is stopping
+ ├── DeadlineExceeded      the request's deadline passed
+ ├── NumericalError        the model produced values that are not finite
+ └── EngineDead            the engine thread ended; the process must be restarted
+"""
+
+from __future__ import annotations
+
+
+class SoftswapError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: one sentence that says what is wrong and, where possible, what to do. Never the offending input.
+        param: public name of the field at fault, dotted where nested.
+    """
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidInput(SoftswapError):
+    code = "invalid_value"
+
+
+class BackboneMismatch(InvalidInput):
+    code = "backbone_mismatch"
+
+
+class UnsupportedModel(InvalidInput):
+    code = "unsupported_model"
+
+
+class NotFound(SoftswapError):
+    code = "model_not_found"
+
+
+class Conflict(SoftswapError):
+    code = "conflict"
+
+
+class CorruptPrompt(SoftswapError):
+    code = "corrupt_prompt"
+
+
+class Overloaded(SoftswapError):
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(SoftswapError):
+    code = "draining"
+
+
+class DeadlineExceeded(SoftswapError):
+    code = "deadline_exceeded"
+
+
+class NumericalError(SoftswapError):
+    code = "numerical_error"
+
+
+class EngineDead(SoftswapError):
+    code = "engine_dead"

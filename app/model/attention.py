@@ -1,0 +1,325 @@
+"""Attention over KV blocks for unmodified transformers models, through `transformers.AttentionInterface`.
+
+The model calls `attention_forward` in every layer. Without a batch that is transformers' own SDPA, which the tuner
+differentiates through. With a batch, the layer's new keys and values are written to their blocks and the packed
+queries attend through block tables. Three implementations share one signature:
+
+    attend_reference   one sequence after another, softmax written out: the truth the others are tested against
+    attend_sdpa        sequences that add one token in one padded SDPA, the others one by one: any device
+    attend_varlen      FlashAttention inside torch (`varlen_attn` with a block table): CUDA
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from app.errors import UnsupportedModel
+from app.model.kv_cache import KVCache, KVShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION_NAME = "softswap"
+VARLEN_BLOCK_MULTIPLE = 256
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "AttentionBatch", float, int | None], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionBatch:
+    """Where the tokens of one packed forward belong.
+
+    Attributes:
+        kv_cache: the blocks.
+        attend: the implementation.
+        slots: (num_tokens,) int64: the cache slot (block * block_size + offset) of each packed token.
+        query_lens: tokens each sequence adds in this forward, in packed order; those with one token come first.
+        kv_lens: tokens each sequence can see at its last new token, prefix and itself included.
+        block_tables: (num_sequences, max_num_blocks) int32, padded with block 0.
+        copies: pairs of (source slots, target slots), int64, applied in order after the write and before the read:
+            the partly filled last block of a prefix, given to each sequence that continues it.
+    """
+
+    kv_cache: KVCache
+    attend: Attend
+    slots: torch.Tensor
+    query_lens: list[int]
+    kv_lens: list[int]
+    block_tables: torch.Tensor
+    copies: list[tuple[torch.Tensor, torch.Tensor]]
+    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def num_decodes(self) -> int:
+        """Sequences that add one token; they stand first."""
+        return next((i for i, length in enumerate(self.query_lens) if length > 1), len(self.query_lens))
+
+    @cached_property
+    def cumulative_query_lens(self) -> torch.Tensor:
+        """(num_sequences + 1,) int32 on the device, as FlashAttention wants it."""
+        starts = torch.tensor([0, *self.query_lens], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return starts.to(self.slots.device, non_blocking=True)
+
+    @cached_property
+    def kv_lens_tensor(self) -> torch.Tensor:
+        """(num_sequences,) int32 on the device."""
+        return torch.tensor(self.kv_lens, dtype=torch.int32).to(self.slots.device, non_blocking=True)
+
+
+def register_attention() -> None:
+    """Make the name known to transformers. Doing it again changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+    AttentionInterface.register(ATTENTION_NAME, attention_forward)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
+
+
+def no_mask(device: torch.device) -> torch.Tensor:
+    """A four-dimensional mask, which transformers passes through untouched (`masking_utils`, early exit).
+
+    The packed forward needs none: who sees whom follows from the batch.
+    """
+    return torch.empty((1, 1, 0, 0), device=device)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    batch: AttentionBatch | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What every attention layer calls.
+
+    Args:
+        query: (1, num_heads, num_tokens, head_dim); key and value: (1, num_kv_heads, num_tokens, head_dim).
+        batch: the packed batch, or None for ordinary attention.
+
+    Returns: (1, num_tokens, num_heads, head_dim), and None for the weights nobody asks for.
+    """
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise UnsupportedModel("attention with soft caps, sinks or position biases is not supported", param="model")
+    if batch is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return output, None
+    keys, values = batch.kv_cache.layers[module.layer_idx]
+    _write(keys, key[0].transpose(0, 1), batch)
+    _write(values, value[0].transpose(0, 1), batch)
+    scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+    packed = batch.attend(query[0].transpose(0, 1), keys, values, batch, scale, sliding_window)
+    return packed.unsqueeze(0), None
+
+
+def _write(blocks: torch.Tensor, rows: torch.Tensor, batch: AttentionBatch) -> None:
+    """Store (num_tokens, num_kv_heads, head_dim) rows at their slots, then hand on the tails of prefixes."""
+    flat = blocks.flatten(0, 1)
+    flat.index_copy_(0, batch.slots, rows.to(flat.dtype))
+    for source, target in batch.copies:
+        flat.index_copy_(0, target, flat.index_select(0, source))
+
+
+def attend_reference(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """softmax(q k^T * scale + mask) v, one sequence after another, in float32 (Vaswani et al. 2017, section 3.2.1).
+
+    Args:
+        query: (num_tokens, num_heads, head_dim), packed.
+        keys, values: (num_blocks, block_size, num_kv_heads, head_dim).
+        scale: what the products are multiplied with.
+        window: a token sees itself and the `window - 1` tokens in front of it; None: all of them.
+
+    Returns: (num_tokens, num_heads, head_dim) in the dtype of `query`.
+    """
+    outputs = []
+    for i, rows in enumerate(query.split(batch.query_lens)):
+        kv_len = batch.kv_lens[i]
+        k, v = (_gather(blocks, batch.block_tables[i : i + 1], kv_len)[0].float() for blocks in (keys, values))
+        groups = query.shape[1] // keys.shape[2]
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", rows.float(), k) * scale
+        scores = scores.masked_fill(~_visible(len(rows), kv_len, window, query.device), -math.inf)
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).to(query.dtype))
+    return torch.cat(outputs)
+
+
+def attend_sdpa(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """The same as `attend_reference` through `scaled_dot_product_attention`."""
+    num_decodes = batch.num_decodes
+    outputs = []
+    if num_decodes:
+        outputs.append(_attend_decodes(query[:num_decodes], keys, values, batch, scale, window))
+    start = num_decodes
+    for i in range(num_decodes, len(batch.query_lens)):
+        length, kv_len = batch.query_lens[i], batch.kv_lens[i]
+        k, v = (_gather(blocks, batch.block_tables[i : i + 1], kv_len) for blocks in (keys, values))
+        mask_key = ("chunk", length, kv_len, window)
+        if mask_key not in batch.masks:
+            batch.masks[mask_key] = _visible(length, kv_len, window, query.device)
+        outputs.append(_attend_chunk(query[start : start + length], k, v, batch.masks[mask_key], scale))
+        start += length
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
+def _attend_chunk(
+    query: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """(length, heads, dim) queries on (1, kv_len, kv_heads, dim) keys; a group's heads are stacked as more queries."""
+    length, num_heads, head_dim = query.shape
+    num_kv_heads = k.shape[2]
+    groups = num_heads // num_kv_heads
+    q = query.view(length, num_kv_heads, groups, head_dim).permute(1, 2, 0, 3).reshape(1, num_kv_heads, -1, head_dim)
+    stacked = mask if groups == 1 else mask.repeat(groups, 1)
+    out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=stacked, scale=scale)
+    return out.view(num_kv_heads, groups, length, head_dim).permute(2, 0, 1, 3).reshape(length, num_heads, head_dim)
+
+
+def _attend_decodes(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """One query per sequence, all sequences in one call, keys padded to the longest."""
+    num_sequences, num_heads, head_dim = query.shape
+    num_kv_heads = keys.shape[2]
+    kv_lens = batch.kv_lens[:num_sequences]
+    k, v = (_gather(blocks, batch.block_tables[:num_sequences], max(kv_lens)) for blocks in (keys, values))
+    if ("decode", window) not in batch.masks:
+        batch.masks["decode", window] = _decode_mask(batch.kv_lens_tensor[:num_sequences], k.shape[1], window)
+    q = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    mask = batch.masks["decode", window]
+    out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale)
+    return out.reshape(num_sequences, num_heads, head_dim)
+
+
+def _gather(blocks: torch.Tensor, block_tables: torch.Tensor, kv_len: int) -> torch.Tensor:
+    """(num_sequences, kv_len, num_kv_heads, head_dim): the first `kv_len` tokens of each table."""
+    _, block_size, num_kv_heads, head_dim = blocks.shape
+    tables = block_tables[:, : -(-kv_len // block_size)]
+    rows = blocks.flatten(1).index_select(0, tables.reshape(-1))
+    return rows.view(len(tables), -1, num_kv_heads, head_dim)[:, :kv_len]
+
+
+def _visible(query_len: int, kv_len: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """(query_len, kv_len) bool: which token each of the last `query_len` tokens may see."""
+    q = torch.arange(kv_len - query_len, kv_len, device=device)[:, None]
+    k = torch.arange(kv_len, device=device)[None, :]
+    visible = k <= q
+    return visible if window is None else visible & (k > q - window)
+
+
+def _decode_mask(kv_lens: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
+    """(num_sequences, 1, 1, width) bool."""
+    k = torch.arange(width, device=kv_lens.device)[None, :]
+    lens = kv_lens[:, None]
+    visible = k < lens
+    if window is not None:
+        visible &= k >= lens - window
+    return visible[:, None, None, :]
+
+
+def attend_varlen(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """The same as `attend_reference` through FlashAttention in torch; blocks must be multiples of 256 tokens."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    output = varlen_attn(
+        query.contiguous(),
+        keys,
+        values,
+        batch.cumulative_query_lens,
+        None,
+        max(batch.query_lens),
+        max(batch.kv_lens),
+        scale=scale,
+        window_size=(-1, 0) if window is None else (window - 1, 0),
+        enable_gqa=query.shape[1] != keys.shape[2],
+        seqused_k=batch.kv_lens_tensor,
+        block_table=batch.block_tables,
+    )
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
+    """The fastest implementation this device, dtype and torch can run."""
+    is_flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and head_dim <= 256
+    return attend_varlen if is_flash and has_paged_varlen() else attend_sdpa
+
+
+def has_paged_varlen() -> bool:
+    """Whether the installed torch's `varlen_attn` takes block tables."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "block_table" in inspect.signature(varlen_attn).parameters
+
+
+def probe_kv_shape(model: PreTrainedModel) -> KVShape:
+    """What the model's layers really leave in a cache, seen in a forward over two tokens.
+
+    Raises:
+        UnsupportedModel: a layer does not call the attention interface, layers differ, or keys and values differ in
+            size; such a cache cannot be kept in blocks of one shape.
+    """
+    from transformers import AttentionInterface
+
+    seen: dict[int, tuple[torch.Size, torch.Size]] = {}
+
+    def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        seen[module.layer_idx] = (key.shape, value.shape)
+        return attention_forward(module, query, key, value, mask, **kwargs)
+
+    AttentionInterface.register("softswap_probe", record)
+    model.set_attn_implementation("softswap_probe")
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device), use_cache=False)
+    finally:
+        model.set_attn_implementation(ATTENTION_NAME)
+    kind = model.config.model_type
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(seen) != list(range(num_layers)):
+        raise UnsupportedModel(f"{kind} has layers that keep no keys and values per token", param="model")
+    shapes = {shape for pair in seen.values() for shape in pair}
+    if len(shapes) != 1:
+        raise UnsupportedModel(f"{kind} has keys and values of different sizes", param="model")
+    (shape,) = shapes
+    return KVShape(num_layers=num_layers, num_kv_heads=shape[1], head_dim=shape[3])

@@ -1,0 +1,278 @@
+"""Backbone: the frozen language model everything shares, its tokenizer, and the fingerprint prompts are bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from app.errors import InvalidInput, UnsupportedModel
+from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
+from app.model.kv_cache import KVShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
+FINGERPRINTED_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "*.safetensors",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A causal language model that never changes.
+
+    Attributes:
+        model: unmodified transformers class in eval mode, no gradients on its parameters. A plain call is ordinary
+            SDPA and can be differentiated through; with a batch in its keyword arguments it attends over KV blocks.
+        name: directory name or hub id; what a request says to ask the model without a task prompt.
+        fingerprint: sha256 over configuration, tokenizer and weight files, 64 hexadecimal digits.
+        kv_shape: layers, key-value heads and head size, as the model itself shows them.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    fingerprint: str
+    kv_shape: KVShape
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+    ) -> Backbone:
+        """Load a decoder from a directory or, when no such directory exists, from the Hugging Face hub.
+
+        Only safetensors weights are read and no code of the checkpoint runs.
+
+        Args:
+            source: directory in Hugging Face layout, or hub id.
+            revision: branch, tag or commit of the hub repository.
+            dtype: "auto" (the checkpoint's own on CUDA, float32 on CPU), "float32", "bfloat16" or "float16".
+            device: "auto", "cpu", "cuda" or "cuda:N".
+
+        Raises:
+            UnsupportedModel: the architecture cannot be served exactly; says why.
+            InvalidInput: the files are missing or unreadable, or the device is not there.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        target = choose_device(device)
+        folder = find_checkpoint(str(source), revision)
+        config = read_config(folder)
+        register_attention()
+        with ThreadPoolExecutor(1) as pool:
+            fingerprint = pool.submit(fingerprint_files, folder)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=_choose_dtype(dtype, config, target),
+                    attn_implementation=ATTENTION_NAME,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                )
+            except (OSError, ValueError, KeyError) as error:
+                raise InvalidInput(f"cannot load {source}: {_first_line(error)}", param="model") from error
+        name = Path(source).resolve().name if Path(source).is_dir() else str(source)
+        return cls._wrap(model.to(target), tokenizer, name, fingerprint.result())
+
+    @classmethod
+    def from_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str) -> Backbone:
+        """Wrap a model built in memory; its fingerprint is taken over its parameters."""
+        check_config(model.config)
+        register_attention()
+        model.set_attn_implementation(ATTENTION_NAME)
+        return cls._wrap(model, tokenizer, name, _fingerprint_model(model, tokenizer))
+
+    @classmethod
+    def _wrap(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, fingerprint: str
+    ) -> Backbone:
+        if not tokenizer.is_fast:
+            raise UnsupportedModel("the checkpoint has no fast tokenizer (tokenizer.json)", param="model")
+        model.eval()
+        model.requires_grad_(False)
+        return cls(model, tokenizer, name, fingerprint, probe_kv_shape(model))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @cached_property
+    def _config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the embedding layer, which is what a task prompt's rows must have."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding layer: every id below it can be put in."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def num_layers(self) -> int:
+        return self.kv_shape.num_layers
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.kv_shape.num_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.kv_shape.head_dim
+
+    @property
+    def kv_row_size(self) -> int:
+        """Values one token leaves in the cache: keys and values of every layer."""
+        return self.kv_shape.num_layers * 2 * self.kv_shape.num_kv_heads * self.kv_shape.head_dim
+
+    @property
+    def max_model_len(self) -> int:
+        """Positions the model was made for, virtual tokens included."""
+        return int(self._config.max_position_embeddings)
+
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        if declared is None:
+            declared = self.tokenizer.eos_token_id
+        if declared is None:
+            return ()
+        return tuple(declared) if isinstance(declared, Iterable) else (int(declared),)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(...) int64 to (..., hidden_size), scaled as the model itself scales its embeddings."""
+        return self.model.get_input_embeddings()(token_ids)
+
+
+def choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInput("device must be auto, cpu, cuda or cuda:N", param="device") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("torch sees no CUDA device; use --device cpu or install a CUDA build", param="device")
+    return chosen
+
+
+def _choose_dtype(dtype: str, config: Any, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        own = getattr(config, "dtype", None)
+        return own if device.type == "cuda" and isinstance(own, torch.dtype) else torch.float32
+    if dtype not in DTYPES:
+        raise InvalidInput(f"dtype must be auto, {', '.join(DTYPES)}", param="dtype")
+    return DTYPES[dtype]
+
+
+def find_checkpoint(source: str, revision: str | None) -> Path:
+    """The local directory of a checkpoint; fetches it from the hub when `source` is no directory."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            )
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InvalidInput(
+            f"{source} is neither a directory nor a reachable hub repository ({_first_line(error)})", param="model"
+        ) from error
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers configuration of a checkpoint this program can serve. Raises UnsupportedModel, InvalidInput."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedModel(f"cannot read config.json in {folder.name}: {_first_line(error)}", param="model") from error
+    check_config(config)
+    if not any(folder.glob("*.safetensors")):
+        raise InvalidInput(f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model")
+    return config
+
+
+def check_config(config: Any) -> None:
+    """Refuse what the packed forward cannot compute exactly, before any weight is read."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{kind} is an encoder-decoder; softswap serves decoders", param="model")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModel(f"transformers has no causal language model for {kind!r}", param="model")
+    text_config = config.get_text_config()
+    other = set(getattr(text_config, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
+    if other:
+        raise UnsupportedModel(f"{kind} has layers softswap cannot serve: {', '.join(sorted(other))}", param="model")
+    for field in ("attn_logit_softcapping", "hidden_size_per_layer_input"):
+        if getattr(text_config, field, None):
+            raise UnsupportedModel(f"{kind} uses {field}, which softswap does not compute", param="model")
+
+
+def fingerprint_files(folder: Path) -> str:
+    """sha256 over the names and contents of configuration, tokenizer and weight files."""
+    files = sorted({path for pattern in FINGERPRINTED_FILES for path in folder.glob(pattern)})
+    with ThreadPoolExecutor(4) as pool:
+        digests = pool.map(_hash_file, files)
+        lines = [f"{path.name} {digest}\n" for path, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    digest = hashlib.sha256(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(weights_digest(model).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """sha256 over every parameter's name and bytes: equal before and after whatever must not change the weights."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

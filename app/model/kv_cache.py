@@ -1,0 +1,50 @@
+"""KVCache: the tensors that hold the keys and values of every sequence, cut into blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What one token leaves in the cache: in each of `num_layers` layers two (num_kv_heads, head_dim) tensors."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def num_bytes_per_token(self, dtype: torch.dtype) -> int:
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class KVCache:
+    """Per layer a pair of (num_blocks, block_size, num_kv_heads, head_dim) tensors.
+
+    Block 0 belongs to nobody: block tables are padded with it, so it must stay finite. The layout is that of
+    `torch.nn.attention.varlen.varlen_attn(block_table=...)`.
+    """
+
+    def __init__(
+        self, shape: KVShape, *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.block_size = block_size
+        size = (shape.num_layers, 2, num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
+        self.blocks = torch.zeros(size, dtype=dtype, device=device)
+        self.layers = [(layer[0], layer[1]) for layer in self.blocks]
+
+    def load_rows(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
+        """Put a prefix-tuning prompt in place.
+
+        Args:
+            slots: (num_tokens,) int64, block * block_size + offset of each row.
+            rows: (num_tokens, num_layers * 2 * num_kv_heads * head_dim), K0, V0, K1, V1, ... (`PeftModel.get_prompt`).
+        """
+        num_layers, _, _, _, num_kv_heads, head_dim = self.blocks.shape
+        values = rows.to(self.blocks.device, self.blocks.dtype).view(-1, num_layers, 2, num_kv_heads, head_dim)
+        self.blocks.flatten(2, 3)[:, :, slots] = values.permute(1, 2, 0, 3, 4)
+
+    def clear(self, block_ids: list[int]) -> None:
+        """Zero blocks that held values which are not finite: 0 * NaN would reach whoever gets them next."""
+        self.blocks[:, :, block_ids] = 0

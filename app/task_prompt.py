@@ -1,0 +1,97 @@
+"""TaskPrompt: the immutable value that goes in front of a request's text."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from app.errors import InvalidInput
+
+MAX_VIRTUAL_TOKENS = 1024
+
+
+class PromptKind(StrEnum):
+    """What the rows of a task prompt are.
+
+    EMBEDDINGS: rows of the embedding layer's output (prompt tuning, Lester et al. 2021; P-tuning, Liu et al. 2021).
+    KV: keys and values of every layer (prefix tuning, Li and Liang 2021; Cartridges, Eyuboglu et al. 2025).
+    TEXT: token ids of a hand-written text.
+    """
+
+    EMBEDDINGS = "embeddings"
+    KV = "kv"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPrompt:
+    """Make one with `from_embeddings`, `from_kv` or `from_text`; they check the values once, at the door.
+
+    Attributes:
+        kind: what the rows are.
+        backbone_fingerprint: the only backbone this prompt means anything to.
+        rows: float32, contiguous, on CPU. EMBEDDINGS: (num_virtual_tokens, hidden_size).
+            KV: (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim), ordered K0, V0, K1, V1, ... as PEFT
+            stores them; keys as they stand in the cache, so no rotary embedding is applied to them. None for TEXT.
+        text: TEXT: what a person wrote. None otherwise.
+        token_ids: TEXT: its ids, the beginning-of-sequence id included. Empty otherwise.
+        digest: sha256 over kind, backbone and values; the identity by which caches know a prompt.
+    """
+
+    kind: PromptKind
+    backbone_fingerprint: str
+    rows: torch.Tensor | None
+    text: str | None
+    token_ids: tuple[int, ...]
+    digest: str
+
+    @classmethod
+    def from_embeddings(cls, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+        """Args: rows: any floating dtype, (num_virtual_tokens, hidden_size). Raises InvalidInput."""
+        return cls._from_rows(PromptKind.EMBEDDINGS, rows, backbone_fingerprint)
+
+    @classmethod
+    def from_kv(cls, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+        """Args: rows: any floating dtype, (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim)."""
+        return cls._from_rows(PromptKind.KV, rows, backbone_fingerprint)
+
+    @classmethod
+    def from_text(cls, text: str, token_ids: list[int] | tuple[int, ...], backbone_fingerprint: str) -> TaskPrompt:
+        """Args: token_ids: the text as the backbone's tokenizer encodes it, special tokens included."""
+        _check_length(len(token_ids))
+        content = text.encode() + b"\0" + b"".join(token.to_bytes(4, "little") for token in token_ids)
+        digest = _digest(PromptKind.TEXT, backbone_fingerprint, (len(token_ids),), content)
+        return cls(PromptKind.TEXT, backbone_fingerprint, None, text, tuple(token_ids), digest)
+
+    @classmethod
+    def _from_rows(cls, kind: PromptKind, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+        if rows.ndim != 2 or not rows.is_floating_point():
+            raise InvalidInput(f"{kind} must be a matrix of floating-point numbers", param="prompt_embeddings")
+        _check_length(rows.shape[0])
+        values = rows.detach().to("cpu", torch.float32).contiguous().clone()
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidInput("every value must be finite", param="prompt_embeddings")
+        digest = _digest(kind, backbone_fingerprint, tuple(values.shape), values.numpy().tobytes())
+        return cls(kind, backbone_fingerprint, values, None, (), digest)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        return len(self.token_ids) if self.rows is None else self.rows.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the values, without the key-value blocks they are expanded to."""
+        return 4 * (len(self.token_ids) if self.rows is None else self.rows.numel())
+
+
+def _check_length(num_virtual_tokens: int) -> None:
+    if not 1 <= num_virtual_tokens <= MAX_VIRTUAL_TOKENS:
+        raise InvalidInput(f"a prompt has 1 to {MAX_VIRTUAL_TOKENS} virtual tokens", param="num_virtual_tokens")
+
+
+def _digest(kind: PromptKind, backbone_fingerprint: str, shape: tuple[int, ...], content: bytes) -> str:
+    header = f"softswap-prompt-1 {kind} {backbone_fingerprint} {'x'.join(map(str, shape))}\n"
+    return hashlib.sha256(header.encode() + content).hexdigest()
