@@ -249,6 +249,3 @@ def _chat_example(title: str, line: int, messages: object) -> Example:
         f"{title}, line {line}: messages must be one user and one assistant message, with at most one system message",
         param="messages",
     )
-
-
-Reader = Callable[[Path], list[Example]]
