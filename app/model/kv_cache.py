@@ -46,5 +46,5 @@ class KVCache:
         self.blocks.flatten(2, 3)[:, :, slots] = values.permute(1, 2, 0, 3, 4)
 
     def clear(self, block_ids: list[int]) -> None:
-        """Zero blocks that held values which are not finite: 0 * NaN would reach whoever gets them next."""
+        """Zero blocks that get a new owner: masked attention still multiplies what stands there, and 0 * NaN is NaN."""
         self.blocks[:, :, block_ids] = 0

@@ -1,0 +1,301 @@
+"""AsyncEngine: the engine on a thread of its own, spoken to from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Sequence as Ids
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from app.engine.delta import Delta
+from app.engine.engine import Engine, EngineConfig, EngineStats
+from app.engine.scoring import plan_scoring, sum_scores
+from app.engine.sequence import FinishReason
+from app.errors import DeadlineExceeded, Draining, EngineDead, InvalidInput, NumericalError, Overloaded, SoftswapError
+from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
+
+logger = logging.getLogger(__name__)
+
+IDLE_HEARTBEAT_S = 0.5
+MAX_FAILED_STEPS = 3
+
+
+@dataclass(eq=False)
+class _Stream:
+    """Deltas of one sequence on their way from the engine's thread to a coroutine."""
+
+    loop: asyncio.AbstractEventLoop
+    add: Callable[[], int]
+    queue: asyncio.Queue[Delta | SoftswapError] = field(default_factory=asyncio.Queue)
+    sequence_id: int | None = None
+
+
+class AsyncEngine:
+    """Call `start` once, then `generate` and `score` from any coroutine; `drain` and `close` at the end.
+
+    The thread takes commands between steps, so nothing but this thread ever touches the engine's books.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._id_to_stream: dict[int, _Stream] = {}
+        self._num_open = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._heartbeat_s = time.monotonic()
+        self._is_closing = False
+        self._is_draining = False
+        self._is_dead = False
+        self._num_failed_steps = 0
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._engine.config
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self._is_dead
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the thread last came round; a long forward counts as silence."""
+        return time.monotonic() - self._heartbeat_s
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def generate(
+        self,
+        token_ids: Ids[int],
+        *,
+        prompt: TaskPrompt | None,
+        params: SamplingParams,
+        flow: str = "",
+        deadline_s: float | None = None,
+        num_shared_tokens: int = 0,
+    ) -> AsyncIterator[Delta]:
+        """Generate behind `[prompt][text]`; closing the iterator ends the sequence within a step.
+
+        Args:
+            token_ids: the text, beginning-of-sequence id included where the backbone has one.
+            flow: whose fair share the tokens count against; also the metrics' label.
+            deadline_s: seconds from now.
+            num_shared_tokens: leading tokens that siblings of this request begin with too; computed once.
+
+        Raises:
+            InvalidInput, BackboneMismatch, Overloaded, Draining, EngineDead: before the first delta.
+            DeadlineExceeded, NumericalError, EngineDead, Draining: instead of the rest.
+        """
+        self._check_open()
+        self._engine.check(token_ids, prompt, params, num_shared_tokens)
+
+        def add() -> int:
+            return self._engine.add(
+                token_ids,
+                prompt=prompt,
+                params=params,
+                flow=flow,
+                deadline_s=deadline_s,
+                num_shared_tokens=num_shared_tokens,
+            )
+
+        async with aclosing(self._follow(add)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def score(
+        self,
+        token_ids: Ids[int],
+        continuations: Ids[Ids[int]],
+        *,
+        prompt: TaskPrompt | None,
+        flow: str = "",
+        deadline_s: float | None = None,
+    ) -> list[float]:
+        """log P(continuation | prompt, text) of each continuation, natural logarithm.
+
+        The text's keys and values are computed once for all.
+        """
+        self._check_open()
+        wanted = [tuple(continuation) for continuation in continuations]
+        if not all(wanted):
+            raise InvalidInput("a continuation to score has no tokens", param="labels")
+        longest = max(wanted, key=len)
+        self._engine.check([*token_ids, *longest], prompt, SamplingParams(max_tokens=0))
+        paths = plan_scoring(wanted)
+        last = len(token_ids) - 1
+
+        def add(text: list[int], targets: Mapping[int, tuple[int, ...]]) -> Callable[[], int]:
+            shared = last if len(paths) > 1 else 0
+            return lambda: self._engine.add_scoring(
+                text, targets, prompt=prompt, flow=flow, deadline_s=deadline_s, num_shared_tokens=shared
+            )
+
+        adds = [
+            add([*token_ids, *path.token_ids], {last + place: ids for place, ids in path.targets.items()})
+            for path in paths
+        ]
+        found = await self._gather([self._score_path(each) for each in adds])
+        scores = [{(index - last, token_id): value for (index, token_id), value in each.items()} for each in found]
+        return sum_scores(wanted, paths, scores)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests, let the present ones end, and after `timeout_s` end what is left."""
+        self._is_draining = True
+        deadline_s = time.monotonic() + timeout_s
+        while self._num_open and self.is_alive and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
+        self._commands.put(self._abort_all)
+        while self._id_to_stream and self.is_alive and time.monotonic() < deadline_s + 1.0:
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        """End the thread. What still runs is told that the server is stopping."""
+        self._is_draining = self._is_closing = True
+        self._commands.put(lambda: None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._is_dead:
+            raise EngineDead("the engine stopped working; the server must be restarted")
+        if self._is_draining:
+            raise Draining("the server is stopping")
+        if self._commands.qsize() >= self.config.max_waiting_requests:
+            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
+        self._engine.check_admission()
+
+    @staticmethod
+    async def _gather(
+        coroutines: list[asyncio.Future[dict[tuple[int, int], float]] | object],
+    ) -> list[dict[tuple[int, int], float]]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in coroutines]  # type: ignore[arg-type]
+        return [task.result() for task in tasks]
+
+    async def _score_path(self, add: Callable[[], int]) -> dict[tuple[int, int], float]:
+        async with aclosing(self._follow(add)) as deltas:
+            async for delta in deltas:
+                if delta.finish_reason is not None:
+                    assert delta.scores is not None
+                    return delta.scores
+        raise AssertionError("a sequence ended without a reason")
+
+    async def _follow(self, add: Callable[[], int]) -> AsyncIterator[Delta]:
+        """Submit, and yield deltas until the one with a reason; abort when the reader leaves first."""
+        stream = _Stream(asyncio.get_running_loop(), add)
+        self._num_open += 1
+        is_finished = False
+        self._commands.put(lambda: self._open(stream))
+        try:
+            while not is_finished:
+                item = await stream.queue.get()
+                is_finished = isinstance(item, SoftswapError) or item.finish_reason is not None
+                if isinstance(item, SoftswapError):
+                    raise item
+                _raise_for(item.finish_reason)
+                yield item
+        finally:
+            self._num_open -= 1
+            if not is_finished:
+                self._commands.put(lambda: self._abort(stream))
+
+    # From here on: the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closing:
+                self._heartbeat_s = time.monotonic()
+                self._take_commands()
+                if self._engine.has_unfinished:
+                    self._deliver(self._step())
+        except BaseException:
+            logger.exception("the engine's thread ended")
+        finally:
+            self._is_dead = True
+            self._end_all(EngineDead("the engine stopped working; the server must be restarted"))
+
+    def _take_commands(self) -> None:
+        """Carry out what was asked for; wait a moment for it when there is nothing else to do."""
+        try:
+            timeout_s = None if self._engine.has_unfinished else IDLE_HEARTBEAT_S
+            self._commands.get(block=timeout_s is not None, timeout=timeout_s)()
+            while True:
+                self._commands.get_nowait()()
+        except Empty:
+            pass
+
+    def _step(self) -> list[tuple[int, Delta]]:
+        try:
+            deltas = self._engine.step()
+        except Exception:
+            self._num_failed_steps += 1
+            logger.exception("a step failed; every running sequence is ended")
+            if self._num_failed_steps >= MAX_FAILED_STEPS:
+                raise
+            return self._engine.reset()
+        self._num_failed_steps = 0
+        return deltas
+
+    def _open(self, stream: _Stream) -> None:
+        try:
+            stream.sequence_id = stream.add()
+        except SoftswapError as error:
+            _post([(stream, error)])
+        else:
+            self._id_to_stream[stream.sequence_id] = stream
+
+    def _abort(self, stream: _Stream) -> None:
+        if stream.sequence_id is not None and self._id_to_stream.pop(stream.sequence_id, None):
+            self._engine.abort(stream.sequence_id)
+
+    def _abort_all(self) -> None:
+        for sequence_id in list(self._id_to_stream):
+            self._engine.abort(sequence_id)
+        self._end_all(Draining("the server stopped before the answer was complete"))
+
+    def _end_all(self, error: SoftswapError) -> None:
+        streams = list(self._id_to_stream.values())
+        self._id_to_stream.clear()
+        _post([(stream, error) for stream in streams])
+
+    def _deliver(self, deltas: list[tuple[int, Delta]]) -> None:
+        items = [(self._id_to_stream[sequence_id], delta) for sequence_id, delta in deltas]
+        for sequence_id, delta in deltas:
+            if delta.finish_reason is not None:
+                del self._id_to_stream[sequence_id]
+        _post(items)
+
+
+def _post(items: list[tuple[_Stream, Delta]] | list[tuple[_Stream, SoftswapError]]) -> None:
+    """Wake each event loop once, with everything there is for it."""
+    loop_to_items: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Delta | SoftswapError]]] = {}
+    for stream, item in items:
+        loop_to_items.setdefault(stream.loop, []).append((stream, item))
+    for loop, batch in loop_to_items.items():
+        try:
+            loop.call_soon_threadsafe(_put_all, batch)
+        except RuntimeError:  # the loop is closed, so nobody waits
+            logger.debug("an event loop closed before its last deltas came")
+
+
+def _put_all(items: list[tuple[_Stream, Delta | SoftswapError]]) -> None:
+    for stream, item in items:
+        stream.queue.put_nowait(item)
+
+
+def _raise_for(reason: FinishReason | None) -> None:
+    if reason is FinishReason.DEADLINE:
+        raise DeadlineExceeded("the request's deadline passed before the answer was complete")
+    if reason is FinishReason.ERROR:
+        raise NumericalError("the model gave values that are not finite for this request")

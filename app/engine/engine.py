@@ -1,0 +1,546 @@
+"""Engine: continuous batching over one backbone. Synchronous; one thread calls it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+
+from app.engine.block_manager import BlockManager
+from app.engine.delta import Delta
+from app.engine.detokenizer import Detokenizer
+from app.engine.model_runner import LogitRow, ModelRunner
+from app.engine.scheduler import Batch, Scheduler
+from app.engine.sequence import FinishReason, Sequence
+from app.errors import BackboneMismatch, InvalidInput, Overloaded
+from app.model.attention import VARLEN_BLOCK_MULTIPLE, Attend, attend_varlen, choose_attend
+from app.model.backbone import Backbone
+from app.model.sampler import SampleRow, TokenLogprob, log_probabilities, sample
+from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
+from app.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=0)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes. `sized_for` chooses what is not given.
+
+    Attributes:
+        max_model_len: positions a sequence may fill, virtual tokens included.
+        max_num_seqs: sequences computed at a time.
+        max_num_batched_tokens: tokens computed in a step.
+        block_size: tokens in a block.
+        num_blocks: blocks in the cache, the null block included.
+        max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
+    """
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    max_waiting_requests: int
+    max_waiting_tokens: int
+
+    @classmethod
+    def sized_for(
+        cls,
+        backbone: Backbone,
+        *,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        block_size: int | None = None,
+        kv_cache_bytes: int | None = None,
+        max_waiting_requests: int = 1024,
+        max_waiting_tokens: int | None = None,
+    ) -> EngineConfig:
+        """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
+        is_cuda = backbone.device.type == "cuda"
+        is_varlen = choose_attend(backbone.device, backbone.dtype, backbone.head_dim) is attend_varlen
+        num_seqs = max_num_seqs or (256 if is_cuda else 64)
+        size = block_size or (VARLEN_BLOCK_MULTIPLE if is_varlen else 16)
+        length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)
+        num_bytes = kv_cache_bytes or _default_kv_cache_bytes(backbone)
+        num_tokens = num_bytes // backbone.kv_shape.num_bytes_per_token(backbone.dtype)
+        if is_varlen and size % VARLEN_BLOCK_MULTIPLE:
+            raise InvalidInput(f"block_size must be a multiple of {VARLEN_BLOCK_MULTIPLE} on CUDA", param="block_size")
+        if num_tokens < 2 * size:
+            raise InvalidInput("kv_cache_memory is too small for a single block", param="kv_cache_memory")
+        return cls(
+            max_model_len=length,
+            max_num_seqs=num_seqs,
+            max_num_batched_tokens=max(num_seqs, max_num_batched_tokens or (8192 if is_cuda else 512)),
+            block_size=size,
+            num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
+            max_waiting_requests=max_waiting_requests,
+            max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A moment's counts."""
+
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int
+    num_free_blocks: int
+    num_blocks: int
+    num_prefixes: int
+    num_steps: int
+    num_preemptions: int
+
+
+@dataclass(eq=False)
+class _Output:
+    """What a sequence has to show that was not handed out yet."""
+
+    detokenizer: Detokenizer
+    prompt_logprobs: list[TokenLogprob | None]
+    scores: dict[tuple[int, int], float]
+
+
+class Engine:
+    """Add sequences, call `step` until nothing is unfinished, and hand out the deltas.
+
+    Args:
+        clock: monotonic seconds; tests give their own.
+        attend: the attention implementation; None chooses the fastest.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: EngineConfig,
+        metrics: Metrics | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        attend: Attend | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.config = config
+        self._metrics = metrics
+        self._clock = clock
+        blocks = BlockManager(num_blocks=config.num_blocks, block_size=config.block_size)
+        self.scheduler = Scheduler(
+            blocks, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+        )
+        self.model_runner = ModelRunner(
+            backbone, num_blocks=config.num_blocks, block_size=config.block_size, attend=attend
+        )
+        self._id_to_sequence: dict[int, Sequence] = {}
+        self._id_to_output: dict[int, _Output] = {}
+        self._ids = count()
+        self._num_steps = 0
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self.scheduler.has_unfinished
+
+    @property
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.waiting.num_tokens,
+            num_free_blocks=scheduler.block_manager.num_free_blocks,
+            num_blocks=scheduler.block_manager.num_blocks,
+            num_prefixes=len(scheduler.prefix_cache),
+            num_steps=self._num_steps,
+            num_preemptions=scheduler.num_preemptions,
+        )
+
+    def add(
+        self,
+        token_ids: Ids[int],
+        *,
+        prompt: TaskPrompt | None = None,
+        params: SamplingParams,
+        flow: str = "",
+        deadline_s: float | None = None,
+        num_shared_tokens: int = 0,
+    ) -> int:
+        """Queue a text behind a task prompt; returns the sequence's id.
+
+        Args:
+            token_ids: the text, beginning-of-sequence id included where the backbone has one.
+            deadline_s: seconds from now after which the sequence ends.
+            num_shared_tokens: leading tokens that siblings added at the same time begin with too.
+
+        Raises: InvalidInput, BackboneMismatch, Overloaded.
+        """
+        if params.prompt_logprobs is not None:
+            num_shared_tokens = 0
+        return self._add(
+            Sequence(
+                sequence_id=next(self._ids),
+                token_ids=list(token_ids),
+                num_prompt_tokens=len(token_ids),
+                params=params,
+                seed=random.getrandbits(63) if params.seed is None else params.seed,  # noqa: S311 - sampling, not secrecy
+                prompt=prompt,
+                num_shared_tokens=num_shared_tokens,
+                flow=flow,
+            ),
+            deadline_s,
+        )
+
+    def add_scoring(
+        self,
+        token_ids: Ids[int],
+        targets: Mapping[int, tuple[int, ...]],
+        *,
+        prompt: TaskPrompt | None = None,
+        flow: str = "",
+        deadline_s: float | None = None,
+        num_shared_tokens: int = 0,
+    ) -> int:
+        """Queue a text only to see how likely some ids are behind some of its tokens.
+
+        Args:
+            targets: index of a text token to the ids wanted behind it; none may lie within the shared tokens.
+        """
+        assert all(index >= num_shared_tokens for index in targets), "a wanted row would be computed by somebody else"
+        sequence = Sequence(
+            sequence_id=next(self._ids),
+            token_ids=list(token_ids),
+            num_prompt_tokens=len(token_ids),
+            params=GREEDY,
+            seed=0,
+            prompt=prompt,
+            num_shared_tokens=num_shared_tokens,
+            flow=flow,
+            score_targets=targets,
+        )
+        return self._add(sequence, deadline_s)
+
+    def abort(self, sequence_id: int) -> None:
+        """End a sequence now; unknown or finished ids are fine. It gets no delta."""
+        sequence = self._id_to_sequence.get(sequence_id)
+        if sequence is not None:
+            self._finish(sequence, FinishReason.ABORT)
+
+    def step(self) -> list[tuple[int, Delta]]:
+        """Compute one batch. Returns what it added to which sequence."""
+        started_s = self._clock()
+        num_preemptions_before = self.scheduler.num_preemptions
+        deltas = self._expire(started_s)
+        batch = self.scheduler.schedule()
+        self._note_first_schedule(batch, started_s)
+        rows, logits = self.model_runner.run(batch)
+        self.scheduler.complete(batch)
+        deltas += self._collect(rows, logits)
+        deltas += self._end_computed(batch)
+        self._num_steps += 1
+        self._observe_step(batch, deltas, started_s, num_preemptions_before)
+        return deltas
+
+    def reset(self) -> list[tuple[int, Delta]]:
+        """After a failed step: end every running sequence and forget what the cache holds."""
+        ended = [self._end(sequence, FinishReason.ERROR) for sequence in list(self.scheduler.running)]
+        while self.scheduler.prefix_cache.evict():
+            pass
+        return ended
+
+    def check_admission(self, num_requests: int = 1) -> None:
+        """Refuse before any work when the queue is full. Raises Overloaded."""
+        waiting = self.scheduler.waiting
+        if len(waiting) + num_requests > self.config.max_waiting_requests:
+            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
+
+    def check(
+        self, token_ids: Ids[int], prompt: TaskPrompt | None, params: SamplingParams, num_shared_tokens: int = 0
+    ) -> None:
+        """Whether such a sequence could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
+        if not token_ids:
+            raise InvalidInput("the text is empty and the backbone has no beginning-of-sequence token", param="prompt")
+        if not 0 <= min(token_ids) <= max(token_ids) < self.backbone.vocab_size:
+            raise InvalidInput(f"token ids must lie between 0 and {self.backbone.vocab_size - 1}", param="prompt")
+        for name, ids in (("logit_bias", params.logit_bias), ("logprob_token_ids", params.logprob_token_ids)):
+            if ids and not 0 <= min(ids) <= max(ids) < self.backbone.vocab_size:
+                raise InvalidInput(f"{name} must name ids between 0 and {self.backbone.vocab_size - 1}", param=name)
+        if prompt is not None:
+            self._check_prompt(prompt)
+        self._check_length(len(token_ids), prompt, params)
+
+    def _check_prompt(self, prompt: TaskPrompt) -> None:
+        if prompt.backbone_fingerprint != self.backbone.fingerprint:
+            raise BackboneMismatch(
+                f"the prompt was made for backbone {prompt.backbone_fingerprint[:12]}, "
+                f"this server holds {self.backbone.fingerprint[:12]}",
+                param="model",
+            )
+        widths = {"embeddings": self.backbone.hidden_size, "kv": self.backbone.kv_row_size}
+        if prompt.rows is not None and prompt.rows.shape[1] != widths[prompt.kind]:
+            raise InvalidInput(f"the prompt's rows must have {widths[prompt.kind]} values", param="model")
+
+    def _check_length(self, num_tokens: int, prompt: TaskPrompt | None, params: SamplingParams) -> None:
+        num_virtual = prompt.num_virtual_tokens if prompt else 0
+        total = num_virtual + num_tokens + params.max_tokens
+        if total > self.config.max_model_len:
+            raise InvalidInput(
+                f"{num_virtual} virtual tokens, {num_tokens} text tokens and {params.max_tokens} new tokens are more "
+                f"than the {self.config.max_model_len} positions there are; shorten the text or lower max_tokens",
+                param="max_tokens" if num_virtual + num_tokens < self.config.max_model_len else "prompt",
+            )
+
+    def _add(self, sequence: Sequence, deadline_s: float | None) -> int:
+        self.check(sequence.token_ids, sequence.prompt, sequence.params, sequence.num_shared_tokens)
+        if self.scheduler.num_blocks_alone(sequence) > self.scheduler.block_manager.num_blocks:
+            raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
+        self.check_admission()
+        if self.scheduler.waiting.num_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
+            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
+        sequence.arrival_s = self._clock()
+        sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
+        params = sequence.params
+        detokenizer = Detokenizer(
+            self.backbone.tokenizer,
+            sequence.token_ids,
+            params.stop,
+            include_stop=params.include_stop_str_in_output,
+        )
+        self._id_to_sequence[sequence.sequence_id] = sequence
+        self._id_to_output[sequence.sequence_id] = _Output(detokenizer, [None], {})
+        self.scheduler.add(sequence)
+        return sequence.sequence_id
+
+    def _note_first_schedule(self, batch: Batch, now_s: float) -> None:
+        for item in batch.items:
+            if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
+                item.segment.first_scheduled_s = now_s
+
+    def _expire(self, now_s: float) -> list[tuple[int, Delta]]:
+        expired = [
+            sequence
+            for sequence in self._id_to_sequence.values()
+            if sequence.deadline_s is not None and sequence.deadline_s <= now_s
+        ]
+        return [self._end(sequence, FinishReason.DEADLINE) for sequence in expired]
+
+    def _collect(self, rows: list[LogitRow], logits: torch.Tensor) -> list[tuple[int, Delta]]:
+        """Look at the logits: note log-probabilities, choose tokens, end what failed."""
+        if not rows:
+            return []
+        is_finite = torch.isfinite(logits.sum(-1)).tolist()
+        failed = {row.sequence for row, finite in zip(rows, is_finite, strict=True) if not finite}
+        deltas = [self._fail(sequence) for sequence in failed]
+        alive = [(i, row) for i, row in enumerate(rows) if row.sequence not in failed]
+        self._note_scores([pair for pair in alive if pair[1].sequence.score_targets is not None], logits)
+        self._note_prompt_logprobs(
+            [(i, row) for i, row in alive if row.sequence.score_targets is None and not row.is_last], logits
+        )
+        chosen = [(i, row) for i, row in alive if row.sequence.score_targets is None and row.is_last]
+        return deltas + self._choose(chosen, logits)
+
+    def _note_scores(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
+        if not rows:
+            return
+        logprobs = logits[[i for i, _ in rows]].log_softmax(-1)
+        for row_logprobs, (_, row) in zip(logprobs, rows, strict=True):
+            targets = row.sequence.score_targets
+            assert targets is not None
+            wanted = list(targets[row.index])
+            scores = self._id_to_output[row.sequence.sequence_id].scores
+            for token_id, value in zip(wanted, row_logprobs[wanted].tolist(), strict=True):
+                scores[row.index, token_id] = value
+
+    def _note_prompt_logprobs(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
+        if not rows:
+            return
+        params = [row.sequence.params for _, row in rows]
+        next_ids = [row.sequence.token_ids[row.index + 1] for _, row in rows]
+        counts = [param.prompt_logprobs or 0 for param in params]
+        found = log_probabilities(logits[[i for i, _ in rows]], next_ids, params, counts)
+        for logprob, (_, row) in zip(found, rows, strict=True):
+            self._id_to_output[row.sequence.sequence_id].prompt_logprobs.append(logprob)
+            row.sequence.num_reported_logprobs = row.index + 1
+
+    def _choose(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> list[tuple[int, Delta]]:
+        if not rows:
+            return []
+        chosen = logits if len(rows) == len(logits) else logits[[i for i, _ in rows]]
+        token_ids = sample(chosen, [_sample_row(row.sequence) for _, row in rows])
+        logprobs = self._logprobs_of(rows, chosen, token_ids)
+        now_s = self._clock()
+        self._note_token_times([row.sequence for _, row in rows], now_s)
+        return [
+            self._append(row.sequence, token_id, logprob)
+            for (_, row), token_id, logprob in zip(rows, token_ids, logprobs, strict=True)
+        ]
+
+    def _logprobs_of(
+        self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor, token_ids: list[int]
+    ) -> list[TokenLogprob | None]:
+        wanting = [k for k, (_, row) in enumerate(rows) if row.sequence.params.logprobs is not None]
+        result: list[TokenLogprob | None] = [None] * len(rows)
+        if wanting:
+            params = [rows[k][1].sequence.params for k in wanting]
+            counts = [param.logprobs or 0 for param in params]
+            found = log_probabilities(logits[wanting], [token_ids[k] for k in wanting], params, counts)
+            for k, logprob in zip(wanting, found, strict=True):
+                result[k] = logprob
+        return result
+
+    def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> tuple[int, Delta]:
+        """Add a token to a sequence and end it where it ends."""
+        sequence.token_ids.append(token_id)
+        output = self._id_to_output[sequence.sequence_id]
+        is_end = self._is_end_token(sequence, token_id)
+        stop = None if is_end else output.detokenizer.add(token_id)
+        reason = _finish_reason(sequence, is_end=is_end, stop=stop)
+        if reason is FinishReason.LENGTH or is_end:
+            stop = output.detokenizer.flush() or stop
+        delta = Delta(
+            text=output.detokenizer.finish() if reason else output.detokenizer.take(),
+            token_ids=(token_id,),
+            logprobs=(logprob,) if logprob is not None else None,
+            prompt_logprobs=_take_prompt_logprobs(sequence, output),
+            finish_reason=FinishReason.STOP if stop else reason,
+            stop_reason=stop or (token_id if is_end and token_id in sequence.params.stop_token_ids else None),
+            num_cached_tokens=sequence.num_cached_tokens,
+        )
+        if reason:
+            self._finish(sequence, delta.finish_reason or reason)
+        return sequence.sequence_id, delta
+
+    def _is_end_token(self, sequence: Sequence, token_id: int) -> bool:
+        params = sequence.params
+        is_eos = not params.ignore_eos and token_id in self.backbone.eos_token_ids
+        return is_eos or token_id in params.stop_token_ids
+
+    def _note_token_times(self, sequences: list[Sequence], now_s: float) -> None:
+        latencies_s = [now_s - sequence.last_token_s for sequence in sequences if sequence.last_token_s is not None]
+        for sequence in sequences:
+            sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+            sequence.last_token_s = now_s
+        if self._metrics is not None and latencies_s:
+            self._metrics.observe_inter_token(latencies_s)
+
+    def _end_computed(self, batch: Batch) -> list[tuple[int, Delta]]:
+        """End sequences that generate nothing and are computed to their end."""
+        done = [
+            item.segment
+            for item in batch.items
+            if isinstance(item.segment, Sequence)
+            and item.segment.params.max_tokens == 0
+            and item.segment.is_computed
+            and item.segment.sequence_id in self._id_to_sequence
+        ]
+        return [self._end(sequence, FinishReason.LENGTH) for sequence in done]
+
+    def _fail(self, sequence: Sequence) -> tuple[int, Delta]:
+        """The model gave values that are not finite: end the sequence, and let nobody find its prefix again."""
+        parent = sequence.parent
+        ended = self._end(sequence, FinishReason.ERROR)
+        while parent is not None:
+            above = parent.parent
+            self.scheduler.prefix_cache.forget(parent)
+            parent = above
+        return ended
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> tuple[int, Delta]:
+        """End a sequence without a new token."""
+        output = self._id_to_output[sequence.sequence_id]
+        output.detokenizer.flush()
+        delta = Delta(
+            text=output.detokenizer.finish(),
+            prompt_logprobs=_take_prompt_logprobs(sequence, output),
+            finish_reason=reason,
+            num_cached_tokens=sequence.num_cached_tokens,
+            scores=output.scores if sequence.score_targets is not None else None,
+        )
+        self._finish(sequence, reason)
+        return sequence.sequence_id, delta
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self.scheduler.finish(sequence)
+        del self._id_to_sequence[sequence.sequence_id]
+        del self._id_to_output[sequence.sequence_id]
+        if self._metrics is not None:
+            self._observe_finished(self._metrics, sequence, reason)
+
+    def _observe_finished(self, metrics: Metrics, sequence: Sequence, reason: FinishReason) -> None:
+        now_s = self._clock()
+        scheduled_s = sequence.first_scheduled_s or now_s
+        first_s = sequence.first_token_s or now_s
+        metrics.observe_finished(
+            flow=sequence.flow,
+            finish_reason=str(reason),
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_generation_tokens=sequence.num_generated_tokens,
+            queue_s=scheduled_s - sequence.arrival_s,
+            prefill_s=max(0.0, first_s - scheduled_s),
+            decode_s=max(0.0, now_s - first_s),
+            e2e_s=now_s - sequence.arrival_s,
+            ttft_s=first_s - sequence.arrival_s,
+            max_tokens=sequence.params.max_tokens,
+        )
+
+    def _observe_step(
+        self, batch: Batch, deltas: list[tuple[int, Delta]], started_s: float, num_preemptions_before: int
+    ) -> None:
+        if self._metrics is None:
+            return
+        stats = self.stats
+        num_generated = sum(len(delta.token_ids) for _, delta in deltas)
+        self._metrics.observe_step(
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
+            num_prompt_tokens=max(0, batch.num_tokens - num_generated),
+            num_generation_tokens=num_generated,
+            num_preemptions=stats.num_preemptions - num_preemptions_before,
+            num_prefix_queries=batch.num_prefix_queries,
+            num_prefix_hits=batch.num_prefix_hits,
+            step_s=self._clock() - started_s,
+        )
+
+
+def _default_kv_cache_bytes(backbone: Backbone) -> int:
+    """CUDA: 90 % of what is free now. CPU: a quarter of the machine's memory, at most 4 GiB."""
+    if backbone.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(backbone.device)
+        return int(free * 0.9)
+    import os
+
+    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+def _sample_row(sequence: Sequence) -> SampleRow:
+    has_penalties = sequence.params.has_penalties
+    return SampleRow(
+        params=sequence.params,
+        seed=sequence.seed,
+        num_generated=sequence.num_generated_tokens,
+        prompt_ids=sequence.token_ids[: sequence.num_prompt_tokens] if has_penalties else (),
+        generated_ids=sequence.generated_token_ids if has_penalties else (),
+    )
+
+
+def _finish_reason(sequence: Sequence, *, is_end: bool, stop: str | None) -> FinishReason | None:
+    if is_end or stop is not None:
+        return FinishReason.STOP
+    if sequence.num_generated_tokens >= sequence.params.max_tokens:
+        return FinishReason.LENGTH
+    return None
+
+
+def _take_prompt_logprobs(sequence: Sequence, output: _Output) -> tuple[TokenLogprob | None, ...] | None:
+    if sequence.params.prompt_logprobs is None or not output.prompt_logprobs:
+        return None
+    found = tuple(output.prompt_logprobs)
+    output.prompt_logprobs = []
+    return found

@@ -1,0 +1,237 @@
+"""Scheduler: which tokens are computed in the next step.
+
+Every step has a budget of tokens. Sequences that add one token come first, so that a long text never makes others
+wait for their next word; then texts that are not computed yet, in chunks; then waiting sequences are admitted. When
+blocks run out, unused prefixes are dropped, then the youngest sequence is preempted: it gives its blocks back and is
+computed again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.engine.block_manager import BlockManager, TailCopy
+from app.engine.fair_queue import FairQueue
+from app.engine.prefix_cache import PrefixCache
+from app.engine.sequence import Prefix, Segment, Sequence
+
+MAX_PROMPT_LOGIT_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`num_tokens` tokens of a segment, from its first uncomputed one on."""
+
+    segment: Segment
+    num_tokens: int
+
+
+@dataclass(eq=False)
+class Batch:
+    """What one step computes.
+
+    Attributes:
+        items: tokens to put through the model.
+        loads: prefixes whose keys and values are ready-made and only have to be put in place.
+        copies: tails of prefixes to hand on.
+        fresh_blocks: blocks that are new to their owners; they must be zeroed first.
+        planned: tokens planned of each segment.
+        num_prefix_queries, num_prefix_hits: virtual tokens of admitted sequences, and those found computed.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    loads: list[Prefix] = field(default_factory=list)
+    copies: list[TailCopy] = field(default_factory=list)
+    fresh_blocks: list[int] = field(default_factory=list)
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    planned: dict[Segment, int] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.items)
+
+    def is_computed_by_then(self, segment: Segment) -> bool:
+        """Whether all tokens of the segment are in the cache once this batch has run."""
+        return segment.num_computed_tokens + self.planned.get(segment, 0) == segment.num_tokens
+
+
+class Scheduler:
+    """Owns the waiting and the running sequences.
+
+    Args:
+        max_num_seqs: sequences that run at a time.
+        max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can go on.
+    """
+
+    def __init__(self, block_manager: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
+        self.block_manager = block_manager
+        self.prefix_cache = PrefixCache(block_manager)
+        self.waiting = FairQueue()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.push(sequence)
+
+    def num_blocks_alone(self, sequence: Sequence) -> int:
+        """Blocks the sequence and its prefixes take when it is as long as it can become."""
+        block_size = self.block_manager.block_size
+        ends = [sequence.num_virtual_tokens] if sequence.prompt else []
+        if sequence.num_shared_tokens:
+            ends.append(sequence.num_virtual_tokens + sequence.num_shared_tokens)
+        ends.append(sequence.max_num_tokens)
+        starts = [0, *ends[:-1]]
+        return sum(
+            self.block_manager.num_blocks_for(end) - start // block_size
+            for start, end in zip(starts, ends, strict=True)
+        )
+
+    def schedule(self) -> Batch:
+        """Plan the next step. Blocks of everything planned are allocated when this returns."""
+        batch = Batch()
+        is_short_of_blocks = False
+        for sequence in self._by_urgency():
+            if sequence in self.running and not self._plan_sequence(sequence, batch):
+                is_short_of_blocks = True
+        if not is_short_of_blocks:
+            self._admit(batch)
+        batch.fresh_blocks = self.block_manager.take_fresh()
+        return batch
+
+    def complete(self, batch: Batch) -> None:
+        """Book what the batch computed."""
+        for prefix in batch.loads:
+            prefix.num_computed_tokens = prefix.num_tokens
+        for item in batch.items:
+            item.segment.num_computed_tokens += item.num_tokens
+            if isinstance(item.segment, Sequence):
+                self.waiting.charge(item.segment.flow, item.num_tokens)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and its blocks back."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._give_back(sequence)
+
+    def audit(self) -> None:
+        """Check the block books against every segment alive."""
+        self.block_manager.audit([*self.running, *self.waiting, *self.prefix_cache.prefixes])
+
+    def _by_urgency(self) -> list[Sequence]:
+        """Those that need one token to go on, then the others; the oldest first in both."""
+        return sorted(self.running, key=lambda sequence: sequence.num_uncomputed_tokens > 1)
+
+    def _plan_sequence(self, sequence: Sequence, batch: Batch) -> bool:
+        """Plan as much of the sequence and its prefixes as the budget allows; False when blocks are short."""
+        for segment in _chain(sequence):
+            if batch.is_computed_by_then(segment) and segment is not sequence:
+                continue
+            if segment not in batch.planned and not self._plan_segment(segment, sequence, batch):
+                return False
+            if not batch.is_computed_by_then(segment):
+                return True
+        return True
+
+    def _plan_segment(self, segment: Segment, owner: Sequence, batch: Batch) -> bool:
+        num_tokens = self._num_tokens_to_plan(segment, batch)
+        if num_tokens == 0:
+            return True
+        end = segment.num_computed_tokens + num_tokens
+        if not self._make_room(self.block_manager.num_missing_blocks(segment, end), owner, batch):
+            return False
+        copy = self.block_manager.allocate(segment, end)
+        if copy is not None:
+            batch.copies.append(copy)
+        batch.planned[segment] = num_tokens
+        if isinstance(segment, Prefix) and segment.is_loadable:
+            batch.loads.append(segment)
+        else:
+            batch.items.append(Item(segment, num_tokens))
+        return True
+
+    def _num_tokens_to_plan(self, segment: Segment, batch: Batch) -> int:
+        if isinstance(segment, Prefix) and segment.is_loadable:
+            return segment.num_uncomputed_tokens
+        num_tokens = min(segment.num_uncomputed_tokens, self._max_num_batched_tokens - batch.num_tokens)
+        if isinstance(segment, Sequence) and segment.wants_prompt_logits:
+            return min(num_tokens, MAX_PROMPT_LOGIT_ROWS)
+        return num_tokens
+
+    def _make_room(self, num_blocks: int, owner: Sequence, batch: Batch) -> bool:
+        """Drop unused prefixes, then preempt sequences younger than `owner`, until that many blocks are free."""
+        while self.block_manager.num_free_blocks < num_blocks:
+            if self.prefix_cache.evict():
+                continue
+            victim = self._victim(owner, batch)
+            if victim is None:
+                return False
+            self._preempt(victim)
+        return True
+
+    def _victim(self, owner: Sequence, batch: Batch) -> Sequence | None:
+        """The youngest running sequence that is younger than `owner` and not part of the batch yet."""
+        for sequence in reversed(self.running):
+            if sequence is owner:
+                return None
+            if not any(segment in batch.planned for segment in _chain(sequence)):
+                return sequence
+        return None
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        self.waiting.push_front(sequence)
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self.block_manager.free(sequence)
+        self.prefix_cache.release(sequence)
+
+    def _admit(self, batch: Batch) -> None:
+        while (
+            len(self.waiting)
+            and len(self.running) < self._max_num_seqs
+            and batch.num_tokens < self._max_num_batched_tokens
+        ):
+            sequence = self.waiting.peek()
+            self.prefix_cache.acquire(sequence)
+            if not self._has_room_for(sequence):
+                self._give_back(sequence)
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            if sequence.prompt is not None:
+                batch.num_prefix_queries += sequence.num_virtual_tokens
+                batch.num_prefix_hits += min(sequence.num_cached_tokens, sequence.num_virtual_tokens)
+            if not self._plan_sequence(sequence, batch):
+                return
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
+        """Whether the whole text and what is missing of its prefixes fit now, so that it is not preempted at once."""
+        num_blocks = sum(
+            self.block_manager.num_missing_blocks(segment, segment.num_tokens) for segment in _chain(sequence)
+        )
+        while self.block_manager.num_free_blocks < num_blocks:
+            if not self.prefix_cache.evict():
+                return False
+        return True
+
+
+def _chain(segment: Segment) -> Iterator[Segment]:
+    """The segment's prefixes from the outermost on, then the segment."""
+    if segment.parent is not None:
+        yield from _chain(segment.parent)
+    yield segment

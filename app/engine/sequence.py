@@ -1,0 +1,141 @@
+"""Sequence and Prefix: tokens at consecutive positions, their blocks, and how far they are computed.
+
+There are no prefill and decode modes: a segment has tokens that are not computed yet, and the scheduler lets
+`num_computed_tokens` catch up with `num_tokens` (vLLM v1's formulation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.sampling import SamplingParams
+    from app.task_prompt import TaskPrompt
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. Every sequence ends exactly once, with one of these."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+@dataclass(eq=False, kw_only=True)
+class Segment:
+    """Tokens behind an optional parent prefix.
+
+    Attributes:
+        parent: the prefix this continues.
+        block_table: blocks from position 0 on; the parent's full blocks stand first and are shared.
+        num_computed_tokens: tokens, the parent's included, whose keys and values are in the blocks.
+    """
+
+    parent: Prefix | None = None
+    block_table: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+
+    @property
+    def num_parent_tokens(self) -> int:
+        return self.parent.num_tokens if self.parent else 0
+
+    @property
+    def num_tokens(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def is_computed(self) -> bool:
+        return self.num_uncomputed_tokens == 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Prefix(Segment):
+    """Keys and values that many sequences share: a task prompt's, or a text several siblings begin with.
+
+    Attributes:
+        key: content digest; two prefixes with the same key are the same prefix.
+        content: the task prompt whose rows these are, or the token ids of a text.
+        num_own_tokens: rows or ids in `content`.
+        is_loadable: `content` is keys and values, which are put in place without a forward.
+        num_users: segments that hold on to it.
+        is_kept: stays in memory without users until the room is needed.
+    """
+
+    key: str
+    content: TaskPrompt | tuple[int, ...]
+    num_own_tokens: int
+    is_kept: bool = True
+    is_loadable: bool = False
+    num_users: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_parent_tokens + self.num_own_tokens
+
+
+@dataclass(eq=False, kw_only=True)
+class Sequence(Segment):
+    """One request inside the engine.
+
+    Attributes:
+        token_ids: the request's text, then what was generated.
+        num_prompt_tokens: how many of `token_ids` came with the request.
+        prompt: the task prompt in front, if any.
+        num_shared_tokens: leading text tokens computed once for all siblings that begin with them.
+        flow: whose fair share the tokens count against (Sheng et al. 2024 call it the client).
+        score_targets: instead of generating: index of a text token to the ids whose log-probability behind it is
+            wanted.
+        deadline_s: monotonic time at which the sequence ends, or None.
+    """
+
+    sequence_id: int
+    token_ids: list[int]
+    num_prompt_tokens: int
+    params: SamplingParams
+    seed: int
+    prompt: TaskPrompt | None = None
+    num_shared_tokens: int = 0
+    flow: str = ""
+    score_targets: Mapping[int, tuple[int, ...]] | None = None
+    arrival_s: float = 0.0
+    deadline_s: float | None = None
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    num_preemptions: int = 0
+    num_reported_logprobs: int = 0
+    num_cached_tokens: int = 0
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        return self.prompt.num_virtual_tokens if self.prompt else 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_virtual_tokens + len(self.token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def generated_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def max_num_tokens(self) -> int:
+        """Positions this sequence can come to fill, virtual tokens included."""
+        return self.num_virtual_tokens + self.num_prompt_tokens + self.params.max_tokens
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        return self.params.prompt_logprobs is not None or self.score_targets is not None
