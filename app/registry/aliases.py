@@ -1,0 +1,86 @@
+"""AliasTable: the content of `<task>/aliases.json`, the only file of a task that changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from app.errors import CorruptPrompt, InvalidInput
+from app.registry.checksum import is_sealed, refuse_newer_schema, seal, unseal
+
+# A version's number, or two versions' numbers with the shares of the requests each answers.
+AliasTarget: TypeAlias = int | dict[int, float]
+MAX_ALIASES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTable:
+    """Movable names of a task's versions.
+
+    Attributes:
+        revision: rises with every change, so that no state of a task looks like an earlier one.
+        last_number: the highest number ever given to a version; numbers are not used again.
+        aliases: name to version, or to two versions with weights.
+        deleting: versions whose deletion is decided; their folders go next, after a crash too.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    revision: int = 0
+    last_number: int = 0
+    aliases: dict[str, AliasTarget] = field(default_factory=dict)
+    deleting: tuple[int, ...] = ()
+
+    @classmethod
+    def decode(cls, content: bytes) -> AliasTable:
+        """Raises CorruptPrompt. A person may write the file by hand, and then leaves the checksum away."""
+        refuse_newer_schema(content)
+        try:
+            table = _ADAPTER.validate_json(unseal(content) if is_sealed(content) else content)
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_url=False)[0]
+            raise CorruptPrompt(f"aliases.json cannot be read: {fault['msg']}") from error
+        if any(isinstance(target, dict) and not _is_weighted_pair(target) for target in table.aliases.values()):
+            raise CorruptPrompt("aliases.json cannot be read: weights must be positive and name two versions")
+        return table
+
+    def encode(self) -> bytes:
+        return seal(asdict(self))
+
+    def changed(self, **changes: Any) -> AliasTable:
+        return replace(self, revision=self.revision + 1, **changes)
+
+    def with_alias(self, alias: str, target: AliasTarget) -> AliasTable:
+        if alias not in self.aliases and len(self.aliases) >= MAX_ALIASES:
+            raise InvalidInput(f"a task has at most {MAX_ALIASES} aliases", param="alias")
+        return self.changed(aliases={**self.aliases, alias: target})
+
+    def aliases_of(self, number: int) -> list[str]:
+        """The aliases that name a version, alone or beside another."""
+        return [alias for alias, target in self.aliases.items() if number in numbers_of(target)]
+
+
+def numbers_of(target: AliasTarget) -> tuple[int, ...]:
+    return tuple(target) if isinstance(target, dict) else (target,)
+
+
+def require_target(target: int | Mapping[int, float]) -> AliasTarget:
+    """A checked copy. Raises InvalidInput."""
+    if not isinstance(target, Mapping):
+        return target
+    weights = {int(number): float(weight) for number, weight in target.items()}
+    if not _is_weighted_pair(weights):
+        raise InvalidInput("weights must be positive, finite and name exactly two versions", param="weights")
+    return weights
+
+
+def _is_weighted_pair(weights: Mapping[int, float]) -> bool:
+    return len(weights) == 2 and all(math.isfinite(weight) and weight > 0 for weight in weights.values())
+
+
+_ADAPTER: TypeAdapter[AliasTable] = TypeAdapter(AliasTable)

@@ -1,0 +1,73 @@
+"""JSON files that know their own sha256: their last field covers every other byte of the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import CorruptPrompt, InvalidInput
+
+SCHEMA_VERSION = 1
+_BLANK = "0" * 64
+_SEAL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
+
+
+def seal(fields: Mapping[str, Any]) -> bytes:
+    """The fields as JSON for people to read, with `checksum` behind them.
+
+    Args:
+        fields: at least one.
+
+    Raises:
+        InvalidInput: a number is not finite, or a string has half a surrogate pair.
+    """
+    try:
+        text = json.dumps({**fields, "checksum": _BLANK}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = text.encode()
+    except (ValueError, TypeError) as error:
+        raise InvalidInput("must be JSON: finite numbers and valid Unicode", param=_unfit_field(fields)) from error
+    return content.removesuffix(_tail(_BLANK)) + _tail(hashlib.sha256(content).hexdigest())
+
+
+def unseal(content: bytes) -> bytes:
+    """The JSON text without its checksum. Raises CorruptPrompt: these are not the bytes that were written."""
+    match = _SEAL.search(content)
+    if match is None:
+        raise CorruptPrompt("the file is cut short or damaged: its checksum is missing")
+    body = content[: match.start()]
+    if hashlib.sha256(body + _tail(_BLANK)).hexdigest().encode() != match[1]:
+        raise CorruptPrompt("the file is damaged: its checksum does not fit its content")
+    return body + b"}"
+
+
+def is_sealed(content: bytes) -> bool:
+    """False for a file written by hand; a damaged seal still counts as one."""
+    return b'"checksum"' in content
+
+
+def refuse_newer_schema(content: bytes) -> None:
+    """Raises CorruptPrompt: a later softswap wrote the file, and says what this one cannot know."""
+    try:
+        schema_version = json.loads(content)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    if isinstance(schema_version, int) and schema_version > SCHEMA_VERSION:
+        raise CorruptPrompt(
+            f"written by a newer softswap (schema {schema_version}, known here {SCHEMA_VERSION}): upgrade to serve it"
+        )
+
+
+def _tail(checksum: str) -> bytes:
+    return f',\n  "checksum": "{checksum}"\n}}\n'.encode()
+
+
+def _unfit_field(fields: Mapping[str, Any]) -> str | None:
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, TypeError):
+            return name
+    return None

@@ -1,0 +1,60 @@
+"""Reference: how a caller names a version: `task`, `task@3`, `task@canary` or `task@sha256:ab12cd34`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from app.errors import InvalidInput, NotFound
+
+LIVE = "live"
+MAX_NUMBER = 999_999_999
+_TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{8,64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Exactly one of `number`, `digest` (the first hexadecimal digits) and `alias` is set."""
+
+    task: str
+    number: int | None = None
+    digest: str | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Reference:
+        """Raises NotFound: no task, version or alias can have that name."""
+        task, at, selector = name.partition("@")
+        if not _TASK.fullmatch(task):
+            raise NotFound("there is no such task", param="model")
+        if not at:
+            return cls(task, alias=LIVE)
+        if _NUMBER.fullmatch(selector):
+            return cls(task, number=int(selector))
+        if match := _DIGEST.fullmatch(selector):
+            return cls(task, digest=match[1])
+        if _ALIAS.fullmatch(selector):
+            return cls(task, alias=selector)
+        raise NotFound(f"task {task} has no such version or alias", param="model")
+
+
+def is_task_name(name: str) -> bool:
+    return _TASK.fullmatch(name) is not None
+
+
+def is_number(name: str) -> bool:
+    """Whether a folder of this name can hold a version."""
+    return _NUMBER.fullmatch(name) is not None
+
+
+def require_task_name(name: str) -> None:
+    if not is_task_name(name):
+        raise InvalidInput("a task's name has 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit", param="task")
+
+
+def require_alias_name(name: str) -> None:
+    if not _ALIAS.fullmatch(name):
+        raise InvalidInput("an alias has 1 to 63 of a-z 0-9 . _ - and begins with a letter", param="alias")

@@ -1,0 +1,227 @@
+"""Store: keys to bytes, durably. The registry's only way to the disk.
+
+A key is a path of names joined by "/"; names that begin with "." belong to the store and are never listed. What a
+method has done when it returns is still done after a crash; what it had not finished leaves nothing a reader could see.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.errors import Conflict, NotFound
+
+TEMPORARY, DELETED = ".tmp-", ".deleted-"
+# Filesystems round times of change to as much as two seconds; a younger one does not prove that nothing changed since.
+_COARSEST_CLOCK_S = 2.0
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing tells about one name.
+
+    Attributes:
+        stamp: equal stamps mean equal content (of a folder: equal names inside); the converse need not hold.
+        age_s: seconds since the last change of content or of the name.
+    """
+
+    is_folder: bool
+    num_bytes: int
+    stamp: Hashable
+    age_s: float
+
+
+class Store(Protocol):
+    """The port. `FileStore` implements it on a filesystem; tests also run against one in memory."""
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        """Names directly inside a folder, "" being the root; none where there is no such folder."""
+
+    def entry(self, key: str) -> Entry | None:
+        """One name; None where there is nothing."""
+
+    def read(self, key: str) -> bytes:
+        """Raises NotFound."""
+
+    def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
+        """Make a folder with these files, all or nothing. Raises Conflict where the name is taken."""
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Set one file's content, all or nothing. Its folder comes into being where it is missing."""
+
+    def remove(self, key: str) -> None:
+        """Take away a file, or a folder with all it holds, all or nothing; nothing happens where there is none."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold off every other writer, in this process and in others. Not reentrant."""
+
+    def sweep(self) -> int:
+        """Clear what crashed writers left; call it under the lock. Returns how many leftovers there were."""
+
+
+class FileStore:
+    """Files under a folder, which comes into being with the first write.
+
+    Every write goes to a temporary name in the same folder, is fsynced, renamed, and its folder fsynced (Pillai et al.,
+    "All File Systems Are Not Created Equal", OSDI 2014).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"FileStore({str(self._root)!r})"
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        now = time.time()
+        try:
+            with os.scandir(self._root / folder) as found:
+                names = [item for item in found if not item.name.startswith(".")]
+                return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    def entry(self, key: str) -> Entry | None:
+        return _entry(self._root / key, time.time())
+
+    def read(self, key: str) -> bytes:
+        try:
+            return (self._root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound(f"nothing is stored under {key}") from error
+
+    def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
+        target = self._root / folder
+        if target.exists():
+            raise Conflict(f"{folder} exists already")
+        self._make_folder(target.parent)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            temporary.mkdir()
+            for name, content in name_to_content.items():
+                _write_file(temporary / name, content)
+            _sync_folder(temporary)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(target.parent)
+
+    def replace(self, key: str, content: bytes) -> None:
+        target = self._root / key
+        self._make_folder(target.parent)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            _write_file(temporary, content)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+    def remove(self, key: str) -> None:
+        target = self._root / key
+        hidden = target.parent / f"{DELETED}{uuid.uuid4().hex}"
+        try:
+            target.rename(hidden)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        _sync_folder(hidden.parent)
+        _discard(hidden)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """An exclusive flock on `.lock`. A folder that cannot be written has no writers, and needs none."""
+        descriptor = self._open_lock()
+        if descriptor is None:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def sweep(self) -> int:
+        leftovers = [path for folder in self._folders() for path in folder.iterdir() if _is_leftover(path.name)]
+        for path in leftovers:
+            _discard(path)
+        return len(leftovers)
+
+    def _folders(self) -> Iterator[Path]:
+        """The root, the tasks in it and the versions in those: every folder in which something is written."""
+        level = [self._root] if self._root.is_dir() else []
+        for _ in range(3):
+            yield from level
+            level = [Path(item) for folder in level for item in os.scandir(folder) if _is_visible_folder(item)]
+
+    def _open_lock(self) -> int | None:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno in _READ_ONLY:
+                return None
+            raise
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _entry(place: os.DirEntry[str] | Path, now: float) -> Entry | None:
+    try:
+        facts = place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    age_s = now - max(facts.st_mtime, facts.st_ctime)
+    nonce = 0 if age_s > _COARSEST_CLOCK_S else time.monotonic_ns()
+    stamp = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size, nonce)
+    return Entry(stat.S_ISDIR(facts.st_mode), facts.st_size, stamp, age_s)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith((TEMPORARY, DELETED))
+
+
+def _is_visible_folder(item: os.DirEntry[str]) -> bool:
+    return not item.name.startswith(".") and item.is_dir()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(path: Path) -> None:
+    """Free the space of what is already invisible; what cannot be freed now waits for the next sweep."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink()
+    except OSError:
+        return

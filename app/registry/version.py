@@ -1,0 +1,85 @@
+"""Version: an immutable publication of a task prompt under a task, as the registry keeps it in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from app.model.layout import Template
+from app.registry.aliases import AliasTarget
+from app.registry.manifest import Manifest, read_sampling
+from app.task_prompt import PromptKind
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What requests and listings need of a manifest; the rest stays on disk (`Registry.manifest`).
+
+    Attributes:
+        digest: the TaskPrompt's.
+        backbone_fingerprint: the only backbone that can serve it.
+        template: None where the prompt came without one.
+        labels: what a labelled task answers with; empty for one that generates.
+        sampling: defaults by the names of SamplingParams, typed as those are.
+        metrics: figures of the evaluation.
+        provenance: where the prompt comes from.
+        created_at: seconds since 1970, UTC.
+    """
+
+    task: str
+    number: int
+    digest: str
+    kind: PromptKind
+    num_virtual_tokens: int
+    backbone_fingerprint: str
+    template: Template | None
+    labels: tuple[str, ...]
+    sampling: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    description: str
+    created_at: int
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest) -> Version:
+        return cls(
+            task=sys.intern(manifest.task),
+            number=manifest.number,
+            digest=manifest.digest,
+            kind=manifest.kind,
+            num_virtual_tokens=manifest.num_virtual_tokens,
+            backbone_fingerprint=sys.intern(manifest.backbone.fingerprint),
+            template=None if manifest.template is None else Template(manifest.template),
+            labels=manifest.labels,
+            sampling=read_sampling(manifest.sampling) or _NOTHING,
+            metrics=manifest.metrics or _NOTHING,
+            provenance=manifest.provenance or _NOTHING,
+            description=manifest.description,
+            created_at=manifest.created_at,
+        )
+
+    @property
+    def id(self) -> str:
+        """The pinned name, which a response's `model` says: `sentiment@3`."""
+        return f"{self.task}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """One line of a listing.
+
+    Attributes:
+        live: the version the bare name means, of two the one with more weight; None where no alias says.
+        faults: number of a version that cannot be served to the reason; 0 stands for files in the task's own folder.
+    """
+
+    task: str
+    live: Version | None
+    num_versions: int
+    aliases: Mapping[str, AliasTarget]
+    faults: Mapping[int, str]
