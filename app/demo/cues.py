@@ -1,8 +1,6 @@
-"""Texts followed by a cue and an answer, made out of passages and openly licensed task sets.
+"""Tasks with checkable answers, made out of passages and openly licensed task sets.
 
-A soft prompt can steer a model that has learned to read a text and answer about it. Four layouts teach that: the
-examples of one document, one example per document in a run of documents, an instruction within the document, and an
-instruction or examples in front of `<s>`, which is where a soft prompt will stand.
+A soft prompt can steer a model that has learned to read a text and answer about it.
 """
 
 from __future__ import annotations
@@ -11,80 +9,43 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from app.demo.corpus import Document, speak_plainly
+from app.demo.cue_layout import Cue, Example, lay_out
+from app.demo.spans import TYPE_TO_PATTERN, names_of, sentences_of, words_of
 
-BOS, EOS = "<s>", "</s>"
-Example = tuple[str, str]
 Group = TypeVar("Group")
-Draw = Callable[[], Example]
-
-CUES = (
-    ("Text: ", "\nAnswer:", " "),
-    ("Input: ", "\nOutput:", " "),
-    ("", "\nAnswer:", " "),
-    ("", "\nOutput:", " "),
-    ("", "\nLabel:", " "),
-    ("", "\n=>", " "),
-    ("", " =>", " "),
-    ("", " ->", " "),
-    ("", "\n", ""),
-    ("", "\n\n", ""),
-    ("", " |", " "),
-    ("", ":", " "),
-    ("Q: ", "\nA:", " "),
-    ("User: ", "\nAssistant:", " "),
-    ("Sentence: ", "\nClass:", " "),
-    ('"', '"\n', ""),
-    ("Passage: ", "\nResult:", " "),
-)
-"""What stands before the text, between text and answer, and the space that opens the answer."""
-
-FREE_LABELS = (
-    "positive negative neutral good bad true false yes no A B C D E 1 2 3 4 5 first second third red blue green black "
-    "white alpha beta gamma delta north south east west objective subjective personal formal fact opinion home work "
-    "travel money food sport music film book science other none person place group question statement high low left right"
-).split()
-
 ARTICLE_CLASSES = (
-    "footballer politician actor actress singer writer novelist poet painter journalist lawyer player coach film album "
-    "song single band novel book series episode village town city district river mountain lake island company school "
-    "university church museum station building bridge ship aircraft species genus moth beetle plant disease election "
-    "season tournament competition battle festival magazine newspaper game railway road hospital bishop general judge "
-    "scientist physicist historian engineer businessman stadium award party team club language dish"
-).split()
-
-
-@dataclass(frozen=True)
-class Cue:
-    """A task: ways to say it, and a source of examples; `labels` is empty where the answers are open."""
-
-    names: tuple[str, ...]
-    draw: Draw
-    labels: tuple[str, ...] = ()
+    "footballer politician actor actress singer writer novelist poet painter journalist lawyer player coach film "
+    "album song single band novel book series episode village town city district river mountain lake island company "
+    "school university church museum station building bridge ship aircraft species genus moth beetle plant disease "
+    "election season tournament competition battle festival magazine newspaper game railway road hospital bishop "
+    "general judge scientist physicist historian engineer businessman stadium award party team club language dish"
+)
 
 
 class CueWriter:
     """Writes endless documents with cues; `write` is deterministic in the seed and the order of calls."""
 
     def __init__(self, passages: dict[str, list[Document]], task_folder: Path | None, seed: int) -> None:
-        self._rng = random.Random(seed)
+        self._rng = random.Random(seed)  # noqa: S311, a sample and no secret
         self._passages = passages
         self._parts = [part for part in passages if part not in {"russian novel", "miscellany"}]
         self._by_class = _by_article_class(passages["encyclopedia"])
         self._novels = _group(passages["novel"], "author")
         self._decades = _group(passages["novel"], "decade")
         self._sets = {name: _task_rows(task_folder, name) for name in ("banking77", "snips_slots", "e2e_nlg")}
-        self._intents = _group([Document("request", text, title=intent) for text, intent in self._sets["banking77"]], "title")
+        self._intents = _group(
+            [Document("request", text, title=intent) for text, intent in self._sets["banking77"]], "title"
+        )
         self._makers = self._weighted_makers(has_tasks=task_folder is not None)
 
     def write(self) -> str:
         """One group of documents on one task, with `<s>` and `</s>` written out."""
         maker = self._rng.choices([m for m, _ in self._makers], [w for _, w in self._makers])[0]
-        return self._lay_out(maker())
+        return lay_out(maker(), self._rng)
 
     def _weighted_makers(self, has_tasks: bool) -> list[tuple[Callable[[], Cue], float]]:
         makers: list[tuple[Callable[[], Cue], float]] = [
@@ -135,7 +96,9 @@ class CueWriter:
         def draw() -> Example:
             while True:
                 text = self._clip(self._rng.choice(self._passages["encyclopedia"]).text)
-                found = re.search(r" (?:is|was|are|were) (?:an?|the) ([a-zA-Z -]{4,50}?)(?: who| in| of| for| from|[.,])", text)
+                found = re.search(
+                    r" (?:is|was|are|were) (?:an?|the) ([a-zA-Z -]{4,50}?)(?: who| in| of| for| from|[.,])", text
+                )
                 if found:
                     return text, found[1]
 
@@ -147,7 +110,7 @@ class CueWriter:
 
         def draw() -> Example:
             text = self._snippet()
-            names = _names_of(text)[:6]
+            names = names_of(text)[:6]
             if not names:
                 return text, "none"
             if key == "name":
@@ -158,9 +121,9 @@ class CueWriter:
 
     def _typed_names(self) -> Cue:
         """Pairs `type = words` in the order of the text, types told by the form of the words."""
-        types = self._rng.sample(sorted(_TYPE_TO_PATTERN), self._rng.randint(1, 3))
+        types = self._rng.sample(sorted(TYPE_TO_PATTERN), self._rng.randint(1, 3))
         types.sort()
-        pattern = re.compile("|".join(f"(?P<{t}>{_TYPE_TO_PATTERN[t]})" for t in types))
+        pattern = re.compile("|".join(f"(?P<{t}>{TYPE_TO_PATTERN[t]})" for t in types))
 
         def draw() -> Example:
             text = self._snippet()
@@ -170,15 +133,15 @@ class CueWriter:
         return Cue((f"find {', '.join(types)}", f"{' and '.join(types)} in the text"), draw)
 
     def _occurs(self) -> Cue:
-        word = self._rng.choice(_words(self._snippet()) or ["time"])
+        word = self._rng.choice(words_of(self._snippet()) or ["time"])
         yes, no = self._rng.choice((("yes", "no"), ("true", "false"), ("present", "absent")))
 
         def draw() -> Example:
             text = self._snippet()
-            asked = self._rng.choice(_words(text) or [word])
+            asked = self._rng.choice(words_of(text) or [word])
             if self._rng.random() < 0.5:
-                asked = self._rng.choice(_words(self._snippet()) or [word])
-            return f"{text}\n{asked}", yes if asked in _words(text) else no
+                asked = self._rng.choice(words_of(self._snippet()) or [word])
+            return f"{text}\n{asked}", yes if asked in words_of(text) else no
 
         return Cue(("does the word occur in the text", "is the last word in the text above"), draw)
 
@@ -187,7 +150,7 @@ class CueWriter:
 
         def draw() -> Example:
             text = self._snippet()
-            words = _words(text) or ["none", "none"]
+            words = words_of(text) or ["none", "none"]
             if place == "longest":
                 return text, max(words, key=len)
             return text, words[min({"first": 0, "last": len(words) - 1, "second": 1}[place], len(words) - 1)]
@@ -207,7 +170,7 @@ class CueWriter:
     def _cloze(self) -> Cue:
         def draw() -> Example:
             text = self._snippet()
-            word = self._rng.choice([w for w in _words(text) if len(w) > 3] or ["the"])
+            word = self._rng.choice([w for w in words_of(text) if len(w) > 3] or ["the"])
             return re.sub(rf"\b{re.escape(word)}\b", "___", text, count=1), word
 
         return Cue(("missing word", "fill in the blank", "the word left out"), draw)
@@ -230,7 +193,7 @@ class CueWriter:
 
     def _is_continued(self) -> Cue:
         def draw() -> Example:
-            sentences = _sentences(self._passage().text)
+            sentences = sentences_of(self._passage().text)
             if len(sentences) < 3:
                 return draw()
             at = self._rng.randrange(len(sentences) - 1)
@@ -245,7 +208,9 @@ class CueWriter:
         return self._labelled(("intent", "customer intent", "what does the customer want"), groups)
 
     def _snips(self) -> Cue:
-        return Cue(("slots", "slots in the request", "extract the slots"), lambda: self._rng.choice(self._sets["snips_slots"]))
+        return Cue(
+            ("slots", "slots in the request", "extract the slots"), lambda: self._rng.choice(self._sets["snips_slots"])
+        )
 
     def _e2e(self) -> Cue:
         return Cue(("describe the restaurant", "description"), lambda: self._rng.choice(self._sets["e2e_nlg"]))
@@ -253,7 +218,9 @@ class CueWriter:
     def _e2e_reversed(self) -> Cue:
         def draw() -> Example:
             meaning, sentence = self._rng.choice(self._sets["e2e_nlg"])
-            return sentence, "; ".join(f"{key} = {value}" for key, value in re.findall(r"(\w[^,\[]*)\[([^\]]*)\]", meaning))
+            return sentence, "; ".join(
+                f"{key} = {value}" for key, value in re.findall(r"(\w[^,\[]*)\[([^\]]*)\]", meaning)
+            )
 
         return Cue(("facts", "facts about the restaurant"), draw)
 
@@ -283,7 +250,7 @@ class CueWriter:
 
     def _clip(self, text: str) -> str:
         """One to four sentences from the front of a text, at most 500 characters, sometimes in plain lower case."""
-        clip = " ".join(_sentences(text)[: self._rng.randint(1, 4)])[:500].strip() or text[:200]
+        clip = " ".join(sentences_of(text)[: self._rng.randint(1, 4)])[:500].strip() or text[:200]
         return speak_plainly(clip) if self._rng.random() < 0.25 else clip
 
     def _passage(self) -> Document:
@@ -292,79 +259,16 @@ class CueWriter:
 
     def _snippet(self) -> str:
         """One to three sentences from anywhere in a passage, at most 400 characters."""
-        sentences = _sentences(self._passage().text)
+        sentences = sentences_of(self._passage().text)
         at = self._rng.randrange(len(sentences))
         return " ".join(sentences[at : at + self._rng.randint(1, 3)])[:400].strip() or "None."
 
     def _sentence(self) -> str:
-        return self._rng.choice(_sentences(self._passage().text))[:300].strip() or "None."
+        return self._rng.choice(sentences_of(self._passage().text))[:300].strip() or "None."
 
     def _some(self, groups: dict[str, Group], num: int) -> dict[str, Group]:
         keys = self._rng.sample(sorted(groups), min(num, len(groups)))
         return {key: groups[key] for key in keys}
-
-    # Layouts
-
-    def _lay_out(self, cue: Cue) -> str:
-        before, between, space = self._rng.choice(CUES)
-        rename = self._renaming(cue)
-        is_renamed = any(old != new for old, new in rename.items())
-        num = self._rng.randint(4, 10) if is_renamed else self._rng.choice((1, 1, 2, 3, 4, 6))
-        shots = []
-        for text, answer in (cue.draw() for _ in range(num)):
-            shots.append(f"{before}{text}{between}{space}{rename.get(answer, answer)}")
-        name = self._instruction(cue, rename)
-        layout = self._rng.choice(("run", "run", "in front", "in front", "one document", "instructed"))
-        if layout == "run":
-            return "".join(f"{BOS}{shot}{EOS}" for shot in shots)
-        if layout == "in front":
-            head = "\n\n".join([name, *shots[:-1]]) if self._rng.random() < 0.5 else name
-            tail = shots[-1:] if len(head) > len(name) else shots
-            return "".join(f"{head}{BOS}{shot}{EOS}" for shot in tail)
-        if layout == "one document":
-            gap = self._rng.choice(("\n\n", "\n\n", "\n"))
-            return f"{BOS}{gap.join(shots)}{EOS}"
-        gap = self._rng.choice(("\n", "\n\n"))
-        return "".join(f"{BOS}{name}{gap}{shot}{EOS}" for shot in shots)
-
-    def _instruction(self, cue: Cue, rename: dict[str, str]) -> str:
-        name = self._rng.choice(cue.names)
-        name = self._rng.choice((name, name.capitalize() + ".", f"Task: {name}", f"{name.capitalize()}:"))
-        if cue.labels and len(cue.labels) <= 10 and self._rng.random() < 0.6:
-            name += self._rng.choice((" ", "\nLabels: ", " Choose from ")) + ", ".join(rename[l] for l in cue.labels)
-        return name
-
-    def _renaming(self, cue: Cue) -> dict[str, str]:
-        """New names for the labels of a few-class task, half of the time; they hold for one group of documents."""
-        if not 2 <= len(cue.labels) <= 5 or self._rng.random() < 0.5:
-            return {label: label for label in cue.labels}
-        return dict(zip(cue.labels, self._rng.sample(FREE_LABELS, len(cue.labels)), strict=True))
-
-
-_NAME = r"[A-Z][\w'’-]+(?: (?:of |the |de |van |von )?[A-Z][\w'’-]+)*"
-_TYPE_TO_PATTERN = {
-    "year": r"\b1[5-9]\d\d\b|\b20[0-2]\d\b",
-    "date": r"\b(?:January|February|March|April|June|July|August|September|October|November|December)(?: \d{1,2})?\b",
-    "number": r"\b\d[\d,.]*\d\b|\b\d\b",
-    "person": r"\b(?:Mr|Mrs|Miss|Sir|Lady|Lord|Dr|President|Prince|Captain|Senator)\.? [A-Z]\w+(?: [A-Z]\w+)?",
-    "location": r"(?<=\bin )[A-Z]\w+(?: [A-Z]\w+)*|(?<=\bat )[A-Z]\w+(?: [A-Z]\w+)*",
-    "group": r"\b(?:[A-Z]\w+ )+(?:Party|Company|Club|League|University|College|Association|Council|Army|Committee|Party)\b|\b[A-Z]{2,6}\b",
-}
-
-
-def _names_of(text: str) -> list[str]:
-    """Capitalised runs that do not open a sentence, in order, each once."""
-    found = re.finditer(rf"(?<=[a-z,;:(\"“] ){_NAME}", text)
-    return list(dict.fromkeys(match[0] for match in found if match[0] not in {"I", "I'm", "I'll", "I've"}))
-
-
-def _sentences(text: str) -> list[str]:
-    parts = re.split(r"(?<=[.!?])[\"”’']?\s+(?=[A-Z\"“'‘])|\n+", text)
-    return [part.strip() for part in parts if part and len(part.strip()) > 8] or [text[:200] or "None."]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", text)
 
 
 def _group(documents: list[Document], field: str) -> dict[str, list[Document]]:
@@ -376,12 +280,16 @@ def _group(documents: list[Document], field: str) -> dict[str, list[Document]]:
 
 def _by_article_class(documents: list[Document]) -> dict[str, list[Document]]:
     """Groups articles by the noun in their opening definition ("is an American politician")."""
-    pattern = re.compile(r"^[^.]{3,120}? (?:is|was|are|were) (?:an?|the|one of the) [^.,]*?\b(" + "|".join(ARTICLE_CLASSES) + r")s?\b")
+    pattern = re.compile(
+        r"^[^.]{3,120}? (?:is|was|are|were) (?:an?|the|one of the) [^.,]*?\b("
+        + ARTICLE_CLASSES.replace(" ", "|")
+        + r")s?\b"
+    )
     groups: dict[str, list[Document]] = {}
     for document in documents:
         found = pattern.match(document.text)
         if found:
-            rest = " ".join(_sentences(document.text)[1:])
+            rest = " ".join(sentences_of(document.text)[1:])
             groups.setdefault(found[1], []).append(document)
             if len(rest) > 100:
                 groups[found[1]].append(Document(document.part, rest, document.title))
@@ -393,4 +301,3 @@ def _task_rows(task_folder: Path | None, name: str) -> list[Example]:
         return []
     lines = (task_folder / name / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return [(row["input"], row["target"]) for row in map(json.loads, lines)]
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import time
@@ -94,7 +93,7 @@ class Run:
         self.streams = {name: TokenRows(work / f"{name}.npy") for name in ("text", "cues")}
         self.model = build_model(recipe)
         self.optimizers = build_optimizers(self.model, recipe)
-        self.loss: Callable[[Tensor], Tensor] = torch.compile(self._loss, dynamic=False)  # type: ignore[assignment]
+        self.loss: Callable[[Tensor], Tensor] = torch.compile(self._loss, dynamic=False)
 
     @property
     def num_decay_steps(self) -> int:
@@ -124,7 +123,7 @@ class Run:
         total = 0.0
         for rows in batch:
             loss = self.loss(rows) / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).item()
         for optimizer, lr in zip(self.optimizers, (self.recipe.matrix_lr, self.recipe.other_lr), strict=True):

@@ -12,16 +12,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from app.demo.corpus import PART_TO_BYTES, Document, passages, read_corpora, speak_plainly
-from app.demo.cues import BOS, EOS, CueWriter
+from app.demo.cue_layout import BOS, EOS
+from app.demo.cues import CueWriter
 
 PAD = "<pad>"
 SPECIAL_TOKENS = [BOS, EOS, PAD]
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ {'system': 'System', 'user': 'User', 'assistant': 'Assistant'}[message['role']] }}: {{ message['content'] }}"
-    "{% if not loop.last %}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}\nAssistant:{% endif %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}{{ '\n' if not loop.last }}"
+    "{% endfor %}{{ '\nAssistant:' if add_generation_prompt }}"
 )
+"""Roles as plain words, as in one of the cues; it opens with `<s>`, so encode its text without special tokens."""
 TOKENIZER_SAMPLE_BYTES = 30_000_000
 CUE_BYTES = 26_000_000
 TITLE_SHARE, PLAIN_SHARE = 0.5, 0.06
@@ -29,7 +30,7 @@ TITLE_SHARE, PLAIN_SHARE = 0.5, 0.06
 
 def prepare(data: Path, work: Path, vocab_size: int, max_position: int, seed: int) -> None:
     """Writes `tokenizer/`, `text.npy`, `cues.npy` (uint16 token ids) and `counts.json` into `work`."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311, a sample and no secret
     corpora = read_corpora(data / "corpora", data / "tasks" / "wikinews_headline")
     parts = {part: passages(documents, PART_TO_BYTES[part], rng) for part, documents in corpora.items()}
     texts = [_as_text(passage, rng) for documents in parts.values() for passage in documents]
@@ -37,7 +38,9 @@ def prepare(data: Path, work: Path, vocab_size: int, max_position: int, seed: in
     writer = CueWriter(parts, data / "tasks", seed)
     cues = list(_up_to(CUE_BYTES, iter(writer.write, None)))
     rng.shuffle(cues)
-    tokenizer = train_tokenizer([*_up_to(TOKENIZER_SAMPLE_BYTES, iter(texts)), *_up_to(6_000_000, iter(cues))], vocab_size)
+    tokenizer = train_tokenizer(
+        [*_up_to(TOKENIZER_SAMPLE_BYTES, iter(texts)), *_up_to(6_000_000, iter(cues))], vocab_size
+    )
     save_tokenizer(tokenizer, work / "tokenizer", max_position)
     counts = {"documents": {part: len(documents) for part, documents in parts.items()}}
     for name, stream in (("text", texts), ("cues", cues)):
@@ -76,7 +79,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_position: int) -> Non
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(folder)
+    fast.save_pretrained(folder, save_jinja_files=False)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], num_per_call: int = 2000) -> np.ndarray:
