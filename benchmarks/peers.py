@@ -1,0 +1,186 @@
+"""What is measured: softswap's engine, and what a user would run instead."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from transformers import LlamaForCausalLM
+
+from app.engine.delta import Delta
+from app.engine.engine import Engine, EngineConfig
+from app.model.backbone import Backbone
+from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
+from app.telemetry import Metrics
+from benchmarks.machine import Stopwatch
+from benchmarks.workloads import Request, Workload
+
+PAD_ID = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contender did with a workload.
+
+    Attributes:
+        tokens: the generated ids of each request, in the workload's order.
+        first_token_s: seconds from t = 0 to each request's first token, in the same order.
+        num_cached_tokens: prefix tokens that were found computed, over all requests.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    first_token_s: tuple[float, ...]
+    num_cached_tokens: int = 0
+
+
+class SoftswapPeer:
+    """An `Engine`, driven without HTTP."""
+
+    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
+        self.config = config
+        self._engine = Engine(backbone, config, Metrics())
+
+    def run(self, workload: Workload) -> Outcome:
+        with Stopwatch() as stopwatch:
+            answers = [self._add(workload, request) for request in workload.requests]
+            sequence_id_to_answer = {answer.sequence_id: answer for answer in answers}
+            while self._engine.has_unfinished:
+                for sequence_id, delta in self._engine.step():
+                    sequence_id_to_answer[sequence_id].take(delta, stopwatch.elapsed_s)
+        return Outcome(
+            tokens=tuple(tuple(answer.tokens) for answer in answers),
+            first_token_s=tuple(answer.first_token_s for answer in answers),
+            num_cached_tokens=sum(answer.num_cached_tokens for answer in answers),
+        )
+
+    def _add(self, workload: Workload, request: Request) -> _Answer:
+        params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
+        flow = "" if request.task is None else f"task{request.task}"
+        return _Answer(self._engine.add(request.token_ids, prompt=workload.prompt(request), params=params, flow=flow))
+
+
+@dataclass
+class _Answer:
+    sequence_id: int
+    tokens: list[int] = field(default_factory=list)
+    first_token_s: float = 0.0
+    num_cached_tokens: int = 0
+
+    def take(self, delta: Delta, elapsed_s: float) -> None:
+        if not self.tokens:
+            self.first_token_s = elapsed_s
+        self.tokens.extend(delta.token_ids)
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+
+
+class PeftPeer:
+    """PEFT: a `PeftModel` with one PROMPT_TUNING adapter for each task, switched with `set_adapter`."""
+
+    def __init__(self, model: LlamaForCausalLM, prompts: Iterable[TaskPrompt]) -> None:
+        """Args: model: PEFT's own copy, with transformers' SDPA attention."""
+        self.model = model
+        self._peft: PeftModel | None = None
+        for index, prompt in enumerate(prompts):
+            self._add_adapter(_adapter_name(index), prompt)
+
+    def one_by_one(self, workload: Workload) -> Outcome:
+        """Each request in its turn, unpadded: right, and what PEFT's documentation shows."""
+        return self._run(workload, [[index] for index in range(len(workload.requests))])
+
+    def grouped_by_task(self, workload: Workload, batch_size: int = 8) -> Outcome:
+        """Requests of one task in left-padded batches: faster, but the padding changes the answers.
+
+        PEFT puts the prompt in front of the padding, so the distance from prompt to text depends on the batch.
+        """
+        return self._run(workload, _batches(workload.requests, batch_size))
+
+    def logits(self, request: Request, generated: tuple[int, ...]) -> torch.Tensor:
+        """Logits (vocab_size,) of the token after `generated`, from one plain forward without a cache."""
+        assert self._peft is not None
+        self._switch(request)
+        with torch.inference_mode():
+            return self._peft(input_ids=torch.tensor([request.token_ids + generated])).logits[0, -1]
+
+    def _run(self, workload: Workload, batches: list[list[int]]) -> Outcome:
+        index_to_tokens: dict[int, tuple[int, ...]] = {}
+        index_to_first_token_s: dict[int, float] = {}
+        with Stopwatch() as stopwatch:
+            for indices in batches:
+                stamp = _FirstToken(stopwatch)
+                rows = self._generate([workload.requests[index] for index in indices], workload.num_new_tokens, stamp)
+                index_to_tokens.update(zip(indices, rows, strict=True))
+                index_to_first_token_s.update(dict.fromkeys(indices, stamp.elapsed_s))
+        order = range(len(workload.requests))
+        return Outcome(
+            tokens=tuple(index_to_tokens[index] for index in order),
+            first_token_s=tuple(index_to_first_token_s[index] for index in order),
+        )
+
+    def _add_adapter(self, name: str, prompt: TaskPrompt) -> None:
+        assert prompt.rows is not None
+        config = PromptTuningConfig(
+            task_type=TaskType.CAUSAL_LM, num_virtual_tokens=prompt.num_virtual_tokens, inference_mode=True
+        )
+        if self._peft is None:
+            self._peft = get_peft_model(self.model, config, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, config)
+        self._peft.prompt_encoder[name].embedding.weight.data.copy_(prompt.rows)
+        self._peft.eval()
+
+    def _switch(self, request: Request) -> None:
+        assert self._peft is not None
+        assert request.task is not None
+        self._peft.set_adapter(_adapter_name(request.task), inference_mode=True)
+
+    def _generate(self, requests: list[Request], num_new_tokens: int, stamp: _FirstToken) -> list[tuple[int, ...]]:
+        """The requests share a task; rows shorter than the longest are padded on the left."""
+        assert self._peft is not None
+        self._switch(requests[0])
+        width = max(len(request.token_ids) for request in requests)
+        pads = [width - len(request.token_ids) for request in requests]
+        rows = [[PAD_ID] * pad + list(request.token_ids) for pad, request in zip(pads, requests, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        with torch.inference_mode():
+            output = self._peft.generate(
+                input_ids=torch.tensor(rows),
+                attention_mask=torch.tensor(mask),
+                max_new_tokens=num_new_tokens,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=PAD_ID,
+                logits_processor=[stamp],
+            )
+        return [tuple(row) for row in output[:, width:].tolist()]
+
+
+class _FirstToken:
+    """A logits processor that changes nothing and notes when it is first called."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
+        self.elapsed_s = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.elapsed_s = self.elapsed_s or self._stopwatch.elapsed_s
+        return scores
+
+
+def _batches(requests: tuple[Request, ...], batch_size: int) -> list[list[int]]:
+    """Indices of the requests, at most `batch_size` of one task together."""
+    task_to_indices: defaultdict[int | None, list[int]] = defaultdict(list)
+    for index, request in enumerate(requests):
+        task_to_indices[request.task].append(index)
+    return [
+        indices[start : start + batch_size]
+        for indices in task_to_indices.values()
+        for start in range(0, len(indices), batch_size)
+    ]
+
+
+def _adapter_name(task: int) -> str:
+    return f"task{task}"

@@ -1,0 +1,141 @@
+"""How a run is shown and kept: tables for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.agreement import Agreement
+from benchmarks.machine import Machine
+from benchmarks.rounds import Measurement
+
+RESULTS = Path(__file__).parent / "results"
+FOREIGN_CORES_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A quotient of two medians, and what it should be.
+
+    Attributes:
+        at_least, at_most: the bound that applies; None where there is none.
+    """
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def is_reached(self) -> bool:
+        too_low = self.at_least is not None and self.value < self.at_least
+        too_high = self.at_most is not None and self.value > self.at_most
+        return not (too_low or too_high)
+
+    @property
+    def target(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:g}"
+
+    def as_json(self) -> dict[str, object]:
+        return {"value": round(self.value, 3), "target": self.target, "is_reached": self.is_reached}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question: the contenders measured for it, the ratios that answer it, whether their answers agree.
+
+    Attributes:
+        setting: what a reader needs to know besides the dimensions, such as the size of the KV cache.
+    """
+
+    name: str
+    question: str
+    setting: Mapping[str, object]
+    name_to_measurement: Mapping[str, Measurement]
+    ratios: tuple[Ratio, ...]
+    name_to_agreement: Mapping[str, Agreement] = field(default_factory=dict)
+
+    @property
+    def max_foreign_cores(self) -> float | None:
+        seen = (measurement.max_foreign_cores for measurement in self.name_to_measurement.values())
+        return max((cores for cores in seen if cores is not None), default=None)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "question": self.question,
+            "setting": dict(self.setting),
+            "contenders": {name: each.as_json() for name, each in self.name_to_measurement.items()},
+            "ratios": {ratio.name: ratio.as_json() for ratio in self.ratios},
+            "agreement": {name: asdict(agreement) for name, agreement in self.name_to_agreement.items()},
+        }
+
+
+def run_as_json(name: str, machine: Machine, setting: Mapping[str, object], parts: Iterable[Part]) -> dict[str, Any]:
+    """Everything a later page or comparison needs, without this program."""
+    return {
+        "benchmark": name,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": asdict(machine),
+        "setting": dict(setting),
+        "parts": {part.name: part.as_json() for part in parts},
+    }
+
+
+def save(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Keep a run as `<benchmark>-<shape>-<moment>.json`; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    moment = re.sub(r"[^0-9T]", "", str(result["measured_at"]).partition("+")[0])
+    path = folder / f"{result['benchmark']}-{result['setting']['shape']}-{moment}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def show_part(console: Console, part: Part) -> None:
+    console.print(f"\n[bold]{part.name}[/bold]: {part.question}")
+    console.print("  " + ", ".join(f"{name} {value}" for name, value in part.setting.items()), style="dim")
+    console.print(_contender_table(part.name_to_measurement.values()))
+    if part.ratios:
+        console.print(_ratio_table(part.ratios))
+    for name, agreement in part.name_to_agreement.items():
+        console.print(
+            f"  {name}: {agreement.num_equal} of {agreement.num_compared} answers equal token for token, "
+            f"{agreement.num_ties} more differ at a tie"
+        )
+    if part.max_foreign_cores is not None and part.max_foreign_cores > FOREIGN_CORES_LIMIT:
+        console.print(
+            f"  [red]other programs used up to {part.max_foreign_cores:.2f} cores: do not trust this part[/red]"
+        )
+
+
+def _contender_table(measurements: Iterable[Measurement]) -> Table:
+    table = Table("contender", *("requests", "median s", "tokens/s", "first token s", "rounds, s", "foreign cores"))
+    for measurement in measurements:
+        foreign = measurement.max_foreign_cores
+        table.add_row(
+            measurement.name,
+            str(measurement.num_requests),
+            f"{measurement.median_wall_s:.2f}",
+            f"{measurement.median_tokens_per_s:.1f}",
+            f"{measurement.median_first_token_s:.2f}",
+            " ".join(f"{wall_s:.2f}" for wall_s in measurement.wall_s),
+            "" if foreign is None else f"{foreign:.2f}",
+        )
+    return table
+
+
+def _ratio_table(ratios: Iterable[Ratio]) -> Table:
+    table = Table("ratio", "value", "target", "")
+    for ratio in ratios:
+        word = "" if not ratio.target else "[green]reached[/green]" if ratio.is_reached else "[red]missed[/red]"
+        table.add_row(ratio.name, f"{ratio.value:.2f}", ratio.target, word)
+    return table

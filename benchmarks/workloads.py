@@ -1,0 +1,126 @@
+"""What is asked of a contender: requests that name a task, and the tasks' prompts. Made from a seed, so repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from app.task_prompt import TaskPrompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: greedy, `Workload.num_new_tokens` long, end-of-sequence ignored.
+
+    Attributes:
+        task: index into `Workload.prompts`; None sends no prompt.
+        token_ids: the text.
+    """
+
+    task: int | None
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests that are all there at t = 0, in this order."""
+
+    requests: tuple[Request, ...]
+    prompts: tuple[TaskPrompt, ...]
+    num_new_tokens: int
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.requests) * self.num_new_tokens
+
+    @property
+    def num_input_tokens(self) -> int:
+        """Tokens of the texts, prompts not counted."""
+        return sum(len(request.token_ids) for request in self.requests)
+
+    def prompt(self, request: Request) -> TaskPrompt | None:
+        return None if request.task is None else self.prompts[request.task]
+
+    def every(self, stride: int) -> Workload:
+        """Every `stride`-th request."""
+        return replace(self, requests=self.requests[::stride])
+
+    def turn(self, number: int, count: int) -> Workload:
+        """The `number`-th `count` requests; behind the last request the first one follows."""
+        order = range(number * count, (number + 1) * count)
+        return replace(self, requests=tuple(self.requests[index % len(self.requests)] for index in order))
+
+    def of_one_task(self) -> Workload:
+        """The same texts, all of the first task."""
+        return replace(self, requests=tuple(replace(request, task=0) for request in self.requests))
+
+    def without_prompts(self) -> Workload:
+        """The same texts with nothing in front of them."""
+        return replace(self, requests=tuple(replace(request, task=None) for request in self.requests))
+
+    def with_private_prompts(self, salt: str) -> Workload:
+        """Each request with a prompt of the same values under a digest of its own, so that no cache knows it."""
+        prompts = tuple(
+            _renamed(self.prompts[request.task], f"{salt}/{index}")
+            for index, request in enumerate(self.requests)
+            if request.task is not None
+        )
+        requests = tuple(replace(request, task=index) for index, request in enumerate(self.requests))
+        return replace(self, requests=requests, prompts=prompts)
+
+    def with_cold_prompts(self, salt: str) -> Workload:
+        """The same tasks under digests no cache knows yet: what the first requests after a start meet."""
+        return replace(self, prompts=tuple(_renamed(prompt, salt) for prompt in self.prompts))
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The size of a workload."""
+
+    num_requests: int = 64
+    num_tasks: int = 8
+    num_virtual_tokens: int = 50
+    min_input_tokens: int = 20
+    max_input_tokens: int = 60
+    num_new_tokens: int = 32
+
+
+W1 = Dimensions()
+
+
+def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_size: int, seed: int = 0) -> Workload:
+    """Texts of random length and content; tasks take turns, so that a server that switches must switch every time."""
+    texts = _texts(dimensions, vocab_size, seed)
+    requests = tuple(
+        Request(task=index % len(prompts), token_ids=next(texts)) for index in range(dimensions.num_requests)
+    )
+    return Workload(requests=requests, prompts=prompts, num_new_tokens=dimensions.num_new_tokens)
+
+
+def random_prompts(
+    count: int, num_virtual_tokens: int, hidden_size: int, fingerprint: str, *, row_norm: float, seed: int = 0
+) -> tuple[TaskPrompt, ...]:
+    """Distinct prompts of kind `embeddings`, rows of about `row_norm` like those of a prompt begun from vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = row_norm / hidden_size**0.5
+    return tuple(
+        TaskPrompt.from_embeddings(
+            torch.randn(num_virtual_tokens, hidden_size, generator=generator) * scale, fingerprint
+        )
+        for _ in range(count)
+    )
+
+
+def _texts(dimensions: Dimensions, vocab_size: int, seed: int) -> Iterator[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    shortest, longest = dimensions.min_input_tokens, dimensions.max_input_tokens
+    while True:
+        length = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
+        yield tuple(torch.randint(0, vocab_size, (length,), generator=generator).tolist())
+
+
+def _renamed(prompt: TaskPrompt, salt: str) -> TaskPrompt:
+    return replace(prompt, digest=hashlib.sha256(f"{prompt.digest}/{salt}".encode()).hexdigest())

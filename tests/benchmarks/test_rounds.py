@@ -1,0 +1,58 @@
+"""Rounds interleave contenders, and answers are compared as the report claims."""
+
+from __future__ import annotations
+
+from benchmarks.agreement import compare
+from benchmarks.peers import Outcome, PeftPeer
+from benchmarks.report import Ratio
+from benchmarks.rounds import Contender, interleave
+from benchmarks.shapes import TINY
+from benchmarks.workloads import Dimensions, mixed_tasks, random_prompts
+
+SMALL = Dimensions(num_requests=4, num_tasks=2, num_virtual_tokens=3, num_new_tokens=3)
+
+
+def small_workload():
+    prompts = random_prompts(2, 3, TINY.hidden_size, "f" * 64, row_norm=1.0)
+    return mixed_tasks(SMALL, prompts, TINY.vocab_size)
+
+
+def test_each_round_begins_with_another_contender():
+    order = []
+    workload = small_workload()
+
+    def contender(name):
+        def run(given):
+            order.append(name)
+            return Outcome(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
+
+        return Contender(name, lambda number: workload, run)
+
+    found = interleave([contender("a"), contender("b"), contender("c")], 3, lambda line: None)
+    assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert all(len(measurement.wall_s) == 3 for measurement in found.values())
+
+
+def test_a_foreign_answer_is_neither_equal_nor_a_tie():
+    workload = small_workload()
+    peft = PeftPeer(TINY.build_model(), workload.prompts)
+    truth = peft.one_by_one(workload).tokens
+    wrong = tuple(((row[0] + 7) % TINY.vocab_size, *row[1:]) for row in truth)
+    same, other = compare(workload, truth, truth, peft), compare(workload, wrong, truth, peft)
+    assert (same.num_equal, same.is_complete) == (4, True)
+    assert (other.num_equal, other.num_ties, other.is_complete) == (0, 0, False)
+
+
+def test_peft_adapters_are_really_switched():
+    workload = small_workload()
+    peft = PeftPeer(TINY.build_model(), workload.prompts)
+    first, second = workload.of_one_task().requests[0], workload.requests[1]
+    one = peft.logits(first, ())
+    other = peft.logits(type(first)(task=second.task, token_ids=first.token_ids), ())
+    assert (one - other).abs().max() > 1e-3
+
+
+def test_a_ratio_is_reached_on_its_bound():
+    assert Ratio("speed", 8.0, at_least=8.0).is_reached
+    assert not Ratio("cost", 1.11, at_most=1.10).is_reached
+    assert Ratio("no bound", 0.1).is_reached
