@@ -96,7 +96,8 @@ def split_examples(examples: Sequence[Example], validation_share: float = 0.1) -
 
     Equal inputs stay together, so validation never repeats a training input.
     """
-    train, validation = [], []
+    train: list[Example] = []
+    validation: list[Example] = []
     for example in examples:
         point = int.from_bytes(hashlib.sha256(example.input.encode()).digest()[:8], "big") / 2**64
         (validation if point < validation_share else train).append(example)

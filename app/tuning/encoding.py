@@ -87,7 +87,12 @@ def encode_text_within(backbone: Backbone, template: Template, text: str, max_to
 
 
 def encode_examples(
-    backbone: Backbone, template: Template, examples: Sequence[Example], *, max_input_tokens: int, max_target_tokens: int
+    backbone: Backbone,
+    template: Template,
+    examples: Sequence[Example],
+    *,
+    max_input_tokens: int,
+    max_target_tokens: int,
 ) -> list[EncodedExample]:
     """Inputs too long are cut from the right; a target too long is refused, with the example's number."""
     eos_id = backbone.tokenizer.eos_token_id
@@ -99,7 +104,9 @@ def encode_examples(
             target_to_ids[example.target] = (*template.encode_target(backbone.tokenizer, example.target), *eos)
         target_ids = target_to_ids[example.target]
         if len(target_ids) > max_target_tokens:
-            raise InvalidInput(f"the target of example {number} is longer than {max_target_tokens} tokens", param="target")
+            raise InvalidInput(
+                f"the target of example {number} is longer than {max_target_tokens} tokens", param="target"
+            )
         text_ids = encode_text_within(backbone, template, example.input, max_input_tokens)
         if not text_ids:
             raise InvalidInput(f"the input of example {number} is empty", param="input")

@@ -44,7 +44,10 @@ class Prefix:
         """Args: rows: (num_prompts, num_virtual_tokens, hidden_size), any floating dtype; differentiable."""
         cache = DynamicCache()
         backbone.model(
-            inputs_embeds=rows.to(backbone.device, backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
+            inputs_embeds=rows.to(backbone.device, backbone.dtype),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         return cls(_read(cache), rows.shape[1])
 
@@ -58,7 +61,7 @@ class Prefix:
         if prompt.kind is PromptKind.TEXT:
             token_ids = torch.tensor([prompt.token_ids], device=backbone.device)
             return cls.of_embeddings(backbone, backbone.embed(token_ids))
-        assert prompt.rows is not None
+        assert prompt.rows is not None  # noqa: S101  only a text has no rows
         if prompt.kind is PromptKind.EMBEDDINGS:
             return cls.of_embeddings(backbone, prompt.rows[None])
         return cls(_unpack(backbone, prompt.rows), prompt.num_virtual_tokens)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 
@@ -41,7 +42,7 @@ def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str])
 def has_prefix_clash(sequences: Sequence[tuple[int, ...]]) -> bool:
     """Whether one sequence begins another."""
     ordered = sorted(sequences)
-    return any(longer[: len(shorter)] == shorter for shorter, longer in zip(ordered, ordered[1:], strict=False))
+    return any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(ordered))
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree:
 
 def label_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
     """log P(sequence | prompt, text) for each sequence the tree was built of: (num_rows, num_sequences) float32."""
-    if _exceeds_window(backbone, prefix, texts, tree):
+    longest = prefix.num_virtual_tokens + texts.token_ids.shape[1] + max(tree.depths) + 1
+    if exceeds_window(backbone, longest):
         return _one_by_one(backbone, prefix, texts, tree)
     nodes = node_log_likelihoods(backbone, prefix, texts, tree)
     return nodes @ tree.membership(nodes.device)
@@ -151,10 +153,10 @@ def _one_by_one(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTre
     return torch.stack(columns, dim=1)
 
 
-def _exceeds_window(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> bool:
+def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
+    """Whether some layer of the backbone cannot see that many tokens; the tree's mask knows no windows."""
     window = getattr(backbone.model.config.get_text_config(), "sliding_window", None)
-    longest = prefix.num_virtual_tokens + texts.token_ids.shape[1] + max(tree.depths) + 1
-    return window is not None and longest > window
+    return window is not None and num_tokens > window
 
 
 def _tree_mask(texts: Batch, tree: LabelTree, num_virtual_tokens: int) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""Numbers that say how good answers are; all between 0 and 1."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+ENTITY_SEPARATOR = ";"
+NO_ENTITY = "none"
+
+
+def accuracy(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    return float(accuracy_score(targets, predictions))
+
+
+def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Unweighted mean over the classes that occur in either."""
+    return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
+
+
+def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> list[list[int]]:
+    """Counts: rows are targets, columns predictions, both in the order of `labels`."""
+    counts: list[list[int]] = confusion_matrix(targets, predictions, labels=list(labels)).tolist()
+    return counts
+
+
+def majority_baseline(train_targets: Sequence[str], targets: Sequence[str]) -> float:
+    """Accuracy of always answering the commonest training target."""
+    commonest = Counter(train_targets).most_common(1)[0][0]
+    return sum(target == commonest for target in targets) / len(targets)
+
+
+def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Share equal after trimming blanks at both ends."""
+    hits = sum(p.strip() == t.strip() for p, t in zip(predictions, targets, strict=True))
+    return hits / len(targets)
+
+
+def token_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean over examples of the F1 between bags of lower-case words (SQuAD, Rajpurkar et al. 2016, section 6.1)."""
+    scores = [_bag_f1(words_of(p), words_of(t)) for p, t in zip(predictions, targets, strict=True)]
+    return sum(scores) / len(scores)
+
+
+def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean over examples of the F1 of the longest common subsequence of lower-case words (Lin 2004, section 3.1)."""
+    scores = [_lcs_f1(words_of(p), words_of(t)) for p, t in zip(predictions, targets, strict=True)]
+    return sum(scores) / len(scores)
+
+
+def entity_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Micro F1 over "type = entity; type = entity" answers: type and words must both match; "none" is no entity."""
+    found = [entities_of(text) for text in predictions]
+    wanted = [entities_of(text) for text in targets]
+    num_hits = sum((f & w).total() for f, w in zip(found, wanted, strict=True))
+    return _f1(num_hits, sum(f.total() for f in found), sum(w.total() for w in wanted))
+
+
+def entities_of(text: str) -> Counter[tuple[str, str]]:
+    """The (type, entity) pairs of an answer; pieces without "=" and the word "none" are no entities."""
+    pairs = (piece.partition("=") for piece in text.split(ENTITY_SEPARATOR))
+    return Counter((kind.strip(), words.strip()) for kind, equals, words in pairs if equals and words.strip())
+
+
+def is_entity_list(targets: Sequence[str]) -> bool:
+    """Whether the targets are written as `entity_f1` reads them."""
+    return any("=" in target for target in targets) and all(
+        target.strip() == NO_ENTITY or all("=" in piece for piece in target.split(ENTITY_SEPARATOR))
+        for target in targets
+    )
+
+
+def wilson_interval(share: float, num_examples: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson 1927); `z` = 1.96 gives 95 %."""
+    denominator = 1 + z * z / num_examples
+    middle = (share + z * z / (2 * num_examples)) / denominator
+    reach = z * math.sqrt(share * (1 - share) / num_examples + z * z / (4 * num_examples**2)) / denominator
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _f1(num_hits: int, num_found: int, num_wanted: int) -> float:
+    return 2 * num_hits / (num_found + num_wanted) if num_found + num_wanted else 1.0
+
+
+def _bag_f1(found: list[str], wanted: list[str]) -> float:
+    return _f1((Counter(found) & Counter(wanted)).total(), len(found), len(wanted))
+
+
+def _lcs_f1(found: list[str], wanted: list[str]) -> float:
+    return _f1(_longest_common_subsequence(found, wanted), len(found), len(wanted))
+
+
+def _longest_common_subsequence(first: list[str], second: list[str]) -> int:
+    lengths = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for i, other in enumerate(second, 1):
+            above = lengths[i]
+            lengths[i] = diagonal + 1 if word == other else max(above, lengths[i - 1])
+            diagonal = above
+    return lengths[-1]

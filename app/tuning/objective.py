@@ -1,0 +1,131 @@
+"""What a prompt is asked to do better: the loss of a batch, and the measurement on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.tuning.config import Loss, TuneConfig
+from app.tuning.encoding import Batch, EncodedExample, by_length
+from app.tuning.evaluation import score_labels
+from app.tuning.forward import Prefix, target_log_likelihoods
+from app.tuning.label_tree import LabelTree, encode_labels, exceeds_window, node_log_likelihoods
+
+MAX_TREE_NODES = 48
+"""Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measurement on validation; higher `rank` is better."""
+
+    metric: str
+    value: float
+    rank: tuple[float, ...]
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, self.rank))
+
+
+class TokenObjective:
+    """Mean over rows of the mean negative log-likelihood of the target's tokens; measured as the same on validation."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample]) -> torch.Tensor:
+        """(num_rows,) float32, differentiable."""
+        batch = Batch.collate(rows, self._backbone.device)
+        log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
+        return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
+
+    def measure(self, prefix: Prefix, rows: Sequence[EncodedExample], batch_size: int) -> Score:
+        total = 0.0
+        for indexes in by_length(rows, batch_size):
+            total += float(self.loss_per_row(prefix, [rows[i] for i in indexes]).double().sum())
+        loss = total / len(rows)
+        return Score("loss", loss, (-loss,))
+
+
+class LabelObjective:
+    """Accuracy on validation, ties broken by the labels' cross-entropy; the loss is either of config.Loss."""
+
+    def __init__(
+        self, backbone: Backbone, template: Template, labels: Sequence[str], *, reads_tree: bool, token_weight: float
+    ) -> None:
+        self._backbone = backbone
+        self._template = template
+        self._labels = tuple(labels)
+        self._tokens = TokenObjective(backbone)
+        self._reads_tree = reads_tree
+        self._token_weight = token_weight
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample]) -> torch.Tensor:
+        """(num_rows,) float32, differentiable."""
+        if not self._reads_tree:
+            return self._tokens.loss_per_row(prefix, rows)
+        texts = Batch.collate([EncodedExample(row.text_ids, ()) for row in rows], self._backbone.device)
+        nodes = node_log_likelihoods(self._backbone, prefix, texts, self._tree)
+        wanted = self._label_index(rows).to(nodes.device)
+        among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
+        lengths = torch.tensor([len(row.target_ids) for row in rows], device=nodes.device)
+        tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
+        return among_labels + self._token_weight * tokens
+
+    def measure(self, prefix: Prefix, rows: Sequence[EncodedExample], batch_size: int) -> Score:
+        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        scores = score_labels(self._backbone, prefix, self._template, self._labels, texts, batch_size=batch_size)
+        wanted = self._label_index(rows)
+        accuracy = float((scores.argmax(dim=1) == wanted).double().mean())
+        return Score("accuracy", accuracy, (accuracy, -float(F.cross_entropy(scores, wanted))))
+
+    def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
+        return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
+
+    @cached_property
+    def _target_ids(self) -> list[tuple[int, ...]]:
+        eos_id = self._backbone.tokenizer.eos_token_id
+        eos = () if eos_id is None else (int(eos_id),)
+        return [(*self._template.encode_target(self._backbone.tokenizer, label), *eos) for label in self._labels]
+
+    @cached_property
+    def _ids_to_label(self) -> dict[tuple[int, ...], int]:
+        return {ids: label for label, ids in enumerate(self._target_ids)}
+
+    @cached_property
+    def _tree(self) -> LabelTree:
+        return LabelTree.build(self._target_ids)
+
+    @cached_property
+    def _scored(self) -> torch.Tensor:
+        """(num_nodes, num_labels) float32: the nodes whose sum is a label's score, as evaluation counts it."""
+        scored = encode_labels(self._backbone, self._template, self._labels)
+        matrix = torch.zeros(len(self._tree.token_ids), len(self._labels))
+        for label, (path, ids) in enumerate(zip(self._tree.paths, scored, strict=True)):
+            matrix[list(path[: len(ids)]), label] = 1.0
+        return matrix
+
+
+Objective = TokenObjective | LabelObjective
+
+
+def choose_objective(
+    backbone: Backbone, template: Template, labels: Sequence[str], train: Sequence[EncodedExample], config: TuneConfig
+) -> Objective:
+    """The objective of a task; Loss.AUTO is decided here."""
+    if not labels:
+        return TokenObjective(backbone)
+    reads_tree = config.loss is Loss.LABELS
+    if config.loss is Loss.AUTO:
+        tree = LabelTree.build(encode_labels(backbone, template, labels))
+        longest = config.num_virtual_tokens + max(row.num_tokens for row in train)
+        reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
+    return LabelObjective(backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight)
