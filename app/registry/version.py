@@ -75,11 +75,9 @@ class TaskSummary:
 
     Attributes:
         live: the version the bare name means, of two the one with more weight; None where no alias says.
-        faults: number of a version that cannot be served to the reason; 0 stands for files in the task's own folder.
     """
 
     task: str
     live: Version | None
     num_versions: int
     aliases: Mapping[str, AliasTarget]
-    faults: Mapping[int, str]

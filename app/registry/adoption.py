@@ -1,0 +1,135 @@
+"""Adoption: files an operator put into the registry's folder by hand become versions.
+
+A PEFT checkpoint dropped as `<task>/<number>/` gets a task.json beside it; one dropped as `<task>/` moves into the next
+number. Putting it under a running server is how the operator says that it is for that server's backbone. A version
+copied from another task or registry keeps the backbone it was made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING
+
+from app.errors import CorruptPrompt, InvalidInput, NotFound
+from app.registry.binding import bind_rows, norm_warnings
+from app.registry.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
+from app.registry.manifest import BackboneName, Manifest, TensorFile
+from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
+from app.registry.store import Entry, Store
+from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
+from app.registry.task_record import OWN_FOLDER, TaskRecord
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+
+# Foreign files carry no checksum, so a finished copy is told from one in progress by its rest.
+SETTLE_S = 1.0
+_logger = logging.getLogger(__name__)
+
+
+class Adopter:
+    """Call it under the store's lock.
+
+    Args:
+        backbone: what checkpoints without a task.json are bound to; None leaves them alone.
+        settle_s: how long a foreign file must have been at rest.
+    """
+
+    def __init__(self, store: Store, backbone: Backbone | None, *, settle_s: float = SETTLE_S) -> None:
+        self._store = store
+        self._backbone = backbone
+        self._settle_s = settle_s
+        self._refused: dict[tuple[str, int], tuple[Hashable, str]] = {}
+
+    def adopt(self, record: TaskRecord) -> dict[int, str | None]:
+        """Make versions of the folders the record calls faulty.
+
+        Returns: number to the reason why not; None where a version came into being: read the task again.
+        """
+        return {number: self._try(record, number) for number in record.faults}
+
+    def _try(self, record: TaskRecord, number: int) -> str | None:
+        place, signature = (record.name, number), record.signatures[number]
+        if place in self._refused and self._refused[place][0] == signature:
+            return self._refused[place][1]
+        try:
+            self._adopt(record, number)
+        except (InvalidInput, CorruptPrompt, NotFound, OSError) as error:
+            self._refused[place] = (signature, str(error))
+            return str(error)
+        self._refused.pop(place, None)
+        return None
+
+    def _adopt(self, record: TaskRecord, number: int) -> None:
+        key = record.name if number == OWN_FOLDER else f"{record.name}/{number}"
+        files = {name: entry for name, entry in self._store.entries(key).items() if not entry.is_folder}
+        if MANIFEST_FILE in files:
+            manifest = self._copied_manifest(record, number, key)
+        else:
+            manifest = self._foreign_manifest(record, number, key, files)
+        if number == OWN_FOLDER:
+            self._move_in(record.name, manifest, files)
+        else:
+            self._store.replace(f"{key}/{MANIFEST_FILE}", manifest.encode())
+        _logger.info("adopted the files dropped as %s: version %s@%d", key, manifest.task, manifest.number)
+
+    def _copied_manifest(self, record: TaskRecord, number: int, key: str) -> Manifest:
+        """Of a version that was published elsewhere. Raises CorruptPrompt: incomplete, or at its place and faulty."""
+        manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
+        if (manifest.task, manifest.number) == (record.name, number):
+            raise CorruptPrompt(record.faults[number])
+        if manifest.tensor is not None:
+            content = self._store.read(f"{key}/{TENSOR_FILE}")
+            if hashlib.sha256(content).hexdigest() != manifest.tensor.sha256:
+                raise CorruptPrompt(f"{TENSOR_FILE} is damaged or not complete")
+        copied_from = {"copied_from": f"{manifest.task}@{manifest.number}"}
+        place = {"task": record.name, "number": number or record.last_number + 1}
+        return manifest.model_copy(update={**place, "provenance": manifest.provenance | copied_from})
+
+    def _foreign_manifest(self, record: TaskRecord, number: int, key: str, files: Mapping[str, Entry]) -> Manifest:
+        """One for a PEFT checkpoint of another program. Raises InvalidInput: not complete, or not for this backbone."""
+        if self._backbone is None:
+            raise InvalidInput("it has no task.json; a server with a backbone makes one")
+        self._require_complete(files)
+        config = PeftConfig.decode(self._store.read(f"{key}/{CONFIG_FILE}"))
+        config.require_backbone(self._backbone)
+        content = self._store.read(f"{key}/{TENSOR_FILE}")
+        prompt = bind_rows(read_rows(config, content), config.kind, self._backbone)
+        for warning in norm_warnings(prompt, self._backbone):
+            _logger.warning("%s: %s", key, warning)
+        return Manifest.build(
+            task=record.name,
+            number=number or record.last_number + 1,
+            digest=prompt.digest,
+            kind=prompt.kind,
+            num_virtual_tokens=prompt.num_virtual_tokens,
+            backbone=BackboneName(fingerprint=self._backbone.fingerprint, name=self._backbone.name),
+            tensor=TensorFile(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content)),
+            provenance=config.provenance,
+            created_at=int(time.time()),
+        )
+
+    def _require_complete(self, files: Mapping[str, Entry]) -> None:
+        for name in (CONFIG_FILE, TENSOR_FILE):
+            if name not in files:
+                raise InvalidInput(_why_missing(name, files))
+        if min(entry.age_s for entry in files.values()) < self._settle_s:
+            raise InvalidInput("its files are still changing")
+        if self._backbone and files[TENSOR_FILE].num_bytes > max_tensor_file_bytes(self._backbone):
+            raise InvalidInput(f"{TENSOR_FILE} is larger than any prompt for {self._backbone.name} can be")
+
+    def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
+        """From the task's own folder into a version's. The tensor leaves last, so that a crash leaves it known."""
+        names = [name for name in (CONFIG_FILE, CARD_FILE, TENSOR_FILE) if name in files]
+        contents = {name: self._store.read(f"{task}/{name}") for name in names}
+        self._store.create(f"{task}/{manifest.number}", {**contents, MANIFEST_FILE: manifest.encode()})
+        for name in [name for name in (MANIFEST_FILE, *names) if name in files]:
+            self._store.remove(f"{task}/{name}")
+
+
+def _why_missing(name: str, files: Mapping[str, Entry]) -> str:
+    pickles = [file for file in sorted(files) if file.endswith(PICKLE_SUFFIXES)]
+    return f"{pickles[0]} {PICKLE_ADVICE}" if pickles and name == TENSOR_FILE else f"it has no {name}"

@@ -1,0 +1,178 @@
+"""Catalog: every task's record in memory, kept level with the store.
+
+Readers look into an immutable snapshot and take no lock. Whoever changes the store holds `writing`, which excludes
+other threads and other processes, and begins with the task's folder as it is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from app.errors import NotFound, SoftswapError
+from app.registry.adoption import Adopter
+from app.registry.aliases import AliasTable
+from app.registry.reference import is_task_name
+from app.registry.store import Entry, Store
+from app.registry.task_folder import ALIASES_FILE, TaskFolder
+from app.registry.task_record import OWN_FOLDER, TaskRecord
+
+_logger = logging.getLogger(__name__)
+
+
+class Catalog:
+    """Clears what crashed writers left, and reads everything, before the constructor returns."""
+
+    def __init__(self, store: Store, adopter: Adopter) -> None:
+        self._store = store
+        self._adopter = adopter
+        self._name_to_record: Mapping[str, TaskRecord] = {}
+        self._seen_faults: Mapping[str, str] = {}
+        self._logged_faults: Mapping[str, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._sweep()
+        self.refresh()
+
+    @property
+    def records(self) -> Mapping[str, TaskRecord]:
+        """A snapshot; tasks that were deleted may be in it, without versions."""
+        return self._name_to_record
+
+    def record(self, task: str) -> TaskRecord:
+        """Raises NotFound."""
+        record = self._name_to_record.get(task)
+        if record is None or not record.numbers:
+            raise NotFound(f"there is no task {task}", param="model")
+        return record
+
+    def faults(self) -> dict[str, str]:
+        """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
+        return {place: reason for record in self._name_to_record.values() for place, reason in _faults_of(record)}
+
+    @contextmanager
+    def writing(self, task: str) -> Iterator[TaskRecord]:
+        """Gives the task's record, empty for a new one, to a caller who may then change its folder."""
+        with self._lock, self._store.lock():
+            self._reload([task])
+            try:
+                yield self._name_to_record.get(task) or TaskRecord.empty(task)
+            finally:
+                self._reload([task])
+
+    def write_table(self, task: str, table: AliasTable) -> None:
+        """Call it while `writing`. Also finishes the deletions the table has decided."""
+        key = TaskFolder(self._store, task).aliases_key
+        self._store.replace(key, table.encode())
+        if table.deleting:
+            for number in table.deleting:
+                self._store.remove(f"{task}/{number}")
+            self._store.replace(key, replace(table, deleting=()).encode())
+
+    def refresh(self) -> None:
+        """Take in what other processes and people changed; costs two file statuses a task where nothing did.
+
+        Raises:
+            NotFound: the registry's folder is gone; what was known stays.
+        """
+        entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
+        known = self._name_to_record
+        if known and not entries and self._store.entry("") is None:
+            raise NotFound("the registry's folder is gone")
+        changed = [name for name, entry in entries.items() if not self._is_current(known.get(name), entry)]
+        gone = known.keys() - entries.keys()
+        if changed or gone:
+            with self._lock, self._store.lock():
+                self._reload([*changed, *gone])
+        self._log_faults()
+
+    def start_watching(self, interval_s: float) -> None:
+        """Refresh every `interval_s` seconds, in a thread of its own, until `close`."""
+        self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="registry", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+
+    def _watch(self, interval_s: float) -> None:
+        last_error = ""
+        while not self._stop.wait(interval_s):
+            try:
+                self.refresh()
+                last_error = ""
+            except (OSError, SoftswapError) as error:
+                if str(error) != last_error:
+                    _logger.warning("cannot read the registry; what is known stays in service: %s", error)
+                last_error = str(error)
+
+    def _sweep(self) -> None:
+        if self._store.entry("") is None:
+            return
+        try:
+            with self._store.lock():
+                num_leftovers = self._store.sweep()
+        except OSError as error:
+            _logger.warning("cannot clear what crashed writers left: %s", error)
+            return
+        if num_leftovers:
+            _logger.info("cleared %d leftovers of crashed writers", num_leftovers)
+
+    def _is_current(self, record: TaskRecord | None, entry: Entry) -> bool:
+        if record is None or not record.is_settled:
+            return False
+        return record.stamp == TaskFolder(self._store, record.name).stamp(entry)
+
+    def _reload(self, tasks: Iterable[str]) -> None:
+        """Call it under both locks."""
+        name_to_record = dict(self._name_to_record)
+        for task in tasks:
+            record = self._read(task)
+            if record is None:
+                name_to_record.pop(task, None)
+            else:
+                name_to_record[task] = record
+        self._name_to_record = name_to_record
+
+    def _read(self, task: str) -> TaskRecord | None:
+        """A folder that cannot be read leaves what was known of it, and the other tasks, in service."""
+        known = self._name_to_record.get(task)
+        try:
+            return self._read_folder(task, known) if self._store.entry(task) else None
+        except OSError as error:
+            return replace(known or TaskRecord.empty(task), stamp=None, table_fault=str(error))
+
+    def _read_folder(self, task: str, known: TaskRecord | None) -> TaskRecord:
+        folder = TaskFolder(self._store, task)
+        record = folder.read(known)
+        if record.table.deleting and record.table_fault is None:
+            self.write_table(task, record.table)
+            record = folder.read(record)
+        if not record.faults:
+            return record
+        reasons = self._adopter.adopt(record)
+        if None in reasons.values():
+            record = folder.read(record)
+        return replace(record, faults={number: reasons.get(number) or fault for number, fault in record.faults.items()})
+
+    def _log_faults(self) -> None:
+        """Once each, and only what was there a refresh ago too: files on their way in are no news."""
+        faults = self.faults()
+        lasting = {place: reason for place, reason in faults.items() if self._seen_faults.get(place) == reason}
+        for place, reason in lasting.items():
+            if self._logged_faults.get(place) != reason:
+                _logger.warning("%s is not served: %s", place, reason)
+        self._seen_faults, self._logged_faults = faults, lasting
+
+
+def _faults_of(record: TaskRecord) -> Iterator[tuple[str, str]]:
+    if record.table_fault is not None:
+        yield f"{record.name}/{ALIASES_FILE}", record.table_fault
+    for number, reason in record.faults.items():
+        yield (record.name if number == OWN_FOLDER else f"{record.name}/{number}"), reason
