@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 MAX_LABEL_VALUES = 200
 OTHER = "other"
@@ -42,6 +42,7 @@ class Metrics:
     """Every series this program exports, in a registry of its own. Safe to call from any thread."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self._flows = _LabelCap(MAX_LABEL_VALUES)
         self._define_step()
@@ -109,7 +110,7 @@ class Metrics:
         num_prefix_hits: int,
         step_s: float,
     ) -> None:
-        """One engine step: `num_running`, `num_waiting`, `kv_cache_usage` (0 to 1) stand after it, the rest is its own."""
+        """One engine step. `num_running`, `num_waiting` and `kv_cache_usage` (0 to 1) stand after it."""
         self._running.set(num_running)
         self._waiting.set(num_waiting)
         self._kv_usage.set(kv_cache_usage)

@@ -1,0 +1,36 @@
+"""What handlers ask FastAPI for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from app.api.limits import MAX_TIMEOUT_S
+from app.api.services import Services
+
+
+def get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def get_deadline_s(
+    services: ServicesDep,
+    x_request_timeout: Annotated[
+        float | None,
+        Header(
+            gt=0,
+            le=MAX_TIMEOUT_S,
+            allow_inf_nan=False,
+            description="Seconds from now after which the answer is of no use. Work past it ends with status 504.",
+        ),
+    ] = None,
+) -> float:
+    return x_request_timeout or services.default_timeout_s
+
+
+DeadlineDep = Annotated[float, Depends(get_deadline_s)]

@@ -1,0 +1,61 @@
+"""Labels: how likely each answer of a closed list is."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.tuning.label_tree import encode_labels
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+    from app.model.layout import Template
+
+MAX_BOOKS = 1024
+
+
+@dataclass(frozen=True)
+class LabelChances:
+    """Attributes:
+    probabilities: of each label, in the labels' order; they sum to 1.
+    mass: their sum before normalising: how much of the model's belief is on the labels at all. A small mass says
+        that the model wanted to answer something else.
+    """
+
+    probabilities: tuple[float, ...]
+    mass: float
+
+    @classmethod
+    def from_log_likelihoods(cls, log_likelihoods: Sequence[float]) -> LabelChances:
+        """Args: log_likelihoods: log P(label | prompt, text), natural logarithm."""
+        highest = max(log_likelihoods)
+        if not math.isfinite(highest):
+            return cls((1 / len(log_likelihoods),) * len(log_likelihoods), 0.0)
+        weights = [math.exp(value - highest) for value in log_likelihoods]
+        total = sum(weights)
+        return cls(tuple(weight / total for weight in weights), min(1.0, math.exp(highest) * total))
+
+    @property
+    def best(self) -> int:
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+
+class LabelBook:
+    """The ids of each task's labels, encoded once: a task of 150 labels would otherwise cost a request milliseconds."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._encoded: OrderedDict[tuple[str, tuple[str, ...]], list[tuple[int, ...]]] = OrderedDict()
+
+    def encode(self, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of each label as it continues the template. Raises InvalidInput where two are the same."""
+        key = template.text, tuple(labels)
+        if key not in self._encoded:
+            self._encoded[key] = encode_labels(self._backbone, template, labels)
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > MAX_BOOKS:
+            self._encoded.popitem(last=False)
+        return self._encoded[key]

@@ -1,0 +1,60 @@
+"""HTTP/1.1 over h11 with what uvicorn lacks: a deadline for headers, and our body for what cannot be parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.api.errors import Failure
+
+HEADER_TIMEOUT_S: Final = 10.0
+
+
+class DeadlineProtocol(H11Protocol):
+    """Closes a connection whose next request does not begin, or whose headers do not end, in HEADER_TIMEOUT_S."""
+
+    _header_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps(Failure(400, msg, "invalid_http").body).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch_headers(self) -> None:
+        """A deadline runs while the peer owes us the rest of its headers, and only then."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._header_deadline is None:
+            self._header_deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_idle)
+
+    def _stop_watching(self) -> None:
+        if self._header_deadline is not None:
+            self._header_deadline.cancel()
+            self._header_deadline = None
+
+    def _close_if_idle(self) -> None:
+        self._header_deadline = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,183 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from jinja2.exceptions import TemplateError
+
+from app.api.deps import DeadlineDep, ServicesDep
+from app.api.errors import describe_statuses
+from app.api.event_stream import EventStream
+from app.api.generation import (
+    Begun,
+    Choice,
+    ask_n,
+    collect,
+    encode_for,
+    finish_reason_of,
+    generate_all,
+    make_params,
+)
+from app.api.guard import GuardedRoute
+from app.api.logprobs import chat_logprobs
+from app.api.schemas.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatRequest,
+    Message,
+)
+from app.api.schemas.fields import Usage
+from app.api.services import Services
+from app.api.targets import Target, find_target
+from app.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from app.engine.delta import Delta
+
+router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    operation_id="createChatCompletion",
+    summary="Go on with a conversation",
+    response_model=ChatCompletion,
+    response_model_exclude_unset=True,
+    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+)
+async def create_chat_completion(request: ChatRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
+    """OpenAI's chat completions: `chat.completion` objects, or a stream of `chat.completion.chunk`."""
+    target = await find_target(services, request.model)
+    _check_pairs(request)
+    token_ids = _render(services, target, request.messages)
+    given = request.given_sampling()
+    params = make_params(services, target, given, num_tokens=len(token_ids), default_max_tokens=None)
+    asks = ask_n(token_ids, params, request.n or 1)
+    writer = _Writer(services, target, request, len(token_ids))
+    if not request.stream:
+        return writer.whole(await collect(services, target, asks, deadline_s))
+    chunks = writer.chunks(generate_all(services, target, asks, deadline_s))
+    return EventStream(await Begun.wait(chunks))
+
+
+def _check_pairs(request: ChatRequest) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise InvalidInput("stream_options needs stream to be true", param="stream_options")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidInput("top_logprobs needs logprobs to be true", param="top_logprobs")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise InvalidInput("give max_completion_tokens or max_tokens, not both", param="max_tokens")
+
+
+def _render(services: Services, target: Target, messages: Sequence[Message]) -> tuple[int, ...]:
+    """Ids of the conversation: through the task's template if it has one, else the tokenizer's chat template."""
+    if target.template is not None:
+        if len(messages) != 1 or messages[0].role != "user":
+            message = f"{target.flow} has a template of its own and takes exactly one user message"
+            raise InvalidInput(message, param="messages")
+        return encode_for(services, target.prompt, target.template.render(messages[0].text))
+    if not services.backbone.has_chat_template:
+        message = f"{services.backbone.name} has no chat template; use /v1/completions, or a task that has a template"
+        raise InvalidInput(message, param="model")
+    return _apply_chat_template(services, messages)
+
+
+def _apply_chat_template(services: Services, messages: Sequence[Message]) -> tuple[int, ...]:
+    turns = [{"role": _role(message), "content": message.text} for message in messages]
+    tokenizer = services.backbone.tokenizer
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError:
+        message = "the model's chat template refuses this sequence of roles"
+        raise InvalidInput(message, param="messages") from None
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _role(message: Message) -> str:
+    """Chat templates of open models know OpenAI's "developer" as "system"."""
+    return "system" if message.role == "developer" else message.role
+
+
+class _Writer:
+    """Turns choices, whole or in deltas, into OpenAI's objects."""
+
+    def __init__(self, services: Services, target: Target, request: ChatRequest, num_tokens: int) -> None:
+        self._tokenizer = services.backbone.tokenizer
+        self._request = request
+        self._num_prompt = num_tokens + target.num_virtual_tokens
+        self._head: dict[str, Any] = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": target.model_id,
+            "system_fingerprint": services.system_fingerprint,
+        }
+
+    def whole(self, choices: Sequence[Choice]) -> ChatCompletion:
+        """The answer in one piece."""
+        usage = self._usage([len(choice.token_ids) for choice in choices], choices[0].num_cached_tokens)
+        written = [self._write(index, choice) for index, choice in enumerate(choices)]
+        return ChatCompletion(object="chat.completion", **self._head, choices=written, usage=usage)
+
+    async def chunks(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> AsyncGenerator[ChatChunk, None]:
+        """The answer piece by piece: the role first, then text, then the reason it ended."""
+        options = self._request.stream_options
+        is_usage_wanted = options is not None and bool(options.include_usage)
+        no_usage: dict[str, Any] = {"usage": None} if is_usage_wanted else {}
+        num_generated = [0] * (self._request.n or 1)
+        num_cached = 0
+        begun: set[int] = set()
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                if index not in begun:
+                    begun.add(index)
+                    yield self._chunk(index, ChatDelta(role="assistant", content=""), **no_usage)
+                num_generated[index] += len(delta.token_ids)
+                num_cached = max(num_cached, delta.num_cached_tokens)
+                yield self._delta_chunk(index, delta, **no_usage)
+        if is_usage_wanted:
+            usage = self._usage(num_generated, num_cached)
+            yield ChatChunk(object="chat.completion.chunk", **self._head, choices=[], usage=usage)
+
+    def _delta_chunk(self, index: int, delta: Delta, **no_usage: Any) -> ChatChunk:
+        is_empty = not delta.text and delta.finish_reason is not None
+        content = ChatDelta() if is_empty else ChatDelta(content=delta.text)
+        return self._chunk(index, content, delta, **no_usage)
+
+    def _chunk(self, index: int, content: ChatDelta, delta: Delta | None = None, **no_usage: Any) -> ChatChunk:
+        reason = delta.finish_reason if delta else None
+        choice = ChatChunkChoice(
+            index=index,
+            delta=content,
+            logprobs=self._logprobs(delta) if delta else None,
+            finish_reason=None if reason is None else finish_reason_of(reason),
+        )
+        return ChatChunk(object="chat.completion.chunk", **self._head, choices=[choice], **no_usage)
+
+    def _write(self, index: int, choice: Choice) -> ChatChoice:
+        return ChatChoice(
+            index=index,
+            message=AssistantMessage(role="assistant", content=choice.text, refusal=None),
+            logprobs=self._logprobs(choice),
+            finish_reason="length" if choice.finish_reason is None else finish_reason_of(choice.finish_reason),
+        )
+
+    def _logprobs(self, part: Choice | Delta) -> ChatLogprobs | None:
+        return chat_logprobs(self._tokenizer, part.logprobs or ()) if self._request.logprobs else None
+
+    def _usage(self, num_generated: Sequence[int], num_cached: int) -> Usage:
+        return Usage.of(
+            num_prompt=self._num_prompt,
+            num_completion=sum(num_generated),
+            num_cached=min(self._num_prompt, num_cached),
+        )

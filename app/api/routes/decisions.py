@@ -1,0 +1,97 @@
+"""`POST /v1/decisions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.api.batch import all_of
+from app.api.deps import DeadlineDep, ServicesDep
+from app.api.errors import describe_statuses
+from app.api.generation import encode_for
+from app.api.guard import GuardedRoute
+from app.api.labels import LabelChances
+from app.api.questions import TEMPLATE, Asked, ask, choice_answer
+from app.api.runs import score_labels
+from app.api.schemas.decisions import (
+    Answer,
+    Decision,
+    DecisionRequest,
+    DecisionUsage,
+    InputTokensDetails,
+    OutputTokensDetails,
+)
+from app.api.services import Services
+from app.api.targets import Target, find_target
+from app.errors import InvalidInput
+from app.tuning.label_tree import encode_labels
+
+router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+
+
+@router.post(
+    "/v1/decisions",
+    operation_id="createDecision",
+    summary="Choose among known answers",
+    response_model=Decision,
+    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+)
+async def create_decision(request: DecisionRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
+    """OpenAI's decisions, from the log-likelihood of each possible answer.
+
+    A task with labels answers its own question, as one `choice`, and takes no `questions`. Any other model gets each
+    question as text: the input, an empty line, the question with its options, and `Answer:`.
+    """
+    target = await find_target(services, request.model)
+    services.check_accepting()
+    if target.labels:
+        return await _decide_by_labels(services, target, request, deadline_s)
+    if not request.questions:
+        raise InvalidInput(f"{target.flow} has no labels, so the request needs questions", param="questions")
+    asked = [ask(question, f"questions.{index}") for index, question in enumerate(request.questions)]
+    judged = await all_of(
+        _judge(services, target, item, request.text, param=f"questions.{index}", deadline_s=deadline_s)
+        for index, item in enumerate(asked)
+    )
+    answers = [item.read(chances) for item, (chances, _) in zip(asked, judged, strict=True)]
+    return _reply(target, answers, sum(num_tokens for _, num_tokens in judged))
+
+
+async def _decide_by_labels(
+    services: Services, target: Target, request: DecisionRequest, deadline_s: float
+) -> Decision:
+    if request.questions:
+        message = f"{target.flow} has labels and answers its own question; leave questions out"
+        raise InvalidInput(message, param="questions")
+    template = target.input_template
+    token_ids = encode_for(services, target.prompt, template.render(request.text))
+    label_ids = services.labels.encode(template, target.labels)
+    chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
+    answer = choice_answer(target.flow, target.labels, chances)
+    return _reply(target, [answer], len(token_ids) + target.num_virtual_tokens)
+
+
+async def _judge(
+    services: Services, target: Target, asked: Asked, text: str, *, param: str, deadline_s: float
+) -> tuple[LabelChances, int]:
+    try:
+        token_ids = encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
+        label_ids = encode_labels(services.backbone, TEMPLATE, asked.answers)
+        chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
+    except InvalidInput as error:
+        error.param = param
+        raise
+    return chances, len(token_ids) + target.num_virtual_tokens
+
+
+def _reply(target: Target, answers: Sequence[Answer], num_tokens: int) -> Decision:
+    usage = DecisionUsage(
+        input_tokens=num_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+        output_tokens=0,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+        total_tokens=num_tokens,
+    )
+    return Decision.model_validate({"model": target.model_id, "answers": answers, "usage": usage})

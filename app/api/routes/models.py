@@ -1,0 +1,73 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+
+from app.api.deps import ServicesDep
+from app.api.errors import describe_statuses
+from app.api.guard import GuardedRoute
+from app.api.limits import MAX_MODEL_CHARS
+from app.api.schemas.models import Model, ModelList
+from app.api.services import Services
+from app.registry.version import Version
+
+router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+
+
+@router.get(
+    "/v1/models",
+    operation_id="listModels",
+    summary="List what `model` can name",
+    response_model=ModelList,
+    responses=describe_statuses(401, 500),
+)
+async def list_models(services: ServicesDep) -> Any:
+    """The backbone, and every task that has a live version this backbone can serve."""
+    summaries = await asyncio.to_thread(services.registry.tasks)
+    live = [summary.live for summary in summaries if summary.live is not None]
+    served = [version for version in live if version.backbone_fingerprint == services.backbone.fingerprint]
+    models = [_task_model(services, version.task, version) for version in sorted(served, key=lambda v: v.task)]
+    return ModelList(data=[_backbone_model(services), *models])
+
+
+@router.get(
+    "/v1/models/{model:path}",
+    operation_id="retrieveModel",
+    summary="Show what a name means now",
+    response_model=Model,
+    responses=describe_statuses(400, 401, 404, 500),
+)
+async def retrieve_model(
+    model: Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])],
+    services: ServicesDep,
+) -> Any:
+    """A task, a version or alias of it, or the backbone. `root` is the version that would answer."""
+    if model == services.backbone.name:
+        return _backbone_model(services)
+    version = await asyncio.to_thread(services.registry.resolve, model)
+    return _task_model(services, model, version)
+
+
+def _backbone_model(services: Services) -> Model:
+    name = services.backbone.name
+    return Model(
+        id=name,
+        created=services.created_at,
+        root=name,
+        parent=None,
+        max_model_len=services.engine.config.max_model_len,
+    )
+
+
+def _task_model(services: Services, name: str, version: Version) -> Model:
+    return Model(
+        id=name,
+        created=version.created_at,
+        root=version.id,
+        parent=services.backbone.name,
+        max_model_len=services.engine.config.max_model_len - version.num_virtual_tokens,
+    )

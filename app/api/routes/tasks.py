@@ -1,0 +1,337 @@
+"""`/v1/tasks`: the registry over HTTP. Everything it does on disk runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from app.api.deps import ServicesDep
+from app.api.errors import Refused, describe_statuses, explain
+from app.api.guard import BODY_LIMIT, GuardedRoute
+from app.api.limits import MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES, MAX_UPLOAD_BYTES
+from app.api.schemas.tasks import (
+    ALIAS_PATTERN,
+    Alias,
+    AliasRequest,
+    Deleted,
+    PromptTokens,
+    Task,
+    TaskList,
+    TextVersionRequest,
+    UploadMetadata,
+    Version,
+    VersionList,
+    VersionMetadata,
+)
+from app.api.services import Services
+from app.api.strict_json import parse_json
+from app.errors import InvalidInput, NotFound
+from app.insight.tokens import view_prompt
+from app.registry.aliases import AliasTarget
+from app.registry.binding import bind_text
+from app.registry.importers import read_upload
+from app.registry.version import TaskSummary
+from app.registry.version import Version as RegistryVersion
+from app.task_prompt import PromptKind, TaskPrompt
+
+router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
+TASK_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+TaskName = Annotated[str, Path(pattern=TASK_PATTERN, description="The task's name.", examples=["sentiment"])]
+AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="The alias.", examples=["live"])]
+Number = Annotated[int, Path(ge=1, le=999_999_999, description="The version's number.", examples=[1])]
+IfMatch = Annotated[
+    str | None,
+    Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
+Metadata = TypeVar("Metadata", bound=VersionMetadata)
+READ = describe_statuses(400, 401, 404, 500)
+WRITE = describe_statuses(400, 401, 404, 408, 412, 413, 415, 500)
+
+
+@router.get("/v1/tasks", operation_id="listTasks", summary="List tasks", response_model=TaskList, responses=READ)
+async def list_tasks(
+    services: ServicesDep,
+    limit: Limit = 100,
+    after: Annotated[str | None, Query(max_length=64, description="The last name of the page before.")] = None,
+) -> Any:
+    """Tasks in order of their names."""
+    summaries = sorted(await asyncio.to_thread(services.registry.tasks), key=lambda summary: summary.task)
+    rest = [summary for summary in summaries if after is None or summary.task > after]
+    return TaskList(data=[_task_object(summary) for summary in rest[:limit]], has_more=len(rest) > limit)
+
+
+@router.get("/v1/tasks/{task}", operation_id="retrieveTask", summary="Show a task", response_model=Task, responses=READ)
+async def retrieve_task(task: TaskName, services: ServicesDep, response: Response) -> Any:
+    """The task, its live version and its aliases. The `ETag` header is what `If-Match` asks for."""
+    summaries = await asyncio.to_thread(services.registry.tasks)
+    found = next((summary for summary in summaries if summary.task == task), None)
+    if found is None:
+        raise NotFound("there is no such task", param="task")
+    await _add_etag(services, task, response)
+    return _task_object(found)
+
+
+@router.get(
+    "/v1/tasks/{task}/versions",
+    operation_id="listVersions",
+    summary="List a task's versions",
+    response_model=VersionList,
+    responses=READ,
+)
+async def list_versions(
+    task: TaskName,
+    services: ServicesDep,
+    limit: Limit = 100,
+    before: Annotated[int | None, Query(ge=1, description="The last number of the page before.")] = None,
+) -> Any:
+    """Versions, newest first."""
+    versions = await asyncio.to_thread(services.registry.versions, task)
+    rest = sorted((v for v in versions if before is None or v.number < before), key=lambda v: -v.number)
+    return VersionList(data=[_version_object(version) for version in rest[:limit]], has_more=len(rest) > limit)
+
+
+@router.get(
+    "/v1/tasks/{task}/versions/{number}",
+    operation_id="retrieveVersion",
+    summary="Show a version",
+    response_model=Version,
+    responses=READ,
+)
+async def retrieve_version(task: TaskName, number: Number, services: ServicesDep) -> Any:
+    """One version: its template, labels, defaults, figures and where it comes from."""
+    return _version_object(await asyncio.to_thread(services.registry.resolve, f"{task}@{number}"))
+
+
+@router.post(
+    "/v1/tasks/{task}/versions",
+    operation_id="createVersion",
+    summary="Publish a version",
+    status_code=201,
+    response_model=Version,
+    responses=WRITE,
+    openapi_extra={
+        BODY_LIMIT: MAX_UPLOAD_BODY_BYTES,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": TextVersionRequest.model_json_schema()},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "file": {
+                                "type": "string",
+                                "format": "binary",
+                                "description": "A safetensors file with one tensor, `prompt_embeddings`, of float32, "
+                                "float16 or bfloat16: what PEFT writes as adapter_model.safetensors.",
+                            },
+                            "metadata": {"type": "string", "description": "JSON: `UploadMetadata`."},
+                        },
+                    },
+                },
+            },
+        },
+    },
+)
+async def create_version(
+    task: TaskName, request: Request, services: ServicesDep, response: Response, if_match: IfMatch = None
+) -> Any:
+    """A soft prompt as a safetensors file in a form, or a hand-written text as JSON. It can be used when this answers.
+
+    curl -F file=@adapter_model.safetensors -F 'metadata={"labels": ["no", "yes"]}' .../v1/tasks/mine/versions
+    curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        metadata: VersionMetadata = _validate(TextVersionRequest, parse_json(await request.body()))
+        data = None
+    elif media_type == "multipart/form-data":
+        data, metadata = await _read_form(request)
+    else:
+        raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
+    prompt = await asyncio.to_thread(_bind, services, data, metadata)
+    version = await asyncio.to_thread(
+        services.registry.publish,
+        task,
+        prompt,
+        **metadata.given(),
+        alias=metadata.alias,
+        if_match=_unquote(if_match),
+    )
+    await _add_etag(services, task, response)
+    response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
+    return _version_object(version)
+
+
+@router.put(
+    "/v1/tasks/{task}/aliases/{alias}",
+    operation_id="setAlias",
+    summary="Move an alias",
+    response_model=Alias,
+    responses=WRITE,
+)
+async def set_alias(
+    *,
+    task: TaskName,
+    alias: AliasName,
+    request: AliasRequest,
+    services: ServicesDep,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Any:
+    """Roll out, roll back, or share requests between two versions. Requests that already run are not touched."""
+    if (request.version is None) == (request.weights is None):
+        raise InvalidInput("needs either version or weights", param="version")
+    target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
+    await asyncio.to_thread(services.registry.set_alias, task, alias, target, if_match=_unquote(if_match))
+    await _add_etag(services, task, response)
+    return Alias(task=task, alias=alias, target=_alias_target(target))
+
+
+@router.delete(
+    "/v1/tasks/{task}/aliases/{alias}",
+    operation_id="deleteAlias",
+    summary="Delete an alias",
+    response_model=Deleted,
+    responses=WRITE,
+)
+async def delete_alias(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+    """The versions it named stay. Without `live`, the bare task name means nothing until the alias is set again."""
+    await asyncio.to_thread(services.registry.delete_alias, task, alias, if_match=_unquote(if_match))
+    return Deleted(id=f"{task}@{alias}", object="task.alias")
+
+
+@router.delete(
+    "/v1/tasks/{task}/versions/{number}",
+    operation_id="deleteVersion",
+    summary="Delete a version",
+    response_model=Deleted,
+    responses=WRITE,
+)
+async def delete_version(task: TaskName, number: Number, services: ServicesDep, if_match: IfMatch = None) -> Any:
+    """A version that an alias names cannot go: move the alias first. Requests that already run are not touched."""
+    await asyncio.to_thread(services.registry.delete_version, task, number, if_match=_unquote(if_match))
+    return Deleted(id=f"{task}@{number}", object="task.version")
+
+
+@router.delete(
+    "/v1/tasks/{task}",
+    operation_id="deleteTask",
+    summary="Delete a task with all its versions",
+    response_model=Deleted,
+    responses=WRITE,
+)
+async def delete_task(task: TaskName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+    """Requests that already run are not touched."""
+    await asyncio.to_thread(services.registry.delete_task, task, if_match=_unquote(if_match))
+    return Deleted(id=task, object="task")
+
+
+@router.get(
+    "/v1/tasks/{task}/tokens",
+    operation_id="listVirtualTokens",
+    summary="Look into a soft prompt",
+    response_model=PromptTokens,
+    responses=READ,
+)
+async def list_virtual_tokens(
+    task: Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])],
+    services: ServicesDep,
+    num_nearest: Annotated[int, Query(ge=1, le=MAX_NEAREST, description="Near tokens for each virtual token.")] = 5,
+) -> Any:
+    """The vocabulary tokens nearest to each virtual token, and how long its row is."""
+
+    def view() -> PromptTokens:
+        version = services.registry.resolve(task)
+        found = view_prompt(services.backbone, services.registry.prompt(version), num_nearest=num_nearest)
+        norms = {str(percentile): norm for percentile, norm in found.vocabulary_norms.items()}
+        return PromptTokens.model_validate({**asdict(found), "model": version.id, "vocabulary_norms": norms})
+
+    return await asyncio.to_thread(view)
+
+
+async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
+    """The tensor's bytes and what the form says about it."""
+    form = await request.form(max_files=1, max_fields=1, max_part_size=MAX_UPLOAD_BYTES)
+    unknown = next((name for name in form if name not in {"file", "metadata"}), None)
+    if unknown is not None:
+        raise InvalidInput("the form has the fields file and metadata", param=unknown)
+    file, text = form.get("file"), form.get("metadata", "{}")
+    if not isinstance(file, UploadFile):
+        raise InvalidInput("the form needs a file with the tensor", param="file")
+    if not isinstance(text, str):
+        raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
+    return await file.read(), _validate(UploadMetadata, parse_json(text.encode()))
+
+
+def _validate(schema: type[Metadata], value: Any) -> Metadata:
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors(include_url=False)]
+        failure = explain(problems, value)
+        raise InvalidInput(failure.message, param=failure.param) from None
+
+
+def _bind(services: Services, data: bytes | None, metadata: VersionMetadata) -> TaskPrompt:
+    if isinstance(metadata, TextVersionRequest):
+        return bind_text(metadata.text, services.backbone)
+    kind = PromptKind(metadata.kind) if isinstance(metadata, UploadMetadata) else PromptKind.EMBEDDINGS
+    return read_upload(data or b"", services.backbone, kind=kind)
+
+
+async def _add_etag(services: Services, task: str, response: Response) -> None:
+    etag = await asyncio.to_thread(services.registry.etag, task)
+    response.headers["etag"] = f'"{_unquote(etag)}"'
+
+
+def _unquote(etag: str | None) -> str | None:
+    """The value between the quotes of an ETag, or `*` for any."""
+    return None if etag is None else etag.strip().removeprefix("W/").strip('"')
+
+
+def _task_object(summary: TaskSummary) -> Task:
+    return Task(
+        id=summary.task,
+        live=None if summary.live is None else _version_object(summary.live),
+        num_versions=summary.num_versions,
+        aliases={alias: _alias_target(target) for alias, target in summary.aliases.items()},
+    )
+
+
+def _alias_target(target: AliasTarget) -> int | dict[str, float]:
+    return {str(number): weight for number, weight in target.items()} if isinstance(target, dict) else target
+
+
+def _version_object(version: RegistryVersion) -> Version:
+    return Version(
+        id=version.id,
+        task=version.task,
+        number=version.number,
+        digest=version.digest,
+        kind=version.kind.value,
+        num_virtual_tokens=version.num_virtual_tokens,
+        backbone_fingerprint=version.backbone_fingerprint,
+        template=None if version.template is None else version.template.text,
+        labels=list(version.labels),
+        sampling={name: _jsonable(value) for name, value in version.sampling.items()},
+        metrics=dict(version.metrics),
+        provenance=dict(version.provenance),
+        description=version.description,
+        created_at=version.created_at,
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    """Sampling defaults are typed as SamplingParams: tuples, and numbers as keys."""
+    if isinstance(value, dict):
+        return {str(key): item for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

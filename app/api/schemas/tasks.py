@@ -1,0 +1,191 @@
+"""`/v1/tasks`: what the registry holds, and how it changes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from app.api.limits import (
+    MAX_ALIAS_TARGETS,
+    MAX_DESCRIPTION_CHARS,
+    MAX_FIGURES,
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    MAX_TEMPLATE_CHARS,
+)
+from app.api.schemas.fields import Reply, Strict, Text
+from app.model.layout import Template
+
+ALIAS_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$"
+VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
+
+
+class Version(Reply):
+    """One immutable publication of a task prompt."""
+
+    id: str = Field(description="The pinned name, such as `sentiment@3`.")
+    object: Literal["task.version"] = "task.version"
+    task: str
+    number: int
+    digest: str = Field(description="sha256 over kind, backbone and values.")
+    kind: Literal["embeddings", "kv", "text"]
+    num_virtual_tokens: int
+    backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
+    template: str | None
+    labels: list[str]
+    sampling: dict[str, JsonValue]
+    metrics: dict[str, JsonValue]
+    provenance: dict[str, JsonValue]
+    description: str
+    created_at: int = Field(description="Seconds since 1970.")
+
+
+class VersionList(Reply):
+    """Versions, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[Version]
+    has_more: bool
+
+
+class Task(Reply):
+    """A task and what its names mean now."""
+
+    id: str
+    object: Literal["task"] = "task"
+    live: Version | None = Field(description="What the bare name means; null where no alias says it.")
+    num_versions: int
+    aliases: dict[str, int | dict[str, float]] = Field(
+        description="Each alias's version number, or two numbers with the shares of requests they get."
+    )
+
+
+class TaskList(Reply):
+    """Tasks by name."""
+
+    object: Literal["list"] = "list"
+    data: list[Task]
+    has_more: bool
+
+
+class AliasRequest(Strict):
+    """What an alias shall mean: one version, or two by weight."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"version": 3}, {"weights": {"3": 0.9, "4": 0.1}}],
+            "oneOf": [{"required": ["version"]}, {"required": ["weights"]}],
+        }
+    )
+
+    version: VersionNumber | None = None
+    weights: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")],
+                Annotated[float, Field(gt=0, le=1_000_000)],
+            ],
+            Field(min_length=MAX_ALIAS_TARGETS, max_length=MAX_ALIAS_TARGETS),
+        ]
+        | None
+    ) = Field(None, description="Version number to its share of the requests.")
+
+
+class Alias(Reply):
+    """An alias as it stands now."""
+
+    object: Literal["task.alias"] = "task.alias"
+    task: str
+    alias: str
+    target: int | dict[str, float]
+
+
+class VersionMetadata(Strict):
+    """What a version is for. Beside an uploaded tensor it stands in the form's `metadata` field, as JSON."""
+
+    template: Annotated[str, Field(max_length=MAX_TEMPLATE_CHARS)] | None = Field(
+        None, description="How an input becomes text: `{input}` once, and `{target}` once at the end."
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]] | None = Field(
+        None, max_length=MAX_LABELS, description="What the task answers with; none for one that generates."
+    )
+    sampling: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = Field(
+        None, description="Defaults for requests that leave a sampling parameter out."
+    )
+    metrics: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = None
+    provenance: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = None
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
+    alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] | None = Field(
+        "live", description="The alias that shall mean this version at once; null moves none."
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Arguments of `Registry.publish`."""
+        values = {name: getattr(self, name) for name in VersionMetadata.model_fields if name != "alias"}
+        given = {name: value for name, value in values.items() if value is not None}
+        return {**given, "template": Template(self.template)} if self.template is not None else given
+
+
+class UploadMetadata(VersionMetadata):
+    """The form's `metadata` field."""
+
+    kind: Literal["embeddings", "kv"] = Field(
+        "embeddings", description="What the rows are: embeddings, or keys and values of every layer."
+    )
+
+
+class TextVersionRequest(VersionMetadata):
+    """A hand-written prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "Decide whether a film review is positive or negative.\n",
+                    "template": "Review: {input}\nSentiment: {target}",
+                    "labels": ["negative", "positive"],
+                }
+            ]
+        }
+    )
+
+    text: Text
+
+
+class Deleted(Reply):
+    """What is gone."""
+
+    id: str
+    object: Literal["task", "task.version", "task.alias"]
+    deleted: Literal[True] = True
+
+
+class NearToken(Reply):
+    """A token of the vocabulary near a virtual token."""
+
+    token_id: int
+    token: str
+    cosine: float
+    distance: float
+
+
+class VirtualToken(Reply):
+    """One row of a prompt among the vocabulary's embeddings."""
+
+    index: int
+    norm: float
+    norm_percentile: float = Field(description="Share of the vocabulary's embeddings that are shorter, 0 to 100.")
+    by_cosine: list[NearToken]
+    by_distance: list[NearToken]
+    drift: float | None = Field(description="Distance from the initial value; null when that is not known.")
+    drift_cosine: float | None
+
+
+class PromptTokens(Reply):
+    """What the rows of a prompt lie near. A hint, not a reading: a prompt may mean none of its near tokens."""
+
+    object: Literal["task.tokens"] = "task.tokens"
+    model: str
+    virtual_tokens: list[VirtualToken]
+    vocabulary_norms: dict[str, float] = Field(description="Percentile to L2 norm of the vocabulary's embeddings.")

@@ -1,0 +1,62 @@
+"""Services: what the routes work with, made once by `main.create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app.api.labels import LabelBook
+from app.errors import Draining, EngineDead
+
+if TYPE_CHECKING:
+    from app.api.auth import ApiKeys
+    from app.engine.async_engine import AsyncEngine
+    from app.model.backbone import Backbone
+    from app.registry.registry import Registry
+    from app.telemetry import Metrics
+
+MAX_HEARTBEAT_AGE_S = 60.0
+
+
+@dataclass
+class Services:
+    """Attributes:
+    default_timeout_s: deadline of a request that names none.
+    is_ready: set once the first request would be served.
+    is_draining: set when the server begins to stop; never taken back.
+    """
+
+    backbone: Backbone
+    registry: Registry
+    engine: AsyncEngine
+    metrics: Metrics
+    keys: ApiKeys
+    default_timeout_s: float
+    created_at: int
+    is_ready: bool = False
+    is_draining: bool = False
+    labels: LabelBook = field(init=False)
+    write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.labels = LabelBook(self.backbone)
+
+    @property
+    def system_fingerprint(self) -> str:
+        return f"fp_{self.backbone.fingerprint[:12]}"
+
+    def check_alive(self) -> None:
+        """Raises EngineDead when the engine thread ended or makes no progress."""
+        if not self.engine.is_alive:
+            raise EngineDead("The engine thread ended; restart the server")
+        if self.engine.heartbeat_age_s > MAX_HEARTBEAT_AGE_S:
+            raise EngineDead(f"The engine thread has not answered for {MAX_HEARTBEAT_AGE_S:g} seconds")
+
+    def check_accepting(self) -> None:
+        """Raises Draining while the server starts or stops, EngineDead as `check_alive` does."""
+        if self.is_draining:
+            raise Draining("The server is stopping; send the request to another one")
+        if not self.is_ready:
+            raise Draining("The server is starting; try again in a moment")
+        self.check_alive()

@@ -1,0 +1,75 @@
+"""Targets: what the `model` of a request stands for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.errors import NotFound, SoftswapError
+from app.model.layout import Template
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+    from app.registry.version import Version
+    from app.task_prompt import TaskPrompt
+
+NUM_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Target:
+    """A version of a task with its prompt, or the backbone without one.
+
+    Attributes:
+        model_id: what the response's `model` says: "sentiment@3", or the backbone's name.
+        flow: whose fair share the work counts against: the task's name, or the backbone's.
+        sampling: defaults, by the names of SamplingParams.
+    """
+
+    model_id: str
+    flow: str
+    prompt: TaskPrompt | None
+    template: Template | None
+    labels: tuple[str, ...]
+    sampling: dict[str, Any]
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        return self.prompt.num_virtual_tokens if self.prompt else 0
+
+    @property
+    def input_template(self) -> Template:
+        """The task's template, or the bare input where it has none."""
+        return self.template or BARE
+
+
+BARE = Template("{input}{target}")
+
+
+async def find_target(services: Services, name: str, *, param: str = "model") -> Target:
+    """What `name` means now. A request keeps the version it gets here, whatever is published meanwhile.
+
+    Raises:
+        NotFound, CorruptPrompt, BackboneMismatch: with `param`.
+    """
+    if name == services.backbone.name:
+        return Target(name, name, None, None, (), {})
+    try:
+        version, prompt = await asyncio.to_thread(_resolve, services, name)
+    except SoftswapError as error:
+        error.param = param
+        raise
+    return Target(version.id, version.task, prompt, version.template, tuple(version.labels), dict(version.sampling))
+
+
+def _resolve(services: Services, name: str) -> tuple[Version, TaskPrompt]:
+    """A version can be deleted between its name and its values; then the name means another version already."""
+    for _ in range(NUM_TRIES - 1):
+        version = services.registry.resolve(name)
+        try:
+            return version, services.registry.prompt(version)
+        except NotFound:
+            continue
+    version = services.registry.resolve(name)
+    return version, services.registry.prompt(version)

@@ -1,0 +1,182 @@
+"""create_app: the one place where everything is wired. What was opened first is closed last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.application import build_application
+from app.api.auth import ApiKeys
+from app.api.limits import MAX_HEADER_BYTES
+from app.api.protocol import DeadlineProtocol
+from app.api.services import Services
+from app.engine.async_engine import AsyncEngine
+from app.engine.engine import Engine, EngineConfig
+from app.errors import InvalidInput
+from app.model.backbone import Backbone
+from app.registry.registry import Registry
+from app.registry.store import FileStore
+from app.sampling import SamplingParams
+from app.settings import Settings
+from app.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 5
+FLUSH_S = 5
+"""Seconds that answers get to reach their clients after the last one is complete."""
+
+
+def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastAPI:
+    """A server, ready to be run by uvicorn. It loads the backbone now and starts the engine with its first event loop.
+
+    Args:
+        backbone: one that is loaded already, instead of `settings.model`.
+
+    Raises:
+        InvalidInput: a setting that cannot be, named by `param`.
+        UnsupportedModel: the backbone cannot be served.
+    """
+    stack = ExitStack()
+    with stack:
+        services = stack.enter_context(open_services(settings, backbone=backbone))
+        opened = stack.pop_all()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with opened:
+            await _start(services)
+            yield
+            services.is_draining = True
+
+    return build_application(services, lifespan=lifespan)
+
+
+@contextmanager
+def open_services(settings: Settings, *, backbone: Backbone | None = None) -> Iterator[Services]:
+    """Everything the routes work with, from the settings. The engine's thread is started by whoever first needs it."""
+    keys = ApiKeys(settings.read_api_keys())
+    settings.require_safe_address(has_keys=bool(keys))
+    metrics = Metrics()
+    backbone = backbone or Backbone.load(
+        settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device
+    )
+    with ExitStack() as stack:
+        registry = Registry(FileStore(settings.registry), backbone)
+        if settings.watch_interval:
+            registry.start_watching(settings.watch_interval)
+        stack.callback(registry.close)
+        engine = AsyncEngine(Engine(backbone, size_engine(settings, backbone), metrics))
+        stack.callback(engine.close)
+        yield Services(
+            backbone=backbone,
+            registry=registry,
+            engine=engine,
+            metrics=metrics,
+            keys=keys,
+            default_timeout_s=settings.request_timeout,
+            created_at=int(time.time()),
+        )
+
+
+def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
+    """Raises InvalidInput: sizes that do not fit together or into memory."""
+    return EngineConfig.sized_for(
+        backbone,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        kv_cache_bytes=settings.kv_cache_memory,
+        max_waiting_requests=settings.max_waiting_requests,
+        max_waiting_tokens=settings.max_waiting_tokens,
+    )
+
+
+async def _start(services: Services) -> None:
+    """Start the engine and send one small request through it, so that the first caller does not pay for first times."""
+    services.engine.start()
+    began = time.perf_counter()
+    params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
+    async for _ in services.engine.generate([0], prompt=None, params=params, flow="warm-up"):
+        pass
+    services.is_ready = True
+    logger.info("ready: %s on %s, warmed up in %.2f s", services.backbone.name, services.backbone.device,
+                time.perf_counter() - began)  # fmt: skip
+
+
+class Server(uvicorn.Server):
+    """Stops gracefully: while running requests end, new ones are answered with 503, and the exit code is 0."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, shutdown_timeout_s: float) -> None:
+        super().__init__(config)
+        self._services = services
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own way raises the signal again after a graceful stop, so that the process would end by it."""
+        loop = asyncio.get_running_loop()
+        is_main = threading.current_thread() is threading.main_thread()
+        for signal_number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
+            loop.add_signal_handler(signal_number, self.stop)
+        yield
+
+    def stop(self) -> None:
+        """Begin to stop; the second time, stop at once."""
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        logger.info("stopping: running requests have %g s", self._shutdown_timeout_s)
+        self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        self._services.is_draining = True
+        await self._services.engine.drain(self._shutdown_timeout_s)
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be, or a taken address."""
+    settings.require_safe_address(has_keys=bool(settings.read_api_keys()))
+    address = bind(settings.host, settings.port)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=FLUSH_S,
+    )
+    host, port = address.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    Server(config, app.state.services, settings.shutdown_timeout).run(sockets=[address])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address without listening on it: callers are refused, not kept waiting, while the backbone loads."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        address = socket.socket(family, kind)
+        address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        address.bind(where)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --host or --port", param="port"
+        ) from error
+    return address
