@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix
 from typing import TYPE_CHECKING
-
-from tokenizers.decoders import DecodeStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NUM_CONTEXT_TOKENS = 8
+MAX_UNFINISHED_TOKENS = 16
+UNFINISHED = "\ufffd"
 
 
 class Detokenizer:
     """Text of one sequence.
 
-    Text that could still become a stop string is held back, so that a stop string is never shown in part.
+    Text that could still become a stop string is held back, so that a stop string is never shown in part. The tokens
+    are decoded behind the few in front of them, and text is taken over once it does not end within a character (the
+    method of Hugging Face's text-generation-inference). `tokenizers.decoders.DecodeStream` is not used: it raises when
+    byte tokens that are no text make what it decoded earlier look different.
 
     Args:
         context_ids: the ids in front; vocabularies that write blanks into tokens need them to get the first one right.
@@ -30,9 +34,9 @@ class Detokenizer:
         include_stop: bool = False,
     ) -> None:
         self._backend = tokenizer.backend_tokenizer
-        self._context = context_ids[-NUM_CONTEXT_TOKENS:]
-        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
-        self._ids: list[int] = []
+        self._ids = context_ids[-NUM_CONTEXT_TOKENS:]
+        self._num_read = len(self._ids)
+        self._read_text = self._decode()
         self._stop = stop
         self._include_stop = include_stop
         self._decoded = ""
@@ -41,30 +45,38 @@ class Detokenizer:
     def add(self, token_id: int) -> str | None:
         """Take in a token. Returns the stop string it completed, if any."""
         self._ids.append(token_id)
-        chunk = self._stream.step(self._backend, token_id)
-        if not chunk:
-            return None
-        start = max(0, len(self._decoded) - max(map(len, self._stop), default=0) + 1)
-        self._decoded += chunk
-        return self._cut_at_stop(start)
+        return self._extend(is_end=False)
 
     def take(self) -> str:
         """The text that became certain since the last call."""
         return self._show(len(self._decoded) - self._num_held_back())
 
     def finish(self) -> str:
-        """All text that is left, an unfinished character at its end included."""
+        """All text that is left, held back or not."""
         return self._show(len(self._decoded))
 
     def flush(self) -> str | None:
-        """Decode what the stream still waits with: bytes that never became a character. Returns a stop string."""
-        head = self._backend.decode(self._context, skip_special_tokens=True)
-        whole = self._backend.decode([*self._context, *self._ids], skip_special_tokens=True)
-        seen = head + self._decoded
-        if whole.startswith(seen) and len(whole) > len(seen):
-            self._decoded += whole[len(seen) :]
-            return self._cut_at_stop(0)
-        return None
+        """Decode what still waits: bytes that never became a character. Returns a stop string."""
+        return self._extend(is_end=True)
+
+    def _decode(self) -> str:
+        text: str = self._backend.decode(self._ids, skip_special_tokens=True)
+        return text
+
+    def _extend(self, *, is_end: bool) -> str | None:
+        """Take over what the ids say beyond the text already read, unless its last character can still change."""
+        text = self._decode()
+        chunk = text[len(commonprefix([self._read_text, text])) :]
+        can_wait = len(self._ids) - self._num_read < MAX_UNFINISHED_TOKENS and not is_end
+        if can_wait and (not chunk or text.endswith(UNFINISHED)):
+            return None
+        del self._ids[: self._num_read]
+        self._num_read = len(self._ids)
+        self._read_text = self._decode()
+        longest_stop = max(map(len, self._stop), default=0)
+        start = max(0, len(self._decoded) - longest_stop + 1)
+        self._decoded += chunk
+        return self._cut_at_stop(start)
 
     def _cut_at_stop(self, start: int) -> str | None:
         found = [(self._decoded.find(stop, start), stop) for stop in self._stop]
