@@ -111,6 +111,15 @@ class Settings(BaseSettings):
             )
 
 
+class ClientSettings(BaseSettings):
+    """What the command line uses to reach a running server."""
+
+    model_config = SettingsConfigDict(env_prefix="SOFTSWAP_", env_ignore_empty=True, hide_input_in_errors=True)
+
+    url: str | None = Field(None, description="A running server that commands ask instead of working here.")
+    api_key: str | None = Field(None, description="The key for that server.")
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address. A name other than localhost may mean anything."""
     try:

@@ -63,7 +63,7 @@ async def list_tasks(
     """Tasks in order of their names."""
     summaries = sorted(await asyncio.to_thread(services.registry.tasks), key=lambda summary: summary.task)
     rest = [summary for summary in summaries if after is None or summary.task > after]
-    return TaskList(data=[_task_object(summary) for summary in rest[:limit]], has_more=len(rest) > limit)
+    return TaskList(data=[task_object(summary) for summary in rest[:limit]], has_more=len(rest) > limit)
 
 
 @router.get("/v1/tasks/{task}", operation_id="retrieveTask", summary="Show a task", response_model=Task, responses=READ)
@@ -74,7 +74,7 @@ async def retrieve_task(task: TaskName, services: ServicesDep, response: Respons
     if found is None:
         raise NotFound("there is no such task", param="task")
     await _add_etag(services, task, response)
-    return _task_object(found)
+    return task_object(found)
 
 
 @router.get(
@@ -93,7 +93,7 @@ async def list_versions(
     """Versions, newest first."""
     versions = await asyncio.to_thread(services.registry.versions, task)
     rest = sorted((v for v in versions if before is None or v.number < before), key=lambda v: -v.number)
-    return VersionList(data=[_version_object(version) for version in rest[:limit]], has_more=len(rest) > limit)
+    return VersionList(data=[version_object(version) for version in rest[:limit]], has_more=len(rest) > limit)
 
 
 @router.get(
@@ -105,7 +105,7 @@ async def list_versions(
 )
 async def retrieve_version(task: TaskName, number: Number, services: ServicesDep) -> Any:
     """One version: its template, labels, defaults, figures and where it comes from."""
-    return _version_object(await asyncio.to_thread(services.registry.resolve, f"{task}@{number}"))
+    return version_object(await asyncio.to_thread(services.registry.resolve, f"{task}@{number}"))
 
 
 @router.post(
@@ -168,7 +168,7 @@ async def create_version(
     )
     await _add_etag(services, task, response)
     response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
-    return _version_object(version)
+    return version_object(version)
 
 
 @router.put(
@@ -298,10 +298,10 @@ def _unquote(etag: str | None) -> str | None:
     return None if etag is None else etag.strip().removeprefix("W/").strip('"')
 
 
-def _task_object(summary: TaskSummary) -> Task:
+def task_object(summary: TaskSummary) -> Task:
     return Task(
         id=summary.task,
-        live=None if summary.live is None else _version_object(summary.live),
+        live=None if summary.live is None else version_object(summary.live),
         num_versions=summary.num_versions,
         aliases={alias: _alias_target(target) for alias, target in summary.aliases.items()},
     )
@@ -311,7 +311,7 @@ def _alias_target(target: AliasTarget) -> int | dict[str, float]:
     return {str(number): weight for number, weight in target.items()} if isinstance(target, dict) else target
 
 
-def _version_object(version: RegistryVersion) -> Version:
+def version_object(version: RegistryVersion) -> Version:
     return Version(
         id=version.id,
         task=version.task,

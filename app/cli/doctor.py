@@ -1,0 +1,173 @@
+"""`softswap doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import AsJson, Device, Model, RegistryFolder, read_settings, write_json
+from app.errors import SoftswapError
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+    from app.settings import Settings
+
+MIN_FREE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Attributes: is_fine: False makes the command fail. advice: what to do about it."""
+
+    name: str
+    is_fine: bool
+    fact: str
+    advice: str = ""
+
+
+def doctor(
+    *,
+    model: Model = None,
+    registry: RegistryFolder = None,
+    device: Device = None,
+    host: Annotated[str | None, typer.Option(help="Address a server would listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port a server would listen on. (default: 8000)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check what `serve` needs: packages, device, memory, port, backbone, and every version's digest.
+
+    Exit code 1 if something is wrong.
+    """
+    settings = read_settings(model=model, registry=registry, device=device, host=host, port=port)
+    findings = []
+    for finding in examine(settings):
+        findings.append(finding)
+        if as_json:
+            write_json(asdict(finding))
+        else:
+            _print(finding)
+    if not all(finding.is_fine for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """One finding after another, cheap ones first."""
+    yield Finding("python", sys.version_info >= (3, 11), platform.python_version(), "softswap needs Python 3.11")
+    yield from _packages()
+    yield _try("device", lambda: _device(settings))
+    yield _memory()
+    yield _threads()
+    yield _try("address", lambda: _address(settings))
+    yield _try("keys", lambda: _keys(settings))
+    loaded: list[Backbone] = []
+    yield _try("backbone", lambda: _backbone(settings, loaded))
+    yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
+
+
+def _try(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except SoftswapError as error:
+        return Finding(name, False, error.message)
+
+
+def _packages() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in ("torch", "transformers", "safetensors", "fastapi", "uvicorn"):
+        try:
+            yield Finding(name, True, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, False, "not installed", f"pip install {name}")
+
+
+def _device(settings: Settings) -> str:
+    import torch
+
+    from app.model.backbone import choose_device
+
+    device = choose_device(settings.device)
+    if device.type != "cuda":
+        return f"{device} ({platform.machine()})"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{device}: {torch.cuda.get_device_name(device)}, {_size(free)} of {_size(total)} free"
+
+
+def _memory() -> Finding:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    disk = shutil.disk_usage(".").free
+    is_fine = free == 0 or free >= MIN_FREE_BYTES
+    return Finding("memory", is_fine, f"{_size(free)} free, {_size(disk)} on disk", "free some memory first")
+
+
+def _threads() -> Finding:
+    import torch
+
+    return Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores for torch")
+
+
+def _address(settings: Settings) -> str:
+    from app.main import bind
+
+    bind(settings.host, settings.port).close()
+    return f"{settings.host}:{settings.port} is free"
+
+
+def _keys(settings: Settings) -> str:
+    keys = settings.read_api_keys()
+    settings.require_safe_address(has_keys=bool(keys))
+    return f"{len(keys)} API keys" if keys else "no API keys; only this machine can reach the server"
+
+
+def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
+    from app.model.backbone import Backbone
+
+    backbone = Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    loaded.append(backbone)
+    num_parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
+    return (
+        f"{backbone.name}: {num_parameters / 1e6:.1f} M parameters, {backbone.max_model_len} positions, "
+        f"{backbone.dtype}, fingerprint {backbone.fingerprint[:12]}"
+    )
+
+
+def _registry(settings: Settings, backbone: Backbone | None) -> str:
+    """Every version's values are read and held against its digest."""
+    from app.errors import BackboneMismatch, CorruptPrompt, NotFound
+    from app.registry.registry import Registry
+    from app.registry.store import FileStore
+
+    if not settings.registry.is_dir():
+        raise NotFound(f"there is no folder {settings.registry}")
+    registry = Registry(FileStore(settings.registry), backbone, max_cache_bytes=0)
+    faults = [f"{place}: {reason}" for place, reason in registry.faults().items()]
+    versions = [version for summary in registry.tasks() for version in registry.versions(summary.task)]
+    num_foreign = 0
+    for version in versions:
+        try:
+            registry.prompt(version)
+        except BackboneMismatch:
+            num_foreign += 1
+        except SoftswapError as error:
+            faults.append(f"{version.id}: {error.message}")
+    if faults:
+        raise CorruptPrompt("; ".join(faults))
+    foreign = f", {num_foreign} for another backbone" if num_foreign else ""
+    return f"{settings.registry}: {len(registry.tasks())} tasks, {len(versions)} versions, every digest right{foreign}"
+
+
+def _print(finding: Finding) -> None:
+    mark = typer.style("ok ", fg="green") if finding.is_fine else typer.style("no ", fg="red")
+    advice = f" ({finding.advice})" if finding.advice and not finding.is_fine else ""
+    typer.echo(f"{mark} {finding.name:<14}{finding.fact}{advice}")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,73 @@
+"""The `softswap` command. Exit codes: 0 it worked, 1 it did not, 2 it was called wrongly, 130 it was interrupted.
+
+Nothing here imports torch: that happens inside the commands that need it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from app.cli.doctor import doctor
+from app.cli.run import run
+from app.cli.serve import serve
+from app.cli.tasks import tasks
+from app.cli.tune import tune
+from app.errors import SoftswapError
+
+app = typer.Typer(
+    name="softswap",
+    help="Serve many tuned tasks from one frozen language model.",
+    epilog="Exit codes: 0 it worked, 1 it did not, 2 it was called wrongly. Every setting: docs/settings.md.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel="Use")(serve)
+app.command(rich_help_panel="Use")(run)
+app.command(rich_help_panel="Make")(tune)
+app.add_typer(tasks, name="tasks", rich_help_panel="Make")
+app.command(rich_help_panel="Look")(doctor)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"softswap {version('softswap')}")
+        except PackageNotFoundError:
+            typer.echo("softswap, run from its source")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Every command tells more with --help."""
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr."""
+    try:
+        app()
+    except SoftswapError as error:
+        fail(error.message)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing may be written to it again, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def fail(message: str) -> None:
+    typer.echo(f"softswap: {message}", err=True)
+    sys.exit(1)

@@ -1,0 +1,63 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from app.cli.remote import RemoteServer
+    from app.settings import Settings
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="The backbone: a directory or a hub id. (default: the demo backbone)", show_default=False),
+]
+RegistryFolder = Annotated[
+    Path | None, typer.Option("--registry", help="Folder of the tasks. (default: the demo tasks)", show_default=False)
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. (default: auto)", show_default=False)]
+Url = Annotated[
+    str | None,
+    typer.Option(help="Ask a running server instead, such as http://127.0.0.1:8000. Also SOFTSWAP_URL."),
+]
+ApiKey = Annotated[str | None, typer.Option(help="The server's key. Better in SOFTSWAP_API_KEY than here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object a line.")]
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings of the environment under what the command line says. Raises InvalidInput that names the setting."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in problem["loc"][:1])
+        flag = f"--{name.replace('_', '-')} (SOFTSWAP_{name.upper()})"
+        raise InvalidInput(f"{flag}: {problem['msg'].removeprefix('Value error, ')}", param=name) from None
+
+
+def find_server(url: str | None, api_key: str | None) -> RemoteServer | None:
+    """The server to ask, if the command line or the environment names one."""
+    from app.settings import ClientSettings
+
+    pairs = (("url", url), ("api_key", api_key))
+    given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+    settings = ClientSettings(**given)
+    if settings.url is None:
+        return None
+    from app.cli.remote import RemoteServer
+
+    return RemoteServer(settings.url, settings.api_key)
+
+
+def write_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))

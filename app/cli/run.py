@@ -1,0 +1,155 @@
+"""`softswap run`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+    from app.api.targets import Target
+    from app.cli.remote import RemoteServer
+    from app.settings import Settings
+
+BATCH_SIZE = 64
+
+
+def run(
+    *,
+    task: Annotated[str, typer.Argument(help="A task or a version of it: sentiment, sentiment@3.")],
+    text: Annotated[
+        str | None, typer.Argument(help="The input; - or nothing reads one input a line from a pipe.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy, which is the default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    registry: RegistryFolder = None,
+    device: Device = None,
+) -> None:
+    """Use a task: a label from a task with labels, a text from one that generates.
+
+        softswap run sentiment "a gorgeous, witty film"
+        cat reviews.txt | softswap run sentiment --json
+
+    The backbone is loaded here, unless --url names a running server. A generated text appears as it is written.
+    """
+    given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    if text is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a text, or a pipe with one input a line", param_hint="TEXT")
+    import asyncio
+
+    is_piped = text in (None, "-")
+    server = find_server(url, api_key)
+    if server is not None:
+        asyncio.run(_answer(_Remote(server, task, given), text, is_piped=is_piped, as_json=as_json))
+        return
+    from app.telemetry import configure_logging
+
+    settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
+    configure_logging("warning")
+    asyncio.run(_run_here(settings, task, given, text, is_piped=is_piped, as_json=as_json))
+
+
+async def _run_here(
+    settings: Settings, task: str, given: dict[str, Any], text: str | None, *, is_piped: bool, as_json: bool
+) -> None:
+    from app.api.targets import find_target
+    from app.main import open_services
+
+    with open_services(settings) as services:
+        services.engine.start()
+        services.is_ready = True
+        target = await find_target(services, task, param="task")
+        here = _Here(services, target, given)
+        await _answer(here, text, is_piped=is_piped, as_json=as_json)
+
+
+async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, as_json: bool) -> None:
+    if is_piped:
+        for batch in _batches(line.rstrip("\r\n") for line in sys.stdin):
+            for result in await runner.run(batch):
+                _show(result, as_json=as_json, is_line=True)
+    elif as_json or runner.has_labels:
+        [result] = await runner.run([text or ""])
+        _show(result, as_json=as_json)
+    else:
+        async with aclosing(runner.stream(text or "")) as pieces:
+            async for piece in pieces:
+                typer.echo(piece, nl=False)
+        typer.echo()
+
+
+class _Here:
+    """The task on a backbone in this process."""
+
+    def __init__(self, services: Services, target: Target, given: dict[str, Any]) -> None:
+        self._services = services
+        self._target = target
+        self._given = given
+        self.has_labels = bool(target.labels)
+
+    async def run(self, texts: list[str]) -> list[dict[str, Any]]:
+        from app.api.runs import Run, run_all
+
+        runs = [Run(self._target, text, f"line {number}") for number, text in enumerate(texts, 1)]
+        outcomes = await run_all(self._services, runs, self._given, self._services.default_timeout_s)
+        return [outcome.result.model_dump(exclude_unset=True) for outcome in outcomes]
+
+    async def stream(self, text: str) -> AsyncGenerator[str, None]:
+        from app.api.runs import Run, stream_run
+
+        chunks = stream_run(self._services, Run(self._target, text, "input"), self._given,
+                            self._services.default_timeout_s)  # fmt: skip
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk.text
+
+
+class _Remote:
+    """The task on a running server."""
+
+    def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
+        from app.cli.remote import task_path
+
+        self._server = server
+        self._path = task_path(task, "run")
+        self._given = given
+        live = server.call("GET", task_path(task.partition("@")[0]))["live"]
+        self.has_labels = bool(live and live["labels"])
+
+    async def run(self, texts: list[str]) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = self._server.call("POST", self._path, {"inputs": texts, **self._given})[
+            "results"
+        ]
+        return results
+
+    async def stream(self, text: str) -> AsyncGenerator[str, None]:
+        for event in self._server.stream(self._path, {"input": text, "stream": True, **self._given}):
+            yield event["text"]
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(lines)
+    while batch := list(islice(rest, BATCH_SIZE)):
+        yield batch
+
+
+def _show(result: dict[str, Any], *, as_json: bool, is_line: bool = False) -> None:
+    """Args: is_line: one line for each input, so a text of several becomes one; --json keeps it as it is."""
+    if as_json:
+        write_json(result)
+        return
+    answer = result["label"] if "label" in result else result["text"]
+    typer.echo(" ".join(answer.splitlines()) if is_line else answer)
