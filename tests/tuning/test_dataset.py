@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidInput
-from app.tuning.dataset import Example, check_labels, find_labels, hash_examples, read_dataset, read_examples, split_examples
+from app.tuning.dataset import (
+    Example,
+    check_labels,
+    find_labels,
+    hash_examples,
+    read_dataset,
+    read_examples,
+    split_examples,
+)
 
 ONE = [Example("a b", "x")]
 
@@ -60,10 +68,18 @@ GOOD = b'{"input": "a", "target": "x"}\n'
         ("d.jsonl", GOOD + b'{"input": "a", "target": 3}\n', "d.jsonl, line 2: target must be a string"),
         ("d.jsonl", GOOD + b'{"input": "a", "target": null}\n', "d.jsonl, line 2: target is missing"),
         ("d.jsonl", GOOD + b'{"input": "a", "target": "  "}\n', "d.jsonl, line 2: target is empty"),
-        ("d.jsonl", GOOD + b'{"input": "\\ud800", "target": "x"}\n', "d.jsonl, line 2: input holds half of a surrogate"),
+        (
+            "d.jsonl",
+            GOOD + b'{"input": "\\ud800", "target": "x"}\n',
+            "d.jsonl, line 2: input holds half of a surrogate",
+        ),
         ("d.jsonl", GOOD + '{"input": "é", "target": "x"}\n'.encode("latin-1"), "d.jsonl, line 2: is not UTF-8"),
         ("d.jsonl", '{"input": "a", "target": "x"}'.encode("utf-16"), "d.jsonl, line 1: is not UTF-8"),
-        ("d.jsonl", GOOD + b'{"input": "' + b"a" * 10 * 2**20 + b'", "target": "x"}', "d.jsonl, line 2: is longer than"),
+        (
+            "d.jsonl",
+            GOOD + b'{"input": "' + b"a" * 10 * 2**20 + b'", "target": "x"}',
+            "d.jsonl, line 2: is longer than",
+        ),
         ("d.jsonl", GOOD + b"[" * 100_000, "d.jsonl, line 2: is not JSON"),
         ("d.jsonl", GOOD + b'{"input": ' + b"9" * 10_000 + b"}", "d.jsonl, line 2: is not JSON"),
         ("d.jsonl", b'{"messages": [{"role": "user", "content": "a"}]}', "d.jsonl, line 1: messages must be one user"),

@@ -11,7 +11,7 @@ from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.dataset import Example
 from app.tuning.evaluation import evaluate
-from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
+from tests.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
 INPUTS = ["a somewhat longer text than the others", "b", "c d e", "c d"]
@@ -58,7 +58,9 @@ def test_a_labelled_task_reports_what_its_predictions_say() -> None:
 
 def test_an_entity_task_is_measured_by_entities_and_another_by_rouge() -> None:
     backbone = tiny_backbone()
-    entities = evaluate(backbone, None, TEMPLATE, (), [Example("a", "person = b"), Example("c", "none")], max_new_tokens=3)
+    entities = evaluate(
+        backbone, None, TEMPLATE, (), [Example("a", "person = b"), Example("c", "none")], max_new_tokens=3
+    )
     titles = evaluate(backbone, None, TEMPLATE, (), [Example("a", "A title")], max_new_tokens=3)
     assert (entities.main_metric, titles.main_metric) == ("entity_f1", "rouge_l")
 

@@ -15,7 +15,11 @@ from app.tuning.forward import Prefix, target_log_likelihoods
 from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
-EXAMPLES = [Example("hello world, a text longer than the window", "yes"), Example("a", "yesterday"), Example("b c", "no")]
+EXAMPLES = [
+    Example("hello world, a text longer than the window", "yes"),
+    Example("a", "yesterday"),
+    Example("b c", "no"),
+]
 
 
 def encode(backbone: Backbone) -> list[EncodedExample]:
@@ -35,7 +39,9 @@ def one_row(backbone: Backbone, prompt: torch.Tensor, row: EncodedExample) -> to
 def test_a_population_in_one_forward_equals_each_row_alone(architecture: str) -> None:
     backbone = tiny_backbone(architecture)
     rows = encode(backbone)
-    prompts = (torch.randn(2, 7, backbone.hidden_size, generator=torch.Generator().manual_seed(1)) * 0.2).requires_grad_()
+    prompts = (
+        torch.randn(2, 7, backbone.hidden_size, generator=torch.Generator().manual_seed(1)) * 0.2
+    ).requires_grad_()
     index = [0, 1, 1]
     batch = Batch.collate(rows, backbone.device, index)
     together = target_log_likelihoods(backbone, Prefix.of_embeddings(backbone, prompts), batch).sum(dim=1)

@@ -17,7 +17,9 @@ from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 TEMPLATE = Template("{input}\nA: {target}")
 CLASHING = ("yes", "yesterday", "no", "never", "nevertheless", "ok")
 PLAIN = ("positive", "negative", "neutral", "posh")
-sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12, unique=True)
+sequences = st.lists(
+    st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12, unique=True
+)
 
 
 @pytest.mark.parametrize("labels", [CLASHING, PLAIN])
