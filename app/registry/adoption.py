@@ -77,9 +77,12 @@ class Adopter:
         _logger.info("adopted the files dropped as %s: version %s@%d", key, manifest.task, manifest.number)
 
     def _copied_manifest(self, record: TaskRecord, number: int, key: str) -> Manifest:
-        """Of a version that was published elsewhere. Raises CorruptPrompt: incomplete, or at its place and faulty."""
+        """Of a version that was published elsewhere.
+
+        Raises CorruptPrompt: incomplete, faulty at its own place, or of this task and moved to another number.
+        """
         manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
-        if (manifest.task, manifest.number) == (record.name, number):
+        if manifest.task == record.name and number != OWN_FOLDER:
             raise CorruptPrompt(record.faults[number])
         if manifest.tensor is not None:
             content = self._store.read(f"{key}/{TENSOR_FILE}")
@@ -93,6 +96,8 @@ class Adopter:
         """One for a PEFT checkpoint of another program. Raises InvalidInput: not complete, or not for this backbone."""
         if self._backbone is None:
             raise InvalidInput("it has no task.json; a server with a backbone makes one")
+        if 0 < number <= record.table.last_number:
+            raise InvalidInput(f"the number was given before; take one above {record.table.last_number}")
         self._require_complete(files)
         config = PeftConfig.decode(self._store.read(f"{key}/{CONFIG_FILE}"))
         config.require_backbone(self._backbone)

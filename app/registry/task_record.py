@@ -83,9 +83,9 @@ class TaskRecord:
             return self._with_digest(reference.digest)
         if reference.number is not None:
             return self._numbered(reference.number)
-        if self.table_fault is not None:
-            raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
         target = self.table.aliases.get(reference.alias or LIVE)
+        if target is None and self.table_fault is not None:
+            raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
         if target is None:
             raise NotFound(
                 f"task {self.name} has no alias {reference.alias}; pin a version as {self.name}@1", param="model"

@@ -1,0 +1,378 @@
+"""Files that people drop into the folder of a running registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.errors import BackboneMismatch, CorruptPrompt, NotFound
+from app.model.backbone import Backbone
+from app.registry.importers import read_checkpoint, write_checkpoint
+from app.registry.registry import Registry
+from app.registry.store import FileStore
+from app.task_prompt import PromptKind
+from tests.models import tiny_backbone
+from tests.registry.prompts import memory_folder, random_prompt
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with memory_folder() as folder:
+        yield folder / "prompts"
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A PEFT checkpoint without a task.json."""
+    write_checkpoint(tmp_path / "foreign", random_prompt(tiny_backbone(), seed=3), tiny_backbone())
+    return tmp_path / "foreign"
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def registry(root: Path, backbone: Backbone) -> Registry:
+    root.mkdir()
+    return Registry(FileStore(root), backbone, settle_s=0)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_version_copied_in_is_served_without_a_restart(registry: Registry, root: Path, backbone: Backbone) -> None:
+    with memory_folder() as elsewhere:
+        version = Registry(FileStore(elsewhere), backbone).publish("mood", random_prompt(backbone))
+        shutil.copytree(elsewhere / "mood", root / "mood")
+    registry.refresh()
+    assert registry.resolve("mood") == version
+    assert registry.prompt(version).digest == version.digest
+
+
+def test_without_aliases_the_newest_version_is_live_until_somebody_moves_it(
+    registry: Registry, root: Path, backbone: Backbone
+) -> None:
+    for seed in range(2):
+        registry.publish("mood", random_prompt(backbone, seed=seed))
+    (root / "mood" / "aliases.json").unlink()
+    registry.refresh()
+    assert registry.aliases("mood") == {"live": 2}
+    registry.publish("mood", random_prompt(backbone, seed=5), alias=None)
+    assert registry.aliases("mood") == {"live": 2}
+    assert json.loads((root / "mood" / "aliases.json").read_text())["aliases"] == {"live": 2}
+
+
+@pytest.mark.parametrize("place", ["mood", "mood/1", "mood/7"])
+def test_a_bare_peft_checkpoint_is_adopted_for_the_running_backbone(
+    registry: Registry, root: Path, foreign: Path, backbone: Backbone, place: str
+) -> None:
+    before = snapshot(foreign)
+    shutil.copytree(foreign, root / place)
+    registry.refresh()
+    version = registry.resolve("mood")
+    assert version.number == (7 if place == "mood/7" else 1)
+    assert version.backbone_fingerprint == backbone.fingerprint
+    assert version.provenance == {"source": "peft", "peft_type": "PROMPT_TUNING", "base_model": "tiny-llama"}
+    assert registry.prompt(version).digest == read_checkpoint(foreign, backbone).digest
+    after = snapshot(root / "mood" / str(version.number))
+    assert {name: after[name] for name in before} == before
+    assert not (root / "mood" / "adapter_model.safetensors").exists()
+    assert Registry(FileStore(root), None).resolve("mood") == version
+    assert registry.faults() == {}
+
+
+def test_a_checkpoint_dropped_beside_versions_becomes_the_next_and_does_not_go_live(
+    registry: Registry, root: Path, foreign: Path, backbone: Backbone
+) -> None:
+    registry.publish("mood", random_prompt(backbone))
+    for path in foreign.iterdir():
+        shutil.copy(path, root / "mood")
+    registry.refresh()
+    assert registry.resolve("mood").number == 1
+    assert registry.resolve("mood@2").digest == read_checkpoint(foreign, backbone).digest
+    registry.refresh()
+    assert len(registry.versions("mood")) == 2
+    registry.delete_version("mood", 2)
+    registry.refresh()
+    assert len(registry.versions("mood")) == 1
+
+
+def test_a_prefix_checkpoint_is_adopted_too(registry: Registry, root: Path, backbone: Backbone) -> None:
+    prompt = random_prompt(backbone, kind=PromptKind.KV)
+    write_checkpoint(root / "mood" / "1", prompt, backbone)
+    registry.refresh()
+    assert registry.resolve("mood").digest == prompt.digest
+    assert registry.resolve("mood").kind is PromptKind.KV
+
+
+def test_an_adopted_version_is_bound_and_another_backbone_refuses_it(
+    registry: Registry, root: Path, foreign: Path
+) -> None:
+    shutil.copytree(foreign, root / "mood")
+    registry.refresh()
+    other = Registry(FileStore(root), tiny_backbone("qwen2"), settle_s=0)
+    with pytest.raises(BackboneMismatch):
+        other.prompt(other.resolve("mood"))
+
+
+def test_a_version_copied_from_another_task_keeps_its_backbone_and_says_where_it_is_from(
+    registry: Registry, root: Path, backbone: Backbone
+) -> None:
+    original = registry.publish("mood", random_prompt(backbone), labels=["a", "b"])
+    shutil.copytree(root / "mood", root / "copied")
+    shutil.copytree(root / "mood" / "1", root / "dropped")
+    registry.refresh()
+    for task in ("copied", "dropped"):
+        version = registry.resolve(task)
+        assert (version.id, version.digest, version.labels) == (f"{task}@1", original.digest, ("a", "b"))
+        assert version.provenance["copied_from"] == "mood@1"
+        assert registry.prompt(version).digest == original.digest
+    assert registry.resolve("mood") == original
+
+
+def test_a_number_that_was_given_before_is_not_given_to_a_dropped_folder(
+    registry: Registry, root: Path, foreign: Path, backbone: Backbone
+) -> None:
+    for seed in range(2):
+        registry.publish("mood", random_prompt(backbone, seed=seed))
+    registry.delete_version("mood", 1)
+    shutil.copytree(foreign, root / "mood" / "1")
+    registry.refresh()
+    assert "given before" in registry.faults()["mood/1"]
+    with pytest.raises(CorruptPrompt):
+        registry.resolve("mood@1")
+
+
+def test_a_half_copied_folder_is_served_only_when_it_is_complete(
+    registry: Registry, root: Path, backbone: Backbone
+) -> None:
+    with memory_folder() as elsewhere:
+        version = Registry(FileStore(elsewhere), backbone).publish("mood", random_prompt(backbone))
+        files = snapshot(elsewhere / "mood" / "1")
+    target = root / "mood" / "1"
+    target.mkdir(parents=True)
+    for name in ("README.md", "task.json", "adapter_config.json", "adapter_model.safetensors"):
+        for length in range(0, len(files[name]), 97):
+            (target / name).write_bytes(files[name][:length])
+            registry.refresh()
+            with pytest.raises((NotFound, CorruptPrompt)):
+                registry.resolve("mood")
+        (target / name).write_bytes(files[name])
+    registry.refresh()
+    assert registry.prompt(registry.resolve("mood")).digest == version.digest
+    assert registry.faults() == {}
+
+
+@pytest.mark.parametrize("place", ["mood", "mood/1"])
+def test_a_half_copied_foreign_checkpoint_is_adopted_only_when_it_is_complete(
+    registry: Registry, root: Path, foreign: Path, place: str
+) -> None:
+    target = root / place
+    target.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        content = (foreign / name).read_bytes()
+        for length in range(0, len(content), 61):
+            (target / name).write_bytes(content[:length])
+            registry.refresh()
+            assert registry.tasks() == []
+        (target / name).write_bytes(content)
+    registry.refresh()
+    assert registry.resolve("mood").digest == read_checkpoint(foreign, tiny_backbone()).digest
+
+
+def test_a_foreign_checkpoint_still_being_written_is_left_alone(root: Path, foreign: Path, backbone: Backbone) -> None:
+    """A copy that preallocates its file has the right size long before it has the right values."""
+    shutil.copytree(foreign, root / "mood")
+    registry = Registry(FileStore(root), backbone, settle_s=0.4)
+    assert registry.tasks() == []
+    assert "changing" in registry.faults()["mood"]
+    deadline = time.monotonic() + 10
+    while not registry.tasks() and time.monotonic() < deadline:
+        time.sleep(0.05)
+        registry.refresh()
+    assert registry.resolve("mood").number == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "only prompts"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "no adapter_config.json"),
+        (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "pickle"),
+        (
+            lambda folder: save_file({"prompt_embeddings": torch.zeros(5, 31)}, folder / "adapter_model.safetensors"),
+            "shape",
+        ),
+        (
+            lambda folder: save_file(
+                {"prompt_embeddings": torch.full((5, 32), torch.nan)}, folder / "adapter_model.safetensors"
+            ),
+            "finite",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_not_adopted_and_logged_once(
+    registry: Registry,
+    root: Path,
+    foreign: Path,
+    change: Callable[[Path], object],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    change(foreign)
+    shutil.copytree(foreign, root / "mood")
+    (root / "good").mkdir()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            registry.refresh()
+    assert reason in registry.faults()["mood"]
+    assert len([record for record in caplog.records if reason in record.getMessage()]) == 1
+    assert registry.tasks() == []
+
+
+def test_a_server_without_a_backbone_adopts_nothing(root: Path, foreign: Path) -> None:
+    shutil.copytree(foreign, root / "mood")
+    offline = Registry(FileStore(root), None, settle_s=0)
+    assert offline.tasks() == []
+    assert "makes one" in offline.faults()["mood"]
+    assert sorted(path.name for path in (root / "mood").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_names_that_are_no_tasks_are_passed_over(registry: Registry, root: Path, foreign: Path) -> None:
+    for name in ("Upper", ".hidden", "with space", "lost+found"):
+        shutil.copytree(foreign, root / name)
+    (root / "a-file").write_text("not a folder")
+    (root / "empty").mkdir()
+    (root / "mood" / "notes").mkdir(parents=True)
+    registry.refresh()
+    assert registry.tasks() == []
+    assert registry.faults() == {}
+
+
+# --- other changes behind the registry's back
+
+
+def test_a_folder_taken_away_is_gone_and_the_rest_stays(registry: Registry, root: Path, backbone: Backbone) -> None:
+    for task in ("a", "b"):
+        for seed in range(2):
+            registry.publish(task, random_prompt(backbone, seed=seed))
+    shutil.rmtree(root / "a")
+    shutil.rmtree(root / "b" / "1")
+    registry.refresh()
+    assert [(summary.task, summary.num_versions) for summary in registry.tasks()] == [("b", 1)]
+
+
+def test_aliases_edited_in_place_are_seen(registry: Registry, root: Path, backbone: Backbone) -> None:
+    for seed in range(2):
+        registry.publish("a", random_prompt(backbone, seed=seed))
+    (root / "a" / "aliases.json").write_text('{"aliases": {"live": 1}}')
+    registry.refresh()
+    assert registry.resolve("a").number == 1
+    assert registry.publish("a", random_prompt(backbone)).number == 3
+
+
+def test_an_alias_of_a_version_taken_away_is_not_found(registry: Registry, root: Path, backbone: Backbone) -> None:
+    for seed in range(2):
+        registry.publish("a", random_prompt(backbone, seed=seed))
+    shutil.rmtree(root / "a" / "2")
+    registry.refresh()
+    with pytest.raises(NotFound):
+        registry.resolve("a")
+    assert registry.resolve("a@1").number == 1
+
+
+def test_two_registries_on_one_folder_see_each_other(registry: Registry, root: Path, backbone: Backbone) -> None:
+    other = Registry(FileStore(root), None)
+    registry.publish("a", random_prompt(backbone, seed=0))
+    registry.publish("a", random_prompt(backbone, seed=1))
+    other.refresh()
+    other.set_alias("a", "live", 1)
+    registry.refresh()
+    assert registry.resolve("a").number == 1
+    other.delete_version("a", 2)
+    assert registry.publish("a", random_prompt(backbone)).number == 3
+
+
+def test_a_registry_whose_folder_vanishes_keeps_what_it_knew(
+    registry: Registry, root: Path, backbone: Backbone
+) -> None:
+    version = registry.publish("a", random_prompt(backbone))
+    root.rename(root.with_name("unmounted"))
+    with pytest.raises(NotFound):
+        registry.refresh()
+    assert registry.resolve("a") == version
+    assert registry.prompt(version).digest == version.digest
+
+
+def test_a_watcher_takes_in_what_is_dropped_and_survives_a_vanished_folder(
+    registry: Registry, root: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.publish("a", random_prompt(backbone))
+    registry.start_watching(0.02)
+    try:
+        root.rename(root.with_name("unmounted"))
+        wait_for(lambda: "stays in service" in caplog.text)
+        root.with_name("unmounted").rename(root)
+        Registry(FileStore(root), backbone).publish("b", random_prompt(backbone))
+        wait_for(lambda: len(registry.tasks()) == 2)
+    finally:
+        registry.close()
+    assert caplog.text.count("stays in service") == 1
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an installed package's is. Root may write anywhere, so the refusal is the system call's, not the mode's."""
+    import os
+
+    version = Registry(FileStore(root), backbone).publish("a", random_prompt(backbone))
+    real_open = os.open
+
+    def refuse(path: object, flags: int, *rest: object, **options: object) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system")
+        return real_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    registry = Registry(FileStore(root), backbone)
+    assert registry.prompt(registry.resolve("a")).digest == version.digest
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
+    registry: Registry, root: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    for task in ("a", "b"):
+        registry.publish(task, random_prompt(backbone))
+    real_scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path) == root / "a":
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    again = Registry(FileStore(root), backbone)
+    assert [summary.task for summary in again.tasks()] == ["b"]
+    assert "Permission denied" in again.faults()["a/aliases.json"]

@@ -1,0 +1,451 @@
+"""Names, versions and aliases, over a store on disk and one in memory."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.errors import BackboneMismatch, Conflict, CorruptPrompt, InvalidInput, NotFound
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.registry.binding import bind_text
+from app.registry.importers import read_checkpoint
+from app.registry.registry import Registry
+from app.registry.store import FileStore, Store
+from app.task_prompt import PromptKind, TaskPrompt
+from tests.models import tiny_backbone
+from tests.registry.memory_store import MemoryStore
+from tests.registry.prompts import memory_folder, random_prompt, random_rows
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with memory_folder() as folder:
+        yield FileStore(folder / "prompts") if request.param == "file" else MemoryStore()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with memory_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def registry(store: Store, backbone: Backbone) -> Registry:
+    return Registry(store, backbone)
+
+
+# --- publishing and naming
+
+
+def test_what_is_published_is_there_for_the_next_process(store: Store, registry: Registry, backbone: Backbone) -> None:
+    prompts = {
+        "soft": random_prompt(backbone),
+        "prefix": random_prompt(backbone, kind=PromptKind.KV),
+        "words": bind_text("Is this kind?", backbone),
+    }
+    for task, prompt in prompts.items():
+        registry.publish(
+            task,
+            prompt,
+            template=Template("{input}: {target}"),
+            labels=["no", "yes"],
+            sampling={"stop": ("\n",), "logit_bias": {5: 1.0}},
+            metrics={"accuracy": 0.5},
+            tuning={"learning_rate": 0.3},
+            data_sha256="d" * 64,
+            provenance={"source": "test"},
+            description="A task.",
+        )
+    again = Registry(store, backbone)
+    assert [summary.task for summary in again.tasks()] == ["prefix", "soft", "words"]
+    for task, prompt in prompts.items():
+        version = again.resolve(task)
+        assert version == registry.resolve(task)
+        assert (version.id, version.digest, version.kind) == (f"{task}@1", prompt.digest, prompt.kind)
+        assert (version.labels, version.template) == (("no", "yes"), Template("{input}: {target}"))
+        assert version.sampling == {"stop": ("\n",), "logit_bias": {5: 1.0}}
+        assert version.created_at == pytest.approx(time.time(), abs=60)
+        loaded = again.prompt(version)
+        assert (loaded.digest, loaded.text, loaded.token_ids) == (prompt.digest, prompt.text, prompt.token_ids)
+        assert loaded.rows is prompt.rows or torch.equal(loaded.rows, prompt.rows)
+        manifest = again.manifest(version)
+        assert (manifest.tuning, manifest.data_sha256) == ({"learning_rate": 0.3}, "d" * 64)
+
+
+def test_a_task_means_its_live_version_and_a_pin_stays(registry: Registry, backbone: Backbone) -> None:
+    first = registry.publish("a", random_prompt(backbone, seed=1))
+    second = registry.publish("a", random_prompt(backbone, seed=2))
+    third = registry.publish("a", random_prompt(backbone, seed=3), alias=None)
+    assert [version.number for version in registry.versions("a")] == [1, 2, 3]
+    assert registry.resolve("a") == registry.resolve("a@live") == second
+    assert registry.resolve("a@1") == first
+    assert registry.resolve(f"a@sha256:{third.digest[:8]}") == registry.resolve("a@3") == third
+    registry.set_alias("a", "live", 1)
+    assert registry.resolve("a") == first
+    assert registry.set_alias("a", "canary", 3) == {"live": 1, "canary": 3}
+    assert registry.resolve("a@canary") == third
+
+
+def test_the_first_version_published_without_an_alias_is_not_live(registry: Registry, backbone: Backbone) -> None:
+    registry.publish("a", random_prompt(backbone), alias=None)
+    with pytest.raises(NotFound):
+        registry.resolve("a")
+    assert registry.resolve("a@1").number == 1
+    assert registry.tasks()[0].live is None
+
+
+@pytest.mark.parametrize("name", ["b", "a@2", "a@canary", "a@sha256:00000000", "A", "a@@", ""])
+def test_a_name_of_nothing_is_not_found(registry: Registry, backbone: Backbone, name: str) -> None:
+    registry.publish("a", random_prompt(backbone))
+    with pytest.raises(NotFound):
+        registry.resolve(name)
+
+
+def test_a_digest_must_be_unique_to_be_a_name(registry: Registry, backbone: Backbone) -> None:
+    prompt = random_prompt(backbone)
+    registry.publish("a", prompt)
+    registry.publish("a", prompt)
+    assert registry.resolve(f"a@sha256:{prompt.digest[:8]}").digest == prompt.digest
+
+
+def test_a_weighted_alias_shares_requests_by_its_weights(registry: Registry, backbone: Backbone) -> None:
+    for seed in range(2):
+        registry.publish("a", random_prompt(backbone, seed=seed))
+    registry.set_alias("a", "live", {1: 3, 2: 1})
+    rng = random.Random(5)
+    counts = Counter(registry.resolve("a", rng=rng).number for _ in range(4_000))
+    assert counts[1] / 4_000 == pytest.approx(0.75, abs=0.03)
+    assert [registry.resolve("a", rng=random.Random(7)).number for _ in range(5)] == [
+        registry.resolve("a", rng=random.Random(7)).number
+    ] * 5
+    live = registry.tasks()[0].live
+    assert live is not None
+    assert live.number == 1
+    assert {registry.resolve("a").number for _ in range(200)} == {1, 2}
+
+
+def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
+    registry: Registry, backbone: Backbone
+) -> None:
+    seen = set()
+    prompt = random_prompt(backbone)
+    with pytest.raises(Conflict):
+        registry.publish("a", prompt, if_match="*")
+    registry.publish("a", prompt)
+    stale = registry.etag("a")
+    changes = [
+        lambda etag: registry.publish("a", prompt, if_match=etag),
+        lambda etag: registry.publish("a", prompt, alias=None, if_match="*"),
+        lambda etag: registry.set_alias("a", "live", 1, if_match=etag),
+        lambda etag: registry.set_alias("a", "live", 2, if_match=etag),
+        lambda etag: registry.set_alias("a", "other", {1: 0.5, 2: 0.5}, if_match=etag),
+        lambda etag: registry.delete_alias("a", "other", if_match=etag),
+        lambda etag: registry.delete_version("a", 1, if_match=etag),
+    ]
+    for change in changes:
+        etag = registry.etag("a")
+        assert etag not in seen
+        seen.add(etag)
+        change(etag)
+    stale_changes = [
+        lambda: registry.publish("a", prompt, if_match=stale),
+        lambda: registry.set_alias("a", "live", 2, if_match=stale),
+        lambda: registry.delete_alias("a", "live", if_match=stale),
+        lambda: registry.delete_version("a", 3, if_match=stale),
+        lambda: registry.delete_task("a", if_match=stale),
+    ]
+    before = registry.etag("a")
+    for change in stale_changes:
+        with pytest.raises(Conflict):
+            change()
+    assert registry.etag("a") == before
+
+
+# --- deleting
+
+
+def test_a_version_an_alias_names_is_not_deleted(registry: Registry, backbone: Backbone) -> None:
+    for seed in range(3):
+        registry.publish("a", random_prompt(backbone, seed=seed))
+    registry.set_alias("a", "canary", {1: 1, 2: 1})
+    for number in (1, 2, 3):
+        with pytest.raises(InvalidInput, match="alias"):
+            registry.delete_version("a", number)
+    registry.delete_alias("a", "canary")
+    registry.delete_version("a", 2)
+    assert [version.number for version in registry.versions("a")] == [1, 3]
+    with pytest.raises(NotFound):
+        registry.resolve("a@2")
+
+
+def test_deleting_the_only_version_deletes_the_task(registry: Registry, backbone: Backbone) -> None:
+    registry.publish("a", random_prompt(backbone))
+    registry.delete_version("a", 1)
+    assert registry.tasks() == []
+    for lookup in (registry.versions, registry.aliases, registry.etag, registry.resolve, registry.delete_task):
+        with pytest.raises(NotFound):
+            lookup("a")
+
+
+def test_no_number_is_given_out_twice(store: Store, registry: Registry, backbone: Backbone) -> None:
+    prompt = random_prompt(backbone)
+    registry.publish("a", prompt)
+    registry.publish("a", prompt)
+    registry.publish("a", prompt, alias=None)
+    registry.delete_version("a", 3)
+    assert registry.publish("a", prompt).number == 4
+    registry.delete_task("a")
+    registry = Registry(store, backbone)
+    assert registry.publish("a", prompt).id == "a@5"
+    assert registry.aliases("a") == {"live": 5}
+
+
+def test_deleting_or_moving_what_is_not_there_is_not_found(registry: Registry, backbone: Backbone) -> None:
+    registry.publish("a", random_prompt(backbone))
+    for change in (
+        lambda: registry.delete_version("a", 2),
+        lambda: registry.delete_version("b", 1),
+        lambda: registry.delete_task("b"),
+        lambda: registry.delete_alias("a", "canary"),
+        lambda: registry.delete_alias("b", "live"),
+        lambda: registry.set_alias("a", "canary", 2),
+        lambda: registry.set_alias("a", "canary", {1: 1, 2: 1}),
+        lambda: registry.set_alias("b", "live", 1),
+    ):
+        with pytest.raises(NotFound):
+            change()
+    assert [summary.task for summary in registry.tasks()] == ["a"]
+
+
+def test_a_prompt_in_use_outlives_its_version(registry: Registry, backbone: Backbone) -> None:
+    version = registry.publish("a", random_prompt(backbone))
+    prompt = registry.prompt(version)
+    registry.delete_task("a")
+    assert prompt.rows is not None
+    assert bool(torch.isfinite(prompt.rows).all())
+
+
+# --- refusals
+
+
+def test_what_cannot_be_published_is_refused_and_leaves_nothing(registry: Registry, backbone: Backbone) -> None:
+    prompt = random_prompt(backbone)
+    for fields in (
+        {"labels": ["a", "a"]},
+        {"sampling": {"temperature": 9}},
+        {"sampling": {"surprise": 1}},
+        {"metrics": {"loss": float("nan")}},
+        {"provenance": {"path": Path()}},
+        {"alias": "Not an alias"},
+        {"description": "\ud800"},
+        {"data_sha256": "short"},
+    ):
+        with pytest.raises(InvalidInput):
+            registry.publish("a", prompt, **fields)
+    for task in ("", "A", "../a", "a@1", "tiny-llama"):
+        with pytest.raises(InvalidInput):
+            registry.publish(task, prompt)
+    assert registry.tasks() == []
+    assert registry.publish("a", prompt).number == 1
+
+
+def test_a_prompt_of_another_backbone_is_refused_even_if_the_width_fits(
+    registry: Registry, store: Store, backbone: Backbone
+) -> None:
+    other = tiny_backbone("qwen2")
+    assert other.hidden_size == backbone.hidden_size
+    with pytest.raises(BackboneMismatch):
+        registry.publish("a", random_prompt(other))
+    version = Registry(store, other).publish("a", random_prompt(other))
+    registry.refresh()
+    assert registry.resolve("a") == version
+    with pytest.raises(BackboneMismatch, match="tiny-llama"):
+        registry.prompt(version)
+    registry.publish("a", random_prompt(backbone))
+    with pytest.raises(BackboneMismatch):
+        registry.set_alias("a", "live", 1)
+    assert registry.resolve("a").number == 2
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused(registry: Registry, backbone: Backbone) -> None:
+    rows = torch.zeros(backbone.max_model_len, backbone.hidden_size)
+    with pytest.raises(InvalidInput, match="512 positions"):
+        registry.publish("a", TaskPrompt.from_embeddings(rows, backbone.fingerprint))
+
+
+def test_a_registry_without_a_backbone_shows_moves_and_deletes_but_does_not_publish(
+    store: Store, registry: Registry, backbone: Backbone
+) -> None:
+    prompt = random_prompt(backbone)
+    for _ in range(2):
+        registry.publish("a", prompt)
+    offline = Registry(store, None)
+    assert offline.prompt(offline.resolve("a")).digest == prompt.digest
+    offline.set_alias("a", "live", 1)
+    offline.delete_version("a", 2)
+    with pytest.raises(InvalidInput):
+        offline.publish("a", prompt)
+    registry.refresh()
+    assert registry.resolve("a").number == 1
+
+
+# --- reading back
+
+
+def test_an_exported_version_is_a_checkpoint_with_the_same_values(
+    registry: Registry, backbone: Backbone, tmp_path: Path
+) -> None:
+    for kind in (PromptKind.EMBEDDINGS, PromptKind.KV):
+        version = registry.publish("a", random_prompt(backbone, kind=kind))
+        files = registry.files(version)
+        assert sorted(files) == ["README.md", "adapter_config.json", "adapter_model.safetensors", "task.json"]
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        assert read_checkpoint(tmp_path, backbone).digest == version.digest
+    text = registry.publish("a", bind_text("Kind?", backbone))
+    assert sorted(registry.files(text)) == ["README.md", "task.json"]
+
+
+def test_any_flipped_bit_of_a_published_version_is_refused(folder: Path, backbone: Backbone) -> None:
+    version = Registry(FileStore(folder), backbone).publish("a", random_prompt(backbone), labels=["x", "y"])
+    rng = random.Random(11)
+    for name, num_flips in (("adapter_model.safetensors", 300), ("task.json", 300), ("adapter_config.json", 100)):
+        path = folder / "a" / "1" / name
+        content = path.read_bytes()
+        for _ in range(num_flips):
+            flipped = bytearray(content)
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            reader = Registry(FileStore(folder), backbone)
+            try:
+                loaded = reader.prompt(reader.resolve("a"))
+            except CorruptPrompt:
+                continue
+            # the configuration has words that mean nothing here, such as the name of the base model
+            assert name == "adapter_config.json"
+            assert loaded.digest == version.digest
+        path.write_bytes(content)
+
+
+def test_a_flip_in_a_running_server_is_refused_at_the_next_load(folder: Path, backbone: Backbone) -> None:
+    registry = Registry(FileStore(folder), backbone, max_cache_bytes=0)
+    version = registry.publish("a", random_prompt(backbone))
+    registry.prompt(version)
+    path = folder / "a" / "1" / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptPrompt):
+        registry.prompt(version)
+    path.unlink()
+    with pytest.raises(CorruptPrompt, match="missing"):
+        registry.prompt(version)
+
+
+def test_a_corrupt_version_is_refused_and_the_rest_is_served(folder: Path, backbone: Backbone) -> None:
+    registry = Registry(FileStore(folder), backbone)
+    for task in ("a", "b"):
+        for seed in range(2):
+            registry.publish(task, random_prompt(backbone, seed=seed))
+    (folder / "a" / "2" / "task.json").write_bytes(b"{}")
+    again = Registry(FileStore(folder), backbone)
+    with pytest.raises(CorruptPrompt, match="a@2"):
+        again.resolve("a")
+    assert list(again.faults()) == ["a/2"]
+    for name in ("a@1", "b"):
+        again.prompt(again.resolve(name))
+    again.set_alias("a", "live", 1)
+    again.delete_version("a", 2)
+    assert again.faults() == {}
+    assert again.publish("a", random_prompt(backbone)).number == 3
+
+
+def test_a_version_moved_to_another_number_is_not_served_as_that(folder: Path, backbone: Backbone) -> None:
+    running = Registry(FileStore(folder), backbone, max_cache_bytes=0)
+    first = running.publish("a", random_prompt(backbone, seed=1))
+    running.publish("a", random_prompt(backbone, seed=2))
+    (folder / "a" / "1").rename(folder / "a" / "tmp")
+    (folder / "a" / "2").rename(folder / "a" / "1")
+    (folder / "a" / "tmp").rename(folder / "a" / "2")
+    with pytest.raises(CorruptPrompt):
+        running.prompt(first)
+    again = Registry(FileStore(folder), backbone)
+    for name in ("a", "a@1", "a@2"):
+        with pytest.raises(CorruptPrompt):
+            again.resolve(name)
+
+
+def test_damaged_aliases_leave_pins_in_service_and_what_a_server_knew(folder: Path, backbone: Backbone) -> None:
+    registry = Registry(FileStore(folder), backbone)
+    registry.publish("a", random_prompt(backbone))
+    content = (folder / "a" / "aliases.json").read_bytes()
+    (folder / "a" / "aliases.json").write_bytes(content.replace(b'"live": 1', b'"live": 9'))
+    registry.refresh()
+    assert registry.resolve("a").number == 1
+    again = Registry(FileStore(folder), backbone)
+    assert again.resolve("a@1").number == 1
+    with pytest.raises(CorruptPrompt, match="aliases"):
+        again.resolve("a")
+    for writer in (registry, again):
+        assert list(writer.faults()) == ["a/aliases.json"]
+        with pytest.raises(CorruptPrompt):
+            writer.publish("a", random_prompt(backbone))
+    (folder / "a" / "aliases.json").write_bytes(content)
+    again.refresh()
+    assert again.resolve("a").number == 1
+    assert again.faults() == {}
+
+
+def test_the_memory_for_prompts_is_bounded(store: Store, backbone: Backbone) -> None:
+    registry = Registry(store, backbone, max_cache_bytes=20_000)
+    versions = [registry.publish(f"t{i}", random_prompt(backbone, seed=i)) for i in range(20)]
+    for _ in range(2):
+        for version in versions:
+            assert registry.prompt(version).digest == version.digest
+            assert registry._cache.num_bytes <= 20_000
+    assert 0 < len(registry._cache) < 20
+
+
+def test_a_text_prompt_is_refused_where_the_tokenizer_reads_it_otherwise(store: Store, backbone: Backbone) -> None:
+    prompt = TaskPrompt.from_text("Kind?", [5, 6, 7], backbone.fingerprint)
+    with pytest.raises(BackboneMismatch, match="publish it again"):
+        Registry(store, backbone).publish("a", prompt)
+
+
+def test_readers_never_wait_for_a_writer(store: Store, registry: Registry, backbone: Backbone) -> None:
+    registry.publish("a", random_prompt(backbone))
+    with store.lock():
+        writer = threading.Thread(target=lambda: registry.set_alias("a", "other", 1))
+        writer.start()
+        time.sleep(0.05)
+        started = time.perf_counter()
+        for _ in range(100):
+            registry.resolve("a")
+            registry.tasks()
+        assert time.perf_counter() - started < 0.5
+        assert "other" not in registry.aliases("a")
+    writer.join()
+    assert registry.aliases("a")["other"] == 1
+
+
+def test_a_published_tensor_is_float32_under_pefts_name(registry: Registry, backbone: Backbone) -> None:
+    import safetensors.torch
+
+    rows = random_rows(backbone)
+    version = registry.publish("a", TaskPrompt.from_embeddings(rows.bfloat16(), backbone.fingerprint))
+    tensors = safetensors.torch.load(registry.files(version)["adapter_model.safetensors"])
+    assert list(tensors) == ["prompt_embeddings"]
+    assert tensors["prompt_embeddings"].dtype is torch.float32
