@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Detokenizer:
     def _extend(self, *, is_end: bool) -> str | None:
         """Take over what the ids say beyond the text already read, unless its last character can still change."""
         text = self._decode()
-        chunk = text[len(commonprefix([self._read_text, text])) :]
+        chunk = text[_num_shared(self._read_text, text) :]
         can_wait = len(self._ids) - self._num_read < MAX_UNFINISHED_TOKENS and not is_end
         if can_wait and (not chunk or text.endswith(UNFINISHED)):
             return None
@@ -100,3 +100,10 @@ class Detokenizer:
         shown = self._decoded[self._num_shown : end]
         self._num_shown = max(self._num_shown, end)
         return shown
+
+
+def _num_shared(first: str, second: str) -> int:
+    """Characters both begin with."""
+    if second.startswith(first):
+        return len(first)
+    return next(i for i, pair in enumerate(zip_longest(first, second)) if pair[0] != pair[1])

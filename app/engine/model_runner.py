@@ -36,9 +36,7 @@ class ModelRunner:
         attend: the attention implementation; None chooses the fastest the device can run.
     """
 
-    def __init__(
-        self, backbone: Backbone, *, num_blocks: int, block_size: int, attend: Attend | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, num_blocks: int, block_size: int, attend: Attend | None = None) -> None:
         self._backbone = backbone
         self._block_size = block_size
         self.attend = attend or choose_attend(backbone.device, backbone.dtype, backbone.head_dim)

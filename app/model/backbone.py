@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
+from app.model.exactness import check_packing
 from app.model.kv_cache import KVShape
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ FINGERPRINTED_FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -79,16 +83,18 @@ class Backbone:
             fingerprint = pool.submit(fingerprint_files, folder)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-                model = AutoModelForCausalLM.from_pretrained(
+                model, report = AutoModelForCausalLM.from_pretrained(
                     folder,
                     config=config,
                     dtype=_choose_dtype(dtype, config, target),
                     attn_implementation=ATTENTION_NAME,
                     use_safetensors=True,
                     trust_remote_code=False,
+                    output_loading_info=True,
                 )
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
                 raise InvalidInput(f"cannot load {source}: {_first_line(error)}", param="model") from error
+        _check_complete(report)
         name = Path(source).resolve().name if Path(source).is_dir() else str(source)
         return cls._wrap(model.to(target), tokenizer, name, fingerprint.result())
 
@@ -101,14 +107,14 @@ class Backbone:
         return cls._wrap(model, tokenizer, name, _fingerprint_model(model, tokenizer))
 
     @classmethod
-    def _wrap(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, fingerprint: str
-    ) -> Backbone:
+    def _wrap(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, fingerprint: str) -> Backbone:
         if not tokenizer.is_fast:
             raise UnsupportedModel("the checkpoint has no fast tokenizer (tokenizer.json)", param="model")
         model.eval()
         model.requires_grad_(False)
-        return cls(model, tokenizer, name, fingerprint, probe_kv_shape(model))
+        kv_shape = probe_kv_shape(model)
+        check_packing(model, kv_shape)
+        return cls(model, tokenizer, name, fingerprint, kv_shape)
 
     @property
     def device(self) -> torch.device:
@@ -151,8 +157,16 @@ class Backbone:
 
     @property
     def max_model_len(self) -> int:
-        """Positions the model was made for, virtual tokens included."""
-        return int(self._config.max_position_embeddings)
+        """Positions the model can be served with, virtual tokens included.
+
+        LongRoPE (Ding et al. 2024) turns every key another way once any text in the batch is longer than the model's
+        first pre-training length, so its texts end there: an answer must not depend on its neighbours.
+        """
+        declared = int(self._config.max_position_embeddings)
+        rope = getattr(self._config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return min(declared, int(rope["original_max_position_embeddings"]))
+        return declared
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -198,7 +212,7 @@ def find_checkpoint(source: str, revision: str | None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -219,10 +233,14 @@ def read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedModel(f"cannot read config.json in {folder.name}: {_first_line(error)}", param="model") from error
+        raise UnsupportedModel(
+            f"cannot read config.json in {folder.name}: {_first_line(error)}", param="model"
+        ) from error
     check_config(config)
     if not any(folder.glob("*.safetensors")):
-        raise InvalidInput(f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model")
+        raise InvalidInput(
+            f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model"
+        )
     return config
 
 
@@ -236,12 +254,23 @@ def check_config(config: Any) -> None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(f"transformers has no causal language model for {kind!r}", param="model")
     text_config = config.get_text_config()
+    if getattr(text_config, "max_position_embeddings", None) is None:
+        raise UnsupportedModel(f"{kind} does not say how many positions it has", param="model")
     other = set(getattr(text_config, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
     if other:
         raise UnsupportedModel(f"{kind} has layers softswap cannot serve: {', '.join(sorted(other))}", param="model")
     for field in ("attn_logit_softcapping", "hidden_size_per_layer_input"):
         if getattr(text_config, field, None):
             raise UnsupportedModel(f"{kind} uses {field}, which softswap does not compute", param="model")
+
+
+def _check_complete(report: Mapping[str, Any]) -> None:
+    """Refuse what transformers only warns about: weights it could not find and made up at random."""
+    made_up = sorted([*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])])
+    if made_up:
+        raise InvalidInput(
+            f"the checkpoint lacks {len(made_up)} weights of its architecture, such as {made_up[0]}", param="model"
+        )
 
 
 def fingerprint_files(folder: Path) -> str:
@@ -270,7 +299,7 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

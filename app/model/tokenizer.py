@@ -14,7 +14,7 @@ BYTE_TOKEN = re.compile(r"^<0x([0-9A-F]{2})>$")
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
-    """The bytes a token stands for: byte-level, byte-fallback and sentencepiece vocabularies, special tokens as text."""
+    """The bytes of a token: byte-level, byte-fallback and sentencepiece vocabularies; special tokens as text."""
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None:
         return b""

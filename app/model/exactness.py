@@ -1,0 +1,93 @@
+"""Whether a model computes packed sequences as it computes them alone: asked once at load, of the model itself.
+
+Transformers has some two hundred causal models. Most send every layer's keys and values through the attention
+interface and take positions as given; those that do something of their own would answer, and answer wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from app.errors import UnsupportedModel
+from app.model.attention import AttentionBatch, attend_sdpa, no_mask
+from app.model.kv_cache import KVCache, KVShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BLOCK_SIZE = 8
+# two sequences, each in two chunks: the second forward mixes one that adds a token with one that adds more
+CHUNKS = ((4, 1), (2, 3))
+MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.2}
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, shape: KVShape) -> None:
+    """Compare two sequences packed in chunks with each alone in a plain forward.
+
+    Raises:
+        UnsupportedModel: the last logits differ, or the packed forward fails.
+    """
+    kind = model.config.model_type
+    embeds = [_embed(model, sum(chunks), first_id) for chunks, first_id in zip(CHUNKS, (3, 11), strict=True)]
+    try:
+        packed = _packed_logits(model, shape, embeds)
+    except Exception as error:
+        raise UnsupportedModel(f"{kind} cannot be computed in packed batches", param="model") from error
+    for row, rows in zip(packed, embeds, strict=True):
+        mask = torch.ones((1, len(rows)), dtype=torch.int64, device=rows.device)
+        alone = model(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0, -1].float()
+        error = float((row - alone).norm() / alone.norm().clamp(min=1e-6))
+        if not error <= MAX_RELATIVE_ERROR[model.dtype]:
+            raise UnsupportedModel(f"{kind} answers differently in packed batches (error {error:.1e})", param="model")
+
+
+def _embed(model: PreTrainedModel, length: int, first_id: int) -> torch.Tensor:
+    """(length, hidden_size) of some tokens, all different."""
+    layer = model.get_input_embeddings()
+    return layer(torch.arange(first_id, first_id + length, device=model.device) % layer.weight.shape[0])
+
+
+def _packed_logits(model: PreTrainedModel, shape: KVShape, embeds: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(num_sequences, vocab_size) float32: the logits behind the last token of each, computed chunk by chunk."""
+    cache = KVCache(shape, num_blocks=1 + len(embeds), block_size=BLOCK_SIZE, dtype=model.dtype, device=model.device)
+    starts = [0] * len(embeds)
+    logits = torch.empty(0)
+    for step in range(len(CHUNKS[0])):
+        ends = [start + chunks[step] for start, chunks in zip(starts, CHUNKS, strict=True)]
+        logits = _packed_step(model, cache, embeds, starts, ends)
+        starts = ends
+    return logits
+
+
+def _packed_step(
+    model: PreTrainedModel, cache: KVCache, embeds: Sequence[torch.Tensor], starts: Sequence[int], ends: Sequence[int]
+) -> torch.Tensor:
+    device = model.device
+    spans = list(zip(starts, ends, strict=True))
+    positions = torch.cat([torch.arange(start, end, device=device) for start, end in spans])
+    lengths = [end - start for start, end in spans]
+    blocks = torch.arange(1, 1 + len(spans), device=device)
+    slots = blocks.repeat_interleave(torch.tensor(lengths, device=device)) * BLOCK_SIZE + positions
+    batch = AttentionBatch(
+        kv_cache=cache,
+        attend=attend_sdpa,
+        slots=slots,
+        query_lens=lengths,
+        kv_lens=list(ends),
+        block_tables=blocks[:, None].to(torch.int32),
+        copies=[],
+    )
+    last = torch.tensor(lengths, device=device).cumsum(0) - 1
+    output = model(
+        inputs_embeds=torch.cat([rows[start:end] for rows, (start, end) in zip(embeds, spans, strict=True)])[None],
+        position_ids=positions[None],
+        attention_mask=no_mask(device),
+        use_cache=False,
+        logits_to_keep=last,
+        batch=batch,
+    )
+    return output.logits[0].float()
