@@ -67,9 +67,7 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
     keys = ApiKeys(settings.read_api_keys())
     settings.require_safe_address(has_keys=bool(keys))
     metrics = Metrics()
-    backbone = backbone or Backbone.load(
-        settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device
-    )
+    backbone = backbone or load_backbone(settings)
     with ExitStack() as stack:
         registry = Registry(FileStore(settings.registry), backbone)
         if settings.watch_interval:
@@ -86,6 +84,14 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
             default_timeout_s=settings.request_timeout,
             created_at=int(time.time()),
         )
+
+
+def load_backbone(settings: Settings) -> Backbone:
+    """Raises UnsupportedModel, InvalidInput."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    return Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
 
 
 def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:

@@ -127,9 +127,9 @@ def _keys(settings: Settings) -> str:
 
 
 def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
-    from app.model.backbone import Backbone
+    from app.main import load_backbone
 
-    backbone = Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    backbone = load_backbone(settings)
     loaded.append(backbone)
     num_parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     return (

@@ -185,10 +185,9 @@ def _open(folder: Path | None, backbone: Backbone | None = None) -> Registry:
 
 
 def _load_backbone(model: str | None, device: str | None) -> Backbone:
-    from app.model.backbone import Backbone
+    from app.main import load_backbone
 
-    settings = read_settings(model=model, device=device)
-    return Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    return load_backbone(read_settings(model=model, device=device))
 
 
 def _parse_target(text: str) -> int | dict[int, float]:

@@ -67,7 +67,7 @@ def tune(
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Measurements without progress until it ends; 0: never. (default: 5)", rich_help_panel=TUNING),
+        typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=TUNING),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of initialisation and order.", rich_help_panel=TUNING)] = None,
     description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
@@ -92,7 +92,7 @@ def tune(
         "patience": 5 if patience is None else patience,
     }  # fmt: skip
     config = _make_config(given)
-    from app.model.backbone import Backbone
+    from app.main import load_backbone
     from app.model.layout import Template
     from app.registry.registry import Registry
     from app.registry.store import FileStore
@@ -102,7 +102,7 @@ def tune(
     fields = {"input_field": input_field, "target_field": target_field}
     train = read_dataset(data, **fields)
     held_out = None if validation is None else read_dataset(validation, **fields)
-    backbone = Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    backbone = load_backbone(settings)
     opened = Registry(FileStore(settings.registry), backbone)
     with _interruptible() as should_stop, _Progress(as_json=as_json) as progress:
         result = tune_task(
