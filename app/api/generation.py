@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
-from app.model.layout import encode_text
+from app.model.layout import continue_prompt, encode_text
 from app.sampling import SamplingParams
-from app.task_prompt import PromptKind
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -56,10 +55,7 @@ class Choice:
 def encode_for(services: Services, prompt: TaskPrompt | None, text: str) -> tuple[int, ...]:
     """Ids of a text behind a prompt: [prompt][BOS][text], but a written prompt begins with the BOS itself."""
     tokenizer = services.backbone.tokenizer
-    token_ids = encode_text(tokenizer, text)
-    if prompt is not None and prompt.kind is PromptKind.TEXT and token_ids[:1] == [tokenizer.bos_token_id]:
-        return tuple(token_ids[1:])
-    return tuple(token_ids)
+    return tuple(continue_prompt(tokenizer, prompt, encode_text(tokenizer, text)))
 
 
 def make_params(

@@ -15,6 +15,8 @@ from app.errors import InvalidInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from app.task_prompt import TaskPrompt
+
 INPUT, TARGET = "{input}", "{target}"
 
 
@@ -75,3 +77,13 @@ def encode_continuation(tokenizer: PreTrainedTokenizerFast, context: str, contin
         return whole[len(head) :]
     alone: list[int] = tokenizer(continuation, add_special_tokens=False, verbose=False)["input_ids"]
     return alone
+
+
+def continue_prompt(tokenizer: PreTrainedTokenizerFast, prompt: TaskPrompt | None, token_ids: list[int]) -> list[int]:
+    """The ids of an encoded text as they stand behind `prompt`.
+
+    A hand-written prompt begins with BOS itself, and a second one in the middle would tell the backbone that another
+    document begins; behind every other prompt the ids stay as they are.
+    """
+    is_written = prompt is not None and bool(prompt.token_ids)
+    return token_ids[1:] if is_written and token_ids[:1] == [tokenizer.bos_token_id] else token_ids

@@ -9,7 +9,7 @@ import torch
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.model.layout import Template
+from app.model.layout import Template, continue_prompt
 from app.task_prompt import TaskPrompt
 from app.tuning import metrics
 from app.tuning.dataset import Example
@@ -68,22 +68,25 @@ def evaluate(
         prefix = Prefix.of_prompt(backbone, prompt)
         if labels:
             longest = max(len(ids) for ids in encode_labels(backbone, template, labels))
-            texts = encode_inputs(backbone, template, inputs, _room(backbone, prefix, max_input_tokens, longest))
+            texts = encode_inputs(
+                backbone, prompt, template, inputs, _room(backbone, prefix, max_input_tokens, longest)
+            )
             scores = score_labels(backbone, prefix, template, labels, texts, batch_size=batch_size)
             return _of_scores(scores, labels, targets)
-        texts = encode_inputs(backbone, template, inputs, _room(backbone, prefix, max_input_tokens, max_new_tokens))
+        texts = encode_inputs(
+            backbone, prompt, template, inputs, _room(backbone, prefix, max_input_tokens, max_new_tokens)
+        )
         return _of_texts(
             generate_greedily(backbone, prefix, texts, max_new_tokens=max_new_tokens, batch_size=batch_size), targets
         )
 
 
 def encode_inputs(
-    backbone: Backbone, template: Template, inputs: Sequence[str], max_input_tokens: int
+    backbone: Backbone, prompt: TaskPrompt | None, template: Template, inputs: Sequence[str], max_input_tokens: int
 ) -> list[EncodedExample]:
-    """Rows without targets."""
-    return [
-        EncodedExample(tuple(encode_text_within(backbone, template, text, max_input_tokens)), ()) for text in inputs
-    ]
+    """Rows without targets, as they stand behind the prompt."""
+    encoded = (encode_text_within(backbone, template, text, max_input_tokens) for text in inputs)
+    return [EncodedExample(tuple(continue_prompt(backbone.tokenizer, prompt, ids)), ()) for ids in encoded]
 
 
 def score_labels(
