@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from collections.abc import Sequence as Ids
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +21,8 @@ from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
+
+Scores = dict[tuple[int, int], float]
 
 IDLE_HEARTBEAT_S = 0.5
 MAX_FAILED_STEPS = 3
@@ -83,7 +85,7 @@ class AsyncEngine:
         flow: str = "",
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         """Generate behind `[prompt][text]`; closing the iterator ends the sequence within a step.
 
         Args:
@@ -124,15 +126,15 @@ class AsyncEngine:
     ) -> list[float]:
         """log P(continuation | prompt, text) of each continuation, natural logarithm.
 
-        The text's keys and values are computed once for all.
+        The text's keys and values are computed once for all. Raises what `generate` raises.
         """
         self._check_open()
         wanted = [tuple(continuation) for continuation in continuations]
-        if not all(wanted):
-            raise InvalidInput("a continuation to score has no tokens", param="labels")
-        longest = max(wanted, key=len)
-        self._engine.check([*token_ids, *longest], prompt, SamplingParams(max_tokens=0))
+        self._engine.check_scoring(token_ids, wanted, prompt)
         paths = plan_scoring(wanted)
+        if len(paths) > self.config.max_waiting_requests:
+            raise InvalidInput("the continuations are more than the server's queue holds", param="labels")
+        self._engine.check_admission(len(paths))
         last = len(token_ids) - 1
 
         def add(text: list[int], targets: Mapping[int, tuple[int, ...]]) -> Callable[[], int]:
@@ -168,22 +170,30 @@ class AsyncEngine:
 
     def _check_open(self) -> None:
         if self._is_dead:
-            raise EngineDead("the engine stopped working; the server must be restarted")
+            raise self._end_error()
         if self._is_draining:
             raise Draining("the server is stopping")
         if self._commands.qsize() >= self.config.max_waiting_requests:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
         self._engine.check_admission()
 
+    def _end_error(self) -> SoftswapError:
+        """Why nothing is answered any more."""
+        if self._is_closing:
+            return Draining("the server stopped before the answer was complete")
+        return EngineDead("the engine stopped working; the server must be restarted")
+
     @staticmethod
-    async def _gather(
-        coroutines: list[asyncio.Future[dict[tuple[int, int], float]] | object],
-    ) -> list[dict[tuple[int, int], float]]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in coroutines]  # type: ignore[arg-type]
+    async def _gather(paths: list[Coroutine[None, None, Scores]]) -> list[Scores]:
+        """The scores of all paths; the first error ends the other paths."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(path) for path in paths]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _score_path(self, add: Callable[[], int]) -> dict[tuple[int, int], float]:
+    async def _score_path(self, add: Callable[[], int]) -> Scores:
         async with aclosing(self._follow(add)) as deltas:
             async for delta in deltas:
                 if delta.finish_reason is not None:
@@ -191,13 +201,15 @@ class AsyncEngine:
                     return delta.scores
         raise AssertionError("a sequence ended without a reason")
 
-    async def _follow(self, add: Callable[[], int]) -> AsyncIterator[Delta]:
+    async def _follow(self, add: Callable[[], int]) -> AsyncGenerator[Delta, None]:
         """Submit, and yield deltas until the one with a reason; abort when the reader leaves first."""
         stream = _Stream(asyncio.get_running_loop(), add)
         self._num_open += 1
         is_finished = False
         self._commands.put(lambda: self._open(stream))
         try:
+            if self._is_dead:  # the thread may have ended without having seen the command
+                raise self._end_error()
             while not is_finished:
                 item = await stream.queue.get()
                 is_finished = isinstance(item, SoftswapError) or item.finish_reason is not None
@@ -223,13 +235,22 @@ class AsyncEngine:
             logger.exception("the engine's thread ended")
         finally:
             self._is_dead = True
-            self._end_all(EngineDead("the engine stopped working; the server must be restarted"))
+            self._end_all(self._end_error())
+            self._answer_rest()
 
     def _take_commands(self) -> None:
         """Carry out what was asked for; wait a moment for it when there is nothing else to do."""
         try:
             timeout_s = None if self._engine.has_unfinished else IDLE_HEARTBEAT_S
             self._commands.get(block=timeout_s is not None, timeout=timeout_s)()
+            while True:
+                self._commands.get_nowait()()
+        except Empty:
+            pass
+
+    def _answer_rest(self) -> None:
+        """Tell those whose command came too late."""
+        try:
             while True:
                 self._commands.get_nowait()()
         except Empty:
@@ -248,15 +269,21 @@ class AsyncEngine:
         return deltas
 
     def _open(self, stream: _Stream) -> None:
+        if self._is_dead:
+            _post([(stream, self._end_error())])
+            return
         try:
             stream.sequence_id = stream.add()
         except SoftswapError as error:
             _post([(stream, error)])
+        except Exception:
+            logger.exception("a request could not be queued")
+            _post([(stream, SoftswapError("the request could not be queued"))])
         else:
             self._id_to_stream[stream.sequence_id] = stream
 
     def _abort(self, stream: _Stream) -> None:
-        if stream.sequence_id is not None and self._id_to_stream.pop(stream.sequence_id, None):
+        if stream.sequence_id is not None and self._id_to_stream.pop(stream.sequence_id, None) is not None:
             self._engine.abort(stream.sequence_id)
 
     def _abort_all(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from itertools import count
@@ -142,6 +142,7 @@ class Engine:
         self._id_to_sequence: dict[int, Sequence] = {}
         self._id_to_output: dict[int, _Output] = {}
         self._ids = count()
+        self._deltas: list[tuple[int, Delta]] = []
         self._num_steps = 0
 
     @property
@@ -189,7 +190,7 @@ class Engine:
                 token_ids=list(token_ids),
                 num_prompt_tokens=len(token_ids),
                 params=params,
-                seed=random.getrandbits(63) if params.seed is None else params.seed,  # noqa: S311 - sampling, not secrecy
+                seed=random.getrandbits(63) if params.seed is None else params.seed,
                 prompt=prompt,
                 num_shared_tokens=num_shared_tokens,
                 flow=flow,
@@ -236,23 +237,29 @@ class Engine:
         """Compute one batch. Returns what it added to which sequence."""
         started_s = self._clock()
         num_preemptions_before = self.scheduler.num_preemptions
-        deltas = self._expire(started_s)
+        self._expire(started_s)
         batch = self.scheduler.schedule()
         self._note_first_schedule(batch, started_s)
         rows, logits = self.model_runner.run(batch)
+        num_text_tokens = batch.num_text_tokens
         self.scheduler.complete(batch)
-        deltas += self._collect(rows, logits)
-        deltas += self._end_computed(batch)
+        self._collect(rows, logits)
+        self._end_computed(batch)
         self._num_steps += 1
-        self._observe_step(batch, deltas, started_s, num_preemptions_before)
+        deltas = self._take_deltas()
+        self._observe_step(batch, deltas, num_text_tokens, started_s, num_preemptions_before)
         return deltas
 
     def reset(self) -> list[tuple[int, Delta]]:
-        """After a failed step: end every running sequence and forget what the cache holds."""
-        ended = [self._end(sequence, FinishReason.ERROR) for sequence in list(self.scheduler.running)]
+        """After a failed step: end every running sequence and forget what the cache holds.
+
+        Returns: what the failed step had found before it failed, and the ends.
+        """
+        for sequence in list(self.scheduler.running):
+            self._end(sequence, FinishReason.ERROR)
         while self.scheduler.prefix_cache.evict():
             pass
-        return ended
+        return self._take_deltas()
 
     def check_admission(self, num_requests: int = 1) -> None:
         """Refuse before any work when the queue is full. Raises Overloaded."""
@@ -266,14 +273,28 @@ class Engine:
         """Whether such a sequence could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
         if not token_ids:
             raise InvalidInput("the text is empty and the backbone has no beginning-of-sequence token", param="prompt")
-        if not 0 <= min(token_ids) <= max(token_ids) < self.backbone.vocab_size:
-            raise InvalidInput(f"token ids must lie between 0 and {self.backbone.vocab_size - 1}", param="prompt")
-        for name, ids in (("logit_bias", params.logit_bias), ("logprob_token_ids", params.logprob_token_ids)):
-            if ids and not 0 <= min(ids) <= max(ids) < self.backbone.vocab_size:
-                raise InvalidInput(f"{name} must name ids between 0 and {self.backbone.vocab_size - 1}", param=name)
+        if not 0 <= num_shared_tokens < len(token_ids):
+            raise InvalidInput("the shared tokens must leave a token of the text", param="num_shared_tokens")
+        self._check_ids("prompt", token_ids)
+        self._check_ids("logit_bias", params.logit_bias)
+        self._check_ids("logprob_token_ids", params.logprob_token_ids)
         if prompt is not None:
             self._check_prompt(prompt)
         self._check_length(len(token_ids), prompt, params)
+
+    def check_scoring(self, token_ids: Ids[int], continuations: Ids[Ids[int]], prompt: TaskPrompt | None) -> None:
+        """Whether such continuations could be scored on an idle engine. Raises InvalidInput, BackboneMismatch."""
+        if not continuations or not all(continuations):
+            raise InvalidInput("a continuation to score has no tokens", param="labels")
+        for continuation in continuations:
+            self._check_ids("labels", continuation)
+        self.check(token_ids, prompt, GREEDY)
+        # the last id of a continuation need not be put in to know how likely it is
+        self._check_length(len(token_ids) + max(map(len, continuations)) - 1, prompt, GREEDY)
+
+    def _check_ids(self, name: str, ids: Iterable[int]) -> None:
+        if any(not 0 <= token_id < self.backbone.vocab_size for token_id in ids):
+            raise InvalidInput(f"{name} must name ids between 0 and {self.backbone.vocab_size - 1}", param=name)
 
     def _check_prompt(self, prompt: TaskPrompt) -> None:
         if prompt.backbone_fingerprint != self.backbone.fingerprint:
@@ -322,28 +343,34 @@ class Engine:
             if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
                 item.segment.first_scheduled_s = now_s
 
-    def _expire(self, now_s: float) -> list[tuple[int, Delta]]:
+    def _take_deltas(self) -> list[tuple[int, Delta]]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _expire(self, now_s: float) -> None:
         expired = [
             sequence
             for sequence in self._id_to_sequence.values()
             if sequence.deadline_s is not None and sequence.deadline_s <= now_s
         ]
-        return [self._end(sequence, FinishReason.DEADLINE) for sequence in expired]
+        for sequence in expired:
+            self._end(sequence, FinishReason.DEADLINE)
 
-    def _collect(self, rows: list[LogitRow], logits: torch.Tensor) -> list[tuple[int, Delta]]:
+    def _collect(self, rows: list[LogitRow], logits: torch.Tensor) -> None:
         """Look at the logits: note log-probabilities, choose tokens, end what failed."""
         if not rows:
-            return []
+            return
         is_finite = torch.isfinite(logits.sum(-1)).tolist()
         failed = {row.sequence for row, finite in zip(rows, is_finite, strict=True) if not finite}
-        deltas = [self._fail(sequence) for sequence in failed]
+        for sequence in failed:
+            self._fail(sequence)
         alive = [(i, row) for i, row in enumerate(rows) if row.sequence not in failed]
         self._note_scores([pair for pair in alive if pair[1].sequence.score_targets is not None], logits)
         self._note_prompt_logprobs(
             [(i, row) for i, row in alive if row.sequence.score_targets is None and not row.is_last], logits
         )
         chosen = [(i, row) for i, row in alive if row.sequence.score_targets is None and row.is_last]
-        return deltas + self._choose(chosen, logits)
+        self._choose(chosen, logits)
 
     def _note_scores(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
         if not rows:
@@ -368,18 +395,16 @@ class Engine:
             self._id_to_output[row.sequence.sequence_id].prompt_logprobs.append(logprob)
             row.sequence.num_reported_logprobs = row.index + 1
 
-    def _choose(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> list[tuple[int, Delta]]:
+    def _choose(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
         if not rows:
-            return []
+            return
         chosen = logits if len(rows) == len(logits) else logits[[i for i, _ in rows]]
         token_ids = sample(chosen, [_sample_row(row.sequence) for _, row in rows])
         logprobs = self._logprobs_of(rows, chosen, token_ids)
         now_s = self._clock()
         self._note_token_times([row.sequence for _, row in rows], now_s)
-        return [
+        for (_, row), token_id, logprob in zip(rows, token_ids, logprobs, strict=True):
             self._append(row.sequence, token_id, logprob)
-            for (_, row), token_id, logprob in zip(rows, token_ids, logprobs, strict=True)
-        ]
 
     def _logprobs_of(
         self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor, token_ids: list[int]
@@ -394,7 +419,7 @@ class Engine:
                 result[k] = logprob
         return result
 
-    def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> tuple[int, Delta]:
+    def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         """Add a token to a sequence and end it where it ends."""
         sequence.token_ids.append(token_id)
         output = self._id_to_output[sequence.sequence_id]
@@ -412,9 +437,9 @@ class Engine:
             stop_reason=stop or (token_id if is_end and token_id in sequence.params.stop_token_ids else None),
             num_cached_tokens=sequence.num_cached_tokens,
         )
-        if reason:
-            self._finish(sequence, delta.finish_reason or reason)
-        return sequence.sequence_id, delta
+        self._deltas.append((sequence.sequence_id, delta))
+        if delta.finish_reason:
+            self._finish(sequence, delta.finish_reason)
 
     def _is_end_token(self, sequence: Sequence, token_id: int) -> bool:
         params = sequence.params
@@ -429,7 +454,7 @@ class Engine:
         if self._metrics is not None and latencies_s:
             self._metrics.observe_inter_token(latencies_s)
 
-    def _end_computed(self, batch: Batch) -> list[tuple[int, Delta]]:
+    def _end_computed(self, batch: Batch) -> None:
         """End sequences that generate nothing and are computed to their end."""
         done = [
             item.segment
@@ -439,19 +464,19 @@ class Engine:
             and item.segment.is_computed
             and item.segment.sequence_id in self._id_to_sequence
         ]
-        return [self._end(sequence, FinishReason.LENGTH) for sequence in done]
+        for sequence in done:
+            self._end(sequence, FinishReason.LENGTH)
 
-    def _fail(self, sequence: Sequence) -> tuple[int, Delta]:
+    def _fail(self, sequence: Sequence) -> None:
         """The model gave values that are not finite: end the sequence, and let nobody find its prefix again."""
         parent = sequence.parent
-        ended = self._end(sequence, FinishReason.ERROR)
+        self._end(sequence, FinishReason.ERROR)
         while parent is not None:
             above = parent.parent
             self.scheduler.prefix_cache.forget(parent)
             parent = above
-        return ended
 
-    def _end(self, sequence: Sequence, reason: FinishReason) -> tuple[int, Delta]:
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence without a new token."""
         output = self._id_to_output[sequence.sequence_id]
         output.detokenizer.flush()
@@ -462,8 +487,8 @@ class Engine:
             num_cached_tokens=sequence.num_cached_tokens,
             scores=output.scores if sequence.score_targets is not None else None,
         )
+        self._deltas.append((sequence.sequence_id, delta))
         self._finish(sequence, reason)
-        return sequence.sequence_id, delta
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
@@ -473,35 +498,39 @@ class Engine:
             self._observe_finished(self._metrics, sequence, reason)
 
     def _observe_finished(self, metrics: Metrics, sequence: Sequence, reason: FinishReason) -> None:
+        """Stages the sequence never reached have no times."""
         now_s = self._clock()
-        scheduled_s = sequence.first_scheduled_s or now_s
-        first_s = sequence.first_token_s or now_s
+        scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
         metrics.observe_finished(
             flow=sequence.flow,
             finish_reason=str(reason),
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_generation_tokens=sequence.num_generated_tokens,
-            queue_s=scheduled_s - sequence.arrival_s,
-            prefill_s=max(0.0, first_s - scheduled_s),
-            decode_s=max(0.0, now_s - first_s),
+            queue_s=None if scheduled_s is None else scheduled_s - sequence.arrival_s,
+            prefill_s=None if scheduled_s is None or first_s is None else first_s - scheduled_s,
+            decode_s=None if first_s is None else now_s - first_s,
             e2e_s=now_s - sequence.arrival_s,
-            ttft_s=first_s - sequence.arrival_s,
+            ttft_s=None if first_s is None else first_s - sequence.arrival_s,
             max_tokens=sequence.params.max_tokens,
         )
 
     def _observe_step(
-        self, batch: Batch, deltas: list[tuple[int, Delta]], started_s: float, num_preemptions_before: int
+        self,
+        batch: Batch,
+        deltas: list[tuple[int, Delta]],
+        num_text_tokens: int,
+        started_s: float,
+        num_preemptions_before: int,
     ) -> None:
         if self._metrics is None:
             return
         stats = self.stats
-        num_generated = sum(len(delta.token_ids) for _, delta in deltas)
         self._metrics.observe_step(
             num_running=stats.num_running,
             num_waiting=stats.num_waiting,
             kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
-            num_prompt_tokens=max(0, batch.num_tokens - num_generated),
-            num_generation_tokens=num_generated,
+            num_prompt_tokens=num_text_tokens,
+            num_generation_tokens=sum(len(delta.token_ids) for _, delta in deltas),
             num_preemptions=stats.num_preemptions - num_preemptions_before,
             num_prefix_queries=batch.num_prefix_queries,
             num_prefix_hits=batch.num_prefix_hits,

@@ -18,6 +18,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._flow_to_sequences: dict[str, deque[Sequence]] = {}
         self._flow_to_num_served: dict[str, int] = {}
+        self._last_left = ""
         self._num_sequences = 0
         self.num_tokens = 0
 
@@ -48,6 +49,7 @@ class FairQueue:
         self._count(sequence, -1)
         if not sequences:
             del self._flow_to_sequences[sequence.flow]
+            self._last_left = sequence.flow
 
     def charge(self, flow: str, num_tokens: int) -> None:
         """Count tokens that were computed for a flow."""
@@ -68,9 +70,9 @@ class FairQueue:
         return self._flow_to_sequences[flow]
 
     def _lift(self, flow: str) -> None:
-        """A flow that comes back starts level with the least served one that waits."""
-        if self._flow_to_sequences:
-            floor = min(self._flow_to_num_served.get(other, 0) for other in self._flow_to_sequences)
-            self._flow_to_num_served[flow] = max(self._flow_to_num_served.get(flow, 0), floor)
-        elif len(self._flow_to_num_served) > MAX_IDLE_COUNTERS:
+        """A flow that comes back starts level with the least served one that waits, or the last one that did."""
+        others = list(self._flow_to_sequences) or [self._last_left]
+        floor = min(self._flow_to_num_served.get(other, 0) for other in others)
+        self._flow_to_num_served[flow] = max(self._flow_to_num_served.get(flow, 0), floor)
+        if not self._flow_to_sequences and len(self._flow_to_num_served) > MAX_IDLE_COUNTERS:
             self._flow_to_num_served.clear()

@@ -31,7 +31,8 @@ class PrefixCache:
         sequence.parent = parent
         if parent is not None:
             sequence.num_computed_tokens = parent.num_tokens
-            sequence.num_cached_tokens = parent.num_computed_tokens
+            if sequence.num_preemptions == 0:
+                sequence.num_cached_tokens = _num_computed_tokens(parent)
 
     def release(self, sequence: Sequence) -> None:
         """Count the sequence out again. Call after its blocks were freed."""
@@ -102,6 +103,12 @@ class PrefixCache:
         self._block_manager.free(prefix)
         if prefix.parent is not None:
             self._drop_user(prefix.parent)
+
+
+def _num_computed_tokens(prefix: Prefix) -> int:
+    """Tokens of the prefix and what it continues that are in the cache."""
+    parent = prefix.parent
+    return prefix.num_computed_tokens if parent is None or parent.is_computed else parent.num_computed_tokens
 
 
 def _text_key(parent: Prefix | None, token_ids: tuple[int, ...]) -> str:

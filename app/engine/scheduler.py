@@ -16,7 +16,7 @@ from app.engine.fair_queue import FairQueue
 from app.engine.prefix_cache import PrefixCache
 from app.engine.sequence import Prefix, Segment, Sequence
 
-MAX_PROMPT_LOGIT_ROWS = 256
+MAX_PROMPT_LOGITS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Batch:
         copies: tails of prefixes to hand on.
         fresh_blocks: blocks that are new to their owners; they must be zeroed first.
         planned: tokens planned of each segment.
+        num_tokens: tokens of all items.
+        num_prompt_logits: text tokens whose logits are wanted for more than choosing the next token.
         num_prefix_queries, num_prefix_hits: virtual tokens of admitted sequences, and those found computed.
     """
 
@@ -47,10 +49,23 @@ class Batch:
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_prompt_logits: int = 0
 
     @property
-    def num_tokens(self) -> int:
-        return sum(item.num_tokens for item in self.items)
+    def num_text_tokens(self) -> int:
+        """Tokens of requests' texts among the items; to be read before the batch is booked."""
+        return sum(_num_text_tokens(item) for item in self.items)
+
+    def add(self, segment: Segment, num_tokens: int) -> None:
+        self.planned[segment] = num_tokens
+        if isinstance(segment, Prefix) and segment.is_loadable:
+            self.loads.append(segment)
+            return
+        self.items.append(Item(segment, num_tokens))
+        self.num_tokens += num_tokens
+        if isinstance(segment, Sequence):
+            self.num_prompt_logits += min(num_tokens, segment.num_wanted_logits)
 
     def is_computed_by_then(self, segment: Segment) -> bool:
         """Whether all tokens of the segment are in the cache once this batch has run."""
@@ -131,7 +146,7 @@ class Scheduler:
 
     def _by_urgency(self) -> list[Sequence]:
         """Those that need one token to go on, then the others; the oldest first in both."""
-        return sorted(self.running, key=lambda sequence: sequence.num_uncomputed_tokens > 1)
+        return sorted(self.running, key=lambda sequence: not sequence.is_decoding)
 
     def _plan_sequence(self, sequence: Sequence, batch: Batch) -> bool:
         """Plan as much of the sequence and its prefixes as the budget allows; False when blocks are short."""
@@ -154,19 +169,16 @@ class Scheduler:
         copy = self.block_manager.allocate(segment, end)
         if copy is not None:
             batch.copies.append(copy)
-        batch.planned[segment] = num_tokens
-        if isinstance(segment, Prefix) and segment.is_loadable:
-            batch.loads.append(segment)
-        else:
-            batch.items.append(Item(segment, num_tokens))
+        batch.add(segment, num_tokens)
         return True
 
     def _num_tokens_to_plan(self, segment: Segment, batch: Batch) -> int:
         if isinstance(segment, Prefix) and segment.is_loadable:
             return segment.num_uncomputed_tokens
         num_tokens = min(segment.num_uncomputed_tokens, self._max_num_batched_tokens - batch.num_tokens)
-        if isinstance(segment, Sequence) and segment.wants_prompt_logits:
-            return min(num_tokens, MAX_PROMPT_LOGIT_ROWS)
+        if isinstance(segment, Sequence) and segment.num_wanted_logits:
+            # a row of logits is as wide as the vocabulary: many at a time would not fit into memory
+            return min(num_tokens, MAX_PROMPT_LOGITS - batch.num_prompt_logits)
         return num_tokens
 
     def _make_room(self, num_blocks: int, owner: Sequence, batch: Batch) -> bool:
@@ -213,7 +225,7 @@ class Scheduler:
                 return
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            if sequence.prompt is not None:
+            if sequence.prompt is not None and sequence.num_preemptions == 0:
                 batch.num_prefix_queries += sequence.num_virtual_tokens
                 batch.num_prefix_hits += min(sequence.num_cached_tokens, sequence.num_virtual_tokens)
             if not self._plan_sequence(sequence, batch):
@@ -228,6 +240,15 @@ class Scheduler:
             if not self.prefix_cache.evict():
                 return False
         return True
+
+
+def _num_text_tokens(item: Item) -> int:
+    segment = item.segment
+    if isinstance(segment, Sequence):
+        start = segment.num_computed_tokens - segment.num_virtual_tokens
+        return max(0, min(item.num_tokens, segment.num_prompt_tokens - start))
+    is_text = isinstance(segment, Prefix) and isinstance(segment.content, tuple)
+    return item.num_tokens if is_text else 0
 
 
 def _chain(segment: Segment) -> Iterator[Segment]:

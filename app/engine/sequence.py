@@ -137,5 +137,15 @@ class Sequence(Segment):
         return self.num_virtual_tokens + self.num_prompt_tokens + self.params.max_tokens
 
     @property
-    def wants_prompt_logits(self) -> bool:
-        return self.params.prompt_logprobs is not None or self.score_targets is not None
+    def is_decoding(self) -> bool:
+        """Whether one token is all that is to be computed before the next can be chosen."""
+        return self.num_uncomputed_tokens == 1 and (self.parent is None or self.parent.is_computed)
+
+    @property
+    def num_wanted_logits(self) -> int:
+        """Text tokens whose logits are still wanted for more than choosing the next token."""
+        if self.score_targets is not None:
+            return len(self.score_targets)
+        if self.params.prompt_logprobs is None:
+            return 0
+        return max(0, self.num_prompt_tokens - 1 - self.num_reported_logprobs)

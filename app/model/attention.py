@@ -117,7 +117,8 @@ def attention_forward(
 
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
-    keys, values = batch.kv_cache.layers[module.layer_idx]
+    layer: Any = module
+    keys, values = batch.kv_cache.layers[layer.layer_idx]
     _write(keys, key[0].transpose(0, 1), batch)
     _write(values, value[0].transpose(0, 1), batch)
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])

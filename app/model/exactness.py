@@ -35,8 +35,8 @@ def check_packing(model: PreTrainedModel, shape: KVShape) -> None:
     embeds = [_embed(model, sum(chunks), first_id) for chunks, first_id in zip(CHUNKS, (3, 11), strict=True)]
     try:
         packed = _packed_logits(model, shape, embeds)
-    except Exception as error:
-        raise UnsupportedModel(f"{kind} cannot be computed in packed batches", param="model") from error
+    except Exception as cause:
+        raise UnsupportedModel(f"{kind} cannot be computed in packed batches", param="model") from cause
     for row, rows in zip(packed, embeds, strict=True):
         mask = torch.ones((1, len(rows)), dtype=torch.int64, device=rows.device)
         alone = model(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0, -1].float()

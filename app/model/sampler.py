@@ -71,7 +71,7 @@ def log_probabilities(
     logprobs = logits.log_softmax(-1)
     ids = torch.tensor(token_ids, device=logits.device)
     own = logprobs.gather(1, ids[:, None])[:, 0].tolist()
-    width = max(counts, default=0)
+    width = min(max(counts, default=0), logits.shape[1])
     values, indices = logprobs.topk(width) if width else (logprobs[:, :0], logprobs[:, :0].long())
     tops = [list(zip(i, v, strict=True)) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
     return [
@@ -124,7 +124,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """
     device = logits.device
     temperature = torch.tensor([row.params.temperature for row in rows], device=device)
-    ordered, ids = (logits / temperature[:, None].clamp(min=1e-5)).sort(dim=-1, descending=True)
+    ordered, ids = (logits / temperature[:, None].clamp(min=1e-5)).sort(dim=-1, descending=True, stable=True)
     ordered.masked_fill_(_beyond_top_k(ordered, rows), -math.inf)
     probabilities = ordered.softmax(-1)
     min_p = torch.tensor([row.params.min_p for row in rows], device=device)

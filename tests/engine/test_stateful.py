@@ -1,0 +1,211 @@
+"""10,000 random operations on an engine that is always short of blocks."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from app.engine.delta import Delta
+from app.engine.engine import Engine, EngineConfig
+from app.engine.sequence import FinishReason
+from app.errors import Overloaded
+from app.model.backbone import Backbone
+from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
+from tests.engine import naive
+from tests.models import COMMON, byte_tokenizer
+
+NUM_OPERATIONS = 2_500
+TEXTS = [[0, *(3 + (7 * i * i + 11 * k) % 250 for i in range(length))] for k, length in enumerate((0, 3, 9, 17, 30))]
+PROMPT_SIZES = [(1, "embeddings"), (7, "embeddings"), (21, "embeddings"), (8, "kv"), (13, "kv"), (5, "text")]
+MAX_TOKENS = 24
+
+
+def make_backbone() -> Backbone:
+    config = AutoConfig.for_model("llama", **{**COMMON, "num_hidden_layers": 1, "hidden_size": 16})
+    config.initializer_range = 0.3
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return Backbone.from_model(model, byte_tokenizer(), name="one-layer")
+
+
+def make_prompt(backbone: Backbone, index: int) -> TaskPrompt:
+    length, kind = PROMPT_SIZES[index]
+    generator = torch.Generator().manual_seed(index)
+    if kind == "text":
+        return TaskPrompt.from_text("text", list(range(40, 40 + length)), backbone.fingerprint)
+    if kind == "kv":
+        return TaskPrompt.from_kv(torch.randn(length, backbone.kv_row_size, generator=generator), backbone.fingerprint)
+    return TaskPrompt.from_embeddings(
+        torch.randn(length, backbone.hidden_size, generator=generator), backbone.fingerprint
+    )
+
+
+@dataclass
+class Clock:
+    """Time passes only when the test says so."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Wanted:
+    """What was asked of a sequence."""
+
+    prompt: int | None
+    text: int
+    max_tokens: int
+    targets: dict[int, tuple[int, ...]] | None = None
+    found: list[Delta] = field(default_factory=list)
+
+
+class Driver:
+    """Does random things to an engine and keeps its own list of what must come of them."""
+
+    def __init__(self, backbone: Backbone, seed: int, expected: dict[tuple[int | None, int], list[int]]) -> None:
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.backbone = backbone
+        self.prompts = [make_prompt(backbone, i) for i in range(len(PROMPT_SIZES))]
+        config = EngineConfig(
+            max_model_len=96,
+            max_num_seqs=self.random.choice([3, 5]),
+            max_num_batched_tokens=self.random.choice([5, 24]),
+            block_size=4,
+            num_blocks=1 + 21,
+            max_waiting_requests=12,
+            max_waiting_tokens=300,
+        )
+        self.engine = Engine(backbone, config, clock=self.clock)
+        self.open: dict[int, Wanted] = {}
+        self.reasons: Counter[str] = Counter()
+        self.expected = expected
+
+    def run(self, num_operations: int) -> None:
+        operations = [self.add] * 4 + [self.score] + [self.step] * 6 + [self.abort, self.wait]
+        for _ in range(num_operations):
+            self.random.choice(operations)()
+            self.engine.scheduler.audit()
+        for _ in range(2000):
+            if not self.engine.has_unfinished:
+                break
+            self.step()
+            self.engine.scheduler.audit()
+        self.check_nothing_is_left()
+
+    def add(self) -> None:
+        wanted = Wanted(self._any_prompt(), self.random.randrange(len(TEXTS)), self.random.choice([0, 3, MAX_TOKENS]))
+        text = TEXTS[wanted.text]
+        params = SamplingParams(
+            max_tokens=wanted.max_tokens,
+            temperature=0,
+            ignore_eos=True,
+            prompt_logprobs=self.random.choice([None, None, 1]),
+        )
+        self._submit(
+            wanted,
+            lambda: self.engine.add(
+                text,
+                prompt=self._prompt(wanted),
+                params=params,
+                flow=self.random.choice("abc"),
+                deadline_s=self.random.choice([None, None, 9.0]),
+                num_shared_tokens=self.random.randrange(len(text)),
+            ),
+        )
+
+    def score(self) -> None:
+        text = TEXTS[index := self.random.randrange(1, len(TEXTS))]
+        shared = self.random.randrange(len(text))
+        targets = {len(text) - 1: (5, 6), shared: (7,)}
+        wanted = Wanted(self._any_prompt(), index, 0, targets)
+        self._submit(
+            wanted,
+            lambda: self.engine.add_scoring(text, targets, prompt=self._prompt(wanted), num_shared_tokens=shared),
+        )
+
+    def step(self) -> None:
+        for sequence_id, delta in self.engine.step():
+            wanted = self.open[sequence_id]
+            wanted.found.append(delta)
+            if delta.finish_reason is not None:
+                del self.open[sequence_id]
+                self.reasons[delta.finish_reason] += 1
+                self.check(wanted, delta)
+        self.clock.now_s += 0.1
+
+    def abort(self) -> None:
+        if self.open:
+            sequence_id = self.random.choice(list(self.open))
+            self.engine.abort(sequence_id)
+            self.engine.abort(sequence_id)  # a second time does nothing
+            del self.open[sequence_id]
+            self.reasons[FinishReason.ABORT] += 1
+
+    def wait(self) -> None:
+        self.clock.now_s += self.random.choice([0.5, 3.0])
+
+    def check(self, wanted: Wanted, last: Delta) -> None:
+        """What a sequence gave is what the naive loop gives, as far as it came."""
+        tokens = naive.tokens(wanted.found)
+        assert tokens == self._expected(wanted)[: len(tokens)]
+        if last.finish_reason is FinishReason.LENGTH:
+            assert len(tokens) == wanted.max_tokens
+        if wanted.targets is not None and last.finish_reason is FinishReason.LENGTH:
+            assert last.scores is not None
+            logprobs = naive.text_logits(self.backbone, self._prompt(wanted), TEXTS[wanted.text]).log_softmax(-1)
+            for (index, token_id), value in last.scores.items():
+                assert value == pytest.approx(float(logprobs[index, token_id]), abs=1e-4)
+
+    def check_nothing_is_left(self) -> None:
+        assert not self.open
+        assert self.engine.stats.num_running == self.engine.stats.num_waiting == 0
+        assert self.engine.stats.num_waiting_tokens == 0
+        assert all(prefix.num_users == 0 for prefix in self.engine.scheduler.prefix_cache.prefixes)
+        while self.engine.scheduler.prefix_cache.evict():
+            pass
+        assert self.engine.stats.num_free_blocks == self.engine.stats.num_blocks
+
+    def _submit(self, wanted: Wanted, add: object) -> None:
+        try:
+            sequence_id = add()  # type: ignore[operator]
+        except Overloaded:
+            self.reasons["refused"] += 1
+        else:
+            self.open[sequence_id] = wanted
+
+    def _any_prompt(self) -> int | None:
+        return self.random.choice([None, *range(len(self.prompts))])
+
+    def _prompt(self, wanted: Wanted) -> TaskPrompt | None:
+        return None if wanted.prompt is None else self.prompts[wanted.prompt]
+
+    def _expected(self, wanted: Wanted) -> list[int]:
+        key = wanted.prompt, wanted.text
+        if key not in self.expected:
+            self.expected[key] = naive.greedy(self.backbone, self._prompt(wanted), TEXTS[wanted.text], MAX_TOKENS)[0]
+        return self.expected[key]
+
+
+def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
+    backbone = make_backbone()
+    expected: dict[tuple[int | None, int], list[int]] = {}
+    reasons: Counter[str] = Counter()
+    num_preemptions = 0
+    for seed in range(10_000 // NUM_OPERATIONS):
+        driver = Driver(backbone, seed, expected)
+        driver.run(NUM_OPERATIONS)
+        reasons += driver.reasons
+        num_preemptions += driver.engine.stats.num_preemptions
+    # the run says something only if all of it happened
+    assert min(reasons[reason] for reason in ("length", "abort", "deadline", "refused")) > 50
+    assert num_preemptions > 30
+    assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2
