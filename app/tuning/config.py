@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.errors import InvalidInput
-from app.task_prompt import MAX_VIRTUAL_TOKENS
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
 
 class Init(StrEnum):
@@ -51,11 +51,13 @@ class TuneConfig:
     """The defaults are meant to be left alone.
 
     Attributes:
+        kind: "embeddings" is prompt tuning (Lester et al. 2021); "kv" learns the keys and values of every layer (prefix
+            tuning, Li and Liang 2021), which start as those of the rows that `init` names (Eyuboglu et al. 2025).
         num_virtual_tokens: rows to learn.
         init: where they start; `init_text` belongs to "text".
-        learning_rate: in units of the root mean square of the vocabulary's embeddings, so that one value fits backbones
-            whose embeddings differ in scale by orders of magnitude. AdamW moves a number by about this much in a step;
-            Adafactor scales by the prompt's own root mean square.
+        learning_rate: in units of the root mean square of the vocabulary's embeddings (kv: of each layer's initial keys
+            and values), so that one value fits backbones that differ in scale by orders of magnitude. AdamW moves a
+            number by about this much in a step; Adafactor scales by the prompt's own root mean square.
         weight_decay: pulls towards zero, times the learning rate.
         warmup_share: share of the steps over which the learning rate rises from 0.
         schedule: "cosine" falls to 0 at the last step.
@@ -72,6 +74,7 @@ class TuneConfig:
         max_target_tokens: longer targets are refused.
     """
 
+    kind: PromptKind = PromptKind.EMBEDDINGS
     num_virtual_tokens: int = 20
     init: Init = Init.VOCAB
     init_text: str = ""
@@ -95,6 +98,8 @@ class TuneConfig:
     max_target_tokens: int = 128
 
     def __post_init__(self) -> None:
+        if self.kind is PromptKind.TEXT:
+            raise InvalidInput("kind must be embeddings or kv: a text is written, not tuned", param="kind")
         _check("num_virtual_tokens", self.num_virtual_tokens, 1, MAX_VIRTUAL_TOKENS)
         _check("learning_rate", self.learning_rate, 0.0, 1000.0)
         _check("weight_decay", self.weight_decay, 0.0, 1000.0)

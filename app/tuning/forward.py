@@ -61,10 +61,28 @@ class Prefix:
         if prompt.kind is PromptKind.TEXT:
             token_ids = torch.tensor([prompt.token_ids], device=backbone.device)
             return cls.of_embeddings(backbone, backbone.embed(token_ids))
-        assert prompt.rows is not None  # noqa: S101  only a text has no rows
-        if prompt.kind is PromptKind.EMBEDDINGS:
-            return cls.of_embeddings(backbone, prompt.rows[None])
-        return cls(_unpack(backbone, prompt.rows), prompt.num_virtual_tokens)
+        assert prompt.rows is not None
+        return cls.of_rows(backbone, prompt.kind, prompt.rows[None])
+
+    @classmethod
+    def of_rows(cls, backbone: Backbone, kind: PromptKind, rows: torch.Tensor) -> Prefix:
+        """Args:
+        kind: EMBEDDINGS or KV.
+        rows: (num_prompts, num_virtual_tokens, width of the kind), any floating dtype; differentiable.
+        """
+        return cls.of_embeddings(backbone, rows) if kind is PromptKind.EMBEDDINGS else cls.of_kv(backbone, rows)
+
+    @classmethod
+    def of_kv(cls, backbone: Backbone, rows: torch.Tensor) -> Prefix:
+        """Args: rows: (num_prompts, num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ...; differentiable."""
+        shape = (*rows.shape[:2], backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
+        split = rows.to(backbone.device, backbone.dtype).view(shape).permute(2, 3, 0, 4, 1, 5)
+        return cls(tuple((layer[0], layer[1]) for layer in split), rows.shape[1])
+
+    def kv_rows(self) -> torch.Tensor:
+        """What `of_kv` takes: (num_prompts, num_virtual_tokens, kv_row_size)."""
+        layers = torch.stack([torch.stack(pair) for pair in self.keys_values])
+        return layers.permute(2, 4, 0, 1, 3, 5).flatten(start_dim=2)
 
     def cache_for(self, prompt_index: torch.Tensor) -> DynamicCache:
         """A cache that holds, for each row, the keys and values of its prompt.
@@ -117,10 +135,3 @@ def text_logits(backbone: Backbone, prefix: Prefix, batch: Batch, is_asked: torc
 
 def _read(cache: DynamicCache) -> KeysValues:
     return tuple((layer.keys, layer.values) for layer in cache.layers)
-
-
-def _unpack(backbone: Backbone, rows: torch.Tensor) -> KeysValues:
-    """(num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ..., to keys and values per layer."""
-    shape = (rows.shape[0], backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
-    split = rows.to(backbone.device, backbone.dtype).view(shape).permute(1, 2, 3, 0, 4)
-    return tuple((layer[0][None], layer[1][None]) for layer in split)

@@ -21,6 +21,18 @@ def embedding_rms(backbone: Backbone) -> float:
         return float(backbone.embed(sample).float().square().mean().sqrt())
 
 
+def kv_rms(backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each layer's keys and of its values: their unit of learning rates.
+
+    Args: rows: (num_virtual_tokens, kv_row_size).
+
+    Returns: (kv_row_size,), equal over the numbers that belong together.
+    """
+    width = backbone.num_kv_heads * backbone.head_dim
+    sizes = rows.unflatten(1, (-1, width)).square().mean(dim=(0, 2)).sqrt()
+    return sizes.clamp(min=1e-6).repeat_interleave(width)
+
+
 def initial_rows(
     backbone: Backbone,
     config: TuneConfig,

@@ -1,7 +1,7 @@
 """Tuner: learns the rows of a soft prompt in front of a frozen backbone (Lester et al. 2021).
 
-The rows are the only parameters. They are float32 on a backbone of any dtype, and are learned in units of the root mean
-square of the vocabulary's embeddings, so learning rates and norms mean the same on every backbone.
+The rows are the only parameters. They are float32 on a backbone of any dtype, and are learned in units of their natural
+size (the vocabulary's embeddings, or a layer's keys), so learning rates and norms mean the same on every backbone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from app.errors import InvalidInput, NumericalError
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.task_prompt import TaskPrompt
+from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import OptimizerKind, TuneConfig
 from app.tuning.dataset import Example, check_labels
 from app.tuning.encoding import EncodedExample, encode_examples, shuffled_batches
 from app.tuning.events import Evaluated, OnEvent, StepDone, TuningStarted, TuningStopped, ignore_event
 from app.tuning.forward import Prefix
-from app.tuning.initialisation import embedding_rms, initial_rows
+from app.tuning.initialisation import embedding_rms, initial_rows, kv_rms
 from app.tuning.objective import Objective, Score, choose_objective
 
 
@@ -32,7 +32,7 @@ class TunedPrompt:
 
     Attributes:
         prompt: the best by validation.
-        initial: where it started: (num_virtual_tokens, hidden_size) float32 on CPU.
+        initial: where it started: the prompt's rows, float32 on CPU.
         best_step: updates done when it was measured; 0 is the initialisation.
         history: every measurement on validation, in order.
         num_steps: updates done in all.
@@ -71,7 +71,6 @@ class Tuner:
         self._labels = tuple(labels)
         self._on_event = on_event
         self._should_stop = should_stop
-        self._unit = embedding_rms(backbone)
         self._history: list[Evaluated] = []
 
     def fit(
@@ -85,21 +84,29 @@ class Tuner:
         """
         train_rows = self._encode("train", train)
         validation_rows = self._encode("validation", _spread(validation, self._config.max_validation_rows))
-        initial = initial_rows(
-            self._backbone,
-            self._config,
-            labels=self._labels,
-            template=self._template,
-            train=train_rows,
-            init_prompt=init_prompt,
-        )
+        initial, self._unit = self._start(train_rows, init_prompt)
         objective = choose_objective(self._backbone, self._template, self._labels, train_rows, self._config)
         num_steps = self._config.num_steps(len(train_rows))
         self._on_event(TuningStarted(num_steps, len(train_rows), len(validation_rows), initial.numel()))
         best, step, reason = self._descend(initial, objective, train_rows, validation_rows, num_steps)
         self._on_event(TuningStopped(step, reason, best.step))
-        prompt = TaskPrompt.from_embeddings(best.rows, self._backbone.fingerprint)
+        make = TaskPrompt.from_kv if self._config.kind is PromptKind.KV else TaskPrompt.from_embeddings
+        prompt = make(best.rows, self._backbone.fingerprint)
         return TunedPrompt(prompt, initial.cpu(), best.step, tuple(self._history), step, reason)
+
+    def _start(
+        self, train: Sequence[EncodedExample], init_prompt: TaskPrompt | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The initial rows, float32, and their unit, which broadcasts over them."""
+        backbone, config = self._backbone, self._config
+        rows = initial_rows(
+            backbone, config, labels=self._labels, template=self._template, train=train, init_prompt=init_prompt
+        )
+        if config.kind is PromptKind.EMBEDDINGS:
+            return rows, torch.tensor(embedding_rms(backbone), device=backbone.device)
+        with torch.no_grad():
+            keys_values = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+        return keys_values, kv_rms(backbone, keys_values)
 
     def _descend(
         self,
@@ -149,7 +156,7 @@ class Tuner:
         total = 0.0
         for start in range(0, len(rows), self._config.micro_batch_size):
             part = rows[start : start + self._config.micro_batch_size]
-            prefix = Prefix.of_embeddings(self._backbone, (scaled * self._unit)[None])
+            prefix = Prefix.of_rows(self._backbone, self._config.kind, (scaled * self._unit)[None])
             loss = objective.loss_per_row(prefix, part).sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
@@ -172,7 +179,7 @@ class Tuner:
         """The new best, or None when this measurement is no better or not finite."""
         with torch.no_grad():
             rows = scaled.detach() * self._unit
-            prefix = Prefix.of_embeddings(self._backbone, rows[None])
+            prefix = Prefix.of_rows(self._backbone, self._config.kind, rows[None])
             score = objective.measure(prefix, validation, self._config.micro_batch_size)
         is_best = score.is_finite and (best is None or score.rank > best.score.rank)
         event = Evaluated(step, score.metric, score.value, is_best)

@@ -74,10 +74,12 @@ def test_the_three_kinds_of_one_text_mean_the_same() -> None:
     embedded = backbone.embed(torch.tensor(token_ids))
     keys_values = Prefix.of_embeddings(backbone, embedded[None]).keys_values
     kv_rows = torch.stack([torch.stack([k[0], v[0]]) for k, v in keys_values])  # (layers, 2, heads, n, head_dim)
+    kv_rows = kv_rows.permute(3, 0, 1, 2, 4).reshape(len(token_ids), -1)
+    torch.testing.assert_close(Prefix.of_embeddings(backbone, embedded[None]).kv_rows()[0], kv_rows)
     prompts = [
         TaskPrompt.from_text("answer: ", token_ids, backbone.fingerprint),
         TaskPrompt.from_embeddings(embedded, backbone.fingerprint),
-        TaskPrompt.from_kv(kv_rows.permute(3, 0, 1, 2, 4).reshape(len(token_ids), -1), backbone.fingerprint),
+        TaskPrompt.from_kv(kv_rows, backbone.fingerprint),
     ]
     batch = Batch.collate(encode(backbone), backbone.device)
     scores = [target_log_likelihoods(backbone, Prefix.of_prompt(backbone, prompt), batch) for prompt in prompts]

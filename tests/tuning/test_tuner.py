@@ -11,7 +11,7 @@ import torch
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone, weights_digest
 from app.model.layout import Template
-from app.task_prompt import TaskPrompt
+from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
 from app.tuning.dataset import Example
 from app.tuning.encoding import EncodedExample
@@ -39,6 +39,18 @@ def test_labels_told_by_the_input_are_learned(loss: Loss, optimizer: OptimizerKi
     measured = evaluate(backbone, tuned.prompt, TEMPLATE, LABELS, EXAMPLES)
     assert measured.metrics["accuracy"] > (0.95 if loss is Loss.LABELS else 0.7)
     assert measured.metrics["accuracy"] == pytest.approx(max(event.value for event in tuned.history))
+
+
+def test_a_kv_prompt_starts_as_the_embeddings_would_and_learns() -> None:
+    backbone = tiny_backbone()
+    tuned = fit(backbone, replace(CONFIG, kind=PromptKind.KV, max_steps=60))
+    assert tuned.prompt.kind is PromptKind.KV
+    assert tuned.prompt.rows is not None
+    assert tuned.prompt.rows.shape == tuned.initial.shape == (8, backbone.kv_row_size)
+    assert tuned.history[0].value == fit(backbone, replace(CONFIG, max_steps=1)).history[0].value
+    measured = evaluate(backbone, tuned.prompt, TEMPLATE, LABELS, EXAMPLES)
+    assert measured.metrics["accuracy"] == pytest.approx(max(event.value for event in tuned.history))
+    assert measured.metrics["accuracy"] > 0.9
 
 
 def test_writing_is_learned() -> None:
