@@ -56,17 +56,22 @@ class Stopwatch:
 
     Attributes:
         wall_s: seconds between entry and exit.
+        cpu_s: seconds of all this process's threads. With one thread it stands for wall time on an idle machine; with
+            several it counts waiting, because OpenMP's threads wait by spinning.
         foreign_cores: busy time of all cores less this process's own, over wall time; None where /proc/stat is missing.
             A foreign load slows OpenMP by far more than its share, so a figure with much of it is not to be trusted.
     """
 
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     foreign_cores: float | None = None
     _started_s: float = field(default=0.0, repr=False)
+    _cpu_started_s: float = field(default=0.0, repr=False)
     _foreign_started_s: float | None = field(default=None, repr=False)
 
     def __enter__(self) -> Stopwatch:
         self._foreign_started_s = _foreign_cpu_s()
+        self._cpu_started_s = time.process_time()
         self._started_s = time.perf_counter()
         return self
 
@@ -74,6 +79,7 @@ class Stopwatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.wall_s = self.elapsed_s
+        self.cpu_s = time.process_time() - self._cpu_started_s
         foreign_s = _foreign_cpu_s()
         if foreign_s is not None and self._foreign_started_s is not None:
             self.foreign_cores = max(0.0, foreign_s - self._foreign_started_s) / self.wall_s

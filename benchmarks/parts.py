@@ -100,8 +100,8 @@ def measure_many_tasks(bench: Bench, say: Say) -> Part:
     )
     large, small = bench.softswap(setting.num_many_tasks), bench.softswap(setting.dimensions.num_tasks)
     say(f"computing {setting.num_many_tasks} prefixes")
-    large.run(replace(tasks, num_new_tokens=1))
-    small.run(replace(tasks.turn(0, count), num_new_tokens=1))
+    large.run(tasks.one_token_each())
+    small.run(tasks.turn(0, count).one_token_each())
     found = interleave(
         [
             Contender("one task", lambda number: tasks.turn(number, count).of_one_task(), large.run),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -118,7 +119,9 @@ def show_part(console: Console, part: Part) -> None:
 
 
 def _contender_table(measurements: Iterable[Measurement]) -> Table:
-    table = Table("contender", *("requests", "median s", "tokens/s", "first token s", "rounds, s", "foreign cores"))
+    table = Table(
+        "contender", *("requests", "median s", "tokens/s", "first token s", "CPU s", "rounds, s", "foreign cores")
+    )
     for measurement in measurements:
         foreign = measurement.max_foreign_cores
         table.add_row(
@@ -127,6 +130,7 @@ def _contender_table(measurements: Iterable[Measurement]) -> Table:
             f"{measurement.median_wall_s:.2f}",
             f"{measurement.median_tokens_per_s:.1f}",
             f"{measurement.median_first_token_s:.2f}",
+            f"{statistics.median(measurement.cpu_s):.2f}",
             " ".join(f"{wall_s:.2f}" for wall_s in measurement.wall_s),
             "" if foreign is None else f"{foreign:.2f}",
         )

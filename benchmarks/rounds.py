@@ -37,6 +37,7 @@ class Measurement:
 
     name: str
     wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     tokens_per_s: list[float] = field(default_factory=list)
     first_token_s: list[float] = field(default_factory=list)
     foreign_cores: list[float | None] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Measurement:
         return {
             "num_requests": self.num_requests,
             "wall_s": [round(value, 4) for value in self.wall_s],
+            "cpu_s": [round(value, 4) for value in self.cpu_s],
             "tokens_per_s": [round(value, 2) for value in self.tokens_per_s],
             "median_tokens_per_s": round(self.median_tokens_per_s, 2),
             "median_first_token_s": round(self.median_first_token_s, 4),
@@ -94,6 +96,7 @@ def _measure(contender: Contender, repetition: int, measurement: Measurement) ->
     assert all(len(tokens) == workload.num_new_tokens for tokens in outcome.tokens)
     measurement.num_requests = len(workload.requests)
     measurement.wall_s.append(stopwatch.wall_s)
+    measurement.cpu_s.append(stopwatch.cpu_s)
     measurement.tokens_per_s.append(workload.num_generated_tokens / stopwatch.wall_s)
     measurement.first_token_s.append(statistics.median(outcome.first_token_s))
     measurement.foreign_cores.append(stopwatch.foreign_cores)

@@ -53,6 +53,11 @@ class Workload:
         order = range(number * count, (number + 1) * count)
         return replace(self, requests=tuple(self.requests[index % len(self.requests)] for index in order))
 
+    def one_token_each(self) -> Workload:
+        """The same tasks with texts of one token and one token to generate: enough to compute every prefix."""
+        short = tuple(replace(request, token_ids=request.token_ids[:1]) for request in self.requests)
+        return replace(self, requests=short, num_new_tokens=1)
+
     def of_one_task(self) -> Workload:
         """The same texts, all of the first task."""
         return replace(self, requests=tuple(replace(request, task=0) for request in self.requests))
