@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from app.task_prompt import TaskPrompt
 
 Item = TypeVar("Item")
+MAX_CHARS_AT_ONCE = 4096
+"""A longer text is encoded in a thread, so that it keeps no other request waiting."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,29 @@ class Choice:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
 
 
-def encode_for(services: Services, prompt: TaskPrompt | None, text: str) -> tuple[int, ...]:
-    """Ids of a text behind a prompt: [prompt][BOS][text], but a written prompt begins with the BOS itself."""
+async def encode_for(services: Services, prompt: TaskPrompt | None, text: str) -> tuple[int, ...]:
+    """Ids of a text behind a prompt: [prompt][BOS][text], but a written prompt begins with the BOS itself.
+
+    Raises:
+        InvalidInput: there is no room for so many.
+    """
     tokenizer = services.backbone.tokenizer
-    return tuple(continue_prompt(tokenizer, prompt, encode_text(tokenizer, text)))
+    if len(text) > MAX_CHARS_AT_ONCE:
+        token_ids = await asyncio.to_thread(encode_text, tokenizer, text)
+    else:
+        token_ids = encode_text(tokenizer, text)
+    token_ids = continue_prompt(tokenizer, prompt, token_ids)
+    require_room(services, prompt, len(token_ids))
+    return tuple(token_ids)
+
+
+def require_room(services: Services, prompt: TaskPrompt | None, num_tokens: int) -> None:
+    """Raises InvalidInput: the text is too long, whatever is to be generated."""
+    num_virtual = prompt.num_virtual_tokens if prompt else 0
+    room = services.engine.config.max_model_len - num_virtual
+    if num_tokens > room:
+        message = f"the text has {num_tokens} tokens, and there is room for {room} behind the prompt's {num_virtual}"
+        raise InvalidInput(message, param="prompt")
 
 
 def make_params(

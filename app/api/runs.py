@@ -70,7 +70,7 @@ async def stream_run(
     """The text of one run piece by piece, blanks at its beginning removed; in the end the reason and the usage."""
     if run.target.labels:
         raise InvalidInput(f"{run.target.flow} answers with a label, which cannot be streamed", param="stream")
-    ask = _ask(services, run, given)
+    ask = await _ask(services, run, given)
     num_generated, num_cached, has_text = 0, 0, False
     async with aclosing(generate_all(services, run.target, [ask], deadline_s)) as deltas:
         async for _, delta in deltas:
@@ -103,7 +103,7 @@ async def _choose_label(services: Services, run: Run, given: dict[str, Any], dea
         name = next(iter(given))
         raise InvalidInput(f"{run.target.flow} answers with a label and samples nothing; leave {name} out", param=name)
     template, labels = run.target.input_template, run.target.labels
-    token_ids = encode_for(services, run.target.prompt, template.render(run.text))
+    token_ids = await encode_for(services, run.target.prompt, template.render(run.text))
     chances = await score_labels(services, run.target, token_ids, services.labels.encode(template, labels), deadline_s)
     ranked = sorted(zip(labels, chances.probabilities, strict=True), key=lambda pair: -pair[1])
     result = RunResult(
@@ -139,7 +139,7 @@ def _first_own(group: ExceptionGroup[Exception]) -> Exception:
 
 
 async def _generate(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
-    ask = _ask(services, run, given)
+    ask = await _ask(services, run, given)
     [choice] = await collect(services, run.target, [ask], deadline_s)
     reason = "length" if choice.finish_reason is None else finish_reason_of(choice.finish_reason)
     result = RunResult(model=run.target.model_id, text=choice.text.strip(), finish_reason=reason)
@@ -147,8 +147,8 @@ async def _generate(services: Services, run: Run, given: dict[str, Any], deadlin
     return RunOutcome(result, num_prompt, len(choice.token_ids), choice.num_cached_tokens)
 
 
-def _ask(services: Services, run: Run, given: dict[str, Any]) -> Ask:
-    token_ids = encode_for(services, run.target.prompt, run.target.input_template.render(run.text))
+async def _ask(services: Services, run: Run, given: dict[str, Any]) -> Ask:
+    token_ids = await encode_for(services, run.target.prompt, run.target.input_template.render(run.text))
     silent = {} if "temperature" in run.target.sampling else GREEDY
     params = make_params(
         services,

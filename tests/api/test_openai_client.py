@@ -186,7 +186,7 @@ def test_questions_to_the_backbone_are_answered_in_order(client: OpenAI) -> None
         questions=[
             {"type": "predicate", "name": "liked", "instructions": "The reviewer liked it."},
             {"type": "choice", "instructions": "Which?", "choices": [{"value": "film"}, {"value": True}]},
-            {"type": "score", "instructions": "How good?", "levels": [{"label": "bad"}, {"label": "fair"}, {"label": "good"}]},
+            {"type": "score", "instructions": "?", "levels": [{"label": "bad"}, {"label": "fair"}, {"label": "good"}]},
         ],
     )  # fmt: skip
     predicate, choice, score = decision.answers

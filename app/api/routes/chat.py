@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -23,6 +24,7 @@ from app.api.generation import (
     finish_reason_of,
     generate_all,
     make_params,
+    require_room,
 )
 from app.api.guard import GuardedRoute
 from app.api.logprobs import chat_logprobs
@@ -60,7 +62,7 @@ async def create_chat_completion(request: ChatRequest, services: ServicesDep, de
     """OpenAI's chat completions: `chat.completion` objects, or a stream of `chat.completion.chunk`."""
     target = await find_target(services, request.model)
     _check_pairs(request)
-    token_ids = _render(services, target, request.messages)
+    token_ids = await _render(services, target, request.messages)
     given = request.given_sampling()
     params = make_params(services, target, given, num_tokens=len(token_ids), default_max_tokens=None)
     asks = ask_n(token_ids, params, request.n or 1)
@@ -80,17 +82,19 @@ def _check_pairs(request: ChatRequest) -> None:
         raise InvalidInput("give max_completion_tokens or max_tokens, not both", param="max_tokens")
 
 
-def _render(services: Services, target: Target, messages: Sequence[Message]) -> tuple[int, ...]:
+async def _render(services: Services, target: Target, messages: Sequence[Message]) -> tuple[int, ...]:
     """Ids of the conversation: through the task's template if it has one, else the tokenizer's chat template."""
     if target.template is not None:
         if len(messages) != 1 or messages[0].role != "user":
             message = f"{target.flow} has a template of its own and takes exactly one user message"
             raise InvalidInput(message, param="messages")
-        return encode_for(services, target.prompt, target.template.render(messages[0].text))
+        return await encode_for(services, target.prompt, target.template.render(messages[0].text))
     if not services.backbone.has_chat_template:
         message = f"{services.backbone.name} has no chat template; use /v1/completions, or a task that has a template"
         raise InvalidInput(message, param="model")
-    return _apply_chat_template(services, messages)
+    token_ids = await asyncio.to_thread(_apply_chat_template, services, messages)
+    require_room(services, target.prompt, len(token_ids))
+    return token_ids
 
 
 def _apply_chat_template(services: Services, messages: Sequence[Message]) -> tuple[int, ...]:

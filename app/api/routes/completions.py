@@ -24,6 +24,7 @@ from app.api.generation import (
     finish_reason_of,
     generate_all,
     make_params,
+    require_room,
 )
 from app.api.guard import GuardedRoute
 from app.api.logprobs import LegacyLogprobs
@@ -54,7 +55,7 @@ async def create_completion(request: CompletionRequest, services: ServicesDep, d
     target = await find_target(services, request.model)
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("stream_options needs stream to be true", param="stream_options")
-    texts = [_read_text(services, target, prompt) for prompt in _list_prompts(request)]
+    texts = [await _read_text(services, target, prompt) for prompt in _list_prompts(request)]
     writer = _Writer(services, target, request, texts)
     if not request.stream:
         return writer.whole(await collect(services, target, writer.asks, deadline_s))
@@ -77,9 +78,10 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
     return cast("list[str | list[int]]", prompt)
 
 
-def _read_text(services: Services, target: Target, prompt: str | list[int]) -> _Text:
+async def _read_text(services: Services, target: Target, prompt: str | list[int]) -> _Text:
     if isinstance(prompt, str):
-        return _Text(encode_for(services, target.prompt, prompt), prompt)
+        return _Text(await encode_for(services, target.prompt, prompt), prompt)
+    require_room(services, target.prompt, len(prompt))
     if max(prompt) >= services.backbone.vocab_size:
         raise InvalidInput("prompt holds a token id outside the vocabulary", param="prompt")
     return _Text(tuple(prompt), services.backbone.tokenizer.decode(prompt, skip_special_tokens=True))

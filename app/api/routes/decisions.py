@@ -66,7 +66,7 @@ async def _decide_by_labels(
         message = f"{target.flow} has labels and answers its own question; leave questions out"
         raise InvalidInput(message, param="questions")
     template = target.input_template
-    token_ids = encode_for(services, target.prompt, template.render(request.text))
+    token_ids = await encode_for(services, target.prompt, template.render(request.text))
     label_ids = services.labels.encode(template, target.labels)
     chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
     answer = choice_answer(target.flow, target.labels, chances)
@@ -77,7 +77,7 @@ async def _judge(
     services: Services, target: Target, asked: Asked, text: str, *, param: str, deadline_s: float
 ) -> tuple[LabelChances, int]:
     try:
-        token_ids = encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
+        token_ids = await encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
         label_ids = encode_labels(services.backbone, TEMPLATE, asked.answers)
         chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
     except InvalidInput as error:
