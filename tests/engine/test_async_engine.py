@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -90,7 +90,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.fixture
-def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[AsyncEngine, int], None]]:
+def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[AsyncEngine, int], None]:
     """Lets the next steps of an engine fail as a device out of memory would."""
 
     def break_it(engine: AsyncEngine, num_steps: int) -> None:
@@ -106,7 +106,7 @@ def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[AsyncEn
 
         monkeypatch.setattr(runner, "run", fail)
 
-    yield break_it
+    return break_it
 
 
 def test_200_requests_at_once_each_get_their_own_answer() -> None:
@@ -379,7 +379,7 @@ def test_counts_can_be_read_from_any_thread_while_the_engine_works() -> None:
                 while not stop.is_set():
                     stats = engine.stats
                     assert 0 <= stats.num_free_blocks <= stats.num_blocks
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 errors.append(error)
 
         async with running() as engine:
