@@ -285,12 +285,13 @@ def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> At
 
 
 def has_paged_varlen() -> bool:
-    """Whether the installed torch's `varlen_attn` takes block tables."""
+    """Whether the installed torch's `varlen_attn` takes block tables, and all else `attend_varlen` gives it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return "block_table" in inspect.signature(varlen_attn).parameters
+    wanted = {"scale", "window_size", "enable_gqa", "seqused_k", "block_table"}
+    return wanted <= set(inspect.signature(varlen_attn).parameters)
 
 
 def probe_kv_shape(model: PreTrainedModel) -> KVShape:

@@ -1,11 +1,15 @@
+"""The layout of a request."""
+
 from __future__ import annotations
 
 import pytest
+import torch
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
-from app.model.layout import Template, encode_continuation, encode_text
+from app.model.layout import Template, continue_prompt, encode_continuation, encode_text
+from app.task_prompt import TaskPrompt
 from tests.models import byte_tokenizer
 
 
@@ -89,3 +93,13 @@ def test_a_text_without_anything_is_its_beginning_of_sequence() -> None:
 def test_a_continuation_has_no_special_tokens() -> None:
     assert encode_continuation(byte_tokenizer(), "a", "bc") == ids_of("bc")
     assert encode_continuation(tokenizer_with_end(), "a", "bc") == ids_of("bc")
+
+
+def test_behind_a_written_prompt_a_text_has_no_second_beginning_of_sequence() -> None:
+    tokenizer = byte_tokenizer()
+    text = encode_text(tokenizer, "abc")
+    written = TaskPrompt.from_text("do this: ", encode_text(tokenizer, "do this: "), "f")
+    trained = TaskPrompt.from_embeddings(torch.ones(2, 4), "f")
+    assert continue_prompt(tokenizer, written, text) == text[1:]
+    assert continue_prompt(tokenizer, trained, text) == text
+    assert continue_prompt(tokenizer, None, text) == text
