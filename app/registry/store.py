@@ -22,7 +22,7 @@ from typing import Protocol
 from app.errors import Conflict, NotFound
 
 TEMPORARY, DELETED = ".tmp-", ".deleted-"
-# Filesystems round times of change to as much as two seconds; a younger one does not prove that nothing changed since.
+# Filesystems round times of change to as much as this.
 _COARSEST_CLOCK_S = 2.0
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -32,7 +32,8 @@ class Entry:
     """What a listing tells about one name.
 
     Attributes:
-        stamp: equal stamps mean equal content (of a folder: equal names inside); the converse need not hold.
+        stamp: changes with the content (of a folder: with the names inside), but not twice within the resolution of the
+            filesystem's clock.
         age_s: seconds since the last change of content or of the name.
     """
 
@@ -40,6 +41,11 @@ class Entry:
     num_bytes: int
     stamp: Hashable
     age_s: float
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next change will change the stamp for certain."""
+        return self.age_s > _COARSEST_CLOCK_S
 
 
 class Store(Protocol):
@@ -188,8 +194,7 @@ def _entry(place: os.DirEntry[str] | Path, now: float) -> Entry | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     age_s = now - max(facts.st_mtime, facts.st_ctime)
-    nonce = 0 if age_s > _COARSEST_CLOCK_S else time.monotonic_ns()
-    stamp = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size, nonce)
+    stamp = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size)
     return Entry(stat.S_ISDIR(facts.st_mode), facts.st_size, stamp, age_s)
 
 

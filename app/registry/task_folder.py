@@ -6,7 +6,7 @@ Layout: `<task>/<number>/{adapter_config.json, adapter_model.safetensors, README
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from app.errors import CorruptPrompt, NotFound
@@ -47,12 +47,12 @@ class TaskFolder:
         return f"{self.name}/{number}"
 
     def stamp(self, entry: Entry | None) -> Hashable:
-        """Of the folder's names and of aliases.json, which a person may edit in place.
+        """Of the folder's names and of aliases.json, which a person may edit in place. See `_stamp`.
 
         Args: entry: the store's, of the folder.
         """
         aliases = self._store.entry(self.aliases_key)
-        return (entry.stamp if entry else None, aliases.stamp if aliases else None)
+        return _stamp([each for each in (entry, aliases) if each])
 
     def read(self, previous: TaskRecord | None) -> TaskRecord:
         """The folder as it is now; versions whose folder looks as it did are taken from `previous`."""
@@ -83,11 +83,14 @@ class TaskFolder:
             return (previous.table if previous else AliasTable()), error.message
 
     def _read_version(self, number: int, entry: Entry, previous: TaskRecord | None) -> _Outcome:
-        """A good version's folder never changes, so its own stamp is enough; another may still be on its way in."""
+        """A good version's folder never changes, so its own stamp is enough; another may still be on its way in.
+
+        Damage that happens to a good one is found when its prompt is read.
+        """
         if previous and number in previous.versions and previous.signatures[number] == entry.stamp:
             return _Outcome(entry.stamp, previous.versions[number])
         files = self._store.entries(self.version_key(number))
-        signature = (entry.stamp, frozenset((name, each.stamp) for name, each in files.items()))
+        signature = _stamp([entry, *files.values()])
         if previous and number in previous.faults and previous.signatures.get(number) == signature:
             return _Outcome(signature, previous.faults[number])
         try:
@@ -118,7 +121,11 @@ def _version_folders(entries: Mapping[str, Entry], deleting: tuple[int, ...]) ->
 
 def _drop(entries: Mapping[str, Entry]) -> dict[int, _Outcome]:
     """Files in the task's own folder that belong into a version's."""
-    stamps = {name: entry.stamp for name, entry in entries.items() if name in _DROPPED_FILES}
-    return (
-        {OWN_FOLDER: _Outcome(frozenset(stamps.items()), "its files are not in a version's folder")} if stamps else {}
-    )
+    dropped = [entry for name, entry in entries.items() if name in _DROPPED_FILES]
+    return {OWN_FOLDER: _Outcome(_stamp(dropped), "its files are not in a version's folder")} if dropped else {}
+
+
+def _stamp(entries: Iterable[Entry]) -> Hashable:
+    """Equal ones mean that nothing changed. What has not settled equals nothing."""
+    chosen = list(entries)
+    return frozenset(entry.stamp for entry in chosen) if all(entry.is_settled for entry in chosen) else object()

@@ -82,7 +82,7 @@ def test_embeddings_are_those_peft_puts_in_front_of_the_text(name: str, tmp_path
     with torch.no_grad():
         expected = peft_model.get_prompt(batch_size=1)[0]
     # an encoder computes its output again here, which need not give the last bit of what was saved
-    torch.testing.assert_close(prompt.rows, expected, rtol=1e-6 if "P_TUNING" in name else 0, atol=0)
+    torch.testing.assert_close(prompt.rows, expected, rtol=1e-4 if "P_TUNING" in name else 0, atol=0)
     assert describe_checkpoint(tmp_path)["peft_type"] == name.partition(" ")[0]
 
 
