@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from itertools import count
@@ -292,8 +292,8 @@ class Engine:
         # the last id of a continuation need not be put in to know how likely it is
         self._check_length(len(token_ids) + max(map(len, continuations)) - 1, prompt, GREEDY)
 
-    def _check_ids(self, name: str, ids: Iterable[int]) -> None:
-        if any(not 0 <= token_id < self.backbone.vocab_size for token_id in ids):
+    def _check_ids(self, name: str, ids: Collection[int]) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self.backbone.vocab_size:
             raise InvalidInput(f"{name} must name ids between 0 and {self.backbone.vocab_size - 1}", param=name)
 
     def _check_prompt(self, prompt: TaskPrompt) -> None:
@@ -304,6 +304,7 @@ class Engine:
                 param="model",
             )
         widths = {"embeddings": self.backbone.hidden_size, "kv": self.backbone.kv_row_size}
+        self._check_ids("model", prompt.token_ids)
         if prompt.rows is not None and prompt.rows.shape[1] != widths[prompt.kind]:
             raise InvalidInput(f"the prompt's rows must have {widths[prompt.kind]} values", param="model")
 
@@ -322,7 +323,9 @@ class Engine:
         if self.scheduler.num_blocks_alone(sequence) > self.scheduler.block_manager.num_blocks:
             raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
         self.check_admission()
-        if self.scheduler.waiting.num_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
+        num_waiting_tokens = self.scheduler.waiting.num_tokens
+        # an empty queue takes any text, or a long one could never come in
+        if num_waiting_tokens and num_waiting_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
         sequence.arrival_s = self._clock()
         sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,6 +15,8 @@ from app.model.attention import Attend, AttentionBatch, choose_attend, no_mask
 from app.model.backbone import Backbone
 from app.model.kv_cache import KVCache
 from app.task_prompt import TaskPrompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class ModelRunner:
         self._backbone = backbone
         self._block_size = block_size
         self.attend = attend or choose_attend(backbone.device, backbone.dtype, backbone.head_dim)
+        logger.info("attention: %s on %s in %s", self.attend.__name__, backbone.device, backbone.dtype)
         self.kv_cache = KVCache(
             backbone.kv_shape,
             num_blocks=num_blocks,

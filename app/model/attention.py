@@ -280,8 +280,14 @@ def attend_varlen(
 
 def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
     """The fastest implementation this device, dtype and torch can run."""
-    is_flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and head_dim <= 256
-    return attend_varlen if is_flash and has_paged_varlen() else attend_sdpa
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    is_flash = device.type == "cuda" and is_half and head_dim <= 256 and head_dim % 8 == 0
+    return attend_varlen if is_flash and _is_ampere_or_newer(device) and has_paged_varlen() else attend_sdpa
+
+
+def _is_ampere_or_newer(device: torch.device) -> bool:
+    """What FlashAttention asks of a CUDA device."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def has_paged_varlen() -> bool:

@@ -104,16 +104,19 @@ def test_a_poisoned_neighbour_gets_an_error_and_changes_no_bit_of_the_others() -
 
 
 def test_blocks_that_held_poison_are_clean_for_the_next_owner() -> None:
-    engine = make_engine(num_blocks=12)
-    wanted = naive.greedy(BACKBONE, prompt_of(9), text_of(2), 8)[0]
-    for _ in range(4):
-        engine.add(text_of(1, 20), prompt=poisoned_prompt(), params=greedy_params())
-        assert only(naive.run(engine))[-1].finish_reason is FinishReason.ERROR
-        assert len(engine.scheduler.prefix_cache) == 0, "a poisoned prefix can be found again"
-        engine.add(text_of(2), prompt=prompt_of(9), params=greedy_params())
-        assert naive.tokens(only(naive.run(engine))) == wanted
-        while engine.scheduler.prefix_cache.evict():
-            pass
+    # the shorter of two is computed as wide as the longer, over what stands behind its own end in its last block
+    short, long = text_of(2), text_of(3, 20)
+    wanted = [naive.greedy(BACKBONE, prompt_of(9), ids, 8)[0] for ids in (short, long)]
+    for attempt in range(6):
+        engine = make_engine(num_blocks=20)
+        for seed in range(attempt + 1):
+            engine.add(text_of(seed, 30), prompt=poisoned_prompt(), params=greedy_params())
+            assert only(naive.run(engine))[-1].finish_reason is FinishReason.ERROR
+            assert len(engine.scheduler.prefix_cache) == 0, "a poisoned prefix can be found again"
+        assert not torch.isfinite(engine.model_runner.kv_cache.blocks).all(), "nothing was poisoned"
+        for ids in (short, long):
+            engine.add(ids, prompt=prompt_of(9), params=greedy_params())
+        assert [naive.tokens(deltas) for deltas in naive.run(engine).values()] == wanted
 
 
 def test_all_users_of_a_poisoned_prompt_fail_and_give_everything_back() -> None:
@@ -343,6 +346,18 @@ def test_a_full_queue_is_refused_and_nothing_is_kept_of_the_refused() -> None:
     with pytest.raises(Overloaded):
         engine.add(text_of(1, 2), params=greedy_params())
     assert len(naive.run(engine)) == 2
+
+
+def test_an_empty_queue_takes_a_text_of_any_length() -> None:
+    engine = make_engine(max_waiting_tokens=5)
+    engine.add(text_of(1, 50), params=greedy_params(1))
+    assert len(naive.run(engine)) == 1
+
+
+def test_a_written_prompt_with_ids_the_backbone_has_not_is_refused() -> None:
+    prompt = TaskPrompt.from_text("odd", [0, 259], BACKBONE.fingerprint)
+    with pytest.raises(InvalidInput):
+        make_engine().add(text_of(1), prompt=prompt, params=greedy_params(1))
 
 
 def test_a_text_may_fill_every_position_and_not_one_more() -> None:

@@ -153,15 +153,22 @@ def test_registering_again_changes_nothing() -> None:
         ("cpu", torch.bfloat16, 64, False),
         ("cuda", torch.float32, 64, False),
         ("cuda", torch.bfloat16, 512, False),
+        ("cuda", torch.bfloat16, 60, False),
         ("cuda", torch.bfloat16, 128, True),
         ("cuda", torch.float16, 256, True),
     ],
 )
 def test_flash_attention_is_chosen_where_it_can_run(
-    device: str, dtype: torch.dtype, head_dim: int, is_flash: bool
+    device: str, dtype: torch.dtype, head_dim: int, is_flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     chosen = choose_attend(torch.device(device), dtype, head_dim)
     assert chosen is (attend_varlen if is_flash and has_paged_varlen() else attend_sdpa)
+
+
+def test_an_older_cuda_device_gets_the_slower_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert choose_attend(torch.device("cuda"), torch.float16, 64) is attend_sdpa
 
 
 @pytest.mark.gpu
