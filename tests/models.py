@@ -12,7 +12,7 @@ from app.model.backbone import Backbone
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-COMMON = {
+COMMON: dict[str, object] = {
     "vocab_size": 259,
     "hidden_size": 32,
     "intermediate_size": 48,

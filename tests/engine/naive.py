@@ -31,7 +31,8 @@ def text_logits(backbone: Backbone, prompt: TaskPrompt | None, token_ids: Sequen
             past_key_values=cache,
             use_cache=cache is not None,
         )
-    return output.logits[0, -len(token_ids) :]
+    logits: torch.Tensor = output.logits[0, -len(token_ids) :]
+    return logits
 
 
 def greedy(

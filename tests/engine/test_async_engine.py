@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -85,8 +86,8 @@ def is_idle(engine: AsyncEngine) -> bool:
     return engine.stats.num_running == engine.stats.num_waiting == 0
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), timeout=120))  # type: ignore[arg-type]
+def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), timeout=120))
 
 
 @pytest.fixture
@@ -545,5 +546,5 @@ def test_the_last_delta_says_why() -> None:
     run(check)
 
 
-async def _ends(tasks: list[asyncio.Task[list[int]]]) -> list[object]:
+async def _ends(tasks: Iterable[asyncio.Task[Any]]) -> list[object]:
     return list(await asyncio.gather(*tasks, return_exceptions=True))

@@ -28,7 +28,7 @@ def encode(text: str) -> list[int]:
 
 def stream(detokenizer: Detokenizer, ids: list[int]) -> tuple[list[str], str | None]:
     """What is shown after each token, and after the end; and the stop string."""
-    shown, stop = [], None
+    shown: list[str] = []
     for token_id in ids:
         stop = detokenizer.add(token_id)
         if stop:

@@ -51,6 +51,11 @@ def random_prompt(backbone: Backbone, num_virtual_tokens: int, kind: str = "embe
     return make(torch.randn(num_virtual_tokens, width, generator=generator) * 0.5, backbone.fingerprint)
 
 
+def rows_of(prompt: TaskPrompt) -> torch.Tensor:
+    assert prompt.rows is not None
+    return prompt.rows
+
+
 def make_engine(backbone: Backbone, *, block_size: int = 16, num_blocks: int | None = None, **sizes: int) -> Engine:
     config = EngineConfig(
         max_model_len=min(512, backbone.max_model_len),
@@ -78,7 +83,7 @@ def assert_same(deltas: list[Delta], tokens: list[int], logprobs: torch.Tensor, 
 
 def generate_on_embeddings(backbone: Backbone, prompt: TaskPrompt, ids: list[int]) -> tuple[list[int], torch.Tensor]:
     """transformers' own `generate` behind the prompt's rows."""
-    embeds = torch.cat([prompt.rows, backbone.embed(torch.tensor(ids))])[None]
+    embeds = torch.cat([rows_of(prompt), backbone.embed(torch.tensor(ids))])[None]
     output = backbone.model.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], dtype=torch.int64),
@@ -348,7 +353,7 @@ def test_a_padded_training_forward_gives_the_engines_logits(architecture: str) -
     texts = ["good", "a rather long and winding sentence", "no"]
     prompts = [random_prompt(backbone, n) for n in (20, 7, 50)]
     encoded = [template.encode_input(backbone.tokenizer, text) for text in texts]
-    rows = [torch.cat([p.rows, backbone.embed(torch.tensor(ids))]) for p, ids in zip(prompts, encoded, strict=True)]
+    rows = [torch.cat([rows_of(p), backbone.embed(torch.tensor(ids))]) for p, ids in zip(prompts, encoded, strict=True)]
     lengths = torch.tensor([len(row) for row in rows])
     embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).requires_grad_()
     mask = (torch.arange(embeds.shape[1])[None] < lengths[:, None]).long()

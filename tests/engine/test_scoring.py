@@ -28,7 +28,7 @@ def naive_score(continuation: Continuation) -> float:
     return sum(log_likelihood(continuation[:i], token_id) for i, token_id in enumerate(continuation))
 
 
-CASES = {
+CASES: dict[str, list[Continuation]] = {
     "one token each": [(1,), (2,), (3,)],
     "a single one": [(1, 2, 3)],
     "beginnings of each other": [(1,), (1, 2), (1, 2, 3), (1, 2, 4)],

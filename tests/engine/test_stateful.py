@@ -183,7 +183,8 @@ class Driver:
             self.open[sequence_id] = wanted
 
     def _any_prompt(self) -> int | None:
-        return self.random.choice([None, *range(len(self.prompts))])
+        index = self.random.randint(-1, len(self.prompts) - 1)
+        return None if index < 0 else index
 
     def _prompt(self, wanted: Wanted) -> TaskPrompt | None:
         return None if wanted.prompt is None else self.prompts[wanted.prompt]

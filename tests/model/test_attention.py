@@ -33,7 +33,7 @@ def make_batch(
     num_blocks = [-(-length // block_size) for length in kv_lens]
     order = (torch.randperm(sum(num_blocks)) + 1).to(torch.int32)
     tables = torch.zeros(len(kv_lens), max(num_blocks), dtype=torch.int32)
-    for row, blocks in zip(tables, order.split(num_blocks), strict=True):
+    for row, blocks in zip(tables, torch.split(order, num_blocks), strict=True):
         row[: len(blocks)] = blocks
     cache = KVCache(
         KVShape(1, num_kv_heads, HEAD_DIM),
@@ -137,7 +137,7 @@ def test_without_a_batch_attention_is_transformers_own_and_can_be_differentiated
 def test_what_attention_does_not_compute_is_refused(name: str) -> None:
     tensor = torch.zeros(1, 2, 3, 4)
     with pytest.raises(UnsupportedModel):
-        attention_forward(torch.nn.Module(), tensor, tensor, tensor, None, **{name: 1.0})
+        attention_forward(torch.nn.Module(), tensor, tensor, tensor, None, **{name: 1.0})  # type: ignore[arg-type]
 
 
 def test_registering_again_changes_nothing() -> None:

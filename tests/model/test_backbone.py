@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def _change_special_tokens(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
 
 
-def _change_json(path: Path, change: Callable[[dict], None]) -> None:
+def _change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

@@ -127,6 +127,15 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     assert sample(logits, rows) == [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
 
 
+def test_every_position_of_a_seed_draws_anew_and_a_second_time_the_same() -> None:
+    rows = [row_of(SamplingParams(), seed=3, num_generated=position) for position in range(60)]
+    drawn = sample(torch.zeros(60, VOCAB_SIZE), rows)
+    assert len(set(drawn)) > 20
+    assert sample(torch.zeros(60, VOCAB_SIZE), rows) == drawn
+    other = [row_of(SamplingParams(), seed=4, num_generated=position) for position in range(60)]
+    assert sample(torch.zeros(60, VOCAB_SIZE), other) != drawn
+
+
 def test_equal_logits_are_drawn_alike_in_every_batch() -> None:
     logits = torch.zeros(40, VOCAB_SIZE)
     rows = [row_of(SamplingParams(), seed=i) for i in range(40)]
