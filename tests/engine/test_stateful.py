@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import pytest
 import torch
@@ -22,7 +23,16 @@ from tests.models import COMMON, byte_tokenizer
 
 NUM_OPERATIONS = 2_500
 TEXTS = [[0, *(3 + (7 * i * i + 11 * k) % 250 for i in range(length))] for k, length in enumerate((0, 3, 9, 17, 30))]
-PROMPT_SIZES = [(1, "embeddings"), (7, "embeddings"), (21, "embeddings"), (8, "kv"), (13, "kv"), (5, "text")]
+PROMPT_SIZES = [
+    (1, "embeddings"),
+    (7, "embeddings"),
+    (21, "embeddings"),
+    (8, "kv"),
+    (13, "kv"),
+    (5, "text"),
+    (6, "poison"),
+]
+POISON = len(PROMPT_SIZES) - 1
 MAX_TOKENS = 24
 
 
@@ -39,6 +49,9 @@ def make_prompt(backbone: Backbone, index: int) -> TaskPrompt:
     generator = torch.Generator().manual_seed(index)
     if kind == "text":
         return TaskPrompt.from_text("text", list(range(40, 40 + length)), backbone.fingerprint)
+    if kind == "poison":
+        # finite keys whose products with any query are not
+        return TaskPrompt.from_kv(torch.full((length, backbone.kv_row_size), 3e38), backbone.fingerprint)
     if kind == "kv":
         return TaskPrompt.from_kv(torch.randn(length, backbone.kv_row_size, generator=generator), backbone.fingerprint)
     return TaskPrompt.from_embeddings(
@@ -90,9 +103,9 @@ class Driver:
         self.expected = expected
 
     def run(self, num_operations: int) -> None:
-        operations = [self.add] * 4 + [self.score] + [self.step] * 6 + [self.abort, self.wait]
-        for _ in range(num_operations):
-            self.random.choice(operations)()
+        operations = [self.add, self.score, self.step, self.abort, self.wait, self.fail]
+        for operation in self.random.choices(operations, weights=[40, 10, 60, 10, 10, 1], k=num_operations):
+            operation()
             self.engine.scheduler.audit()
         for _ in range(2000):
             if not self.engine.has_unfinished:
@@ -133,14 +146,29 @@ class Driver:
         )
 
     def step(self) -> None:
-        for sequence_id, delta in self.engine.step():
+        self.clock.now_s += 0.1
+        self.take(self.engine.step())
+
+    def fail(self) -> None:
+        """A step in which the device gives up."""
+        whole = self.engine.model_runner.run
+        self.engine.model_runner.run = self._raise  # type: ignore[method-assign]
+        try:
+            with pytest.raises(MemoryError):
+                self.engine.step()
+        finally:
+            self.engine.model_runner.run = whole  # type: ignore[method-assign]
+        self.take(self.engine.reset())
+        assert self.engine.stats.num_running == 0
+
+    def take(self, deltas: list[tuple[int, Delta]]) -> None:
+        for sequence_id, delta in deltas:
             wanted = self.open[sequence_id]
             wanted.found.append(delta)
             if delta.finish_reason is not None:
                 del self.open[sequence_id]
                 self.reasons[delta.finish_reason] += 1
                 self.check(wanted, delta)
-        self.clock.now_s += 0.1
 
     def abort(self) -> None:
         if self.open:
@@ -156,6 +184,10 @@ class Driver:
     def check(self, wanted: Wanted, last: Delta) -> None:
         """What a sequence gave is what the naive loop gives, as far as it came."""
         tokens = naive.tokens(wanted.found)
+        if wanted.prompt == POISON:
+            assert tokens == []
+            assert last.finish_reason is not FinishReason.LENGTH or wanted.max_tokens == 0
+            return
         assert tokens == self._expected(wanted)[: len(tokens)]
         if last.finish_reason is FinishReason.LENGTH:
             assert len(tokens) == wanted.max_tokens
@@ -189,6 +221,10 @@ class Driver:
     def _prompt(self, wanted: Wanted) -> TaskPrompt | None:
         return None if wanted.prompt is None else self.prompts[wanted.prompt]
 
+    @staticmethod
+    def _raise(batch: object) -> NoReturn:
+        raise MemoryError
+
     def _expected(self, wanted: Wanted) -> list[int]:
         key = wanted.prompt, wanted.text
         if key not in self.expected:
@@ -207,6 +243,6 @@ def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
         reasons += driver.reasons
         num_preemptions += driver.engine.stats.num_preemptions
     # the run says something only if all of it happened
-    assert min(reasons[reason] for reason in ("length", "abort", "deadline", "refused")) > 50
+    assert min(reasons[reason] for reason in ("length", "abort", "deadline", "error", "refused")) > 50
     assert num_preemptions > 30
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2
