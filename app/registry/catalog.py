@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,8 @@ from app.registry.store import Entry, Store
 from app.registry.task_folder import ALIASES_FILE, TaskFolder
 from app.registry.task_record import OWN_FOLDER, TaskRecord
 
+# The fraction of its time the watcher may spend on looking, which it takes from the engine.
+_MAX_WATCHING = 0.05
 _logger = logging.getLogger(__name__)
 
 
@@ -91,7 +94,7 @@ class Catalog:
         self._log_faults()
 
     def start_watching(self, interval_s: float) -> None:
-        """Refresh every `interval_s` seconds, in a thread of its own, until `close`."""
+        """Refresh every `interval_s` seconds, or rarer where that takes long, in a thread of its own, until `close`."""
         self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="registry", daemon=True)
         self._watcher.start()
 
@@ -102,8 +105,9 @@ class Catalog:
             self._watcher = None
 
     def _watch(self, interval_s: float) -> None:
-        last_error = ""
-        while not self._stop.wait(interval_s):
+        last_error, duration_s = "", 0.0
+        while not self._stop.wait(max(interval_s, duration_s / _MAX_WATCHING)):
+            started = time.monotonic()
             try:
                 self.refresh()
                 last_error = ""
@@ -111,6 +115,7 @@ class Catalog:
                 if str(error) != last_error:
                     _logger.warning("cannot read the registry; what is known stays in service: %s", error)
                 last_error = str(error)
+            duration_s = time.monotonic() - started
 
     def _sweep(self) -> None:
         if self._store.entry("") is None:

@@ -92,18 +92,19 @@ class FileStore:
     def entries(self, folder: str) -> dict[str, Entry]:
         now = time.time()
         try:
-            with os.scandir(self._root / folder) as found:
+            with os.scandir(self._path(folder)) as found:
                 names = [item for item in found if not item.name.startswith(".")]
                 return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def entry(self, key: str) -> Entry | None:
-        return _entry(self._root / key, time.time())
+        return _entry(self._path(key), time.time())
 
     def read(self, key: str) -> bytes:
         try:
-            return (self._root / key).read_bytes()
+            with open(self._path(key), "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"nothing is stored under {key}") from error
 
@@ -160,17 +161,19 @@ class FileStore:
             os.close(descriptor)
 
     def sweep(self) -> int:
-        leftovers = [path for folder in self._folders() for path in folder.iterdir() if _is_leftover(path.name)]
-        for path in leftovers:
-            _discard(path)
-        return len(leftovers)
-
-    def _folders(self) -> Iterator[Path]:
-        """The root, the tasks in it and the versions in those: every folder in which something is written."""
-        level = [self._root] if self._root.is_dir() else []
+        """Looks into the root, the tasks and the versions: wherever something is written."""
+        num_leftovers, level = 0, [str(self._root)] if self._root.is_dir() else []
         for _ in range(3):
-            yield from level
-            level = [Path(item) for folder in level for item in os.scandir(folder) if _is_visible_folder(item)]
+            items = [item for folder in level for item in _items(folder)]
+            for item in items:
+                if _is_leftover(item.name):
+                    _discard(Path(item))
+                    num_leftovers += 1
+            level = [item.path for item in items if not item.name.startswith(".") and item.is_dir()]
+        return num_leftovers
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
 
     def _open_lock(self) -> int | None:
         try:
@@ -188,9 +191,9 @@ class FileStore:
         _sync_folder(folder.parent)
 
 
-def _entry(place: os.DirEntry[str] | Path, now: float) -> Entry | None:
+def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
     try:
-        facts = place.stat()
+        facts = os.stat(place) if isinstance(place, str) else place.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     age_s = now - max(facts.st_mtime, facts.st_ctime)
@@ -202,8 +205,9 @@ def _is_leftover(name: str) -> bool:
     return name.startswith((TEMPORARY, DELETED))
 
 
-def _is_visible_folder(item: os.DirEntry[str]) -> bool:
-    return not item.name.startswith(".") and item.is_dir()
+def _items(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return list(found)
 
 
 def _write_file(path: Path, content: bytes) -> None:
