@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import Request
@@ -120,8 +121,11 @@ class Refused(HTTPException):
 def add_error_handlers(app: FastAPI) -> None:
     """Turn every error into OpenAI's body."""
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return Failure.of(error).response()
+    async def answer(request: Request, error: Exception) -> Response:
+        response = Failure.of(error).response()
+        if response.status_code == 405:
+            response.headers["allow"] = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
+        return response
 
     async def answer_validation(_: Request, error: Exception) -> Response:
         problem = cast(RequestValidationError, error)
@@ -130,6 +134,17 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(errors.SoftswapError, answer)
     app.add_exception_handler(StarletteHTTPException, answer)
     app.add_exception_handler(RequestValidationError, answer_validation)
+
+
+def _allowed_methods(app: FastAPI, path: str) -> set[str]:
+    """Of every route with this path: the first one that matched, which refused, knows only its own."""
+    routes = [context.original_route for context in iter_route_contexts(app.routes)]
+    return {
+        method
+        for route in routes
+        if isinstance(route, APIRoute) and route.path_regex.match(path)
+        for method in route.methods or ()
+    }
 
 
 def _of_own(error: errors.SoftswapError) -> Failure:
@@ -254,6 +269,14 @@ def _printable(text: str, limit: int) -> str:
     """A caller may have named a field itself: what is not printable ASCII is escaped, what is long is cut."""
     escaped = "".join(char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text)
     return escaped if len(escaped) <= limit else f"{escaped[: limit - 3]}..."
+
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, server-sent events that end with `[DONE]`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
 
 def describe_statuses(*statuses: int) -> dict[int | str, dict[str, Any]]:

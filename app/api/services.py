@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,6 @@ class Services:
     is_ready: bool = False
     is_draining: bool = False
     labels: LabelBook = field(init=False)
-    write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.labels = LabelBook(self.backbone)

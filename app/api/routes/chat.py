@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from jinja2.exceptions import TemplateError
 
 from app.api.deps import DeadlineDep, ServicesDep
-from app.api.errors import describe_statuses
+from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
 from app.api.generation import (
     Begun,
@@ -56,7 +56,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
     summary="Go on with a conversation",
     response_model=ChatCompletion,
     response_model_exclude_unset=True,
-    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+    responses=STREAMED | describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
 )
 async def create_chat_completion(request: ChatRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
     """OpenAI's chat completions: `chat.completion` objects, or a stream of `chat.completion.chunk`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fastapi import APIRouter
 
 from app.api.deps import DeadlineDep, ServicesDep
-from app.api.errors import describe_statuses
+from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
 from app.api.generation import (
     Ask,
@@ -48,7 +48,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
     summary="Go on with a text",
     response_model=Completion,
     response_model_exclude_unset=True,
-    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+    responses=STREAMED | describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
 )
 async def create_completion(request: CompletionRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
     """OpenAI's completions: `text_completion` objects, or a stream of them."""

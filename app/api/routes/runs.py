@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 
 from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
-from app.api.errors import describe_statuses
+from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
 from app.api.generation import Begun
 from app.api.guard import GuardedRoute
@@ -37,7 +37,7 @@ TaskReference = Annotated[
     summary="Use a task",
     response_model=RunReply | RunsReply,
     response_model_exclude_unset=True,
-    responses=STATUSES,
+    responses=STREAMED | STATUSES,
 )
 async def run_task(task: TaskReference, request: RunRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
     """A label with probabilities from a task with labels, a text from one that generates.

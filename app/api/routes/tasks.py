@@ -72,7 +72,7 @@ async def retrieve_task(task: TaskName, services: ServicesDep, response: Respons
     summaries = await asyncio.to_thread(services.registry.tasks)
     found = next((summary for summary in summaries if summary.task == task), None)
     if found is None:
-        raise NotFound("there is no such task", param="task")
+        raise NotFound(f"there is no task {task}", param="task")
     await _add_etag(services, task, response)
     return task_object(found)
 

@@ -1,0 +1,218 @@
+"""The `softswap` command, as a person or a script meets it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from app.cli.entry import app
+from app.cli.serve import serve
+from app.errors import SoftswapError
+from app.model.backbone import Backbone
+from app.settings import Settings
+from tests.api.server import LiveServer, make_settings, publish_tasks, run_server, soft_prompt
+from tests.models import tiny_backbone
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    backbone = tiny_backbone()
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(checkpoint: Path) -> Backbone:
+    """The tiny backbone as it is after loading: its fingerprint is over files."""
+    return Backbone.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with run_server(make_settings(tmp_path_factory.mktemp("prompts")), tiny_backbone()) as server:
+        publish_tasks(server.registry, tiny_backbone())
+        yield server
+
+
+@pytest.fixture
+def local(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of its own, and the tiny backbone, through the environment."""
+    (tmp_path / "prompts").mkdir()
+    monkeypatch.setenv("SOFTSWAP_MODEL", str(checkpoint))
+    monkeypatch.setenv("SOFTSWAP_REGISTRY", str(tmp_path / "prompts"))
+    return tmp_path
+
+
+def call(*arguments: str, stdin: str | None = None, code: int = 0) -> str:
+    result = runner.invoke(app, list(arguments), input=stdin)
+    if isinstance(result.exception, SoftswapError):
+        assert code == 1, result.exception.message
+        return result.exception.message
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def call_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments], check=False, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys, runpy, resource; sys.argv = ['softswap', '--help']\n"
+        "try: runpy.run_module('app.cli', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'pydantic', 'numpy', 'asyncio'} & set(sys.modules)\n"
+        "print(heavy or '', resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    *heavy, seconds = done.stderr.split()
+    assert heavy == []
+    assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
+    for name in ("serve", "run", "tune", "tasks", "doctor"):
+        assert name in done.stdout
+
+
+def test_every_command_explains_itself() -> None:
+    groups = [
+        *("serve", "run", "tune", "doctor", "tasks"),
+        *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
+    ]
+    for command in groups:
+        assert len(call(*command.split(), "--help").splitlines()) > 5
+
+
+def test_serve_has_every_setting_as_a_flag() -> None:
+    assert set(inspect.signature(serve).parameters) == set(Settings.model_fields)
+    command = get_command(app).commands["serve"]
+    flags = {option for parameter in command.params for option in parameter.opts}
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
+
+
+def test_a_wrong_call_is_exit_code_2() -> None:
+    call("run", code=2)
+    call("serve", "--port", "x", code=2)
+    call("nonsense", code=2)
+    call("tasks", "alias", "a", "live", "x=y", code=2)
+
+
+def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path) -> None:
+    done = call_process("tasks", "ls", "--registry", str(tmp_path / "missing"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("softswap: there is no registry at")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", [("--dtype", "int8"), ("--port", "70000"), ("--kv-cache-memory", "much")])
+def test_a_setting_that_cannot_be_is_named(flag: tuple[str, str]) -> None:
+    message = call("serve", *flag, code=1)
+    assert message.startswith(f"{flag[0]} (SOFTSWAP_")
+
+
+def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
+    data = local / "data.jsonl"
+    rows = [{"input": f"{'good' if n % 2 else 'bad'} {n}", "target": "yes" if n % 2 else "no"} for n in range(120)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    said = call("tune", str(data), "--task", "liked", "--max-steps", "3", "--virtual-tokens", "2", "--epochs", "1")
+    assert "liked@1 published: validation accuracy" in said
+    events = call("tune", str(data), "--task", "liked", "--max-steps", "2", "--virtual-tokens", "2", "--json")
+    *progress, last = [json.loads(line) for line in events.splitlines() if line.startswith("{")]
+    assert last["id"] == "liked@2"
+    assert {event["event"] for event in progress} >= {"TuningStarted", "StepDone", "Evaluated"}
+
+    assert call("run", "liked", "good 5").strip() in ("yes", "no")
+    lines = call("run", "liked@1", "--json", stdin="good 5\nbad 6\n").splitlines()
+    assert [json.loads(line)["model"] for line in lines] == ["liked@1", "liked@1"]
+
+    shown = json.loads(call("tasks", "show", "liked", "--json"))
+    assert (shown["live"]["id"], [each["number"] for each in shown["versions"]]) == ("liked@2", [1, 2])
+    assert shown["live"]["labels"] == ["no", "yes"]
+    assert call("tasks", "alias", "liked", "live", "1") == "liked@live is 1\n"
+    assert call("tasks", "alias", "liked", "canary", "1=0.5,2=0.5")
+    assert json.loads(call("tasks", "ls", "--json"))["aliases"] == {"live": 1, "canary": {"1": 0.5, "2": 0.5}}
+    assert "liked" in call("tasks", "ls")
+
+    call("tasks", "export", "liked@2", str(local / "exported"))
+    assert (local / "exported" / "adapter_model.safetensors").is_file()
+    call("tasks", "export", "liked@2", str(local / "exported"), code=1)
+    again = call("tasks", "add", "copied", str(local / "exported"), "--labels", "no,yes")
+    assert "copied@1 published: 2 virtual tokens" in again
+
+    call("tasks", "rm", "liked@canary")
+    call("tasks", "rm", "liked@2")
+    call("tasks", "rm", "liked", "--yes")
+    assert "liked" in call("tasks", "show", "liked", code=1)
+
+
+def test_a_written_prompt_is_a_task_too(local: Path) -> None:
+    call("tasks", "add", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
+    shown = json.loads(call("tasks", "show", "greet@1", "--json"))
+    assert (shown["kind"], shown["template"]) == ("text", "{input}\nHi: {target}")
+    assert len(call("run", "greet", "you", "--max-tokens", "4", "--json").splitlines()) == 1
+    call("tasks", "add", "greet", code=2)
+    call("tasks", "add", "greet", "nowhere", code=1)
+
+
+def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
+    from app.registry.registry import Registry
+    from app.registry.store import FileStore
+
+    Registry(FileStore(local / "prompts"), saved).publish("fine", soft_prompt(saved))
+    findings = [json.loads(line) for line in call("doctor", "--port", "0", "--json").splitlines()]
+    assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}
+    assert all(finding["is_fine"] for finding in findings)
+
+    file = local / "prompts" / "fine" / "1" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "fine" in call("doctor", "--port", "0", code=1)
+
+
+def test_a_running_server_is_asked_with_url(live: LiveServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SOFTSWAP_URL", f"{live.url}/v1")
+    assert call("run", "sentiment", "a film").strip() in ("negative", "positive")
+    assert len(call("run", "headline", "--json", stdin="a\nb\nc\n").splitlines()) == 3
+    streamed = call("run", "headline", "hello")
+    assert streamed.strip() == json.loads(call("run", "headline", "hello", "--json"))["text"]
+    assert [json.loads(line)["id"] for line in call("tasks", "ls", "--json").splitlines()] == [
+        "headline",
+        "raw",
+        "sentiment",
+    ]
+    assert json.loads(call("tasks", "show", "sentiment@1", "--json"))["number"] == 1
+    safetensors.torch.save_file(
+        {"prompt_embeddings": soft_prompt(tiny_backbone()).rows}, tmp_path / "adapter_model.safetensors"
+    )
+    assert "sent@1 published" in call("tasks", "add", "sent", str(tmp_path), "--labels", "a,b")
+    call("tasks", "alias", "sent", "canary", "1")
+    call("tasks", "rm", "sent@canary")
+    call("tasks", "rm", "sent", "--yes")
+    assert call("run", "sent", "x", code=1) == "there is no task sent"
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line() -> None:
+    message = call("run", "sentiment", "x", "--url", "http://127.0.0.1:9", code=1)
+    assert message.startswith("no answer from http://127.0.0.1:9")
+    assert "http://" in call("run", "sentiment", "x", "--url", "ftp://x", code=1)
+
+
+def test_a_reader_that_stops_reading_is_no_error(live: LiveServer) -> None:
+    command = f"yes x | head -300 | {sys.executable} -m app.cli run headline --url {live.url} | head -1"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=120)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
