@@ -19,7 +19,7 @@ from app.registry.prompt_cache import PromptCache
 from app.registry.prompt_reader import PromptReader
 from app.registry.publication import encode_version
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
-from app.registry.store import Store
+from app.registry.store import READ_ONLY_ERRNOS, Store
 from app.registry.task_record import TaskRecord
 from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt
@@ -246,12 +246,14 @@ class Registry:
     @contextmanager
     def _writing(self, task: str, if_match: str | None) -> Iterator[TaskRecord]:
         require_task_name(task)
-        with self._catalog.writing(task) as record:
-            if if_match is not None and (not record.numbers or if_match not in ("*", record.etag)):
-                raise Conflict("the task changed since it was read; read it again", param="if_match")
-            if record.table_fault is not None:
-                raise CorruptPrompt(f"the aliases of task {task} cannot be read: {record.table_fault}")
-            yield record
+        try:
+            with self._catalog.writing(task) as record:
+                _require_state(record, if_match)
+                yield record
+        except OSError as error:
+            if error.errno in READ_ONLY_ERRNOS:
+                raise InvalidInput("the registry's folder cannot be written") from error
+            raise
 
     def _delete(self, record: TaskRecord, numbers: set[int], aliases: Mapping[str, AliasTarget]) -> None:
         decided = record.table.changed(
@@ -277,6 +279,13 @@ class Registry:
             if self.resolve(version.id).digest == version.digest:
                 raise CorruptPrompt(f"files of {version.id} are missing") from error
             raise
+
+
+def _require_state(record: TaskRecord, if_match: str | None) -> None:
+    if if_match is not None and (not record.numbers or if_match not in ("*", record.etag)):
+        raise Conflict("the task changed since it was read; read it again", param="if_match")
+    if record.table_fault is not None:
+        raise CorruptPrompt(f"the aliases of task {record.name} cannot be read: {record.table_fault}")
 
 
 def _require_task(record: TaskRecord) -> None:

@@ -24,7 +24,7 @@ from app.errors import Conflict, NotFound
 TEMPORARY, DELETED = ".tmp-", ".deleted-"
 # Filesystems round times of change to as much as this.
 _COARSEST_CLOCK_S = 2.0
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+READ_ONLY_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class FileStore:
             self._root.mkdir(parents=True, exist_ok=True)
             return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            if error.errno in _READ_ONLY:
+            if error.errno in READ_ONLY_ERRNOS:
                 return None
             raise
 

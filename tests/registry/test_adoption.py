@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.errors import BackboneMismatch, CorruptPrompt, NotFound
+from app.errors import BackboneMismatch, CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.importers import read_checkpoint, write_checkpoint
 from app.registry.registry import Registry
@@ -348,14 +348,26 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     version = Registry(FileStore(root), backbone).publish("a", random_prompt(backbone))
     real_open = os.open
 
-    def refuse(path: object, flags: int, *rest: object, **options: object) -> int:
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            raise OSError(30, "Read-only file system")
-        return real_open(path, flags, *rest, **options)
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(os, "open", refuse)
+    def open_to_read(path: object, flags: int, *rest: object, **options: object) -> int:
+        return refuse() if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else real_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", open_to_read)
+    for name in ("mkdir", "rename", "replace", "unlink"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr("app.registry.store._write_file", refuse)
     registry = Registry(FileStore(root), backbone)
     assert registry.prompt(registry.resolve("a")).digest == version.digest
+    for change in (
+        lambda: registry.publish("a", random_prompt(backbone)),
+        lambda: registry.set_alias("a", "other", 1),
+        lambda: registry.delete_task("a"),
+    ):
+        with pytest.raises(InvalidInput, match="cannot be written"):
+            change()
+    assert registry.aliases("a") == {"live": 1}
 
 
 def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
