@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from app.errors import NotFound, SoftswapError
@@ -157,8 +157,9 @@ class Catalog:
         folder = TaskFolder(self._store, task)
         record = folder.read(known)
         if record.table.deleting and record.table_fault is None:
-            self.write_table(task, record.table)
-            record = folder.read(record)
+            with suppress(OSError):  # a registry that cannot be written is served; the deleted is not part of it
+                self.write_table(task, record.table)
+                record = folder.read(record)
         if not record.faults:
             return record
         reasons = self._adopter.adopt(record)

@@ -112,7 +112,7 @@ class FileStore:
         target = self._root / folder
         if target.exists():
             raise Conflict(f"{folder} exists already")
-        self._make_folder(target.parent)
+        _make_folder(target.parent)
         temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             temporary.mkdir()
@@ -127,7 +127,7 @@ class FileStore:
 
     def replace(self, key: str, content: bytes) -> None:
         target = self._root / key
-        self._make_folder(target.parent)
+        _make_folder(target.parent)
         temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             _write_file(temporary, content)
@@ -177,18 +177,12 @@ class FileStore:
 
     def _open_lock(self) -> int | None:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._root)
             return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             if error.errno in READ_ONLY_ERRNOS:
                 return None
             raise
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
 
 
 def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
@@ -208,6 +202,14 @@ def _is_leftover(name: str) -> bool:
 def _items(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         return list(found)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _write_file(path: Path, content: bytes) -> None:

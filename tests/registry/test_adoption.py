@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from app.errors import BackboneMismatch, CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
+from app.registry.aliases import AliasTable
 from app.registry.importers import read_checkpoint, write_checkpoint
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -345,7 +346,11 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     """As an installed package's is. Root may write anywhere, so the refusal is the system call's, not the mode's."""
     import os
 
-    version = Registry(FileStore(root), backbone).publish("a", random_prompt(backbone))
+    writer = Registry(FileStore(root), backbone)
+    version = writer.publish("a", random_prompt(backbone))
+    writer.publish("a", random_prompt(backbone), alias=None)
+    table = AliasTable.decode((root / "a" / "aliases.json").read_bytes())
+    (root / "a" / "aliases.json").write_bytes(table.changed(deleting=(2,)).encode())
     real_open = os.open
 
     def refuse(*_: object, **__: object) -> int:
@@ -368,6 +373,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
         with pytest.raises(InvalidInput, match="cannot be written"):
             change()
     assert registry.aliases("a") == {"live": 1}
+    assert [version.number for version in registry.versions("a")] == [1]
 
 
 def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
