@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from tests.api.server import LiveServer, make_settings, publish_tasks, run_serve
 from tests.models import tiny_backbone
 
 runner = CliRunner()
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,19 @@ def test_serve_has_every_setting_as_a_flag() -> None:
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
 
 
+def test_the_readmes_commands_are_commands() -> None:
+    """Every `$ softswap ...` line of the README names a command and options there are."""
+    lines = re.findall(r"^\$ .*?\bsoftswap (.+)$", README.read_text(), re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        command = get_command(app)
+        while hasattr(command, "commands") and not words[0].startswith("-"):
+            command = command.commands[words.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= options, line
+
+
 def test_a_wrong_call_is_exit_code_2() -> None:
     call("run", code=2)
     call("serve", "--port", "x", code=2)
@@ -149,7 +165,7 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     call("tasks", "export", "liked@2", str(local / "exported"))
     assert (local / "exported" / "adapter_model.safetensors").is_file()
     call("tasks", "export", "liked@2", str(local / "exported"), code=1)
-    again = call("tasks", "add", "copied", str(local / "exported"), "--labels", "no,yes")
+    again = call("tasks", "add", str(local / "exported"), "--task", "copied", "--labels", "no,yes")
     assert "copied@1 published: 2 virtual tokens" in again
 
     call("tasks", "rm", "liked@canary")
@@ -159,12 +175,12 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
 
 
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
-    call("tasks", "add", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
+    call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     shown = json.loads(call("tasks", "show", "greet@1", "--json"))
     assert (shown["kind"], shown["template"]) == ("text", "{input}\nHi: {target}")
     assert len(call("run", "greet", "you", "--max-tokens", "4", "--json").splitlines()) == 1
-    call("tasks", "add", "greet", code=2)
-    call("tasks", "add", "greet", "nowhere", code=1)
+    call("tasks", "add", "--task", "greet", code=2)
+    call("tasks", "add", "nowhere", "--task", "greet", code=1)
 
 
 def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
@@ -198,7 +214,7 @@ def test_a_running_server_is_asked_with_url(live: LiveServer, monkeypatch: pytes
     safetensors.torch.save_file(
         {"prompt_embeddings": soft_prompt(tiny_backbone()).rows}, tmp_path / "adapter_model.safetensors"
     )
-    assert "sent@1 published" in call("tasks", "add", "sent", str(tmp_path), "--labels", "a,b")
+    assert "sent@1 published" in call("tasks", "add", str(tmp_path), "--task", "sent", "--labels", "a,b")
     call("tasks", "alias", "sent", "canary", "1")
     call("tasks", "rm", "sent@canary")
     call("tasks", "rm", "sent", "--yes")

@@ -123,6 +123,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         response = Failure.of(error).response()
+        if isinstance(error, errors.Overloaded | errors.Draining):
+            app.state.services.metrics.observe_rejected(error.code)
         if response.status_code == 405:
             response.headers["allow"] = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
         return response

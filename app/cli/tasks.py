@@ -61,10 +61,10 @@ def show(
 @tasks.command()
 def add(
     *,
-    task: TaskName,
     path: Annotated[
         Path | None, typer.Argument(help="A PEFT folder, a .safetensors or a .npy file.", show_default=False)
     ] = None,
+    task: Annotated[str, typer.Option(help="Name to publish under.")],
     text: Annotated[str | None, typer.Option(help="A hand-written prompt instead of a file.")] = None,
     template: Annotated[
         str | None, typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.")
@@ -81,8 +81,8 @@ def add(
 ) -> None:
     r"""Publish a prompt as a task's next version.
 
-        softswap tasks add intent ./my-peft-checkpoint --template '{input}\nIntent: {target}' --labels pay,cancel
-        softswap tasks add translate --text 'Translate to French.'
+        softswap tasks add my-peft-checkpoint/ --task intent --template '{input}\nIntent: {target}' --labels pay,cancel
+        softswap tasks add --text 'Translate to French.' --task translate
 
     \n in --template and --text stands for a new line. The prompt must have been tuned for the backbone in use.
     """

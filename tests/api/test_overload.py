@@ -13,7 +13,7 @@ from openai import InternalServerError, OpenAI
 from app.model.backbone import Backbone
 from tests.api.server import LiveServer, make_settings, run_server
 
-LONG = {"model": "tiny-llama", "prompt": "x", "max_tokens": 400, "ignore_eos": True}
+LONG = {"model": "tiny-llama", "prompt": "x", "max_tokens": 200, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
