@@ -67,6 +67,18 @@ def test_a_directory_gives_the_model_that_was_saved(checkpoint: Path) -> None:
     assert weights_digest(backbone.model) == weights_digest(tiny_backbone("llama").model)
 
 
+@pytest.mark.parametrize("architecture", list(ARCHITECTURE_TO_CONFIG))
+def test_every_architecture_is_read_from_a_directory_whole(architecture: str, tmp_path: Path) -> None:
+    written = tiny_backbone(architecture)
+    written.model.save_pretrained(tmp_path)
+    written.tokenizer.save_pretrained(tmp_path)
+    read = load(tmp_path)
+    assert weights_digest(read.model) == weights_digest(written.model)
+    assert read.kv_shape == written.kv_shape
+    ids = torch.tensor([[0, 5, 6, 7]])
+    assert torch.equal(read.model(input_ids=ids).logits, written.model(input_ids=ids).logits)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_dtype_can_be_asked_for(checkpoint: Path, dtype: str) -> None:
     backbone = load(checkpoint, dtype=dtype)
