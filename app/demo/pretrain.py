@@ -41,7 +41,7 @@ class Recipe:
     max_position: int = 1024
     batch_tokens: int = 8192
     row_tokens: int = 256
-    decay_row_tokens: int = 512
+    decay_row_tokens: int = 1024
     micro_tokens: int = 4096
     cue_share: float = 0.2
     decay_cue_share: float = 0.35
