@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A row this many times longer or shorter than a vocabulary row is worth a word; real prompts reach hundreds of times.
 UNUSUAL_NORM_RATIO = 10.0
+# Far more than MAX_VIRTUAL_TOKENS can hold; bounds the time a tokenizer takes to say so.
+MAX_TEXT_CHARS = 32_768
 _NUM_SAMPLED_TOKENS = 4_096
 
 
@@ -33,8 +35,10 @@ def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskP
 
 def bind_text(text: str, backbone: Backbone) -> TaskPrompt:
     """A text prompt: the text as the backbone's tokenizer encodes it, special tokens in front included."""
-    if not text.strip():
-        raise InvalidInput("a text prompt needs a text", param="text")
+    if not text.strip() or len(text) > MAX_TEXT_CHARS:
+        raise InvalidInput(f"a text prompt has 1 to {MAX_TEXT_CHARS} characters, not only blanks", param="text")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidInput("the text has half a surrogate pair, which is not valid Unicode", param="text")
     prompt = TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
     require_fit(prompt, backbone)
     return prompt

@@ -11,7 +11,7 @@ import torch
 from app.errors import InvalidInput
 from app.registry.binding import bind_rows, check_shape
 from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, encode_checkpoint, read_rows
-from app.registry.safetensors_file import DTYPES, MAX_HEADER_BYTES, read_tensors
+from app.registry.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | No
     if path.suffix == ".npy":
         return bind_rows(_read_npy(path, backbone), PromptKind.EMBEDDINGS, backbone)
     if path.suffix == ".safetensors":
-        tensors = read_tensors(_read_tensor_file(path, backbone), names={TENSOR_NAME}, dtypes=DTYPES)
-        return bind_rows(tensors[TENSOR_NAME], _kind_by_width(tensors[TENSOR_NAME], backbone), backbone)
+        stored = open_tensors(_read_tensor_file(path, backbone), names={TENSOR_NAME}, dtypes=DTYPES)[TENSOR_NAME]
+        return bind_rows(stored.read(), _kind_by_width(stored.shape[-1], backbone), backbone)
     if path.suffix in PICKLE_SUFFIXES:
         raise InvalidInput(f"{path.name} {PICKLE_ADVICE}", param="path")
     raise InvalidInput("the path must be a PEFT folder, a .safetensors or a .npy file", param="path")
@@ -74,8 +74,9 @@ def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKin
         raise InvalidInput(f"the file may have at most {MAX_UPLOAD_BYTES} bytes", param="prompt_embeddings")
     if kind is PromptKind.TEXT:
         raise InvalidInput("a text prompt is sent as text, not as a tensor", param="kind")
-    rows = read_tensors(data, names={TENSOR_NAME}, dtypes=UPLOAD_DTYPES)[TENSOR_NAME]
-    return bind_rows(rows, kind, backbone)
+    stored = open_tensors(data, names={TENSOR_NAME}, dtypes=UPLOAD_DTYPES)[TENSOR_NAME]
+    check_shape(stored.shape, kind, backbone)
+    return bind_rows(stored.read(), kind, backbone)
 
 
 def write_checkpoint(folder: Path, prompt: TaskPrompt, backbone: Backbone) -> None:
@@ -122,8 +123,8 @@ def _why_missing(path: Path) -> str:
     return f"{path.parent.name} has no {path.name}"
 
 
-def _kind_by_width(rows: torch.Tensor, backbone: Backbone) -> PromptKind:
-    is_kv = rows.shape[-1] == backbone.kv_row_size != backbone.hidden_size
+def _kind_by_width(width: int, backbone: Backbone) -> PromptKind:
+    is_kv = width == backbone.kv_row_size != backbone.hidden_size
     return PromptKind.KV if is_kv else PromptKind.EMBEDDINGS
 
 

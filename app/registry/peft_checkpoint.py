@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from app.errors import InvalidInput
-from app.registry.safetensors_file import DTYPES, read_tensors
+from app.registry.safetensors_file import DTYPES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None
         InvalidInput: the file is not what the configuration says.
     """
     is_multitask = config.peft_type == "MULTITASK_PROMPT_TUNING"
-    tensor = read_tensors(tensors, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=DTYPES)
+    stored = open_tensors(tensors, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=DTYPES)
+    tensor = {name: each.read() for name, each in stored.items()}
     rows = tensor[TENSOR_NAME]
     num_rows = config.num_virtual_tokens * (1 if config.kind is PromptKind.KV else config.num_submodules)
     if rows.ndim != 2 or rows.shape[0] != num_rows:

@@ -24,6 +24,19 @@ _LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor that still lies in its file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    content: memoryview
+
+    def read(self) -> torch.Tensor:
+        """A copy, which does not hold on to the file."""
+        return torch.frombuffer(bytearray(self.content), dtype=self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class _Slot:
     """Where a tensor lies in the bytes behind the header."""
 
@@ -33,11 +46,11 @@ class _Slot:
     end: int
 
 
-def read_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]) -> dict[str, torch.Tensor]:
-    """Copies of the tensors of a file that holds exactly `names`, each of one of `dtypes`, and nothing else.
+def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]) -> dict[str, StoredTensor]:
+    """The tensors of a file that holds exactly `names`, each of one of `dtypes`, and nothing else. Copies nothing.
 
     Raises:
-        InvalidInput: anything in the file is not as it should be. Takes time in proportion to the header until then.
+        InvalidInput: anything in the file is not as it should be.
     """
     header, body = _split(data)
     fields = _parse(header)
@@ -46,7 +59,7 @@ def read_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]
         _refuse(f"the file must hold exactly these tensors: {', '.join(sorted(names))}")
     slots = {name: _slot(fields[name], dtypes) for name in names}
     _check_cover(slots.values(), len(body))
-    return {name: _tensor(slot, body) for name, slot in slots.items()}
+    return {n: StoredTensor(slot.dtype, slot.shape, body[slot.begin : slot.end]) for n, slot in slots.items()}
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:
@@ -135,10 +148,6 @@ def _check_cover(slots: Collection[_Slot], num_bytes: int) -> None:
         covered = slot.end
     if covered != num_bytes:
         _refuse("the file is cut short or has bytes that belong to no tensor")
-
-
-def _tensor(slot: _Slot, body: memoryview) -> torch.Tensor:
-    return torch.frombuffer(bytearray(body[slot.begin : slot.end]), dtype=slot.dtype).reshape(slot.shape)
 
 
 def _refuse(message: str) -> NoReturn:

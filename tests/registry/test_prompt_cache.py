@@ -1,0 +1,43 @@
+"""Prompts in memory, bounded in bytes."""
+
+from __future__ import annotations
+
+from app.registry.prompt_cache import PromptCache
+from tests.models import tiny_backbone
+from tests.registry.prompts import random_prompt
+
+
+def test_the_least_recently_used_prompt_goes_first() -> None:
+    prompts = [random_prompt(tiny_backbone(), 4, seed=seed) for seed in range(3)]
+    cache = PromptCache(max_bytes=2 * (4 * 4 * 32 + 2_048))
+    cache.put(prompts[0])
+    cache.put(prompts[1])
+    assert cache.get(prompts[0].digest) is prompts[0]
+    cache.put(prompts[2])
+    assert cache.get(prompts[1].digest) is None
+    assert cache.get(prompts[0].digest) is prompts[0]
+    assert cache.get(prompts[2].digest) is prompts[2]
+
+
+def test_the_books_balance_whatever_is_put_in() -> None:
+    cache = PromptCache(max_bytes=50_000)
+    for turn in range(200):
+        cache.put(random_prompt(tiny_backbone(), 1 + turn % 37, seed=turn % 11))
+        assert cache.num_bytes <= 50_000
+    held = list(cache._digest_to_prompt.values())
+    assert cache.num_bytes == sum(prompt.num_bytes + 2_048 for prompt in held)
+
+
+def test_a_prompt_larger_than_the_memory_passes_through() -> None:
+    cache = PromptCache(max_bytes=100)
+    prompt = random_prompt(tiny_backbone())
+    cache.put(prompt)
+    assert cache.get(prompt.digest) is None
+    assert (len(cache), cache.num_bytes) == (0, 0)
+
+
+def test_the_same_values_are_held_once() -> None:
+    cache = PromptCache(max_bytes=50_000)
+    for _ in range(3):
+        cache.put(random_prompt(tiny_backbone(), seed=1))
+    assert len(cache) == 1
