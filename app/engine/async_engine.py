@@ -96,7 +96,8 @@ class AsyncEngine:
 
         Raises:
             InvalidInput, BackboneMismatch, Overloaded, Draining, EngineDead: before the first delta.
-            DeadlineExceeded, NumericalError, EngineDead, Draining: instead of the rest.
+            DeadlineExceeded, NumericalError, EngineDead, Draining: instead of the rest; SoftswapError where a step of
+                the engine failed.
         """
         self._check_open()
         self._engine.check(token_ids, prompt, params, num_shared_tokens)
@@ -230,7 +231,7 @@ class AsyncEngine:
                 self._heartbeat_s = time.monotonic()
                 self._take_commands()
                 if self._engine.has_unfinished:
-                    self._deliver(self._step())
+                    self._step()
         except BaseException:
             logger.exception("the engine's thread ended")
         finally:
@@ -256,7 +257,7 @@ class AsyncEngine:
         except Empty:
             pass
 
-    def _step(self) -> list[tuple[int, Delta]]:
+    def _step(self) -> None:
         try:
             deltas = self._engine.step()
         except Exception:
@@ -264,9 +265,10 @@ class AsyncEngine:
             logger.exception("a step failed; every running sequence is ended")
             if self._num_failed_steps >= MAX_FAILED_STEPS:
                 raise
-            return self._engine.reset()
-        self._num_failed_steps = 0
-        return deltas
+            self._deliver_failed(self._engine.reset())
+        else:
+            self._num_failed_steps = 0
+            self._deliver(deltas)
 
     def _open(self, stream: _Stream) -> None:
         if self._is_dead:
@@ -302,6 +304,13 @@ class AsyncEngine:
             if delta.finish_reason is not None:
                 del self._id_to_stream[sequence_id]
         _post(items)
+
+    def _deliver_failed(self, deltas: list[tuple[int, Delta]]) -> None:
+        """What a failed step left: those it ended are told that the fault was not theirs."""
+        ended = [sequence_id for sequence_id, delta in deltas if delta.finish_reason is FinishReason.ERROR]
+        self._deliver([pair for pair in deltas if pair[1].finish_reason is not FinishReason.ERROR])
+        error = SoftswapError("a step of the engine failed before the answer was complete; try again")
+        _post([(self._id_to_stream.pop(sequence_id), error) for sequence_id in ended])
 
 
 def _post(items: list[tuple[_Stream, Delta]] | list[tuple[_Stream, SoftswapError]]) -> None:

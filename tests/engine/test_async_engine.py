@@ -277,7 +277,7 @@ def test_a_failed_step_ends_the_running_ones_and_the_next_request_works(
             stream = engine.generate([0, 5, 6], prompt=prompt_of(7), params=LONG)
             await anext(stream)
             broken_runner(engine, 1)
-            with pytest.raises(SoftswapError):
+            with pytest.raises(SoftswapError, match="a step of the engine failed"):
                 async for _ in stream:
                     pass
             assert engine.is_alive
