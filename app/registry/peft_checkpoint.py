@@ -24,7 +24,7 @@ CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 TENSOR_NAME = "prompt_embeddings"
 MAX_CONFIG_BYTES = 2**20
-_PEFT_TYPE_TO_KIND = {
+PEFT_TYPE_TO_KIND = {
     "PROMPT_TUNING": PromptKind.EMBEDDINGS,
     "P_TUNING": PromptKind.EMBEDDINGS,
     "MULTITASK_PROMPT_TUNING": PromptKind.EMBEDDINGS,
@@ -59,8 +59,8 @@ class PeftConfig:
         """Raises InvalidInput: not a prompt, not for generating text, or not readable; names the field."""
         fields = _parse(content)
         peft_type, task_type = fields.get("peft_type"), fields.get("task_type")
-        if not isinstance(peft_type, str) or peft_type not in _PEFT_TYPE_TO_KIND:
-            known = ", ".join(_PEFT_TYPE_TO_KIND)
+        if not isinstance(peft_type, str) or peft_type not in PEFT_TYPE_TO_KIND:
+            known = ", ".join(PEFT_TYPE_TO_KIND)
             _refuse(f"only prompts can be served ({known}); other adapters change the weights", "peft_type")
         if not isinstance(task_type, str | None) or task_type not in _TASK_TYPES:
             _refuse("the checkpoint is for a classification head, not for generating text", "task_type")
@@ -80,7 +80,7 @@ class PeftConfig:
 
     @property
     def kind(self) -> PromptKind:
-        return _PEFT_TYPE_TO_KIND[self.peft_type]
+        return PEFT_TYPE_TO_KIND[self.peft_type]
 
     @property
     def provenance(self) -> dict[str, Any]:
