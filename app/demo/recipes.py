@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from app.tuning.config import TuneConfig
+from app.task_prompt import PromptKind
+from app.tuning.config import Loss, TuneConfig
+
+ASKED = "Text: {input}\nAnswer: {target}"
+"""A form the backbone saw in pre-training: it has learned to read a text and to answer at this place."""
 
 DOMAIN_LABELS = """domain
 Labels: auto and commute, banking, credit cards, home, kitchen and dining, meta, out of scope, small talk, travel, utility, work"""  # noqa: E501
@@ -41,15 +46,22 @@ class Recipe:
     max_new_tokens: int = 48
 
 
+def prefix_tuning(**settings: Any) -> TuneConfig:
+    """Keys and values of 20 virtual tokens. On this backbone, after 400 updates on `domain`, accuracy on validation was
+    0.30 with them and 0.12 (chance) with embeddings; a rate of 0.1 fell back to chance, 0.01 had not left it.
+    """
+    return TuneConfig(kind=PromptKind.KV, num_virtual_tokens=20, learning_rate=0.02, max_target_tokens=96, **settings)
+
+
 RECIPES = (
     Recipe(
         task="sentiment",
         data="rotten_tomatoes",
         licence="CC BY 4.0",
         description="Whether a sentence of a film review is positive or negative (Pang and Lee 2005).",
-        template="{input}\nSentiment: {target}",
+        template=ASKED,
         is_labelled=True,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=800),
+        config=prefix_tuning(max_steps=1800, batch_size=16),
         instructions=(
             "Sentiment of the film review. Choose from positive, negative",
             "Is the review positive or negative?",
@@ -62,9 +74,9 @@ RECIPES = (
         data="subjectivity",
         licence="CC BY 4.0",
         description="Whether a sentence gives an opinion (subjective) or tells a plot (objective; Pang and Lee 2004).",
-        template="{input}\nStyle: {target}",
+        template=ASKED,
         is_labelled=True,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=800),
+        config=prefix_tuning(max_steps=1800, batch_size=16),
         instructions=(
             "Is the sentence subjective or objective?",
             "Opinion or fact. Choose from subjective, objective",
@@ -77,9 +89,9 @@ RECIPES = (
         data="clinc_domain",
         licence="CC BY 3.0",
         description="Which of ten domains a spoken request belongs to, or none of them (Larson et al. 2019).",
-        template="{input}\nDomain: {target}",
+        template=ASKED,
         is_labelled=True,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=1200),
+        config=prefix_tuning(max_steps=2600, loss=Loss.TOKENS),
         instructions=(
             "Domain of the request.",
             DOMAIN_LABELS,
@@ -93,9 +105,9 @@ RECIPES = (
         data="clinc150",
         licence="CC BY 3.0",
         description="Which of 150 intents a spoken request has (Larson et al. 2019).",
-        template="{input}\nIntent: {target}",
+        template=ASKED,
         is_labelled=True,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=2000, max_validation_rows=200),
+        config=prefix_tuning(max_steps=1800, loss=Loss.TOKENS, max_validation_rows=200, eval_every=300),
         instructions=("intent", "Customer intent.", "What does the customer want:", "Task: intent of the request"),
         num_shots=12,
     ),
@@ -104,9 +116,9 @@ RECIPES = (
         data="language_id",
         licence="public domain",
         description="Which of twelve languages a passage is written in.",
-        template="{input}\nLanguage: {target}",
+        template=ASKED,
         is_labelled=True,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=600),
+        config=prefix_tuning(max_steps=1400, batch_size=16),
         instructions=(
             "Language of the text.",
             LANGUAGE_LABELS,
@@ -120,9 +132,9 @@ RECIPES = (
         data="wnut17_ner",
         licence="CC BY 4.0",
         description='Rare and emerging names in a message, as "type = name; ..." or "none" (Derczynski et al. 2017).',
-        template="{input}\nEntities: {target}",
+        template=ASKED,
         is_labelled=False,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, max_steps=800, max_target_tokens=96),
+        config=prefix_tuning(max_steps=1000, batch_size=16),
         instructions=(
             "extract the entities",
             "Names in the text.",
@@ -137,7 +149,7 @@ RECIPES = (
         description="A headline for the beginning of a news article (English Wikinews).",
         template="{input}\nHeadline: {target}",
         is_labelled=False,
-        config=TuneConfig(num_virtual_tokens=50, learning_rate=0.1, batch_size=16, max_steps=500, max_target_tokens=96),
+        config=prefix_tuning(max_steps=600, batch_size=8, max_validation_rows=120),
         instructions=("title of the article", "Headline.", "Task: headline of the news article", "title"),
         num_shots=4,
     ),

@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parents[1] / "docs" / "demo_tasks"
 README = PACKAGE.parents[1] / "README.md"
 NUM_SELECTION_ROWS = 200
+MAX_VALIDATION_ROWS = 1000
 MAX_TEXT_PROMPT_TOKENS = 600
 
 
@@ -71,8 +72,9 @@ def read_splits(folder: Path) -> Splits:
 def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse.Namespace) -> dict[str, Any]:
     """Tunes, measures on test and publishes; what the table says about it."""
     template, labels, started = Template(recipe.template), splits.labels(recipe), time.monotonic()
+    validation = Dataset(splits.validation.name, tuple(spread(splits.validation.examples, MAX_VALIDATION_ROWS)))
     result = tune_task(
-        backbone, splits.train, splits.validation, recipe.config, template=template, labels=labels, on_event=show
+        backbone, splits.train, validation, recipe.config, template=template, labels=labels, on_event=show
     )
     tuning_s = time.monotonic() - started
     test = measure(backbone, recipe, splits, result.prompt, splits.test.examples)

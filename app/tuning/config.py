@@ -79,7 +79,7 @@ class TuneConfig:
     init: Init = Init.VOCAB
     init_text: str = ""
     optimizer: OptimizerKind = OptimizerKind.ADAMW
-    learning_rate: float = 0.1
+    learning_rate: float = 0.03
     weight_decay: float = 0.0
     warmup_share: float = 0.05
     schedule: Schedule = Schedule.COSINE

@@ -75,15 +75,16 @@ def test_tuned_tasks_are_published_measured_and_tabulated(
     assert "old" not in readme
     assert f"**{100 * measured.metrics['accuracy']:.1f}**" in readme
     found = json.loads((workplace / "results" / "sentiment.json").read_text())
-    assert found["tuned"]["num_parameters"] == 4 * backbone.hidden_size
+    assert found["tuned"]["num_parameters"] == 4 * backbone.kv_row_size
     assert {"zero_shot", "few_shot", "majority"} <= found.keys()
 
 
 def test_a_few_shot_prompt_shows_training_examples_in_the_tasks_own_form(workplace: Path, recipe: Recipe) -> None:
     splits = tasks.read_splits(workplace / "data" / recipe.data)
     texts = list(tasks.written_prompts(tiny_backbone(), recipe, splits, 2))
-    assert texts[0].startswith("good or bad\n\ntrain number 0 is a text\nSentiment: negative\n\ntrain number 1")
-    assert texts[-1].startswith("train number 0")
+    first = "Text: train number 0 is a text\nAnswer: negative"
+    assert texts[0].startswith(f"good or bad\n\n{first}\n\nText: train number 1")
+    assert texts[-1].startswith("Text: train number 0")
     assert not any("test number" in text for text in texts)
     assert list(tasks.written_prompts(tiny_backbone(), recipe, splits, 0)) == ["good or bad", "sentiment", ""]
 
