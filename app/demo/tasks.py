@@ -190,7 +190,7 @@ def measure(
 
 
 def describe(recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    targets = [[e.target for e in split.examples] for split in (splits.train, splits.test)]
+    targets = [example.target for example in splits.test.examples]
     return {
         "task": recipe.task,
         "data": recipe.data,
@@ -198,7 +198,7 @@ def describe(recipe: Recipe, splits: Splits) -> dict[str, Any]:
         "num_labels": len(splits.labels(recipe)),
         "num_train": len(splits.train.examples),
         "num_test": len(splits.test.examples),
-        "majority": round(majority_baseline(*targets), 4) if recipe.is_labelled else None,
+        "majority": round(majority_baseline(targets, targets), 4) if recipe.is_labelled else None,
     }
 
 
