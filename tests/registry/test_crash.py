@@ -162,4 +162,4 @@ def test_a_writer_may_die_in_front_of_any_of_its_system_calls(driver: Driver, na
                 break
             assert answer["status"] == 9
     assert answer["status"] == 0
-    assert die_at > 4
+    assert die_at > 3  # the least there is: fsync a file, rename it, fsync its folder
