@@ -20,7 +20,8 @@ from app.api.limits import MAX_HEADER_BYTES
 from app.api.protocol import DeadlineProtocol
 from app.api.services import Services
 from app.engine.async_engine import AsyncEngine
-from app.engine.engine import Engine, EngineConfig
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.registry import Registry

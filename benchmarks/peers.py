@@ -10,8 +10,9 @@ import torch
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from transformers import LlamaForCausalLM
 
+from app.engine.config import EngineConfig
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig
+from app.engine.engine import Engine
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from app.engine.engine import EngineConfig
+from app.engine.config import EngineConfig
 from app.model.backbone import Backbone
 from app.task_prompt import TaskPrompt
 from benchmarks.peers import PeftPeer, SoftswapPeer

@@ -12,8 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig, EngineStats
+from app.engine.engine import Engine
 from app.engine.scoring import plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
 from app.errors import DeadlineExceeded, Draining, EngineDead, InvalidInput, NumericalError, Overloaded, SoftswapError
@@ -100,7 +101,7 @@ class AsyncEngine:
                 the engine failed.
         """
         self._check_open()
-        self._engine.check(token_ids, prompt, params, num_shared_tokens)
+        self._engine.admission.check(token_ids, prompt, params, num_shared_tokens)
 
         def add() -> int:
             return self._engine.add(
@@ -131,11 +132,11 @@ class AsyncEngine:
         """
         self._check_open()
         wanted = [tuple(continuation) for continuation in continuations]
-        self._engine.check_scoring(token_ids, wanted, prompt)
+        self._engine.admission.check_scoring(token_ids, wanted, prompt)
         paths = plan_scoring(wanted)
         if len(paths) > self.config.max_waiting_requests:
             raise InvalidInput("the continuations are more than the server's queue holds", param="labels")
-        self._engine.check_admission(len(paths))
+        self._engine.check_queue(len(paths))
         last = len(token_ids) - 1
 
         def add(text: list[int], targets: Mapping[int, tuple[int, ...]]) -> Callable[[], int]:
@@ -176,7 +177,7 @@ class AsyncEngine:
             raise Draining("the server is stopping")
         if self._commands.qsize() >= self.config.max_waiting_requests:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
-        self._engine.check_admission()
+        self._engine.check_queue()
 
     def _end_error(self) -> SoftswapError:
         """Why nothing is answered any more."""

@@ -2,104 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from itertools import count
 
 import torch
 
+from app.engine.admission import NOTHING_MORE, Admission
 from app.engine.block_manager import BlockManager
+from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
 from app.engine.detokenizer import Detokenizer
 from app.engine.model_runner import LogitRow, ModelRunner
+from app.engine.observer import Observer
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Sequence
-from app.errors import BackboneMismatch, InvalidInput, Overloaded
-from app.model.attention import VARLEN_BLOCK_MULTIPLE, Attend, attend_varlen, choose_attend
+from app.errors import InvalidInput, Overloaded
+from app.model.attention import Attend
 from app.model.backbone import Backbone
 from app.model.sampler import SampleRow, TokenLogprob, log_probabilities, sample
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
-
-logger = logging.getLogger(__name__)
-
-GREEDY = SamplingParams(temperature=0.0, max_tokens=0)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Sizes. `sized_for` chooses what is not given.
-
-    Attributes:
-        max_model_len: positions a sequence may fill, virtual tokens included.
-        max_num_seqs: sequences computed at a time.
-        max_num_batched_tokens: tokens computed in a step.
-        block_size: tokens in a block.
-        num_blocks: blocks in the cache, the null block included.
-        max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
-    """
-
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    block_size: int
-    num_blocks: int
-    max_waiting_requests: int
-    max_waiting_tokens: int
-
-    @classmethod
-    def sized_for(
-        cls,
-        backbone: Backbone,
-        *,
-        max_model_len: int | None = None,
-        max_num_seqs: int | None = None,
-        max_num_batched_tokens: int | None = None,
-        block_size: int | None = None,
-        kv_cache_bytes: int | None = None,
-        max_waiting_requests: int = 1024,
-        max_waiting_tokens: int | None = None,
-    ) -> EngineConfig:
-        """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
-        is_cuda = backbone.device.type == "cuda"
-        is_varlen = choose_attend(backbone.device, backbone.dtype, backbone.head_dim) is attend_varlen
-        num_seqs = max_num_seqs or (256 if is_cuda else 64)
-        size = block_size or (VARLEN_BLOCK_MULTIPLE if is_varlen else 16)
-        length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)
-        num_bytes = kv_cache_bytes or _default_kv_cache_bytes(backbone)
-        num_tokens = num_bytes // backbone.kv_shape.num_bytes_per_token(backbone.dtype)
-        if is_varlen and size % VARLEN_BLOCK_MULTIPLE:
-            raise InvalidInput(f"block_size must be a multiple of {VARLEN_BLOCK_MULTIPLE} on CUDA", param="block_size")
-        if num_tokens < 2 * size:
-            raise InvalidInput("kv_cache_memory is too small for a single block", param="kv_cache_memory")
-        return cls(
-            max_model_len=length,
-            max_num_seqs=num_seqs,
-            max_num_batched_tokens=max(num_seqs, max_num_batched_tokens or (8192 if is_cuda else 512)),
-            block_size=size,
-            num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
-            max_waiting_requests=max_waiting_requests,
-            max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A moment's counts."""
-
-    num_running: int
-    num_waiting: int
-    num_waiting_tokens: int
-    num_free_blocks: int
-    num_blocks: int
-    num_prefixes: int
-    num_steps: int
-    num_preemptions: int
 
 
 @dataclass(eq=False)
@@ -130,7 +57,8 @@ class Engine:
     ) -> None:
         self.backbone = backbone
         self.config = config
-        self._metrics = metrics
+        self.admission = Admission(backbone, config)
+        self._observer = None if metrics is None else Observer(metrics, clock)
         self._clock = clock
         blocks = BlockManager(num_blocks=config.num_blocks, block_size=config.block_size)
         self.scheduler = Scheduler(
@@ -218,7 +146,7 @@ class Engine:
             sequence_id=next(self._ids),
             token_ids=list(token_ids),
             num_prompt_tokens=len(token_ids),
-            params=GREEDY,
+            params=NOTHING_MORE,
             seed=0,
             prompt=prompt,
             num_shared_tokens=num_shared_tokens,
@@ -247,7 +175,15 @@ class Engine:
         self._end_computed(batch)
         self._num_steps += 1
         deltas = self._take_deltas()
-        self._observe_step(batch, deltas, num_text_tokens, started_s, num_preemptions_before)
+        if self._observer is not None:
+            self._observer.stepped(
+                batch,
+                self.stats,
+                num_text_tokens=num_text_tokens,
+                num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
+                num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
+                started_s=started_s,
+            )
         return deltas
 
     def reset(self) -> list[tuple[int, Delta]]:
@@ -261,68 +197,17 @@ class Engine:
             pass
         return self._take_deltas()
 
-    def check_admission(self, num_requests: int = 1) -> None:
+    def check_queue(self, num_requests: int = 1) -> None:
         """Refuse before any work when the queue is full. Raises Overloaded."""
         waiting = self.scheduler.waiting
         if len(waiting) + num_requests > self.config.max_waiting_requests:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
 
-    def check(
-        self, token_ids: Ids[int], prompt: TaskPrompt | None, params: SamplingParams, num_shared_tokens: int = 0
-    ) -> None:
-        """Whether such a sequence could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
-        if not token_ids:
-            raise InvalidInput("the text is empty and the backbone has no beginning-of-sequence token", param="prompt")
-        if not 0 <= num_shared_tokens < len(token_ids):
-            raise InvalidInput("the shared tokens must leave a token of the text", param="num_shared_tokens")
-        self._check_ids("prompt", token_ids)
-        self._check_ids("logit_bias", params.logit_bias)
-        self._check_ids("logprob_token_ids", params.logprob_token_ids)
-        if prompt is not None:
-            self._check_prompt(prompt)
-        self._check_length(len(token_ids), prompt, params)
-
-    def check_scoring(self, token_ids: Ids[int], continuations: Ids[Ids[int]], prompt: TaskPrompt | None) -> None:
-        """Whether such continuations could be scored on an idle engine. Raises InvalidInput, BackboneMismatch."""
-        if not continuations or not all(continuations):
-            raise InvalidInput("a continuation to score has no tokens", param="labels")
-        for continuation in continuations:
-            self._check_ids("labels", continuation)
-        self.check(token_ids, prompt, GREEDY)
-        # the last id of a continuation need not be put in to know how likely it is
-        self._check_length(len(token_ids) + max(map(len, continuations)) - 1, prompt, GREEDY)
-
-    def _check_ids(self, name: str, ids: Collection[int]) -> None:
-        if ids and not 0 <= min(ids) <= max(ids) < self.backbone.vocab_size:
-            raise InvalidInput(f"{name} must name ids between 0 and {self.backbone.vocab_size - 1}", param=name)
-
-    def _check_prompt(self, prompt: TaskPrompt) -> None:
-        if prompt.backbone_fingerprint != self.backbone.fingerprint:
-            raise BackboneMismatch(
-                f"the prompt was made for backbone {prompt.backbone_fingerprint[:12]}, "
-                f"this server holds {self.backbone.fingerprint[:12]}",
-                param="model",
-            )
-        widths = {"embeddings": self.backbone.hidden_size, "kv": self.backbone.kv_row_size}
-        self._check_ids("model", prompt.token_ids)
-        if prompt.rows is not None and prompt.rows.shape[1] != widths[prompt.kind]:
-            raise InvalidInput(f"the prompt's rows must have {widths[prompt.kind]} values", param="model")
-
-    def _check_length(self, num_tokens: int, prompt: TaskPrompt | None, params: SamplingParams) -> None:
-        num_virtual = prompt.num_virtual_tokens if prompt else 0
-        total = num_virtual + num_tokens + params.max_tokens
-        if total > self.config.max_model_len:
-            raise InvalidInput(
-                f"{num_virtual} virtual tokens, {num_tokens} text tokens and {params.max_tokens} new tokens are more "
-                f"than the {self.config.max_model_len} positions there are; shorten the text or lower max_tokens",
-                param="max_tokens" if num_virtual + num_tokens < self.config.max_model_len else "prompt",
-            )
-
     def _add(self, sequence: Sequence, deadline_s: float | None) -> int:
-        self.check(sequence.token_ids, sequence.prompt, sequence.params, sequence.num_shared_tokens)
+        self.admission.check(sequence.token_ids, sequence.prompt, sequence.params, sequence.num_shared_tokens)
         if self.scheduler.num_blocks_alone(sequence) > self.scheduler.block_manager.num_blocks:
             raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
-        self.check_admission()
+        self.check_queue()
         num_waiting_tokens = self.scheduler.waiting.num_tokens
         # an empty queue takes any text, or a long one could never come in
         if num_waiting_tokens and num_waiting_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
@@ -405,7 +290,9 @@ class Engine:
         token_ids = sample(chosen, [_sample_row(row.sequence) for _, row in rows])
         logprobs = self._logprobs_of(rows, chosen, token_ids)
         now_s = self._clock()
-        self._note_token_times([row.sequence for _, row in rows], now_s)
+        latencies_s = self._note_token_times([row.sequence for _, row in rows], now_s)
+        if self._observer is not None:
+            self._observer.waited(latencies_s)
         for (_, row), token_id, logprob in zip(rows, token_ids, logprobs, strict=True):
             self._append(row.sequence, token_id, logprob)
 
@@ -449,13 +336,14 @@ class Engine:
         is_eos = not params.ignore_eos and token_id in self.backbone.eos_token_ids
         return is_eos or token_id in params.stop_token_ids
 
-    def _note_token_times(self, sequences: list[Sequence], now_s: float) -> None:
+    @staticmethod
+    def _note_token_times(sequences: list[Sequence], now_s: float) -> list[float]:
+        """Returns: seconds since each sequence's token in front, for those that had one."""
         latencies_s = [now_s - sequence.last_token_s for sequence in sequences if sequence.last_token_s is not None]
         for sequence in sequences:
             sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
             sequence.last_token_s = now_s
-        if self._metrics is not None and latencies_s:
-            self._metrics.observe_inter_token(latencies_s)
+        return latencies_s
 
     def _end_computed(self, batch: Batch) -> None:
         """End sequences that generate nothing and are computed to their end."""
@@ -497,58 +385,8 @@ class Engine:
         self.scheduler.finish(sequence)
         del self._id_to_sequence[sequence.sequence_id]
         del self._id_to_output[sequence.sequence_id]
-        if self._metrics is not None:
-            self._observe_finished(self._metrics, sequence, reason)
-
-    def _observe_finished(self, metrics: Metrics, sequence: Sequence, reason: FinishReason) -> None:
-        """Stages the sequence never reached have no times."""
-        now_s = self._clock()
-        scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
-        metrics.observe_finished(
-            flow=sequence.flow,
-            finish_reason=str(reason),
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            num_generation_tokens=sequence.num_generated_tokens,
-            queue_s=None if scheduled_s is None else scheduled_s - sequence.arrival_s,
-            prefill_s=None if scheduled_s is None or first_s is None else first_s - scheduled_s,
-            decode_s=None if first_s is None else now_s - first_s,
-            e2e_s=now_s - sequence.arrival_s,
-            ttft_s=None if first_s is None else first_s - sequence.arrival_s,
-            max_tokens=sequence.params.max_tokens,
-        )
-
-    def _observe_step(
-        self,
-        batch: Batch,
-        deltas: list[tuple[int, Delta]],
-        num_text_tokens: int,
-        started_s: float,
-        num_preemptions_before: int,
-    ) -> None:
-        if self._metrics is None:
-            return
-        stats = self.stats
-        self._metrics.observe_step(
-            num_running=stats.num_running,
-            num_waiting=stats.num_waiting,
-            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
-            num_prompt_tokens=num_text_tokens,
-            num_generation_tokens=sum(len(delta.token_ids) for _, delta in deltas),
-            num_preemptions=stats.num_preemptions - num_preemptions_before,
-            num_prefix_queries=batch.num_prefix_queries,
-            num_prefix_hits=batch.num_prefix_hits,
-            step_s=self._clock() - started_s,
-        )
-
-
-def _default_kv_cache_bytes(backbone: Backbone) -> int:
-    """CUDA: 90 % of what is free now. CPU: a quarter of the machine's memory, at most 4 GiB."""
-    if backbone.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(backbone.device)
-        return int(free * 0.9)
-    import os
-
-    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+        if self._observer is not None:
+            self._observer.finished(sequence, reason)
 
 
 def _sample_row(sequence: Sequence) -> SampleRow:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from app.engine.async_engine import AsyncEngine
+from app.engine.config import EngineConfig
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig
+from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
 from app.errors import (
     BackboneMismatch,

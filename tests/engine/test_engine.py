@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from app.engine.config import EngineConfig
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig
+from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import attend_reference, attend_sdpa

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 
+from app.engine.config import EngineConfig
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig
+from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text

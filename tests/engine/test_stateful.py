@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from app.engine.config import EngineConfig
 from app.engine.delta import Delta
-from app.engine.engine import Engine, EngineConfig
+from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
 from app.errors import Overloaded
 from app.model.backbone import Backbone

@@ -1,0 +1,91 @@
+"""EngineConfig and EngineStats: how large an engine is, and what it is doing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from app.errors import InvalidInput
+from app.model.attention import VARLEN_BLOCK_MULTIPLE, attend_varlen, choose_attend
+from app.model.backbone import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes. `sized_for` chooses what is not given.
+
+    Attributes:
+        max_model_len: positions a sequence may fill, virtual tokens included.
+        max_num_seqs: sequences computed at a time.
+        max_num_batched_tokens: tokens computed in a step.
+        block_size: tokens in a block.
+        num_blocks: blocks in the cache, the null block included.
+        max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
+    """
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    max_waiting_requests: int
+    max_waiting_tokens: int
+
+    @classmethod
+    def sized_for(
+        cls,
+        backbone: Backbone,
+        *,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        block_size: int | None = None,
+        kv_cache_bytes: int | None = None,
+        max_waiting_requests: int = 1024,
+        max_waiting_tokens: int | None = None,
+    ) -> EngineConfig:
+        """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
+        is_cuda = backbone.device.type == "cuda"
+        is_varlen = choose_attend(backbone.device, backbone.dtype, backbone.head_dim) is attend_varlen
+        num_seqs = max_num_seqs or (256 if is_cuda else 64)
+        size = block_size or (VARLEN_BLOCK_MULTIPLE if is_varlen else 16)
+        length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)
+        num_bytes = kv_cache_bytes or _default_kv_cache_bytes(backbone)
+        num_tokens = num_bytes // backbone.kv_shape.num_bytes_per_token(backbone.dtype)
+        if is_varlen and size % VARLEN_BLOCK_MULTIPLE:
+            raise InvalidInput(f"block_size must be a multiple of {VARLEN_BLOCK_MULTIPLE} on CUDA", param="block_size")
+        if num_tokens < 2 * size:
+            raise InvalidInput("kv_cache_memory is too small for a single block", param="kv_cache_memory")
+        return cls(
+            max_model_len=length,
+            max_num_seqs=num_seqs,
+            max_num_batched_tokens=max(num_seqs, max_num_batched_tokens or (8192 if is_cuda else 512)),
+            block_size=size,
+            num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
+            max_waiting_requests=max_waiting_requests,
+            max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A moment's counts."""
+
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int
+    num_free_blocks: int
+    num_blocks: int
+    num_prefixes: int
+    num_steps: int
+    num_preemptions: int
+
+
+def _default_kv_cache_bytes(backbone: Backbone) -> int:
+    """CUDA: 90 % of what is free now. CPU: a quarter of the machine's memory, at most 4 GiB."""
+    if backbone.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(backbone.device)
+        return int(free * 0.9)
+    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)

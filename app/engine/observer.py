@@ -1,0 +1,64 @@
+"""Observer: what an engine tells the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from app.engine.config import EngineStats
+from app.engine.scheduler import Batch
+from app.engine.sequence import FinishReason
+from app.engine.sequence import Sequence as EngineSequence
+from app.telemetry import Metrics
+
+
+class Observer:
+    """Args: clock: monotonic seconds, the engine's own."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+
+    def finished(self, sequence: EngineSequence, reason: FinishReason) -> None:
+        """A sequence ended. Stages it never reached have no times."""
+        now_s = self._clock()
+        scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
+        self._metrics.observe_finished(
+            flow=sequence.flow,
+            finish_reason=str(reason),
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_generation_tokens=sequence.num_generated_tokens,
+            queue_s=None if scheduled_s is None else scheduled_s - sequence.arrival_s,
+            prefill_s=None if scheduled_s is None or first_s is None else first_s - scheduled_s,
+            decode_s=None if first_s is None else now_s - first_s,
+            e2e_s=now_s - sequence.arrival_s,
+            ttft_s=None if first_s is None else first_s - sequence.arrival_s,
+            max_tokens=sequence.params.max_tokens,
+        )
+
+    def waited(self, latencies_s: Sequence[float]) -> None:
+        """Sequences got a token, these times after the one in front."""
+        if latencies_s:
+            self._metrics.observe_inter_token(latencies_s)
+
+    def stepped(
+        self,
+        batch: Batch,
+        stats: EngineStats,
+        *,
+        num_text_tokens: int,
+        num_generated_tokens: int,
+        num_preemptions: int,
+        started_s: float,
+    ) -> None:
+        """A step ended; the last three are its own."""
+        self._metrics.observe_step(
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
+            num_prompt_tokens=num_text_tokens,
+            num_generation_tokens=num_generated_tokens,
+            num_preemptions=num_preemptions,
+            num_prefix_queries=batch.num_prefix_queries,
+            num_prefix_hits=batch.num_prefix_hits,
+            step_s=self._clock() - started_s,
+        )
