@@ -1,15 +1,16 @@
 # softswap: docker build -t softswap . && docker run -e SOFTSWAP_API_KEYS=... -p 8000:8000 softswap
 #
-# Build for CUDA with --build-arg DEVICE=cu128 (any build PyTorch publishes) and run with --gpus all.
+# The package registry's own torch runs on CUDA (docker run --gpus all) and on a CPU. For a smaller image, or another CUDA, name
+# the index of that build, as PyTorch's installation page gives it: --build-arg TORCH_INDEX_URL=...
 # The container listens on every address, so it starts only with an API key, or with SOFTSWAP_INSECURE=true behind a proxy
 # that asks for one. To keep tasks: -v tasks:/tasks -e SOFTSWAP_REGISTRY=/tasks. Models from the hub are kept in /cache.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
-ARG DEVICE=cpu
+ARG TORCH_INDEX_URL=
 WORKDIR /src
 RUN python -m venv /opt/softswap \
- && /opt/softswap/bin/pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${DEVICE}" "torch>=2.11,<2.14"
+ && /opt/softswap/bin/pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch>=2.11,<2.14"
 COPY pyproject.toml README.md LICENSE ./
 COPY prompts ./prompts
 COPY app ./app
