@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
-from app.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from app.cli.remote import RemoteServer
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
+from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, write_json
+from app.cli.registries import find_registry, open_folder
+from app.errors import InvalidInput
 
 tasks = typer.Typer(
     help="List, show, add, remove and export tasks; move aliases.",
@@ -23,7 +19,6 @@ tasks = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 TaskName = Annotated[str, typer.Argument(help="The task's name.", show_default=False)]
-TENSOR_FILE = "adapter_model.safetensors"
 
 
 @tasks.command("ls")
@@ -31,8 +26,7 @@ def list_tasks(
     as_json: AsJson = False, url: Url = None, api_key: ApiKey = None, registry: RegistryFolder = None
 ) -> None:
     """List the tasks: live version, kind, labels, main figures."""
-    server = find_server(url, api_key)
-    found = _list_remote(server) if server else [_task(summary) for summary in _open(registry).tasks()]
+    found = find_registry(url, api_key, registry).tasks()
     if as_json:
         for task in found:
             write_json(task)
@@ -49,9 +43,8 @@ def show(
     registry: RegistryFolder = None,
 ) -> None:
     """Show one task with its versions and aliases, or one version."""
-    name, _, number = task.partition("@")
-    server = find_server(url, api_key)
-    shown = _show_remote(server, name, number) if server else _show_here(_open(registry), name, number)
+    name, _, selector = task.partition("@")
+    shown = find_registry(url, api_key, registry).show(name, selector)
     if as_json:
         write_json(shown)
     else:
@@ -95,12 +88,8 @@ def add(
         "alias": alias or None,
     }
     written = None if text is None else text.replace("\\n", "\n")
-    server = find_server(url, api_key)
-    if server is not None:
-        version = _add_remote(server, task, path, written, given)
-    else:
-        backbone = _load_backbone(model, device)
-        version = _add_here(_open(registry, backbone), backbone, task, path=path, text=written, given=given)
+    place = find_registry(url, api_key, registry, model=model, device=device)
+    version = place.add(task, path, written, given)
     if as_json:
         write_json(version)
     else:
@@ -119,11 +108,7 @@ def remove(
     task, _, selector = name.partition("@")
     if not selector and not yes and sys.stdin.isatty():
         typer.confirm(f"Remove {task} with all its versions?", abort=True)
-    server = find_server(url, api_key)
-    if server is not None:
-        _remove_remote(server, task, selector)
-    else:
-        _remove_here(_open(registry), task, selector)
+    find_registry(url, api_key, registry).remove(task, selector)
     typer.echo(f"{name} removed")
 
 
@@ -139,20 +124,12 @@ def move_alias(
 ) -> None:
     """Move an alias: roll out, roll back, or share requests between two versions.
 
-    softswap tasks alias sentiment live 3
-    softswap tasks alias sentiment live 3=0.9,4=0.1
-    """
-    meant = _parse_target(target)
-    server = find_server(url, api_key)
-    if server is None:
-        _open(registry).set_alias(task, alias, meant)
-    else:
-        from app.cli.remote import task_path
+        softswap tasks alias sentiment live 3
+        softswap tasks alias sentiment live 3=0.9,4=0.1
 
-        weights = (
-            {"weights": {str(number): share for number, share in meant.items()}} if isinstance(meant, dict) else {}
-        )
-        server.call("PUT", task_path(task, "aliases", alias), weights or {"version": meant})
+    A server that watches the folder follows within seconds; with --url it follows at once.
+    """
+    find_registry(url, api_key, registry).set_alias(task, alias, _parse_target(target))
     typer.echo(f"{task}@{alias} is {target}")
 
 
@@ -165,29 +142,13 @@ def export(
     """Write a version as a folder that PeftModel.from_pretrained loads."""
     if folder.exists():
         raise InvalidInput(f"{folder} exists already; name a new folder", param="folder")
-    source = _open(registry)
+    source = open_folder(registry)
     version = source.resolve(task)
     files = source.files(version)
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     typer.echo(f"{version.id} written to {folder}")
-
-
-def _open(folder: Path | None, backbone: Backbone | None = None) -> Registry:
-    from app.registry.registry import Registry
-    from app.registry.store import FileStore
-
-    path = read_settings(registry=folder).registry
-    if backbone is None and not path.is_dir():
-        raise NotFound(f"there is no registry at {path}; name one with --registry")
-    return Registry(FileStore(path), backbone)
-
-
-def _load_backbone(model: str | None, device: str | None) -> Backbone:
-    from app.main import load_backbone
-
-    return load_backbone(read_settings(model=model, device=device))
 
 
 def _parse_target(text: str) -> int | dict[int, float]:
@@ -198,104 +159,6 @@ def _parse_target(text: str) -> int | dict[int, float]:
         return {int(number): float(share) for number, share in pairs}
     except ValueError:
         raise typer.BadParameter("a version's number, or two with shares: 3=0.9,4=0.1", param_hint="TARGET") from None
-
-
-def _task(summary: Any) -> dict[str, Any]:
-    """As `GET /v1/tasks` shows it."""
-    from app.api.routes.tasks import task_object
-
-    return task_object(summary).model_dump()
-
-
-def _version(version: Any) -> dict[str, Any]:
-    from app.api.routes.tasks import version_object
-
-    return version_object(version).model_dump()
-
-
-def _show_here(registry: Registry, task: str, selector: str) -> dict[str, Any]:
-    if selector:
-        return _version(registry.resolve(f"{task}@{selector}"))
-    versions = [_version(version) for version in registry.versions(task)]
-    found = next((each for each in registry.tasks() if each.task == task), None)
-    if found is None:
-        raise NotFound(f"there is no task {task}")
-    return {**_task(found), "versions": versions}
-
-
-def _list_remote(server: RemoteServer) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    has_more = True
-    while has_more:
-        after = f"&after={found[-1]['id']}" if found else ""
-        page = server.call("GET", f"/v1/tasks?limit=1000{after}")
-        found += page["data"]
-        has_more = page["has_more"]
-    return found
-
-
-def _show_remote(server: RemoteServer, task: str, selector: str) -> dict[str, Any]:
-    from app.cli.remote import task_path
-
-    if selector:
-        version: dict[str, Any] = server.call("GET", task_path(task, "versions", selector))
-        return version
-    versions = server.call("GET", task_path(task, "versions") + "?limit=1000")["data"]
-    return {**server.call("GET", task_path(task)), "versions": versions[::-1]}
-
-
-def _add_here(
-    registry: Registry, backbone: Backbone, task: str, *, path: Path | None, text: str | None, given: dict[str, Any]
-) -> dict[str, Any]:
-    from app.model.layout import Template
-    from app.registry.binding import bind_text, norm_warnings
-    from app.registry.importers import describe_checkpoint, read_checkpoint
-
-    if path is not None and not path.exists():
-        raise InvalidInput(f"there is no {path}", param="path")
-    prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
-    for warning in norm_warnings(prompt, backbone):
-        typer.echo(f"warning: {warning}", err=True)
-    version = registry.publish(
-        task,
-        prompt,
-        template=None if given["template"] is None else Template(given["template"]),
-        labels=given["labels"] or (),
-        description=given["description"],
-        provenance={} if path is None else describe_checkpoint(path),
-        alias=given["alias"],
-    )
-    return _version(version)
-
-
-def _add_remote(
-    server: RemoteServer, task: str, path: Path | None, text: str | None, given: dict[str, Any]
-) -> dict[str, Any]:
-    from app.cli.remote import task_path
-
-    route = task_path(task, "versions")
-    if path is None:
-        return dict(server.call("POST", route, {"text": text, **given}))
-    file = path / TENSOR_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise InvalidInput(f"there is no {file}", param="path")
-    return dict(server.upload(route, file=file.read_bytes(), metadata=given))
-
-
-def _remove_here(registry: Registry, task: str, selector: str) -> None:
-    if not selector:
-        registry.delete_task(task)
-    elif selector.isdigit():
-        registry.delete_version(task, int(selector))
-    else:
-        registry.delete_alias(task, selector)
-
-
-def _remove_remote(server: RemoteServer, task: str, selector: str) -> None:
-    from app.cli.remote import task_path
-
-    kind = "versions" if selector.isdigit() else "aliases"
-    server.call("DELETE", task_path(task, kind, selector) if selector else task_path(task))
 
 
 def _print_tasks(found: list[dict[str, Any]]) -> None:

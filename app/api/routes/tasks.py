@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 
 from app.api.deps import ServicesDep
-from app.api.errors import Refused, describe_statuses, explain
+from app.api.errors import describe_statuses
 from app.api.guard import BODY_LIMIT, GuardedRoute
-from app.api.limits import MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES, MAX_UPLOAD_BYTES
+from app.api.limits import MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
 from app.api.schemas.tasks import (
     ALIAS_PATTERN,
     Alias,
@@ -23,21 +22,15 @@ from app.api.schemas.tasks import (
     Task,
     TaskList,
     TextVersionRequest,
-    UploadMetadata,
     Version,
     VersionList,
-    VersionMetadata,
 )
 from app.api.services import Services
-from app.api.strict_json import parse_json
+from app.api.task_objects import target_object, task_object, version_object
+from app.api.uploads import read_version
 from app.errors import InvalidInput, NotFound
 from app.insight.tokens import view_prompt
 from app.registry.aliases import AliasTarget
-from app.registry.binding import bind_text
-from app.registry.importers import read_upload
-from app.registry.version import TaskSummary
-from app.registry.version import Version as RegistryVersion
-from app.task_prompt import PromptKind, TaskPrompt
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 TASK_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -49,7 +42,6 @@ IfMatch = Annotated[
     Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
 ]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
-Metadata = TypeVar("Metadata", bound=VersionMetadata)
 READ = describe_statuses(400, 401, 404, 500)
 WRITE = describe_statuses(400, 401, 404, 408, 412, 413, 415, 500)
 
@@ -149,15 +141,7 @@ async def create_version(
     curl -F file=@adapter_model.safetensors -F 'metadata={"labels": ["no", "yes"]}' .../v1/tasks/mine/versions
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        metadata: VersionMetadata = _validate(TextVersionRequest, parse_json(await request.body()))
-        data = None
-    elif media_type == "multipart/form-data":
-        data, metadata = await _read_form(request)
-    else:
-        raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
-    prompt = await asyncio.to_thread(_bind, services, data, metadata)
+    prompt, metadata = await read_version(request, services.backbone)
     version = await asyncio.to_thread(
         services.registry.publish,
         task,
@@ -193,7 +177,7 @@ async def set_alias(
     target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
     await asyncio.to_thread(services.registry.set_alias, task, alias, target, if_match=_unquote(if_match))
     await _add_etag(services, task, response)
-    return Alias(task=task, alias=alias, target=_alias_target(target))
+    return Alias(task=task, alias=alias, target=target_object(target))
 
 
 @router.delete(
@@ -258,80 +242,13 @@ async def list_virtual_tokens(
     return await asyncio.to_thread(view)
 
 
-async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
-    """The tensor's bytes and what the form says about it."""
-    form = await request.form(max_files=1, max_fields=1, max_part_size=MAX_UPLOAD_BYTES)
-    unknown = next((name for name in form if name not in {"file", "metadata"}), None)
-    if unknown is not None:
-        raise InvalidInput("the form has the fields file and metadata", param=unknown)
-    file, text = form.get("file"), form.get("metadata", "{}")
-    if not isinstance(file, UploadFile):
-        raise InvalidInput("the form needs a file with the tensor", param="file")
-    if not isinstance(text, str):
-        raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
-    return await file.read(), _validate(UploadMetadata, parse_json(text.encode()))
-
-
-def _validate(schema: type[Metadata], value: Any) -> Metadata:
-    try:
-        return schema.model_validate(value)
-    except ValidationError as error:
-        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors(include_url=False)]
-        failure = explain(problems, value)
-        raise InvalidInput(failure.message, param=failure.param) from None
-
-
-def _bind(services: Services, data: bytes | None, metadata: VersionMetadata) -> TaskPrompt:
-    if isinstance(metadata, TextVersionRequest):
-        return bind_text(metadata.text, services.backbone)
-    kind = PromptKind(metadata.kind) if isinstance(metadata, UploadMetadata) else PromptKind.EMBEDDINGS
-    return read_upload(data or b"", services.backbone, kind=kind)
-
-
 async def _add_etag(services: Services, task: str, response: Response) -> None:
-    etag = await asyncio.to_thread(services.registry.etag, task)
-    response.headers["etag"] = f'"{_unquote(etag)}"'
+    """Another client may have deleted the task in between; what was asked for is done all the same."""
+    with suppress(NotFound):
+        etag = await asyncio.to_thread(services.registry.etag, task)
+        response.headers["etag"] = f'"{etag}"'
 
 
 def _unquote(etag: str | None) -> str | None:
     """The value between the quotes of an ETag, or `*` for any."""
     return None if etag is None else etag.strip().removeprefix("W/").strip('"')
-
-
-def task_object(summary: TaskSummary) -> Task:
-    return Task(
-        id=summary.task,
-        live=None if summary.live is None else version_object(summary.live),
-        num_versions=summary.num_versions,
-        aliases={alias: _alias_target(target) for alias, target in summary.aliases.items()},
-    )
-
-
-def _alias_target(target: AliasTarget) -> int | dict[str, float]:
-    return {str(number): weight for number, weight in target.items()} if isinstance(target, dict) else target
-
-
-def version_object(version: RegistryVersion) -> Version:
-    return Version(
-        id=version.id,
-        task=version.task,
-        number=version.number,
-        digest=version.digest,
-        kind=version.kind.value,
-        num_virtual_tokens=version.num_virtual_tokens,
-        backbone_fingerprint=version.backbone_fingerprint,
-        template=None if version.template is None else version.template.text,
-        labels=list(version.labels),
-        sampling={name: _jsonable(value) for name, value in version.sampling.items()},
-        metrics=dict(version.metrics),
-        provenance=dict(version.provenance),
-        description=version.description,
-        created_at=version.created_at,
-    )
-
-
-def _jsonable(value: Any) -> Any:
-    """Sampling defaults are typed as SamplingParams: tuples, and numbers as keys."""
-    if isinstance(value, dict):
-        return {str(key): item for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -91,7 +91,7 @@ class DecisionRequest(Strict):
             "examples": [
                 {"model": "sentiment", "input": "a gorgeous, witty film"},
                 {
-                    "model": "softswap-demo",
+                    "model": "backbone",
                     "input": "a gorgeous, witty film",
                     "questions": [{"type": "predicate", "instructions": "The reviewer liked the film."}],
                 },

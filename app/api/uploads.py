@@ -1,0 +1,65 @@
+"""Uploads: a request that carries a prompt, as a tensor in a form or as a text in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from app.api.errors import Refused, explain
+from app.api.limits import MAX_UPLOAD_BYTES
+from app.api.schemas.tasks import TextVersionRequest, UploadMetadata, VersionMetadata
+from app.api.strict_json import parse_json
+from app.errors import InvalidInput
+from app.registry.binding import bind_text
+from app.registry.importers import read_upload
+from app.task_prompt import PromptKind, TaskPrompt
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from app.model.backbone import Backbone
+
+Metadata = TypeVar("Metadata", bound=VersionMetadata)
+
+
+async def read_version(request: Request, backbone: Backbone) -> tuple[TaskPrompt, VersionMetadata]:
+    """The prompt of a request, bound to the backbone, and what the request says about it.
+
+    Raises:
+        InvalidInput: what was sent is no prompt for this backbone, or its description is wrong.
+        Refused: the media type is neither of the two.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        written = _validate(TextVersionRequest, parse_json(await request.body()))
+        return await asyncio.to_thread(bind_text, written.text, backbone), written
+    if media_type == "multipart/form-data":
+        data, metadata = await _read_form(request)
+        return await asyncio.to_thread(read_upload, data, backbone, kind=PromptKind(metadata.kind)), metadata
+    raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
+
+
+async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
+    """The tensor's bytes, and what the form says about them."""
+    form = await request.form(max_files=1, max_fields=1, max_part_size=MAX_UPLOAD_BYTES)
+    unknown = next((name for name in form if name not in {"file", "metadata"}), None)
+    if unknown is not None:
+        raise InvalidInput("the form has the fields file and metadata", param=unknown)
+    file, text = form.get("file"), form.get("metadata", "{}")
+    if not isinstance(file, UploadFile):
+        raise InvalidInput("the form needs a file with the tensor", param="file")
+    if not isinstance(text, str):
+        raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
+    return await file.read(), _validate(UploadMetadata, parse_json(text.encode()))
+
+
+def _validate(schema: type[Metadata], value: Any) -> Metadata:
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors(include_url=False)]
+        failure = explain(problems, value)
+        raise InvalidInput(failure.message, param=failure.param) from None
