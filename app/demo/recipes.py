@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.task_prompt import PromptKind
-from app.tuning.config import Loss, TuneConfig
+from app.tuning.config import Init, Loss, TuneConfig
 
 ASKED = "Text: {input}\nAnswer: {target}"
 """A form the backbone saw in pre-training: it has learned to read a text and to answer at this place."""
@@ -32,6 +32,7 @@ class Recipe:
         instructions: hand-written prompts, of which the best on validation is compared with the tuned one.
         num_shots: examples shown in the few-shot prompt.
         max_new_tokens: longest answer of a task that writes.
+        start_from: demo task whose live prompt tuning starts from (transfer, Vu et al. 2022, SPoT); none when empty.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Recipe:
     instructions: tuple[str, ...]
     num_shots: int = 8
     max_new_tokens: int = 48
+    start_from: str = ""
 
 
 def prefix_tuning(**settings: Any) -> TuneConfig:
@@ -107,7 +109,10 @@ RECIPES = (
         description="Which of 150 intents a spoken request has (Larson et al. 2019).",
         template=ASKED,
         is_labelled=True,
-        config=prefix_tuning(max_steps=1800, loss=Loss.TOKENS, max_validation_rows=200, eval_every=300),
+        config=prefix_tuning(
+            init=Init.PROMPT, max_steps=1800, loss=Loss.TOKENS, max_validation_rows=200, eval_every=300
+        ),
+        start_from="domain",
         instructions=("intent", "Customer intent.", "What does the customer want:", "Task: intent of the request"),
         num_shots=12,
     ),

@@ -73,12 +73,20 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
     """Tunes, measures on test and publishes; what the table says about it."""
     template, labels, started = Template(recipe.template), splits.labels(recipe), time.monotonic()
     validation = Dataset(splits.validation.name, tuple(spread(splits.validation.examples, MAX_VALIDATION_ROWS)))
+    registry = Registry(FileStore(arguments.registry), backbone)
     result = tune_task(
-        backbone, splits.train, validation, recipe.config, template=template, labels=labels, on_event=show
+        backbone,
+        splits.train,
+        validation,
+        recipe.config,
+        template=template,
+        labels=labels,
+        init_prompt=registry.prompt(registry.resolve(recipe.start_from)) if recipe.start_from else None,
+        on_event=show,
     )
     tuning_s = time.monotonic() - started
     test = measure(backbone, recipe, splits, result.prompt, splits.test.examples)
-    version = publish(Registry(FileStore(arguments.registry), backbone), recipe, result, test)
+    version = publish(registry, recipe, result, test)
     show_line(f"{version}: test {test.main_metric} {test.metrics[test.main_metric]:.3f} after {tuning_s:.0f} s")
     folder = arguments.registry / version.replace("@", "/")
     return {
@@ -100,6 +108,7 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
 def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evaluation) -> str:
     provenance = result.provenance
     config = provenance.pop("config")
+    start = {"start_from": registry.resolve(recipe.start_from).id} if recipe.start_from else {}
     version = registry.publish(
         recipe.task,
         result.prompt,
@@ -109,7 +118,7 @@ def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evalua
         metrics=rounded(result.metrics | {f"test_{name}": value for name, value in test.metrics.items()}),
         data_sha256=provenance.pop("data_hash"),
         tuning=config,
-        provenance=provenance | {"data": recipe.data, "data_licence": recipe.licence},
+        provenance=provenance | {"data": recipe.data, "data_licence": recipe.licence} | start,
         description=recipe.description,
     )
     return version.id

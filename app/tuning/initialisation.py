@@ -9,7 +9,7 @@ import torch
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.task_prompt import PromptKind, TaskPrompt
+from app.task_prompt import TaskPrompt
 from app.tuning.config import Init, TuneConfig
 from app.tuning.encoding import EncodedExample
 
@@ -42,11 +42,14 @@ def initial_rows(
     train: Sequence[EncodedExample],
     init_prompt: TaskPrompt | None = None,
 ) -> torch.Tensor:
-    """(num_virtual_tokens, hidden_size) float32 on the backbone's device."""
+    """Embeddings, (num_virtual_tokens, hidden_size) float32 on the backbone's device; for init "prompt" its rows.
+
+    Raises InvalidInput, BackboneMismatch.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     match config.init:
         case Init.PROMPT:
-            return _of_prompt(backbone, config.num_virtual_tokens, init_prompt)
+            return _of_prompt(backbone, config, init_prompt)
         case Init.TEXT:
             return _of_text(backbone, config.num_virtual_tokens, config.init_text)
         case Init.LABELS:
@@ -59,12 +62,12 @@ def initial_rows(
             return torch.randn(shape, generator=generator).to(backbone.device) * embedding_rms(backbone)
 
 
-def _of_prompt(backbone: Backbone, num_rows: int, prompt: TaskPrompt | None) -> torch.Tensor:
-    if prompt is None or prompt.kind is not PromptKind.EMBEDDINGS or prompt.rows is None:
-        raise InvalidInput('init "prompt" needs a prompt of kind embeddings', param="init")
+def _of_prompt(backbone: Backbone, config: TuneConfig, prompt: TaskPrompt | None) -> torch.Tensor:
+    if prompt is None or prompt.kind is not config.kind or prompt.rows is None:
+        raise InvalidInput(f'init "prompt" needs a prompt of kind {config.kind}', param="init")
     if prompt.backbone_fingerprint != backbone.fingerprint:
         raise BackboneMismatch("the prompt to start from was made for another backbone", param="init")
-    return _cycled(prompt.rows.to(backbone.device), num_rows)
+    return _cycled(prompt.rows.to(backbone.device), config.num_virtual_tokens)
 
 
 def _of_text(backbone: Backbone, num_rows: int, text: str) -> torch.Tensor:

@@ -17,7 +17,7 @@ from app.errors import InvalidInput, NumericalError
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
-from app.tuning.config import OptimizerKind, TuneConfig
+from app.tuning.config import Init, OptimizerKind, TuneConfig
 from app.tuning.dataset import Example, check_labels
 from app.tuning.encoding import EncodedExample, encode_examples, shuffled_batches
 from app.tuning.events import Evaluated, OnEvent, StepDone, TuningStarted, TuningStopped, ignore_event
@@ -104,9 +104,10 @@ class Tuner:
         )
         if config.kind is PromptKind.EMBEDDINGS:
             return rows, torch.tensor(embedding_rms(backbone), device=backbone.device)
-        with torch.no_grad():
-            keys_values = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
-        return keys_values, kv_rms(backbone, keys_values)
+        if config.init is not Init.PROMPT:
+            with torch.no_grad():
+                rows = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+        return rows, kv_rms(backbone, rows)
 
     def _descend(
         self,

@@ -53,6 +53,15 @@ def test_a_kv_prompt_starts_as_the_embeddings_would_and_learns() -> None:
     assert measured.metrics["accuracy"] > 0.9
 
 
+def test_a_kv_prompt_is_continued_from_its_own_rows() -> None:
+    backbone = tiny_backbone()
+    config = replace(CONFIG, kind=PromptKind.KV, max_steps=1)
+    first = fit(backbone, config).prompt
+    tuner = Tuner(backbone, replace(config, init=Init.PROMPT), template=TEMPLATE, labels=LABELS)
+    assert first.rows is not None
+    torch.testing.assert_close(tuner.fit(EXAMPLES, EXAMPLES, init_prompt=first).initial, first.rows)
+
+
 def test_writing_is_learned() -> None:
     tuned = fit(tiny_backbone(), CONFIG, labels=())
     assert tuned.history[-1].metric == "loss"
