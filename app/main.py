@@ -114,7 +114,7 @@ async def _start(services: Services) -> None:
     services.engine.start()
     began = time.perf_counter()
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-    async for _ in services.engine.generate([0], prompt=None, params=params, flow="warm-up"):
+    async for _ in services.engine.generate([0], prompt=None, params=params, flow=services.backbone.name):
         pass
     services.is_ready = True
     logger.info("ready: %s on %s, warmed up in %.2f s", services.backbone.name, services.backbone.device,

@@ -12,7 +12,7 @@ from app.api.generation import Ask, collect, encode_for, finish_reason_of, gener
 from app.api.labels import LabelChances
 from app.api.schemas.fields import Usage
 from app.api.schemas.runs import RunChunk, RunResult
-from app.errors import InvalidInput, SoftswapError
+from app.errors import InvalidInput
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -120,22 +120,12 @@ async def score_labels(
     deadline_s: float,
 ) -> LabelChances:
     """Chances of each label as the continuation of `token_ids` behind the target's prompt."""
-    try:
-        log_likelihoods = await services.engine.score(
-            token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=deadline_s
-        )
-    except ExceptionGroup as group:
-        raise _first_own(group) from group
+    log_likelihoods = await services.engine.score(
+        token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=deadline_s
+    )
     chances = LabelChances.from_log_likelihoods(log_likelihoods)
     services.metrics.observe_label_mass(chances.mass)
     return chances
-
-
-def _first_own(group: ExceptionGroup[Exception]) -> Exception:
-    """Of several texts scored together all fail alike; the caller needs one error of the tree."""
-    own = group.subgroup(SoftswapError) or group
-    first = own.exceptions[0]
-    return _first_own(first) if isinstance(first, ExceptionGroup) else first
 
 
 async def _generate(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
