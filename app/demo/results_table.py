@@ -65,10 +65,11 @@ def explain(results: Sequence[dict[str, Any]]) -> list[str]:
     num = max(
         (r[kind]["num_candidates"] for r in results for kind in ("zero_shot", "few_shot") if kind in r), default=0
     )
+    shapes = sorted({f"{r['tuned']['num_virtual_tokens']} virtual tokens (`{r['tuned']['kind']}`)" for r in results})
     return [
-        "All in percent, one tuning run each, measured once on the test split. Written prompts: the best of",
-        f"{num} on 200 validation examples, on the same backbone through the same evaluation; few-shot ones show up to",
-        "12 training examples.",
+        f"All in percent, one tuning run each, measured once on the test split. Tuned prompts: {', '.join(shapes)}.",
+        f"Written prompts: the best of {num} on 200 validation examples, same backbone, same evaluation;",
+        "few-shot ones show up to 12 training examples. The majority class is the test split's.",
         "",
     ]
 

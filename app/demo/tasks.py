@@ -94,6 +94,7 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
             "version": version,
             "metrics": rounded(test.metrics),
             "validation": rounded(result.validation.metrics),
+            "kind": str(result.prompt.kind),
             "num_virtual_tokens": result.prompt.num_virtual_tokens,
             "num_parameters": result.tuned.initial.numel(),
             "num_bytes": sum(path.stat().st_size for path in folder.iterdir()),

@@ -17,7 +17,13 @@ def result(accuracy: float = 0.9, rival: float = 0.6, task: str = "sentiment") -
         "num_labels": 2,
         "num_test": 1064,
         "majority": 0.51,
-        "tuned": {"metrics": tuned, "num_parameters": 12800, "num_bytes": 60000},
+        "tuned": {
+            "metrics": tuned,
+            "num_parameters": 12800,
+            "num_bytes": 60000,
+            "num_virtual_tokens": 20,
+            "kind": "kv",
+        },
         "zero_shot": {"metrics": {"accuracy": rival, "num_examples": 1000}, "num_candidates": 5},
     }
 
