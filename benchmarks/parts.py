@@ -129,12 +129,24 @@ def measure_many_tasks(bench: Bench, say: Say) -> Part:
 
 def _speed(name: str, found: Mapping[str, Measurement], ours: str, theirs: str, at_least: float | None = None) -> Ratio:
     """Tokens per second of `ours` over those of `theirs`: more is better."""
-    return Ratio(name, found[ours].median_tokens_per_s / found[theirs].median_tokens_per_s, at_least=at_least)
+    one, other = found[ours], found[theirs]
+    return Ratio(
+        name,
+        one.median_tokens_per_s / other.median_tokens_per_s,
+        other.median_cpu_s_per_token / one.median_cpu_s_per_token,
+        at_least=at_least,
+    )
 
 
 def _time(name: str, found: Mapping[str, Measurement], ours: str, theirs: str, at_most: float | None = None) -> Ratio:
     """Seconds of `ours` over those of `theirs` for the same requests: less is better."""
-    return Ratio(name, found[ours].median_wall_s / found[theirs].median_wall_s, at_most=at_most)
+    one, other = found[ours], found[theirs]
+    return Ratio(
+        name,
+        one.median_wall_s / other.median_wall_s,
+        one.median_cpu_s_per_token / other.median_cpu_s_per_token,
+        at_most=at_most,
+    )
 
 
 NAME_TO_PART: Mapping[str, Callable[[Bench, Say], Part]] = {

@@ -42,6 +42,7 @@ class Measurement:
     first_token_s: list[float] = field(default_factory=list)
     foreign_cores: list[float | None] = field(default_factory=list)
     num_requests: int = 0
+    num_generated_tokens: int = 0
     num_cached_tokens: int = 0
     first_tokens: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -52,6 +53,15 @@ class Measurement:
     @property
     def median_wall_s(self) -> float:
         return statistics.median(self.wall_s)
+
+    @property
+    def median_cpu_s(self) -> float:
+        return statistics.median(self.cpu_s)
+
+    @property
+    def median_cpu_s_per_token(self) -> float:
+        """Of a generated token; every round generates as many."""
+        return self.median_cpu_s / self.num_generated_tokens
 
     @property
     def median_first_token_s(self) -> float:
@@ -95,6 +105,7 @@ def _measure(contender: Contender, repetition: int, measurement: Measurement) ->
         outcome = contender.run(workload)
     assert all(len(tokens) == workload.num_new_tokens for tokens in outcome.tokens)
     measurement.num_requests = len(workload.requests)
+    measurement.num_generated_tokens = workload.num_generated_tokens
     measurement.wall_s.append(stopwatch.wall_s)
     measurement.cpu_s.append(stopwatch.cpu_s)
     measurement.tokens_per_s.append(workload.num_generated_tokens / stopwatch.wall_s)

@@ -53,6 +53,6 @@ def test_peft_adapters_are_really_switched():
 
 
 def test_a_ratio_is_reached_on_its_bound():
-    assert Ratio("speed", 8.0, at_least=8.0).is_reached
-    assert not Ratio("cost", 1.11, at_most=1.10).is_reached
-    assert Ratio("no bound", 0.1).is_reached
+    assert Ratio("speed", 8.0, 8.0, at_least=8.0).is_reached
+    assert not Ratio("cost", 1.11, 1.0, at_most=1.10).is_reached
+    assert Ratio("no bound", 0.1, 0.1).is_reached
