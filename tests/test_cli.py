@@ -145,7 +145,9 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     data.write_text("\n".join(json.dumps(row) for row in rows))
     said = call("tune", str(data), "--task", "liked", "--max-steps", "3", "--virtual-tokens", "2", "--epochs", "1")
     assert "liked@1 published: validation accuracy" in said
-    events = call("tune", str(data), "--task", "liked", "--max-steps", "2", "--virtual-tokens", "2", "--json")
+    assert "--kind must be" in call("tune", str(data), "--task", "liked", "--kind", "text", code=1)
+    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2")
+    events = call("tune", str(data), "--task", "liked", *keys_and_values, "--json")
     *progress, last = [json.loads(line) for line in events.splitlines() if line.startswith("{")]
     assert last["id"] == "liked@2"
     assert {event["event"] for event in progress} >= {"TuningStarted", "StepDone", "Evaluated"}
@@ -165,6 +167,7 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     call("tasks", "export", "liked@2", str(local / "exported"))
     assert (local / "exported" / "adapter_model.safetensors").is_file()
     call("tasks", "export", "liked@2", str(local / "exported"), code=1)
+    assert shown["live"]["kind"] == "kv"
     again = call("tasks", "add", str(local / "exported"), "--task", "copied", "--labels", "no,yes")
     assert "copied@1 published: 2 virtual tokens" in again
 

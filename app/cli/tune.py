@@ -51,6 +51,11 @@ def tune(
     num_virtual_tokens: Annotated[
         int | None, typer.Option("--virtual-tokens", help="Rows to learn. (default: 20)", rich_help_panel=TUNING)
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="embeddings (prompt tuning), or kv (prefix tuning; suits small models).",
+                     rich_help_panel=TUNING),
+    ] = None,
     init: Annotated[
         str | None, typer.Option(help="Where they start: vocab, labels, text or random.", rich_help_panel=TUNING)
     ] = None,
@@ -87,8 +92,9 @@ def tune(
     """
     settings = read_settings(model=model, registry=registry, device=device)
     given = {
-        "num_virtual_tokens": num_virtual_tokens, "init": init, "init_text": init_text, "num_epochs": num_epochs,
-        "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+        "kind": kind, "num_virtual_tokens": num_virtual_tokens, "init": init, "init_text": init_text,
+        "num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size,
+        "learning_rate": learning_rate, "seed": seed,
         "patience": 5 if patience is None else patience,
     }  # fmt: skip
     config = _make_config(given)
@@ -116,9 +122,15 @@ def tune(
 
 
 def _make_config(given: dict[str, Any]) -> TuneConfig:
+    from app.task_prompt import PromptKind
     from app.tuning.config import Init, TuneConfig
 
     values = {name: value for name, value in given.items() if value is not None}
+    if "kind" in values:
+        kinds = [PromptKind.EMBEDDINGS.value, PromptKind.KV.value]
+        if values["kind"] not in kinds:
+            raise InvalidInput(f"--kind must be one of {', '.join(kinds)}", param="kind")
+        values["kind"] = PromptKind(values["kind"])
     if "init" in values:
         names = [each.value for each in Init if each is not Init.PROMPT]
         if values["init"] not in names:
