@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from app.main import bind
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
-from tests.api.server import soft_prompt
+from tests.api.server import LiveServer, make_settings, run_server, soft_prompt
 from tests.models import tiny_backbone
 
 NUM_IN_FLIGHT = 32
@@ -36,6 +37,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    with run_server(make_settings(tmp_path), tiny_backbone()) as live:
+        yield live
 
 
 @dataclass
@@ -152,6 +159,19 @@ def test_what_does_not_fit_the_deadline_ends_with_an_error(checkpoint: Path, tmp
             assert number % 2 or text.endswith("data: [DONE]\n\n")
         assert server.process.wait(timeout=30) == 0
         assert time.monotonic() - began < 15
+
+
+def test_no_answer_waits_for_an_acknowledgement(server: LiveServer) -> None:
+    """With Nagle's algorithm on, headers and body would lie 40 ms apart."""
+    with httpx.Client(base_url=server.url) as client:
+        client.get("/health")
+        times = []
+        for _ in range(40):
+            began = time.perf_counter()
+            client.get("/health")
+            times.append(time.perf_counter() - began)
+    assert min(times) < 0.02
+    assert bind("127.0.0.1", 0).proto == socket.IPPROTO_TCP
 
 
 def test_a_taken_port_is_one_line_that_says_what_to_do(checkpoint: Path, tmp_path: Path) -> None:

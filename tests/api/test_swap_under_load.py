@@ -75,8 +75,10 @@ def test_no_error_and_no_answer_of_another_version(live: LiveServer, backbone: B
 
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         clients: list[Future[list[tuple[int, str, str]]]] = [pool.submit(infer) for _ in range(NUM_CLIENTS)]
-        writer.work(NUM_OPERATIONS)
-        is_over.set()
+        try:
+            writer.work(NUM_OPERATIONS)
+        finally:
+            is_over.set()
         seen = [each for client in clients for each in client.result()]
     seed_to_text = {seed: _text_of(live, backbone, seed) for seed in range(6)}
     assert len(set(seed_to_text.values())) == 6, "each prompt has an answer of its own, or this test sees nothing"
