@@ -13,6 +13,9 @@ MAX_STOP = 4
 MAX_STOP_CHARS = 64
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS = 300
+# Logits are float32: a smaller share would round to nothing, a smaller divisor make them infinite.
+MIN_TOP_P = 1e-6
+MIN_REPETITION_PENALTY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,11 @@ class SamplingParams:
         _check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_k", self.top_k, 0, 2**31 - 1)
-        _check_range("top_p", self.top_p, 0.0, 1.0, low_excluded=True)
+        _check_range("top_p", self.top_p, MIN_TOP_P, 1.0)
         _check_range("min_p", self.min_p, 0.0, 1.0)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, low_excluded=True)
+        _check_range("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, 10.0)
         if self.seed is not None:
             _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
@@ -85,11 +88,9 @@ class SamplingParams:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
-def _check_range(name: str, value: float, low: float, high: float, *, low_excluded: bool = False) -> None:
-    is_inside = math.isfinite(value) and (low < value if low_excluded else low <= value) and value <= high
-    if not is_inside:
-        bound = "more than" if low_excluded else "at least"
-        raise InvalidInput(f"{name} must be {bound} {low:g} and at most {high:g}", param=name)
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidInput(f"{name} must be at least {low:g} and at most {high:g}", param=name)
 
 
 def _check_count(name: str, count: int, limit: int) -> None:

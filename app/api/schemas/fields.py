@@ -14,7 +14,7 @@ from app.api.limits import (
     MAX_TEXT_CHARS,
     MAX_TOKENS,
 )
-from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
+from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
 
 
 class Strict(BaseModel):
@@ -61,14 +61,16 @@ class Sampling(Strict):
 
     max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS, description="Most tokens to generate.")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Keep the likeliest tokens up to this probability.")
+    top_p: float | None = Field(
+        None, ge=MIN_TOP_P, le=1, description="Keep the likeliest tokens up to this probability."
+    )
     top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="Keep the k likeliest tokens; 0 keeps all.")
     min_p: float | None = Field(
         None, ge=0, le=1, description="Keep tokens with this fraction of the likeliest one's probability."
     )
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=10)
     logit_bias: LogitBias | None = Field(
         None, max_length=MAX_LOGIT_BIAS, description="Token id to a value added to its logit."
     )
