@@ -128,12 +128,12 @@ class Backbone:
     def _config(self) -> Any:
         return self.model.config.get_text_config()
 
-    @property
+    @cached_property
     def hidden_size(self) -> int:
         """Width of the embedding layer, which is what a task prompt's rows must have."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Rows of the embedding layer: every id below it can be put in."""
         return int(self.model.get_input_embeddings().weight.shape[0])

@@ -136,7 +136,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     cumulative = probabilities.double().cumsum(-1)
     numbers = torch.tensor([uniform(row.seed, row.num_generated) for row in rows], dtype=torch.float64, device=device)
     places = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
-    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return ids.gather(1, torch.minimum(places, last))[:, 0]
 
 
