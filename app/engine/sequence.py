@@ -6,6 +6,7 @@ There are no prefill and decode modes: a segment has tokens that are not compute
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,7 +28,7 @@ class FinishReason(StrEnum):
 
 
 @dataclass(eq=False, kw_only=True)
-class Segment:
+class Segment(ABC):
     """Tokens behind an optional parent prefix.
 
     Attributes:
@@ -45,8 +46,9 @@ class Segment:
         return self.parent.num_tokens if self.parent else 0
 
     @property
+    @abstractmethod
     def num_tokens(self) -> int:
-        raise NotImplementedError
+        """All tokens from position 0 on, the parent's included."""
 
     @property
     def num_uncomputed_tokens(self) -> int:

@@ -51,7 +51,7 @@ def test_full_blocks_are_shared_and_the_partial_one_is_copied() -> None:
     blocks = BlockManager(num_blocks=9, block_size=4)
     prefix = make_prefix(10)
     blocks.allocate(prefix, 10)
-    child = Segment(parent=prefix)
+    child = make_prefix(4, parent=prefix)
     assert blocks.num_missing_blocks(child, 14) == 2
     copy = blocks.allocate(child, 14)
     assert child.block_table[:2] == prefix.block_table[:2]
@@ -66,7 +66,7 @@ def test_a_prefix_that_ends_with_its_block_is_shared_without_a_copy() -> None:
     blocks = BlockManager(num_blocks=9, block_size=4)
     prefix = make_prefix(8)
     blocks.allocate(prefix, 8)
-    child = Segment(parent=prefix)
+    child = make_prefix(4, parent=prefix)
     assert blocks.allocate(child, 9) is None
     assert child.block_table[:2] == prefix.block_table
     assert len(child.block_table) == 3
@@ -76,7 +76,7 @@ def test_a_tail_behind_a_tail_is_copied_later() -> None:
     blocks = BlockManager(num_blocks=9, block_size=16)
     prompt = make_prefix(3)
     text = make_prefix(4, parent=prompt)
-    child = Segment(parent=text)
+    child = make_prefix(4, parent=text)
     blocks.allocate(prompt, 3)
     first, second = blocks.allocate(text, 7), blocks.allocate(child, 9)
     assert first is not None
@@ -89,7 +89,7 @@ def test_giving_back_leaves_the_segment_empty_and_the_shared_blocks_to_the_other
     blocks = BlockManager(num_blocks=9, block_size=4)
     prefix = make_prefix(8)
     blocks.allocate(prefix, 8)
-    children = [Segment(parent=prefix) for _ in range(2)]
+    children = [make_prefix(4, parent=prefix) for _ in range(2)]
     for child in children:
         blocks.allocate(child, 9)
         child.num_computed_tokens = 9
@@ -109,7 +109,7 @@ def test_fresh_blocks_are_told_once_and_shared_ones_never() -> None:
     blocks.allocate(prefix, 10)
     assert sorted(blocks.take_fresh()) == sorted(prefix.block_table)
     assert blocks.take_fresh() == []
-    child = Segment(parent=prefix)
+    child = make_prefix(4, parent=prefix)
     blocks.allocate(child, 11)
     assert blocks.take_fresh() == child.block_table[2:]
 
