@@ -11,6 +11,7 @@ SoftswapError
  ├── Draining              the server is stopping
  ├── DeadlineExceeded      the request's deadline passed
  ├── NumericalError        the model produced values that are not finite
+ ├── OutOfMemory           tuning needs more memory than the device has
  └── EngineDead            the engine thread ended; the process must be restarted
 """
 
@@ -75,6 +76,10 @@ class DeadlineExceeded(SoftswapError):
 
 class NumericalError(SoftswapError):
     code = "numerical_error"
+
+
+class OutOfMemory(SoftswapError):
+    code = "out_of_memory"
 
 
 class EngineDead(SoftswapError):
