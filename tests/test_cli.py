@@ -20,6 +20,8 @@ from app.cli.entry import app
 from app.cli.serve import serve
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
+from app.registry.registry import Registry
+from app.registry.store import FileStore
 from app.settings import Settings
 from tests.api.server import LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
@@ -86,13 +88,13 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "tasks", "doctor"):
+    for name in ("serve", "run", "tune", "eval", "tasks", "doctor"):
         assert name in done.stdout
 
 
 def test_every_command_explains_itself() -> None:
     groups = [
-        *("serve", "run", "tune", "doctor", "tasks"),
+        *("serve", "run", "tune", "eval", "doctor", "tasks"),
         *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
     ]
     for command in groups:
@@ -177,6 +179,24 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     assert "liked" in call("tasks", "show", "liked", code=1)
 
 
+def test_a_task_is_measured_here_as_on_a_server(
+    local: Path, saved: Backbone, live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_tasks(Registry(FileStore(local / "prompts"), saved), saved)
+    data = local / "test.csv"
+    data.write_text("text,label\n" + "".join(f"film {n},{('negative', 'positive')[n % 2]}\n" for n in range(20)))
+    here = json.loads(call("eval", "sentiment", str(data), "--json", "--predictions"))
+    there = json.loads(call("eval", "sentiment", str(data), "--json", "--predictions", "--url", live.url))
+    assert here["model"] == there["model"] == "sentiment@2"
+    assert here.pop("metrics") == pytest.approx(there.pop("metrics"), abs=1e-4)
+    assert (here["confusion"], here["predictions"]) == (there["confusion"], there["predictions"])
+    shown = call("eval", "sentiment@1", str(data))
+    for words in ("sentiment@1 on test.csv: 20 examples", "accuracy", "95 %", "precision", "calibration"):
+        assert words in shown
+    data.write_text("text,label\na,neutral\n")
+    assert "example 1 is none of the 2 labels" in call("eval", "sentiment", str(data), code=1)
+
+
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
     call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     shown = json.loads(call("tasks", "show", "greet@1", "--json"))
@@ -187,9 +207,6 @@ def test_a_written_prompt_is_a_task_too(local: Path) -> None:
 
 
 def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
-    from app.registry.registry import Registry
-    from app.registry.store import FileStore
-
     Registry(FileStore(local / "prompts"), saved).publish("fine", soft_prompt(saved))
     findings = [json.loads(line) for line in call("doctor", "--port", "0", "--json").splitlines()]
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}

@@ -34,6 +34,7 @@ def version_object(version: RegistryVersion) -> Version:
         backbone_fingerprint=version.backbone_fingerprint,
         template=None if version.template is None else version.template.text,
         labels=list(version.labels),
+        label_temperature=version.label_temperature,
         sampling={name: _jsonable(value) for name, value in version.sampling.items()},
         metrics=dict(version.metrics),
         provenance=dict(version.provenance),

@@ -147,6 +147,7 @@ def _publish(registry: Registry, task: str, result: TuneResult, description: str
         result.prompt,
         template=result.template,
         labels=result.labels,
+        label_temperature=result.validation.label_temperature,
         sampling={} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
         metrics=result.metrics,
         data_sha256=provenance.pop("data_hash"),

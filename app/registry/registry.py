@@ -123,6 +123,7 @@ class Registry:
         *,
         template: Template | None = None,
         labels: Sequence[str] = (),
+        label_temperature: float | None = None,
         sampling: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,
         data_sha256: str | None = None,
@@ -135,6 +136,7 @@ class Registry:
         """Make a prompt the next version of a task; it is on disk for good when this returns.
 
         Args:
+            label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
             sampling: defaults by the names of SamplingParams.
             data_sha256: of the training data.
             tuning: configuration of the tuning run.
@@ -153,6 +155,7 @@ class Registry:
         fields = {
             "template": None if template is None else template.text,
             "labels": tuple(labels),
+            "label_temperature": label_temperature,
             "sampling": _as_json("sampling", sampling),
             "metrics": _as_json("metrics", metrics),
             "data_sha256": data_sha256,

@@ -6,8 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 ENTITY_SEPARATOR = ";"
 NO_ENTITY = "none"
@@ -22,10 +23,32 @@ def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
 
 
-def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> list[list[int]]:
+def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Counts: rows are targets, columns predictions, both in the order of `labels`."""
-    counts: list[list[int]] = confusion_matrix(targets, predictions, labels=list(labels)).tolist()
-    return counts
+    return tuple(map(tuple, confusion_matrix(targets, predictions, labels=list(labels)).tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """How one label fares.
+
+    Attributes:
+        precision: share of the answers with this label that are right; 0 where there are none.
+        recall: share of the examples of this label that are found; 0 where there are none.
+        num_examples: whose target it is.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    num_examples: int
+
+
+def per_label(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> tuple[LabelScore, ...]:
+    """In the order of `labels`."""
+    columns = precision_recall_fscore_support(targets, predictions, labels=list(labels), zero_division=0.0)
+    return tuple(LabelScore(*row) for row in zip(labels, *(column.tolist() for column in columns), strict=True))
 
 
 def majority_baseline(train_targets: Sequence[str], targets: Sequence[str]) -> float:

@@ -26,7 +26,7 @@ class TuneResult:
     Attributes:
         prompt: of kind embeddings.
         template, labels: belong to the prompt: it answers well to these only.
-        validation: of the prompt, on all validation examples.
+        validation: of the prompt, on all validation examples, with the label temperature fitted to them.
         tuned: the run: initial rows, history, why it ended.
         config: as asked for.
         data_hash: sha256 over training and validation examples.
@@ -108,6 +108,7 @@ def tune_task(
         max_input_tokens=config.max_input_tokens,
         max_new_tokens=config.max_target_tokens,
         batch_size=config.micro_batch_size,
+        label_temperature=None,
     )
     return TuneResult(
         prompt=tuned.prompt,

@@ -16,6 +16,7 @@ from app.api.limits import (
 )
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
+from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 
 ALIAS_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$"
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
@@ -34,6 +35,9 @@ class Version(Reply):
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
     template: str | None
     labels: list[str]
+    label_temperature: float | None = Field(
+        description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."
+    )
     sampling: dict[str, JsonValue]
     metrics: dict[str, JsonValue]
     provenance: dict[str, JsonValue]
@@ -109,6 +113,9 @@ class VersionMetadata(Strict):
     )
     labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]] | None = Field(
         None, max_length=MAX_LABELS, description="What the task answers with; none for one that generates."
+    )
+    label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = Field(
+        None, description="Divides the labels' log-likelihoods, so that their probabilities can be trusted."
     )
     sampling: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = Field(
         None, description="Defaults for requests that leave a sampling parameter out."
