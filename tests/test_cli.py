@@ -20,10 +20,11 @@ from app.cli.entry import app
 from app.cli.serve import serve
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
+from app.registry.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.settings import Settings
-from tests.api.server import LiveServer, make_settings, publish_tasks, run_server, soft_prompt
+from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
 
 runner = CliRunner()
@@ -195,6 +196,38 @@ def test_a_task_is_measured_here_as_on_a_server(
         assert words in shown
     data.write_text("text,label\na,neutral\n")
     assert "example 1 is none of the 2 labels" in call("eval", "sentiment", str(data), code=1)
+
+
+def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
+    """On these examples, each there with both labels, every version scores 0.5; version 1 is said to have 0.9."""
+    registry = Registry(FileStore(local / "prompts"), saved)
+    publish_tasks(registry, saved)
+    data = local / "gate.jsonl"
+    rows = [{"input": f"film {n}", "target": label} for n in range(12) for label in LABELS]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
+    registry.refresh()
+    first = registry.resolve("sentiment@1")
+    gate = registry.gate("sentiment", "live")
+    registry.record(
+        first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
+    )
+
+    assert "version 2 has accuracy 0.5000" in call("tasks", "alias", "sentiment", "live", "2", code=1)
+    said = call("tune", str(data), "--task", "sentiment", "--max-steps", "1", "--labels", "negative,positive")
+    assert "live stays where it is: version 3 has accuracy 0.5000" in said
+    assert "sentiment@3 published" in said
+    call("tasks", "alias", "sentiment", "live", "2", "--force")
+    call("tasks", "alias", "sentiment", "live", "3")
+    shown = json.loads(call("tasks", "show", "sentiment", "--json"))
+    assert (shown["aliases"]["live"], shown["gates"]["live"]["metric"]) == (3, "accuracy")
+    call("tasks", "alias", "sentiment", "live", "1", "--no-gate")
+    assert json.loads(call("tasks", "show", "sentiment", "--json"))["gates"] == {}
+    call("tasks", "alias", "sentiment", "live", "3", "--metric", "accuracy", code=2)
+    call("eval", "sentiment@3", str(data), "--record")
+    registry.refresh()
+    [kept] = registry.evaluations(registry.resolve("sentiment@3"))
+    assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
 
 
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:

@@ -41,6 +41,7 @@ def evaluate(
     ],
     input_field: InputField = None,
     target_field: TargetField = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures with the version.")] = False,
     with_predictions: Annotated[
         bool, typer.Option("--predictions", help="With --json: the prediction of each example too.")
     ] = False,
@@ -65,13 +66,21 @@ def evaluate(
     server = find_server(url, api_key)
     if server is None:
         shown = _evaluate_here(
-            task, dataset, model=model, registry=registry, device=device, with_predictions=with_predictions
+            task,
+            dataset,
+            model=model,
+            registry=registry,
+            device=device,
+            record=record,
+            with_predictions=with_predictions,
         )
     else:
         from app.cli.remote import task_path
 
         examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
-        body = {"examples": examples, "with_predictions": with_predictions}
+        body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
+        if record:
+            body |= {"record": True, "data_name": dataset.name}
         shown = server.call("POST", task_path(task, "evaluate"), body)
     if as_json:
         write_json(shown)
@@ -86,6 +95,7 @@ def _evaluate_here(
     model: str | None,
     registry: Path | None,
     device: str | None,
+    record: bool,
     with_predictions: bool,
 ) -> dict[str, Any]:
     from app.api.evaluation_objects import evaluation_object
@@ -97,6 +107,8 @@ def _evaluate_here(
     opened = open_folder(registry, backbone)
     version = opened.resolve(task)
     measured = evaluate_version(backbone, version, opened.prompt(version), dataset.examples)
+    if record:
+        opened.record(version, measured.record(version.digest, dataset.data_hash, dataset.name))
     shown = evaluation_object(version.id, dataset.examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
+from app.registry.gate import Gate
 from app.registry.manifest import Manifest, read_sampling
 from app.task_prompt import PromptKind
 
@@ -84,3 +85,4 @@ class TaskSummary:
     live: Version | None
     num_versions: int
     aliases: Mapping[str, AliasTarget]
+    gates: Mapping[str, Gate]

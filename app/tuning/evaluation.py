@@ -18,6 +18,7 @@ from scipy.special import logsumexp
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
+from app.registry.evaluations import RecordedEvaluation
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning import metrics
@@ -110,6 +111,10 @@ class Evaluation:
     def main_metric(self) -> str:
         """The one to compare versions by."""
         return next(name for name in ("accuracy", "entity_f1", "rouge_l") if name in self.metrics)
+
+    def record(self, digest: str, data_sha256: str, data_name: str = "") -> RecordedEvaluation:
+        """As the registry keeps it. Args: digest: of the prompt that was measured."""
+        return RecordedEvaluation(digest=digest, data_sha256=data_sha256, data_name=data_name, metrics=self.metrics)
 
     @property
     def label_temperature(self) -> float | None:

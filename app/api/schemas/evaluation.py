@@ -37,6 +37,10 @@ class EvaluateRequest(Strict):
     )
 
     examples: Examples
+    record: bool | None = Field(None, description="Keep the figures with the version, at most 256 sets of them.")
+    data_name: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="What people call the examples; with `record`."
+    )
     with_predictions: bool | None = Field(None, description="Answer with the prediction of each example, in order.")
 
 
