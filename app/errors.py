@@ -6,6 +6,7 @@ SoftswapError
  │    └── UnsupportedModel     a checkpoint this program cannot serve
  ├── NotFound              no such task, version or alias
  ├── Conflict              the thing changed since the caller last read it
+ ├── GateFailed            a version scores lower than the one an alias means now
  ├── CorruptPrompt         stored bytes are not what was published
  ├── Overloaded            the queue is full; try again after retry_after_s
  ├── Draining              the server is stopping
@@ -52,6 +53,10 @@ class NotFound(SoftswapError):
 
 class Conflict(SoftswapError):
     code = "conflict"
+
+
+class GateFailed(SoftswapError):
+    code = "gate_failed"
 
 
 class CorruptPrompt(SoftswapError):
