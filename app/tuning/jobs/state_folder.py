@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from pathlib import Path
+from typing import BinaryIO
 
 from app.errors import CorruptState, NotFound, TuningUnavailable
 from app.registry.store import FileStore
@@ -34,7 +34,8 @@ class StateFolder:
         return self._path / DATABASE_FILE
 
     def close(self) -> None:
-        os.close(self._lock)
+        """Let another server have it."""
+        self._lock.close()
 
     def put_file(self, content: bytes) -> str:
         """Keep an upload by its sha256, which is returned."""
@@ -81,19 +82,19 @@ class StateFolder:
                 self._store.remove(f"{folder}/{name}")
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path) -> BinaryIO:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = (path / LOCK_FILE).open("ab")
     except OSError as error:
         raise TuningUnavailable(
             f"this server cannot tune: its state folder cannot be written ({error.strerror}); set SOFTSWAP_STATE"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(descriptor)
+        file.close()
         raise TuningUnavailable(
             "another server tunes for this registry; send files and jobs to it, or give this one a SOFTSWAP_STATE"
         ) from None
-    return descriptor
+    return file
