@@ -30,11 +30,12 @@ from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.tuning.jobs.workshop import Workshop
-from app.tuning.lease import own_device
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 5
+TUNING_SLICE_S = 0.02
+"""Seconds for which tuning takes the device at a time: what a step of the engine may have to wait longer."""
 FLUSH_S = 5
 """Seconds that answers get to reach their clients after the last one is complete."""
 
@@ -94,7 +95,9 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
 def open_workshop(settings: Settings, services: Services) -> Iterator[None]:
     """Uploads and jobs, where the state folder can be had; without it everything else is served all the same."""
     try:
-        workshop = Workshop(settings.state_folder, services.backbone, services.registry, own_device)
+        workshop = Workshop(
+            settings.state_folder, services.backbone, services.registry, services.engine.lease, slice_s=TUNING_SLICE_S
+        )
     except TuningUnavailable as error:
         logger.warning("%s", error.message)
         services.tuning_fault = error.message
@@ -126,6 +129,7 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
         kv_cache_bytes=settings.kv_cache_memory,
         max_waiting_requests=settings.max_waiting_requests,
         max_waiting_tokens=settings.max_waiting_tokens,
+        tuning_share=settings.tuning_share,
     )
 
 

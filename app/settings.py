@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     max_waiting_tokens: int | None = Field(
         None, ge=1, description="Tokens of text that may wait; more are refused with 503."
     )
+    tuning_share: float = Field(
+        0.2, ge=0, lt=1, description="Share of the device's time that tuning gets while requests run; under load, none."
+    )
     request_timeout: float = Field(
         600.0, gt=0, le=3600, description="Seconds a request may take that sends no X-Request-Timeout."
     )

@@ -33,6 +33,7 @@ ERROR_TO_STATUS: dict[type[errors.SoftswapError], int] = {
     errors.Draining: 503,
     errors.DeadlineExceeded: 504,
     errors.NumericalError: 500,
+    errors.OutOfMemory: 500,
     errors.TuningUnavailable: 503,
     errors.EngineDead: 503,
     errors.SoftswapError: 500,

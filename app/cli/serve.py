@@ -69,6 +69,10 @@ def serve(
     max_waiting_tokens: Annotated[
         int | None, typer.Option(help="Tokens that may wait before 503.", rich_help_panel=SIZES)
     ] = None,
+    tuning_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the device for tuning while requests run, such as 0.2.", rich_help_panel=OPERATION),
+    ] = None,
     request_timeout: Annotated[
         float | None,
         typer.Option(help="Seconds for requests without X-Request-Timeout.", rich_help_panel=OPERATION),

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from app.registry.version import Version
     from app.tuning.config import TuneConfig
     from app.tuning.events import TuneEvent
-    from app.tuning.tune import TuneResult
+    from app.tuning.result import TuneResult
 
-DATA, TUNING = "Data", "Tuning"
+DATA, TUNING, TRIED = "Data", "Tuning", "Tried side by side: one value, or several separated by commas"
 
 
 def tune(
@@ -49,17 +49,16 @@ def tune(
                      "(default: found in DATA)", rich_help_panel=DATA),
     ] = None,
     num_virtual_tokens: Annotated[
-        int | None, typer.Option("--virtual-tokens", help="Rows to learn. (default: 20)", rich_help_panel=TUNING)
+        str | None, typer.Option("--virtual-tokens", help="Rows to learn. (default: 20)", rich_help_panel=TRIED)
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option(help="embeddings (prompt tuning), or kv (prefix tuning; suits small models).",
-                     rich_help_panel=TUNING),
+                     rich_help_panel=TRIED),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Where they start: vocab, labels, text or random.", rich_help_panel=TUNING)
+        str | None, typer.Option(help="Where they start: vocab, labels, text or random.", rich_help_panel=TRIED)
     ] = None,
-    init_text: Annotated[str | None, typer.Option(help="For --init text.", rich_help_panel=TUNING)] = None,
     num_epochs: Annotated[
         float | None, typer.Option("--epochs", help="Passes over the examples. (default: 3)", rich_help_panel=TUNING)
     ] = None,
@@ -68,13 +67,14 @@ def tune(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in an update.", rich_help_panel=TUNING)] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="In units of the vocabulary's scale.", rich_help_panel=TUNING)
+        str | None, typer.Option(help="In units of the vocabulary's scale.", rich_help_panel=TRIED)
     ] = None,
+    seed: Annotated[str | None, typer.Option(help="Of the initialisation.", rich_help_panel=TRIED)] = None,
+    init_text: Annotated[str | None, typer.Option(help="For --init text.", rich_help_panel=TRIED)] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=TUNING),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation and order.", rich_help_panel=TUNING)] = None,
     description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
     alias: Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")] = "live",
     as_json: AsJson = False,
@@ -87,56 +87,76 @@ def tune(
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
 
-    A line of DATA: {"input": "a gorgeous film", "target": "positive"}. Interrupting once (Ctrl-C) ends the tuning and
-    publishes the best state so far; twice publishes nothing. A server that watches the folder serves it at once.
+    A line of DATA: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that differ
+    in learning rate, start and seed are tuned side by side, and the worse half is dropped three times; what you do say
+    is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice publishes
+    nothing. A server that watches the folder serves it at once.
     """
     settings = read_settings(model=model, registry=registry, device=device)
-    given = {
-        "kind": kind, "num_virtual_tokens": num_virtual_tokens, "init": init, "init_text": init_text,
-        "num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size,
-        "learning_rate": learning_rate, "seed": seed,
+    tried = {
+        "kinds": kind, "inits": init, "learning_rates": learning_rate,
+        "nums_virtual_tokens": num_virtual_tokens, "seeds": seed,
+    }  # fmt: skip
+    shared = {
+        "init_text": init_text, "num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size,
         "patience": 5 if patience is None else patience,
     }  # fmt: skip
-    config = _make_config(given)
+    values: dict[str, Any] = {name: _parse_values(name, text) for name, text in tried.items() if text is not None}
+    config = _make_config(values, shared)
     from app.main import load_backbone
     from app.model.layout import Template
     from app.registry.registry import Registry
     from app.registry.store import FileStore
     from app.tuning.dataset import read_dataset
+    from app.tuning.plan import TuningPlan
+    from app.tuning.search import Search
     from app.tuning.tune import tune_task
 
     fields = {"input_field": input_field, "target_field": target_field}
     train = read_dataset(data, **fields)
     held_out = None if validation is None else read_dataset(validation, **fields)
+    plan = TuningPlan.make(
+        train, held_out, config,
+        template=None if template is None else Template(template.replace("\\n", "\n")),
+        labels=None if labels is None else [label.strip() for label in labels.split(",") if label.strip()],
+    )  # fmt: skip
+    search = replace(Search.default(config, has_labels=bool(plan.labels)), **values)
     backbone = load_backbone(settings)
     opened = Registry(FileStore(settings.registry), backbone)
     with _interruptible() as should_stop, _Progress(as_json=as_json) as progress:
-        result = tune_task(
-            backbone, train, held_out, config,
-            template=None if template is None else Template(template.replace("\\n", "\n")),
-            labels=None if labels is None else [label.strip() for label in labels.split(",") if label.strip()],
-            on_event=progress.show, should_stop=should_stop,
-        )  # fmt: skip
+        result = tune_task(backbone, replace(plan, search=search), on_event=progress.show, should_stop=should_stop)
     version = _publish(opened, task, result, description, alias)
     _report(version, result, as_json=as_json)
 
 
-def _make_config(given: dict[str, Any]) -> TuneConfig:
+def _parse_values(name: str, text: str) -> tuple[Any, ...]:
+    """The values of one option, separated by commas. Raises InvalidInput that names the option."""
     from app.task_prompt import PromptKind
+    from app.tuning.config import Init
+
+    kinds = {kind.value: kind for kind in (PromptKind.EMBEDDINGS, PromptKind.KV)}
+    inits = {init.value: init for init in Init if init is not Init.PROMPT}
+    option, convert, wanted = {
+        "kinds": ("--kind", kinds.__getitem__, " or ".join(kinds)),
+        "inits": ("--init", inits.__getitem__, ", ".join(inits)),
+        "learning_rates": ("--learning-rate", float, "numbers such as 0.03"),
+        "nums_virtual_tokens": ("--virtual-tokens", int, "whole numbers such as 20"),
+        "seeds": ("--seed", int, "whole numbers such as 0"),
+    }[name]
+    try:
+        return tuple(convert(part.strip()) for part in text.split(","))  # type: ignore[operator]
+    except (KeyError, ValueError):
+        raise InvalidInput(f"{option} must be {wanted}; several are separated by commas", param=name) from None
+
+
+def _make_config(tried: dict[str, Any], shared: dict[str, Any]) -> TuneConfig:
+    """What all members share; what they differ in is set to the first value, so that every value is checked."""
     from app.tuning.config import Init, TuneConfig
 
-    values = {name: value for name, value in given.items() if value is not None}
-    if "kind" in values:
-        kinds = [PromptKind.EMBEDDINGS.value, PromptKind.KV.value]
-        if values["kind"] not in kinds:
-            raise InvalidInput(f"--kind must be one of {', '.join(kinds)}", param="kind")
-        values["kind"] = PromptKind(values["kind"])
-    if "init" in values:
-        names = [each.value for each in Init if each is not Init.PROMPT]
-        if values["init"] not in names:
-            raise InvalidInput(f"--init must be one of {', '.join(names)}", param="init")
-        values["init"] = Init(values["init"])
-    return TuneConfig(**values)
+    names = {"kinds": "kind", "nums_virtual_tokens": "num_virtual_tokens", "seeds": "seed"}
+    values = {name: tried[plural][0] for plural, name in names.items() if plural in tried}
+    values |= {name: value for name, value in shared.items() if value is not None}
+    return TuneConfig(**values, init=Init.TEXT if Init.TEXT in tried.get("inits", ()) else Init.VOCAB)
 
 
 def _publish(registry: Registry, task: str, result: TuneResult, description: str, alias: str) -> Version:
@@ -159,13 +179,19 @@ def _publish(registry: Registry, task: str, result: TuneResult, description: str
 
 def _report(version: Version, result: TuneResult, *, as_json: bool) -> None:
     if as_json:
-        write_json({"id": version.id, "metrics": result.metrics, **result.provenance})
+        write_json({"id": version.id, "metrics": result.metrics, "curves": result.curves, **result.provenance})
         return
     main = result.validation.main_metric
     typer.echo(
-        f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on {result.num_validation} "
-        f"examples, best after {result.tuned.best_step} of {result.tuned.num_steps} updates"
+        f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on "
+        f"{len(result.plan.validation)} examples, best after {result.best_step} of {result.num_steps} updates"
     )
+    if len(result.members) > 1:
+        config = result.config
+        typer.echo(
+            f"best of {len(result.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
+            f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
+        )
 
 
 @contextmanager
@@ -212,20 +238,25 @@ class _Progress:
         self._bar.stop()
 
     def show(self, event: TuneEvent) -> None:
-        from app.tuning.events import Evaluated, StepDone, TuningStarted
+        from app.tuning.events import Evaluated, MembersDropped, StepDone, TuningStarted
 
         if self._as_json:
             write_json({"event": type(event).__name__, **asdict(event)})
         elif isinstance(event, TuningStarted):
             self._bar.update(self._row, total=event.num_steps)
             typer.echo(
-                f"{event.num_train} examples, {event.num_validation} for validation, "
-                f"{event.num_parameters} parameters, {event.num_steps} updates",
+                f"{event.num_train} examples, {event.num_validation} for validation, {len(event.members)} prompts "
+                f"with {event.num_parameters} parameters in all, {event.num_steps} updates",
                 err=True,
             )
         elif isinstance(event, StepDone):
             self._bar.update(self._row, completed=event.step, loss=event.loss, score=self._score)
         elif isinstance(event, Evaluated):
-            self._score = f"validation {event.metric} {event.value:.3f}"
+            value = f"validation {event.metric} {event.value:.3f}"
+            self._score = value if event.is_best else self._score
             if not self._is_live:
-                typer.echo(f"update {event.step}: {self._score}{' (best)' if event.is_best else ''}", err=True)
+                best = " (best)" if event.is_best else ""
+                typer.echo(f"update {event.step}: prompt {event.member}: {value}{best}", err=True)
+        elif isinstance(event, MembersDropped) and not self._is_live:
+            numbers = ", ".join(map(str, event.members))
+            typer.echo(f"update {event.step}: dropped ({event.reason}): {numbers}", err=True)

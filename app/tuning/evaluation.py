@@ -16,6 +16,7 @@ from app.tuning.dataset import Example
 from app.tuning.encoding import Batch, EncodedExample, by_length, encode_text_within
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import LabelTree, encode_labels, label_log_likelihoods
+from app.tuning.slices import Slices, run_to_end
 
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory when labels or vocabularies are many."""
@@ -60,25 +61,46 @@ def evaluate(
         max_input_tokens: longer inputs lose their end; 0 takes what the backbone's positions allow.
         max_new_tokens: of generating tasks.
     """
+    return run_to_end(
+        evaluate_in_slices(
+            backbone,
+            prompt,
+            template,
+            labels,
+            examples,
+            max_input_tokens=max_input_tokens,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+    )
+
+
+@torch.no_grad()
+def evaluate_in_slices(
+    backbone: Backbone,
+    prompt: TaskPrompt | None,
+    template: Template,
+    labels: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    max_input_tokens: int = 0,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+) -> Slices[Evaluation]:
+    """`evaluate`, one forward at a time: whoever shares the device may use it in between."""
     if not examples:
         raise InvalidInput("there are no examples to evaluate on", param="examples")
     inputs = [example.input for example in examples]
     targets = [example.target for example in examples]
-    with torch.no_grad():
-        prefix = Prefix.of_prompt(backbone, prompt)
-        if labels:
-            longest = max(len(ids) for ids in encode_labels(backbone, template, labels))
-            texts = encode_inputs(
-                backbone, prompt, template, inputs, _room(backbone, prefix, max_input_tokens, longest)
-            )
-            scores = score_labels(backbone, prefix, template, labels, texts, batch_size=batch_size)
-            return _of_scores(scores, labels, targets)
-        texts = encode_inputs(
-            backbone, prompt, template, inputs, _room(backbone, prefix, max_input_tokens, max_new_tokens)
-        )
-        return _of_texts(
-            generate_greedily(backbone, prefix, texts, max_new_tokens=max_new_tokens, batch_size=batch_size), targets
-        )
+    prefix = Prefix.of_prompt(backbone, prompt)
+    num_after = max(len(ids) for ids in encode_labels(backbone, template, labels)) if labels else max_new_tokens
+    room = _room(backbone, prefix, max_input_tokens, num_after)
+    texts = encode_inputs(backbone, prompt, template, inputs, room)
+    if labels:
+        scores = yield from _score_in_slices(backbone, prefix, template, labels, texts, batch_size)
+        return _of_scores(scores, labels, targets)
+    answers = yield from _generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
+    return _of_texts(answers, targets)
 
 
 def encode_inputs(
@@ -99,38 +121,50 @@ def score_labels(
     batch_size: int = 32,
 ) -> torch.Tensor:
     """log P(label | prompt, text), natural log: (num_texts, num_labels) float32 on CPU."""
+    return run_to_end(_score_in_slices(backbone, prefix, template, labels, texts, batch_size))
+
+
+def _score_in_slices(
+    backbone: Backbone,
+    prefix: Prefix,
+    template: Template,
+    labels: Sequence[str],
+    texts: Sequence[EncodedExample],
+    batch_size: int,
+) -> Slices[torch.Tensor]:
     tree = LabelTree.build(encode_labels(backbone, template, labels))
     limit = max(1, MAX_LOGITS // ((len(tree.inner) + 1) * backbone.vocab_size))
     scores = torch.empty(len(texts), len(labels))
     for indexes in by_length(texts, min(batch_size, limit)):
         batch = Batch.collate([texts[i] for i in indexes], backbone.device)
         scores[indexes] = label_log_likelihoods(backbone, prefix, batch, tree).cpu()
+        yield
     return scores
 
 
-def generate_greedily(
-    backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], *, max_new_tokens: int, batch_size: int = 32
-) -> list[str]:
+def _generate_in_slices(
+    backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], max_new_tokens: int, batch_size: int
+) -> Slices[list[str]]:
     """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed."""
     if _window(backbone) is not None:
         batch_size = 1  # a window counts columns, so padding inside it would hide text
     answers = [""] * len(texts)
     for indexes in by_length(texts, batch_size):
         batch = Batch.collate([texts[i] for i in indexes], backbone.device)
-        for i, token_ids in zip(indexes, _decode(backbone, prefix, batch, max_new_tokens), strict=True):
+        written = yield from _decode(backbone, prefix, batch, max_new_tokens)
+        for i, token_ids in zip(indexes, written, strict=True):
             answers[i] = backbone.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
     return answers
 
 
-def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: int) -> list[list[int]]:
+def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: int) -> Slices[list[list[int]]]:
     """Ids per row, end-of-sequence excluded. Padding stays in the cache, hidden by the mask."""
     device, num_rows = backbone.device, texts.num_rows
     cache = prefix.cache_for(texts.prompt_index)
-    mask = torch.cat(
-        [torch.ones(num_rows, prefix.num_virtual_tokens, dtype=torch.bool, device=device), texts.is_real], 1
-    )
+    mask = torch.cat([prefix.is_real_for(texts.prompt_index), texts.is_real], dim=1)
+    starts = prefix.lengths_for(texts.prompt_index)
     columns = torch.arange(texts.token_ids.shape[1], device=device).expand(num_rows, -1)
-    step_ids, positions = texts.token_ids, prefix.num_virtual_tokens + columns
+    step_ids, positions = texts.token_ids, starts + columns
     asked: torch.Tensor = (texts.row_lens - 1)[:, None]
     ends = torch.tensor(backbone.eos_token_ids, dtype=torch.int64, device=device)
     is_done = torch.zeros(num_rows, dtype=torch.bool, device=device)
@@ -147,9 +181,10 @@ def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: in
         chosen = output.logits[:, -1].argmax(dim=-1)
         is_done = is_done | torch.isin(chosen, ends)
         written.append(torch.where(is_done, -1, chosen))
+        yield
         if bool(is_done.all()):
             break
-        step_ids, positions = chosen[:, None], (prefix.num_virtual_tokens + texts.row_lens + step)[:, None]
+        step_ids, positions = chosen[:, None], starts + texts.row_lens[:, None] + step
         mask = torch.cat([mask, torch.ones(num_rows, 1, dtype=torch.bool, device=device)], dim=1)
         asked = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
     rows = torch.stack(written, dim=1).tolist()
@@ -157,7 +192,7 @@ def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: in
 
 
 def _room(backbone: Backbone, prefix: Prefix, max_input_tokens: int, num_after: int) -> int:
-    room = backbone.max_model_len - prefix.num_virtual_tokens - num_after
+    room = backbone.max_model_len - prefix.num_columns - num_after
     if room < 1:
         raise InvalidInput("prompt and answer together are longer than the backbone's positions", param="prompt")
     return min(room, max_input_tokens or room)

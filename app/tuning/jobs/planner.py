@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.tuning.events import OnEvent
     from app.tuning.jobs.file_book import FileBook
 
+DEFAULT_PATIENCE = 5
 _ENUMS = {"kind": PromptKind, "init": Init, "optimizer": OptimizerKind, "schedule": Schedule, "loss": Loss}
 
 
@@ -48,15 +49,15 @@ class Planner:
             if dataset is not None and spec.labels:
                 dataset.require_labels(spec.labels)
         config = make_config(spec)
-        return TuningPlan.make(
+        plan = TuningPlan.make(
             train,
             validation,
             config,
-            make_search(spec, config),
             template=None if spec.template is None else Template(spec.template),
             labels=spec.labels,
             init_prompt=self._init_prompt(spec),
         )
+        return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
 
     def start(self, plan: TuningPlan, state: bytes | None, on_event: OnEvent) -> TuningRun:
         """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
@@ -76,12 +77,13 @@ class Planner:
 
 def make_config(spec: JobSpec) -> TuneConfig:
     """Raises InvalidInput."""
-    return TuneConfig(**{name: _typed(name, value) for name, value in spec.hyperparameters.items()})
+    asked = {name: _typed(name, value) for name, value in spec.hyperparameters.items()}
+    return TuneConfig(**{"patience": DEFAULT_PATIENCE, **asked})
 
 
-def make_search(spec: JobSpec, config: TuneConfig) -> Search:
+def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool) -> Search:
     """What was asked for, and for the rest the default. Raises InvalidInput."""
-    default = Search.single(config)
+    default = Search.default(config, has_labels=has_labels)
     rates = tuple(rate * spec.learning_rate_multiplier for rate in default.learning_rates)
     asked = {name: _typed_values(name, value) for name, value in spec.search.items()}
     return dataclasses.replace(default, **{"learning_rates": rates, **asked})
