@@ -151,7 +151,7 @@ class TuningRun:
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
             yield from self._update([self._train[i] for i in next(batches)])
-            if self._is_time_to_measure():
+            if self._population.alive and self._is_time_to_measure():
                 yield from self._measure()
                 self._cut()
             yield Mark.UPDATE
