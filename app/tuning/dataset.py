@@ -98,6 +98,23 @@ def read_examples(
     return list(read_dataset(source, name=name, input_field=input_field, target_field=target_field).examples)
 
 
+def read_inputs(source: Path) -> tuple[str, ...]:
+    """Inputs without targets: of a `.txt` file its lines, of others the input field of each row.
+
+    Raises InvalidInput, naming file, line and field.
+    """
+    title = source.name
+    text = _decode(title, _read_bytes(title, source))
+    if title.lower().endswith(".txt"):
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        rows = _csv_rows(title, text) if title.lower().endswith(".csv") else _json_rows(title, text)
+        found = [_text(title, line, row, _input_field(title, line, row)) for line, row in rows]
+    if not found:
+        raise InvalidInput(f"{title}: there are no inputs in this file", param="file")
+    return tuple(found)
+
+
 def hash_examples(examples: Sequence[Example]) -> str:
     """sha256, 64 hex digits, over inputs and targets in order: that of `pack_examples`."""
     digest = hashlib.sha256()
@@ -260,6 +277,13 @@ def _known_fields(title: str, line: int, row: Mapping[str, Any]) -> tuple[str, s
         if target_field in row:
             raise InvalidInput(f"{title}, line {line}: {input_field} is missing", param=input_field)
     raise InvalidInput(f"{title}, line {line}: input and target are missing", param="input")
+
+
+def _input_field(title: str, line: int, row: Mapping[str, Any]) -> str:
+    for name, _ in FIELD_PAIRS:
+        if name in row:
+            return name
+    raise InvalidInput(f"{title}, line {line}: input is missing", param="input")
 
 
 def _text(title: str, line: int, row: Mapping[str, Any], field: str) -> str:

@@ -200,7 +200,14 @@ def evaluate_version(
 
     Other sampling defaults play no part: an evaluation is greedy.
     """
-    return evaluate(
+    return run_to_end(evaluate_version_in_slices(backbone, version, prompt, examples, batch_size=batch_size))
+
+
+def evaluate_version_in_slices(
+    backbone: Backbone, version: Version, prompt: TaskPrompt, examples: Sequence[Example], *, batch_size: int = 32
+) -> Slices[Evaluation]:
+    """`evaluate_version`, one forward at a time."""
+    return evaluate_in_slices(
         backbone,
         prompt,
         version.template or BARE,

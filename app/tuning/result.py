@@ -32,6 +32,7 @@ class TuneResult:
         num_steps: updates done in all.
         stop_reason: "finished", "patience", "not finite" or "stopped".
         tuning_s: seconds on the device.
+        num_tokens_computed: put through the backbone, a backward counted like a forward.
     """
 
     prompt: TaskPrompt
@@ -45,6 +46,7 @@ class TuneResult:
     num_steps: int
     stop_reason: str
     tuning_s: float
+    num_tokens_computed: int
 
     @property
     def config(self) -> TuneConfig:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.errors import NumericalError
+from app.errors import GateFailed, NumericalError
+from app.tuning.gates import measure_in_slices
 from app.tuning.jobs.checkpoint_book import CheckpointBook
 from app.tuning.jobs.job import Job, JobStatus
 from app.tuning.jobs.job_book import JobBook
@@ -18,10 +19,13 @@ from app.tuning.jobs.state_folder import StateFolder
 from app.tuning.lease import Lease
 from app.tuning.run import Mark
 from app.tuning.run_state import RunState
+from app.tuning.slices import run_with_lease
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
+    from app.registry.evaluations import RecordedEvaluation
     from app.registry.registry import Registry
+    from app.registry.version import Version
     from app.tuning.result import TuneResult
 
 NUM_CHECKPOINT_MOMENTS: Final = 4
@@ -158,13 +162,29 @@ class Session:
         if result.stop_reason == "not finite":
             self._publish_last_good(result)
             raise NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
+        evaluations = self._measure_for_gate(result)
         with self._bench.jobs.deciding(self._job.id) as is_still_running:
             if is_still_running:
-                version = self._publisher.publish_result(result)
+                version = self._publish(result, evaluations)
                 self._add_checkpoint(_best_of(result), version.id)
                 self._bench.jobs.succeed(self._job.id, version.id)
         if self._bench.jobs.get(self._job.id).status.is_final:
             self._bench.folder.remove_run(self._job.id)
+
+    def _measure_for_gate(self, result: TuneResult) -> list[RecordedEvaluation]:
+        spec, fields = self._job.spec, self._publisher.fields(result)
+        bench = self._bench
+        work = measure_in_slices(bench.backbone, bench.registry, spec.task, result.prompt, spec.alias, fields)
+        return run_with_lease(work, bench.lease)
+
+    def _publish(self, result: TuneResult, evaluations: Sequence[RecordedEvaluation]) -> Version:
+        """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
+        try:
+            return self._publisher.publish_result(result, evaluations)
+        except GateFailed as error:
+            version = self._publisher.publish_aside(result)
+            self._bench.jobs.warn(self._job.id, f"Alias {self._job.spec.alias} was not moved: {error.message}")
+            return version
 
     def _publish_last_good(self, result: TuneResult) -> None:
         if result.best_step > max(self._checkpoint_steps, default=0):

@@ -17,9 +17,13 @@ from app.errors import (
     Overloaded,
     TuningUnavailable,
 )
+from app.tuning.dataset import Example, pack_examples, read_examples
+from app.tuning.evaluation import evaluate_version
+from app.tuning.gates import make_gate
 from app.tuning.jobs import job_book
 from app.tuning.jobs.job import JobStatus, Order
 from app.tuning.jobs.workshop import Workshop
+from tests.models import tiny_backbone
 from tests.tuning.jobs.shop import (
     DATA,
     Gate,
@@ -32,6 +36,7 @@ from tests.tuning.jobs.shop import (
     wait_until,
 )
 
+EXAMPLES = read_examples(DATA)
 OpenShop = Callable[..., Workshop]
 
 
@@ -322,3 +327,30 @@ def test_each_member_of_a_population_has_its_curve(shops: OpenShop) -> None:
     job = shop.create_job(make_spec(shop, search={"learning_rates": [0.01, 0.1], "seeds": [0, 1], "num_cuts": 0}))
     wait_for(shop, job, JobStatus.SUCCEEDED)
     assert {member for _, member, _ in curve(shop, job)} == {-1, 0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_an_alias_with_a_gate_moves_only_for_a_better_result(
+    shops: OpenShop, tmp_path: Path, *, is_better: bool
+) -> None:
+    """The gate's examples are answered by the first version, rightly or wrongly; the second learned nothing."""
+    shop = shops()
+    shop.start()
+    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    registry = open_registry(tmp_path)
+    live = registry.resolve("likes")
+    answers = evaluate_version(tiny_backbone(), live, registry.prompt(live), EXAMPLES).predictions
+    other = {"yes": "no", "no": "yes"}
+    targets = [other[answer] if is_better else answer for answer in answers]
+    examples = [Example(example.input, target) for example, target in zip(EXAMPLES, targets, strict=True)]
+    gate = make_gate(examples, live.labels)
+    registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples), force=True)
+    spec = make_spec(shop, hyperparameters={"learning_rate": 0.0, "max_steps": 1})
+    second = wait_for(shop, shop.create_job(spec), JobStatus.SUCCEEDED)
+    registry.refresh()
+    assert second.version != first.version
+    moved = registry.resolve("likes").id == second.version
+    has_warned = any("was not moved" in event.message for event in all_events(shop, second))
+    assert moved == (not has_warned)
+    assert moved or not is_better
+    assert registry.resolve(second.version or "").id == second.version
