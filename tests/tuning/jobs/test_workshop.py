@@ -24,6 +24,7 @@ from tests.tuning.jobs.shop import (
     DATA,
     Gate,
     all_events,
+    allow_until,
     curve,
     make_spec,
     open_registry,
@@ -88,11 +89,9 @@ def test_a_paused_job_goes_on_as_if_it_had_never_stopped(shops: OpenShop) -> Non
     spec = make_spec(shop)
     job = shop.create_job(spec)
     shop.start()
-    gate.allow(9)
-    wait_until(lambda: gate.num_slices == 9)
+    allow_until(gate, lambda: shop.jobs.get(job.id).step >= 3)
     assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
     gate.open()
-    wait_until(lambda: shop.jobs.get(job.id).status is JobStatus.PAUSED and gate.num_slices < 15)
     other = shop.create_job(make_spec(shop, task="other"))
     wait_for(shop, other, JobStatus.SUCCEEDED)
     assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
@@ -108,7 +107,7 @@ def test_a_cancelled_job_ends_within_a_slice_and_its_checkpoints_stay(shops: Ope
     shop = shops(gate)
     job = shop.create_job(make_spec(shop))
     shop.start()
-    wait_until(lambda: gate.allow(1) is None and bool(shop.checkpoints.of(job.id)))
+    allow_until(gate, lambda: bool(shop.checkpoints.of(job.id)))
     assert shop.give(job.id, Order.CANCEL).status is JobStatus.CANCELLED
     before = gate.num_slices
     gate.open()
@@ -155,8 +154,7 @@ def test_a_stopping_server_saves_its_job_and_the_next_one_finishes_it(shops: Ope
     shop = shops(gate, save_every_s=3600)
     job = shop.create_job(make_spec(shop))
     shop.start()
-    gate.allow(9)
-    wait_until(lambda: gate.num_slices == 9)
+    allow_until(gate, lambda: gate.num_slices == 9)
     shop.stop()
     gate.open()
     after = shops()
@@ -176,8 +174,7 @@ def test_a_job_whose_device_fails_says_so_and_the_next_one_runs(shops: OpenShop,
     shop = shops(gate)
     job = shop.create_job(make_spec(shop))
     shop.start()
-    gate.allow(5)
-    wait_until(lambda: gate.num_slices == 5)
+    allow_until(gate, lambda: gate.num_slices == 5)
     gate.fault = fault
     gate.open()
     if isinstance(fault, Draining):
@@ -215,8 +212,7 @@ def test_damaged_files_and_states_fail_the_job_and_not_the_server(shops: OpenSho
     shop = shops(gate)
     first = shop.create_job(make_spec(shop))
     shop.start()
-    gate.allow(9)
-    wait_until(lambda: gate.num_slices == 9)
+    allow_until(gate, lambda: shop.jobs.get(first.id).step >= 2)
     shop.stop()
     gate.open()
     shop.close()
@@ -299,6 +295,7 @@ def test_a_damaged_database_is_said_and_the_registry_is_untouched(shops: OpenSho
     assert open_registry(tmp_path).resolve("likes")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_version_published_before_a_crash_is_found_again(shops: OpenShop, tmp_path: Path) -> None:
     """The crash comes between the publication and its entry in the books."""
     shop = shops()
