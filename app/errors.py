@@ -8,6 +8,7 @@ SoftswapError
  │    ├── NoSuchFile           no such uploaded file
  │    └── NoSuchJob            no such tuning job, event or checkpoint
  ├── Conflict              the thing changed since the caller last read it
+ ├── GateFailed            a version scores lower than the one an alias means now
  ├── CorruptPrompt         stored bytes are not what was published
  ├── CorruptState          an uploaded file or a job's saved state is not what was written
  ├── Overloaded            the queue is full; try again after retry_after_s
@@ -64,6 +65,10 @@ class NoSuchJob(NotFound):
 
 class Conflict(SoftswapError):
     code = "conflict"
+
+
+class GateFailed(SoftswapError):
+    code = "gate_failed"
 
 
 class CorruptPrompt(SoftswapError):

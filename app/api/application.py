@@ -11,7 +11,18 @@ from fastapi import FastAPI
 from app.api.edge import Edge
 from app.api.errors import add_error_handlers
 from app.api.guard import PUBLIC_PATHS
-from app.api.routes import chat, completions, decisions, files, fine_tuning, models, runs, server, tasks
+from app.api.routes import (
+    chat,
+    completions,
+    decisions,
+    evaluation,
+    files,
+    fine_tuning,
+    models,
+    runs,
+    server,
+    tasks,
+)
 from app.api.services import Services
 
 DESCRIPTION = """
@@ -45,7 +56,7 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (completions, chat, decisions, models, runs, tasks, files, fine_tuning, server):
+    for module in (completions, chat, decisions, models, runs, evaluation, tasks, files, fine_tuning, server):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Edge, metrics=services.metrics)

@@ -32,6 +32,8 @@ MAX_METADATA_KEY_CHARS: Final = 64
 MAX_METADATA_VALUE_CHARS: Final = 512
 
 MAX_INPUTS: Final = 64
+MAX_EXAMPLES: Final = 5000
+MAX_EXAMPLES_BODY_BYTES: Final = 4 * 2**20
 MAX_QUESTIONS: Final = 64
 MAX_CHOICES: Final = 64
 MAX_LEVELS: Final = 10
@@ -72,6 +74,8 @@ LIMITS: Final[dict[str, float]] = {
     "logit_bias": MAX_LOGIT_BIAS,
     "messages": MAX_MESSAGES,
     "inputs": MAX_INPUTS,
+    "examples": MAX_EXAMPLES,
+    "examples_body_bytes": MAX_EXAMPLES_BODY_BYTES,
     "questions": MAX_QUESTIONS,
     "choices": MAX_CHOICES,
     "levels": MAX_LEVELS,

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from app.cli.doctor import doctor
+from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
 from app.cli.run import run
 from app.cli.serve import serve
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
 app.command(rich_help_panel="Make")(tune)
+app.command("eval", rich_help_panel="Make")(evaluate)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
 app.add_typer(jobs, name="jobs", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)

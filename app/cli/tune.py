@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import AsJson, Device, Model, RegistryFolder, read_settings, write_json
-from app.errors import InvalidInput
+from app.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:
+    from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.tuning.config import TuneConfig
@@ -125,7 +126,7 @@ def tune(
     opened = Registry(FileStore(settings.registry), backbone)
     with _interruptible() as should_stop, _Progress(as_json=as_json) as progress:
         result = tune_task(backbone, replace(plan, search=search), on_event=progress.show, should_stop=should_stop)
-    version = _publish(opened, task, result, description, alias)
+    version = _publish(backbone, opened, task, result, description, alias)
     _report(version, result, as_json=as_json)
 
 
@@ -159,22 +160,30 @@ def _make_config(tried: dict[str, Any], shared: dict[str, Any]) -> TuneConfig:
     return TuneConfig(**values, init=Init.TEXT if Init.TEXT in tried.get("inits", ()) else Init.VOCAB)
 
 
-def _publish(registry: Registry, task: str, result: TuneResult, description: str, alias: str) -> Version:
+def _publish(
+    backbone: Backbone, registry: Registry, task: str, result: TuneResult, description: str, alias: str
+) -> Version:
+    """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
+    from app.tuning.gates import publish_measured
+
     provenance = result.provenance
     config = provenance.pop("config")
-    return registry.publish(
-        task,
-        result.prompt,
-        template=result.template,
-        labels=result.labels,
-        sampling={} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
-        metrics=result.metrics,
-        data_sha256=provenance.pop("data_hash"),
-        tuning=config,
-        provenance=provenance,
-        description=description,
-        alias=alias or None,
-    )
+    fields: dict[str, Any] = {
+        "template": result.template,
+        "labels": result.labels,
+        "label_temperature": result.validation.label_temperature,
+        "sampling": {} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
+        "metrics": result.metrics,
+        "data_sha256": provenance.pop("data_hash"),
+        "tuning": config,
+        "provenance": provenance,
+        "description": description,
+    }
+    try:
+        return publish_measured(backbone, registry, task, result.prompt, alias=alias or None, **fields)
+    except GateFailed as error:
+        typer.echo(f"{alias} stays where it is: {error.message}", err=True)
+        return registry.publish(task, result.prompt, alias=None, **fields)
 
 
 def _report(version: Version, result: TuneResult, *, as_json: bool) -> None:

@@ -99,11 +99,21 @@ def read_examples(
 
 
 def hash_examples(examples: Sequence[Example]) -> str:
-    """sha256, 64 hex digits, over inputs and targets in order."""
+    """sha256, 64 hex digits, over inputs and targets in order: that of `pack_examples`."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.input, example.target]).encode() + b"\n")
+        digest.update(_pack(example))
     return digest.hexdigest()
+
+
+def pack_examples(examples: Sequence[Example]) -> bytes:
+    """The one form of examples whose bytes are kept and hashed: a line of JSON each, `["input", "target"]`, ASCII."""
+    return b"".join(map(_pack, examples))
+
+
+def unpack_examples(content: bytes) -> list[Example]:
+    """Args: content: of `pack_examples`, its hash checked."""
+    return [Example(*json.loads(line)) for line in content.splitlines()]
 
 
 def split_examples(examples: Sequence[Example], validation_share: float = 0.1) -> tuple[list[Example], list[Example]]:
@@ -145,6 +155,10 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) 
             raise InvalidInput(
                 f"{name}: the target of example {number} is none of the {len(known)} labels", param="labels"
             )
+
+
+def _pack(example: Example) -> bytes:
+    return json.dumps([example.input, example.target]).encode() + b"\n"
 
 
 def _asked_fields(input_field: str | None, target_field: str | None) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ class TuneResult:
         plan: as asked for.
         members: the configuration of each member.
         member: number of the best one.
-        validation: of the prompt, on all validation examples.
+        validation: of the prompt, on all validation examples, with the label temperature fitted to them.
         history: every measurement of every member, in order.
         best_step: updates done when the prompt was measured; 0 is the initialisation.
         num_steps: updates done in all.

@@ -284,6 +284,7 @@ class TuningRun:
             plan.template,
             plan.labels,
             plan.validation,
+            label_temperature=None,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
             batch_size=self._chunker.max_rows,

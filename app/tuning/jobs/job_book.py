@@ -132,6 +132,11 @@ class JobBook:
         message = f"The job has successfully completed: {version}"
         self._leave(job_id, JobStatus.SUCCEEDED, message, version=version)
 
+    def warn(self, job_id: str, message: str) -> None:
+        """Tell those who follow the job of something they should know."""
+        with self._changing(job_id) as connection:
+            self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
+
     def record(
         self,
         job: Job,

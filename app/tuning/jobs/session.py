@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.errors import NumericalError
+from app.errors import GateFailed, NumericalError
 from app.tuning.jobs.checkpoint_book import CheckpointBook
 from app.tuning.jobs.job import Job, JobStatus
 from app.tuning.jobs.job_book import JobBook
@@ -22,6 +22,7 @@ from app.tuning.run_state import RunState
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
+    from app.registry.version import Version
     from app.tuning.result import TuneResult
 
 NUM_CHECKPOINT_MOMENTS: Final = 4
@@ -67,7 +68,7 @@ class Session:
         self._should_stop = should_stop
         self._recorder = Recorder(bench.jobs, job)
         plan = bench.planner.plan(job.spec)
-        self._publisher = Publisher(bench.registry, job, plan)
+        self._publisher = Publisher(bench.backbone, bench.registry, job, plan)
         self._run = bench.planner.start(plan, bench.folder.read_run(job.id), self._recorder.hear)
         self._saved_s = time.monotonic()
         self._checkpoint_steps = [each.step for each in bench.checkpoints.of(job.id)]
@@ -152,19 +153,27 @@ class Session:
             self._bench.folder.remove_run(self._job.id)
 
     def _end(self) -> None:
-        """The result is published and the job ends as one decision, which no order can come between."""
         self._recorder.flush()
         result = self._run.result
         if result.stop_reason == "not finite":
             self._publish_last_good(result)
             raise NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
-        with self._bench.jobs.deciding(self._job.id) as is_still_running:
-            if is_still_running:
-                version = self._publisher.publish_result(result)
-                self._add_checkpoint(_best_of(result), version.id)
-                self._bench.jobs.succeed(self._job.id, version.id)
+        version = self._publisher.publish_result(result)
+        self._add_checkpoint(_best_of(result), version.id)
+        self._publisher.find_scores(version, self._bench.lease)
+        self._succeed(version)
         if self._bench.jobs.get(self._job.id).status.is_final:
             self._bench.folder.remove_run(self._job.id)
+
+    def _succeed(self, version: Version) -> None:
+        """The alias moves and the job ends as one decision, which no order can come between."""
+        with self._bench.jobs.deciding(self._job.id) as is_still_running:
+            if is_still_running:
+                try:
+                    self._publisher.move_alias(version)
+                except GateFailed as error:
+                    self._bench.jobs.warn(self._job.id, f"{self._job.spec.alias} stays where it is: {error.message}")
+                self._bench.jobs.succeed(self._job.id, version.id)
 
     def _publish_last_good(self, result: TuneResult) -> None:
         if result.best_step > max(self._checkpoint_steps, default=0):
