@@ -17,6 +17,9 @@ from app.errors import (
     Overloaded,
     TuningUnavailable,
 )
+from app.registry.evaluations import RecordedEvaluation
+from app.tuning.dataset import Example, pack_examples
+from app.tuning.gates import make_gate
 from app.tuning.jobs import job_book
 from app.tuning.jobs.job import JobStatus, Order
 from app.tuning.jobs.workshop import Workshop
@@ -319,3 +322,22 @@ def test_each_member_of_a_population_has_its_curve(shops: OpenShop) -> None:
     job = shop.create_job(make_spec(shop, search={"learning_rates": [0.01, 0.1], "seeds": [0, 1], "num_cuts": 0}))
     wait_for(shop, job, JobStatus.SUCCEEDED)
     assert {member for _, member, _ in curve(shop, job)} == {-1, 0, 1, 2, 3}
+
+
+def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: OpenShop, tmp_path: Path) -> None:
+    shop = shops()
+    shop.start()
+    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    registry = shop._planner._registry
+    live = registry.resolve("likes")
+    examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
+    gate = make_gate(examples, live.labels)
+    perfect = RecordedEvaluation(digest=live.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 1.0})
+    registry.record(live, perfect)
+    registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
+    second = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    assert second.version != first.version
+    assert registry.resolve("likes").id == first.version
+    [warning] = [event.message for event in all_events(shop, second) if event.level == "warn"]
+    assert warning.startswith("live stays where it is: version")
+    assert registry.find_evaluation(registry.resolve(second.version), gate.data_sha256) is not None
