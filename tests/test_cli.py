@@ -91,7 +91,7 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "eval", "tasks", "doctor"):
+    for name in ("serve", "run", "tune", "eval", "tasks", "jobs", "doctor"):
         assert name in done.stdout
 
 

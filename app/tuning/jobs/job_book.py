@@ -54,6 +54,7 @@ class JobBook:
         Args: metadata: pairs that a job must have been created with.
         """
         query = select(jobs).order_by(jobs.c.seq.desc())
+        query = query if metadata else query.limit(limit + 1)
         with self._database.reading() as connection:
             if after is not None:
                 query = query.where(jobs.c.seq < _find_seq(connection, after))
@@ -114,6 +115,12 @@ class JobBook:
     def is_running(self, job_id: str) -> bool:
         """Whether its runner may go on. Costs nothing, so that it can be asked after every slice."""
         return self._running_id == job_id
+
+    def is_over(self, job_id: str) -> bool:
+        """Whether it has ended, and may be forgotten already."""
+        with self._database.reading() as connection:
+            status = connection.execute(select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
+        return status is None or JobStatus(status).is_final
 
     @contextmanager
     def deciding(self, job_id: str) -> Iterator[bool]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.errors import GateFailed, NumericalError
 from app.tuning.jobs.checkpoint_book import CheckpointBook
-from app.tuning.jobs.job import Job, JobStatus
+from app.tuning.jobs.job import Job
 from app.tuning.jobs.job_book import JobBook
 from app.tuning.jobs.planner import Planner
 from app.tuning.jobs.publisher import Candidate, Publisher
@@ -144,13 +144,14 @@ class Session:
         """A cancelled job is left at once, any other only when its state is saved."""
         if self._bench.jobs.is_running(self._job.id):
             return is_saved and self._should_stop()
-        return is_saved or self._bench.jobs.get(self._job.id).status is JobStatus.CANCELLED
+        return is_saved or self._bench.jobs.is_over(self._job.id)
 
     def _leave(self) -> None:
         """To go on later from what was saved, unless the job was cancelled."""
-        self._bench.jobs.put_back(self._job.id, "Job queued again: the server is stopping")
-        if self._bench.jobs.get(self._job.id).status is JobStatus.CANCELLED:
+        if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
+        else:
+            self._bench.jobs.put_back(self._job.id, "Job queued again: the server is stopping")
 
     def _end(self) -> None:
         self._recorder.flush()
@@ -162,7 +163,7 @@ class Session:
         self._add_checkpoint(_best_of(result), version.id)
         self._publisher.find_scores(version, self._bench.lease)
         self._succeed(version)
-        if self._bench.jobs.get(self._job.id).status.is_final:
+        if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
 
     def _succeed(self, version: Version) -> None:
