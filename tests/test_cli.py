@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from openai import OpenAI
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -26,6 +27,7 @@ from app.registry.store import FileStore
 from app.settings import Settings
 from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
+from tests.tuning.jobs.shop import DATA
 
 runner = CliRunner()
 README = Path(__file__).parent.parent / "README.md"
@@ -89,7 +91,7 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "eval", "tasks", "doctor"):
+    for name in ("serve", "run", "tune", "eval", "tasks", "jobs", "doctor"):
         assert name in done.stdout
 
 
@@ -97,6 +99,7 @@ def test_every_command_explains_itself() -> None:
     groups = [
         *("serve", "run", "tune", "eval", "doctor", "tasks"),
         *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
+        *(f"jobs {name}" for name in ("ls", "show", "follow", "cancel", "pause", "resume", "rm")),
     ]
     for command in groups:
         assert len(call(*command.split(), "--help").splitlines()) > 5
@@ -285,3 +288,36 @@ def test_a_reader_that_stops_reading_is_no_error(live: LiveServer) -> None:
     done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=120)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+def test_jobs_of_a_running_server_are_shown_followed_and_steered(live: LiveServer) -> None:
+    url = ("--url", live.url)
+    assert "no jobs" in call("jobs", "show", "last", *url, code=1)
+    client = OpenAI(base_url=f"{live.url}/v1", api_key="not needed")
+    file = client.files.create(file=("likes.jsonl", DATA), purpose="fine-tune")
+
+    def create(max_steps: int) -> str:
+        hyperparameters = {"max_steps": max_steps, "batch_size": 8, "learning_rate": 0.1, "init": "vocab", "seeds": 0}
+        method = {"type": "prompt_tuning", "prompt_tuning": {"hyperparameters": hyperparameters}}
+        model = live.services.backbone.name
+        return client.fine_tuning.jobs.create(model=model, training_file=file.id, suffix="likes", method=method).id
+
+    job = create(4)
+    lines = call("jobs", "follow", "last", *url).splitlines()
+    assert "Created fine-tuning job" in lines[0]
+    assert "successfully completed: likes@" in lines[-1]
+    shown = json.loads(call("jobs", "show", job, "--json", *url))
+    assert (shown["status"], len(shown["checkpoints"]) > 0) == ("succeeded", True)
+    assert shown["fine_tuned_model"] in call("jobs", "show", job, *url)
+    assert [json.loads(line)["id"] for line in call("jobs", "ls", "--json", *url).splitlines()] == [job]
+    assert "succeeded" in call("jobs", "ls", *url)
+    events = [json.loads(line) for line in call("jobs", "follow", job, "--json", *url).splitlines()]
+    assert len(events) == len(lines)
+
+    long = create(100_000)
+    assert call("jobs", "pause", long, *url) == f"{long} is paused\n"
+    assert call("jobs", "resume", long, *url).startswith(f"{long} is ")
+    assert "not ended" in call("jobs", "rm", long, *url, code=1)
+    assert call("jobs", "cancel", "last", *url) == f"{long} is cancelled\n"
+    assert call("jobs", "rm", long, *url) == f"{long} removed\n"
+    assert "no such fine-tuning job" in call("jobs", "show", long, *url, code=1)

@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from app.registry.registry import Registry
 from app.registry.store import FileStore
 from tests.api.server import soft_prompt
 from tests.models import tiny_backbone
+from tests.tuning.jobs.shop import DATA
 
 NUM_IN_FLIGHT = 32
 
@@ -201,3 +203,51 @@ def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path
             time.sleep(0.05)
         answer = httpx.post(f"{server.url}/v1/tasks/dropped/run", json={"input": "x", "max_tokens": 2}, timeout=60)
         assert answer.json()["model"] == "dropped@1"
+
+
+def test_a_job_outlives_a_kill_and_a_stop_of_its_server(checkpoint: Path, tmp_path: Path) -> None:
+    """And a client that follows it gets every event once, whatever becomes of its connections."""
+    registry, ids = tmp_path / "prompts", []
+    route = "/v1/fine_tuning/jobs"
+    for number, signal_number in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        with serving(checkpoint, registry) as server:
+            if number == 0:
+                form = {"files": {"file": ("likes.jsonl", DATA)}, "data": {"purpose": "fine-tune"}}
+                file = httpx.post(f"{server.url}/v1/files", **form).json()
+                wanted = {"max_steps": 300, "batch_size": 8, "init": "vocab", "patience": 0, "seeds": 0}
+                method = {"type": "prompt_tuning", "prompt_tuning": {"hyperparameters": wanted}}
+                body = {"model": "tiny", "training_file": file["id"], "suffix": "likes", "method": method}
+                job = httpx.post(f"{server.url}{route}", json=body).json()["id"]
+            ids += _follow_for(server.url, f"{route}/{job}/events", 60, ids)
+            server.process.send_signal(signal_number)
+            assert server.process.wait(timeout=30) == (0 if signal_number == signal.SIGTERM else -9)
+            assert _status_on_disk(registry, job) == ("queued" if signal_number == signal.SIGTERM else "running")
+    with serving(checkpoint, registry) as server:
+        ids += _follow_for(server.url, f"{route}/{job}/events", 10_000, ids)
+        ended = httpx.get(f"{server.url}{route}/{job}").json()
+        events = httpx.get(f"{server.url}{route}/{job}/events?limit=1000").json()["data"]
+        answer = httpx.post(f"{server.url}/v1/tasks/likes/run", json={"input": "good 5"}, timeout=60).json()
+    assert ended["status"] == "succeeded"
+    assert answer["model"] == ended["fine_tuned_model"]
+    assert ids == [event["id"] for event in reversed(events)]
+    steps = [event["data"]["step"] for event in reversed(events) if event["data"] and "train_loss" in event["data"]]
+    assert steps == list(range(1, 301))
+
+
+def _follow_for(url: str, path: str, num_events: int, seen: list[str]) -> list[str]:
+    """Ids of at most so many events behind those that were seen."""
+    ids: list[str] = []
+    headers = {"last-event-id": seen[-1]} if seen else {}
+    with httpx.stream("GET", f"{url}{path}?stream=true", headers=headers, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                ids.append(line.removeprefix("id: "))
+            if len(ids) == num_events:
+                break
+    return ids
+
+
+def _status_on_disk(registry: Path, job: str) -> str:
+    with closing(sqlite3.connect(registry / ".state" / "jobs.sqlite3")) as database:
+        [(status,)] = database.execute("SELECT status FROM jobs WHERE id = ?", [job]).fetchall()
+    return status

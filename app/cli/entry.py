@@ -14,6 +14,7 @@ import typer
 from app.cli.distill import distill
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
+from app.cli.jobs import jobs
 from app.cli.run import run
 from app.cli.serve import serve
 from app.cli.tasks import tasks
@@ -35,6 +36,7 @@ app.command(rich_help_panel="Make")(tune)
 app.command(rich_help_panel="Make")(distill)
 app.command("eval", rich_help_panel="Make")(evaluate)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
+app.add_typer(jobs, name="jobs", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
@@ -14,6 +17,13 @@ from urllib.request import Request, urlopen
 from app.errors import InvalidInput, SoftswapError
 
 TIMEOUT_S = 600.0
+RETRY_S = 1.0
+MAX_AWAY_S = 120.0
+DONE = b"data: [DONE]"
+
+
+class AwayError(SoftswapError):
+    """The server does not answer now, but may in a moment."""
 
 
 class RemoteServer:
@@ -39,13 +49,37 @@ class RemoteServer:
         """The events of a streamed answer."""
         with self._open("POST", path, json.dumps(body).encode(), {"content-type": "application/json"}) as answer:
             for line in answer:
-                event = line.decode().removeprefix("data: ").strip()
-                if not line.startswith(b"data: ") or event == "[DONE]":
-                    continue
-                item = json.loads(event)
-                if "error" in item:
-                    raise SoftswapError(item["error"]["message"])
-                yield item
+                if line.startswith(b"data: {"):
+                    yield _read_item(line)
+
+    def follow(self, path: str) -> Iterator[dict[str, Any]]:
+        """The events of a stream that has ids, none missing and none twice, though the connection break in between.
+
+        A server that was there once may be away for MAX_AWAY_S.
+        """
+        last_id, seen_s = "", -math.inf
+        while True:
+            try:
+                for item in self._events_behind(path, last_id):
+                    last_id, seen_s = item["id"], time.monotonic()
+                    yield item
+            except AwayError:
+                if time.monotonic() - seen_s > MAX_AWAY_S:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def _events_behind(self, path: str, last_id: str) -> Iterator[dict[str, Any]]:
+        """Raises AwayError: the stream ended without saying so."""
+        headers = {"last-event-id": last_id} if last_id else {}
+        with self._open("GET", path, None, headers) as answer:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    yield _read_item(line)
+                if line.startswith(DONE):
+                    return
+        raise AwayError("the server ended the stream")
 
     def upload(self, path: str, *, file: bytes, metadata: dict[str, Any]) -> Any:
         """A form with a file and its metadata."""
@@ -68,14 +102,23 @@ class RemoteServer:
             with urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
                 yield answer
         except HTTPError as error:
-            raise SoftswapError(_read_message(error)) from None
-        except (URLError, TimeoutError, ConnectionError) as error:
+            is_away = error.headers.get("x-should-retry") == "true"
+            raise (AwayError if is_away else SoftswapError)(_read_message(error)) from None
+        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise SoftswapError(f"no answer from {self._url} ({reason}); is the server running?") from None
+            raise AwayError(f"no answer from {self._url} ({reason}); is the server running?") from None
 
 
 def task_path(task: str, *rest: str) -> str:
     return "/".join(["/v1/tasks", *(quote(part, safe="") for part in (task, *rest))])
+
+
+def _read_item(line: bytes) -> dict[str, Any]:
+    item: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+    if "error" in item:
+        is_away = item["error"].get("code") == "draining"
+        raise (AwayError if is_away else SoftswapError)(item["error"]["message"])
+    return item
 
 
 def _read_message(error: HTTPError) -> str:

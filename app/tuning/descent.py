@@ -18,9 +18,9 @@ from app.tuning.chunks import Chunk, Chunker
 from app.tuning.encoding import EncodedExample
 from app.tuning.events import MicroBatchLowered, OnEvent
 from app.tuning.forward import Prefix
+from app.tuning.lease import Slices
 from app.tuning.objective import Objective, Score
 from app.tuning.population import Member, Population
-from app.tuning.slices import Slices
 
 
 class Descent:

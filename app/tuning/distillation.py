@@ -24,11 +24,11 @@ from app.tuning.evaluation import encode_inputs, generate_in_slices, input_room,
 from app.tuning.events import OnEvent, ignore_event
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import encode_labels
+from app.tuning.lease import Slices, run_to_end
 from app.tuning.metrics import wilson_interval
 from app.tuning.plan import Lesson, TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.search import Search
-from app.tuning.slices import Slices, run_to_end
 from app.tuning.tune import tune_task
 
 

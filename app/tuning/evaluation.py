@@ -27,8 +27,8 @@ from app.tuning.dataset import Example, check_labels
 from app.tuning.encoding import Batch, EncodedExample, by_length, encode_text_within
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import LabelTree, encode_labels, label_log_likelihoods
+from app.tuning.lease import Slices, run_to_end
 from app.tuning.metrics import LabelScore
-from app.tuning.slices import Slices, run_to_end
 
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory when labels or vocabularies are many."""

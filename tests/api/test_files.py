@@ -193,6 +193,7 @@ def test_a_second_server_on_the_same_registry_serves_and_says_why_it_does_not_tu
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "tuning_unavailable")
             assert answer.headers["x-should-retry"] == "false"
             assert "another server" in answer.json()["error"]["message"]
+        assert httpx.get(f"{second.url}/v1/server").json()["tuning"]["is_available"] is False
         body = {"model": backbone.name, "prompt": "a", "max_tokens": 1}
         assert httpx.post(f"{second.url}/v1/completions", json=body, timeout=60).status_code == 200
 

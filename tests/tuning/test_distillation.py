@@ -14,10 +14,10 @@ from app.tuning.distillation import DistillationReport, distill_prompt, plan_dis
 from app.tuning.encoding import EncodedExample
 from app.tuning.evaluation import evaluate
 from app.tuning.forward import Prefix
+from app.tuning.lease import run_to_end
 from app.tuning.objective import DistillationObjective, choose_objective
 from app.tuning.plan import Lesson
 from app.tuning.search import Search
-from app.tuning.slices import run_to_end
 from tests.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")

@@ -15,7 +15,8 @@ from app.api.deps import ServicesDep
 from app.api.errors import describe_statuses
 from app.api.guard import GuardedRoute
 from app.api.limits import LIMITS
-from app.api.schemas.server import BackboneObject, EngineObject, ServerObject, Status
+from app.api.schemas.server import BackboneObject, EngineObject, ServerObject, Status, TuningObject
+from app.api.services import Services
 
 router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
@@ -96,11 +97,18 @@ async def describe_server(services: ServicesDep) -> Any:
             num_waiting=stats.num_waiting,
             num_free_blocks=stats.num_free_blocks,
         ),
+        tuning=await asyncio.to_thread(_describe_tuning, services),
         num_tasks=len(await asyncio.to_thread(services.registry.tasks)),
         limits=LIMITS,
         request_timeout_s=services.default_timeout_s,
         has_api_keys=bool(services.keys),
     )
+
+
+def _describe_tuning(services: Services) -> TuningObject:
+    if services.workshop is None:
+        return TuningObject(is_available=False, fault=services.tuning_fault, num_unfinished_jobs=0)
+    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(services.workshop.jobs.unfinished()))
 
 
 @router.get("/openapi.json", include_in_schema=False)

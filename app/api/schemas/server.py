@@ -41,6 +41,14 @@ class EngineObject(Reply):
     num_free_blocks: int
 
 
+class TuningObject(Reply):
+    """Whether it takes files and runs jobs."""
+
+    is_available: bool
+    fault: str | None
+    num_unfinished_jobs: int
+
+
 class ServerObject(Reply):
     """What this server is, and what it takes."""
 
@@ -48,6 +56,7 @@ class ServerObject(Reply):
     versions: dict[str, str]
     backbone: BackboneObject
     engine: EngineObject
+    tuning: TuningObject
     num_tasks: int
     limits: dict[str, float]
     request_timeout_s: float

@@ -54,6 +54,7 @@ class JobBook:
         Args: metadata: pairs that a job must have been created with.
         """
         query = select(jobs).order_by(jobs.c.seq.desc())
+        query = query if metadata else query.limit(limit + 1)
         with self._database.reading() as connection:
             if after is not None:
                 query = query.where(jobs.c.seq < _find_seq(connection, after))
@@ -115,6 +116,12 @@ class JobBook:
         """Whether its runner may go on. Costs nothing, so that it can be asked after every slice."""
         return self._running_id == job_id
 
+    def is_over(self, job_id: str) -> bool:
+        """Whether it has ended, and may be forgotten already."""
+        with self._database.reading() as connection:
+            status = connection.execute(select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
+        return status is None or JobStatus(status).is_final
+
     @contextmanager
     def deciding(self, job_id: str) -> Iterator[bool]:
         """Whether the job still runs, and no order can change that until the end of this."""
@@ -133,7 +140,7 @@ class JobBook:
         self._leave(job_id, JobStatus.SUCCEEDED, message, version=version)
 
     def warn(self, job_id: str, message: str) -> None:
-        """An event that people should see."""
+        """Tell those who follow the job of something they should know."""
         with self._changing(job_id) as connection:
             self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
 

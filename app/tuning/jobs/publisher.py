@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.errors import NotFound
+from app.tuning.dataset import unpack_examples
+from app.tuning.evaluation import evaluate_version_in_slices
+from app.tuning.gates import find_gate, numbers_to_score, unscored
 from app.tuning.jobs.job import Job
+from app.tuning.lease import Lease, take_turns
 
 if TYPE_CHECKING:
-    from app.registry.evaluations import RecordedEvaluation
+    from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.task_prompt import TaskPrompt
@@ -31,7 +35,8 @@ class Candidate:
 class Publisher:
     """Publishes for one job. Its versions say in their provenance which job and step they are of."""
 
-    def __init__(self, registry: Registry, job: Job, plan: TuningPlan) -> None:
+    def __init__(self, backbone: Backbone, registry: Registry, job: Job, plan: TuningPlan) -> None:
+        self._backbone = backbone
         self._registry = registry
         self._job = job
         self._plan = plan
@@ -39,52 +44,42 @@ class Publisher:
     def publish_checkpoint(self, candidate: Candidate) -> Version:
         """A version that no alias means."""
         mark = {"job": self._job.id, "checkpoint_step": candidate.step}
-        version = self._find(mark)
-        if version is not None:
-            return version
-        fields = self._fields(
+        return self._find(mark) or self._publish(
+            candidate.prompt,
             metrics={f"validation_{candidate.metric}": candidate.value},
             tuning=asdict(self._plan.config),
             provenance={"method": "prompt_tuning", **mark},
         )
-        return self._registry.publish(self._job.spec.task, candidate.prompt, alias=None, **fields)
 
-    def fields(self, result: TuneResult) -> dict[str, Any]:
-        """Of `Registry.publish`, for the result."""
-        provenance = {**result.provenance, **self._mark(result)}
-        return self._fields(
-            metrics=result.metrics,
+    def publish_result(self, result: TuneResult) -> Version:
+        """The version that the job was for. No alias means it yet."""
+        mark = {"job": self._job.id, "result_step": result.best_step}
+        provenance = {**result.provenance, **mark}
+        tuning = provenance.pop("config")
+        return self._find(mark) or self._publish(
+            result.prompt,
             label_temperature=result.validation.label_temperature,
-            tuning=provenance.pop("config"),
+            metrics=result.metrics,
+            tuning=tuning,
             provenance=provenance,
         )
 
-    def publish_result(self, result: TuneResult, evaluations: Sequence[RecordedEvaluation] = ()) -> Version:
-        """The version that the job was for; the alias it asked for means it when this returns.
+    def find_scores(self, version: Version, lease: Lease) -> None:
+        """Measure, turn by turn, what the gate of the job's alias will ask of the version, if it has one."""
+        registry, task, alias = self._registry, version.task, self._job.spec.alias
+        gate = find_gate(registry, task, alias)
+        if gate is None or alias is None:
+            return
+        examples = unpack_examples(registry.gate_examples(task, gate))
+        numbers = numbers_to_score(registry, task, alias, version.number)
+        for each in unscored(registry, task, gate, numbers):
+            slices = evaluate_version_in_slices(self._backbone, each, registry.prompt(each), examples)
+            registry.record(each, take_turns(lease, slices).record(each.digest, gate.data_sha256))
 
-        Args: evaluations: what the alias's gate asks for.
-
-        Raises GateFailed: the alias stays; nothing was published.
-        """
-        alias = self._job.spec.alias
-        version = self._find(self._mark(result))
-        if version is None:
-            fields = self.fields(result)
-            return self._registry.publish(
-                self._job.spec.task, result.prompt, alias=alias, evaluations=evaluations, **fields
-            )
-        if alias is not None:
-            self._registry.set_alias(version.task, alias, version.number)
-        return version
-
-    def publish_aside(self, result: TuneResult) -> Version:
-        """The same version, without any alias."""
-        return self._find(self._mark(result)) or self._registry.publish(
-            self._job.spec.task, result.prompt, alias=None, **self.fields(result)
-        )
-
-    def _mark(self, result: TuneResult) -> dict[str, Any]:
-        return {"job": self._job.id, "result_step": result.best_step}
+    def move_alias(self, version: Version) -> None:
+        """Let the job's alias mean the version. Raises GateFailed: it scores lower than what the alias means now."""
+        if self._job.spec.alias is not None:
+            self._registry.set_alias(version.task, self._job.spec.alias, version.number)
 
     def _find(self, mark: Mapping[str, Any]) -> Version | None:
         """What an earlier run of this job published before it could write that down."""
@@ -94,24 +89,19 @@ class Publisher:
             return None
         return next((version for version in versions if mark.items() <= version.provenance.items()), None)
 
-    def _fields(
-        self,
-        *,
-        metrics: Mapping[str, float],
-        tuning: Mapping[str, Any],
-        provenance: dict[str, Any],
-        label_temperature: float | None = None,
-    ) -> dict[str, Any]:
+    def _publish(self, prompt: TaskPrompt, *, provenance: dict[str, Any], **fields: Any) -> Version:
+        """Args: fields: of `Registry.publish`."""
         labels = self._plan.labels
         provenance.pop("data_hash", None)
-        return {
-            "template": self._plan.template,
-            "labels": labels,
-            "label_temperature": label_temperature,
-            "sampling": {} if labels else {"temperature": 0.0, "max_tokens": self._plan.config.max_target_tokens},
-            "metrics": metrics,
-            "data_sha256": self._plan.data_hash,
-            "tuning": tuning,
-            "provenance": provenance,
-            "description": self._job.spec.description,
-        }
+        return self._registry.publish(
+            self._job.spec.task,
+            prompt,
+            template=self._plan.template,
+            labels=labels,
+            sampling={} if labels else {"temperature": 0.0, "max_tokens": self._plan.config.max_target_tokens},
+            data_sha256=self._plan.data_hash,
+            provenance=provenance,
+            description=self._job.spec.description,
+            alias=None,
+            **fields,
+        )

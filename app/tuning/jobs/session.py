@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.errors import GateFailed, NumericalError
-from app.tuning.gates import measure_in_slices
 from app.tuning.jobs.checkpoint_book import CheckpointBook
-from app.tuning.jobs.job import Job, JobStatus
+from app.tuning.jobs.job import Job
 from app.tuning.jobs.job_book import JobBook
 from app.tuning.jobs.planner import Planner
 from app.tuning.jobs.publisher import Candidate, Publisher
@@ -19,11 +18,9 @@ from app.tuning.jobs.state_folder import StateFolder
 from app.tuning.lease import Lease
 from app.tuning.run import Mark
 from app.tuning.run_state import RunState
-from app.tuning.slices import run_with_lease
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
-    from app.registry.evaluations import RecordedEvaluation
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.tuning.result import TuneResult
@@ -71,7 +68,7 @@ class Session:
         self._should_stop = should_stop
         self._recorder = Recorder(bench.jobs, job)
         plan = bench.planner.plan(job.spec)
-        self._publisher = Publisher(bench.registry, job, plan)
+        self._publisher = Publisher(bench.backbone, bench.registry, job, plan)
         self._run = bench.planner.start(plan, bench.folder.read_run(job.id), self._recorder.hear)
         self._saved_s = time.monotonic()
         self._checkpoint_steps = [each.step for each in bench.checkpoints.of(job.id)]
@@ -147,44 +144,37 @@ class Session:
         """A cancelled job is left at once, any other only when its state is saved."""
         if self._bench.jobs.is_running(self._job.id):
             return is_saved and self._should_stop()
-        return is_saved or self._bench.jobs.get(self._job.id).status is JobStatus.CANCELLED
+        return is_saved or self._bench.jobs.is_over(self._job.id)
 
     def _leave(self) -> None:
         """To go on later from what was saved, unless the job was cancelled."""
-        self._bench.jobs.put_back(self._job.id, "Job queued again: the server is stopping")
-        if self._bench.jobs.get(self._job.id).status is JobStatus.CANCELLED:
+        if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
+        else:
+            self._bench.jobs.put_back(self._job.id, "Job queued again: the server is stopping")
 
     def _end(self) -> None:
-        """The result is published and the job ends as one decision, which no order can come between."""
         self._recorder.flush()
         result = self._run.result
         if result.stop_reason == "not finite":
             self._publish_last_good(result)
             raise NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
-        evaluations = self._measure_for_gate(result)
-        with self._bench.jobs.deciding(self._job.id) as is_still_running:
-            if is_still_running:
-                version = self._publish(result, evaluations)
-                self._add_checkpoint(_best_of(result), version.id)
-                self._bench.jobs.succeed(self._job.id, version.id)
-        if self._bench.jobs.get(self._job.id).status.is_final:
+        version = self._publisher.publish_result(result)
+        self._add_checkpoint(_best_of(result), version.id)
+        self._publisher.find_scores(version, self._bench.lease)
+        self._succeed(version)
+        if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
 
-    def _measure_for_gate(self, result: TuneResult) -> list[RecordedEvaluation]:
-        spec, fields = self._job.spec, self._publisher.fields(result)
-        bench = self._bench
-        work = measure_in_slices(bench.backbone, bench.registry, spec.task, result.prompt, spec.alias, fields)
-        return run_with_lease(work, bench.lease)
-
-    def _publish(self, result: TuneResult, evaluations: Sequence[RecordedEvaluation]) -> Version:
-        """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
-        try:
-            return self._publisher.publish_result(result, evaluations)
-        except GateFailed as error:
-            version = self._publisher.publish_aside(result)
-            self._bench.jobs.warn(self._job.id, f"Alias {self._job.spec.alias} was not moved: {error.message}")
-            return version
+    def _succeed(self, version: Version) -> None:
+        """The alias moves and the job ends as one decision, which no order can come between."""
+        with self._bench.jobs.deciding(self._job.id) as is_still_running:
+            if is_still_running:
+                try:
+                    self._publisher.move_alias(version)
+                except GateFailed as error:
+                    self._bench.jobs.warn(self._job.id, f"{self._job.spec.alias} stays where it is: {error.message}")
+                self._bench.jobs.succeed(self._job.id, version.id)
 
     def _publish_last_good(self, result: TuneResult) -> None:
         if result.best_step > max(self._checkpoint_steps, default=0):

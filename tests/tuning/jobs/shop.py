@@ -21,7 +21,8 @@ from tests.models import tiny_backbone
 Result = TypeVar("Result")
 ROWS = [{"input": f"{'good' if n % 2 else 'bad'} {n}", "target": "yes" if n % 2 else "no"} for n in range(60)]
 DATA = "\n".join(json.dumps(row) for row in ROWS).encode()
-QUICK = {"max_steps": 12, "batch_size": 8, "num_virtual_tokens": 2, "learning_rate": 0.1, "max_target_tokens": 8}
+QUICK = {"max_steps": 12, "batch_size": 8, "num_virtual_tokens": 2, "max_target_tokens": 8}
+ONE_MEMBER = {"learning_rates": [0.1], "seeds": [0], "inits": ["vocab"]}
 
 
 class Gate:
@@ -62,8 +63,9 @@ def open_registry(folder: Path) -> Registry:
 
 
 def make_spec(shop: Workshop, **changes: object) -> JobSpec:
-    """A quick job for the task `likes`, with its file uploaded. `hyperparameters` are added to those of QUICK."""
+    """A quick job for the task `likes`, with its file uploaded. `hyperparameters` and `search` are added."""
     hyperparameters = {**QUICK, **changes.pop("hyperparameters", {})}
+    search = {**ONE_MEMBER, **changes.pop("search", {})}
     spec = JobSpec(
         task="likes",
         alias="live",
@@ -71,6 +73,7 @@ def make_spec(shop: Workshop, **changes: object) -> JobSpec:
         training_file=shop.files.add("likes.jsonl", DATA).id,
         method={"type": "prompt_tuning"},
         hyperparameters=hyperparameters,
+        search=search,
     )
     return replace(spec, **changes)
 
@@ -80,6 +83,18 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come to be in time"
         time.sleep(0.002)
+
+
+def allow_until(gate: Gate, condition: Callable[[], bool]) -> None:
+    """One slice after another."""
+
+    def is_there() -> bool:
+        num_slices = gate.num_slices
+        gate.allow(1)
+        wait_until(lambda: gate.num_slices > num_slices)
+        return condition()
+
+    wait_until(is_there)
 
 
 def wait_for(shop: Workshop, job: Job, status: JobStatus) -> Job:
