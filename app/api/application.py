@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from app.api.edge import Edge
 from app.api.errors import add_error_handlers
 from app.api.guard import PUBLIC_PATHS
-from app.api.routes import chat, completions, decisions, evaluation, models, runs, server, tasks
+from app.api.routes import chat, completions, decisions, evaluation, insight, models, runs, server, tasks
 from app.api.services import Services
 
 DESCRIPTION = """
@@ -44,7 +44,7 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (completions, chat, decisions, models, runs, evaluation, tasks, server):
+    for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, server):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Edge, metrics=services.metrics)

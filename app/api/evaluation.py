@@ -75,7 +75,7 @@ async def _score(
 ) -> list[list[float]]:
     """log P(label | prompt, text) of every label for every example."""
     label_ids = services.labels.encode(target.input_template, target.labels)
-    texts = await _encode(services, target, examples, max(map(len, label_ids)))
+    texts = await encode_texts(services, target, examples, max(map(len, label_ids)))
 
     async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
         return await services.engine.score(
@@ -90,7 +90,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
     params = SamplingParams(
         temperature=0.0, max_tokens=longest_answer(target.sampling), stop=stop_strings(target.sampling)
     )
-    texts = await _encode(services, target, examples, params.max_tokens)
+    texts = await encode_texts(services, target, examples, params.max_tokens)
 
     async def generate(token_ids: Sequence[int], left_s: float) -> str:
         [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
@@ -99,7 +99,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
     return await _each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
 
 
-async def _encode(
+async def encode_texts(
     services: Services, target: Target, examples: Sequence[Example], num_after: int
 ) -> list[tuple[int, ...]]:
     """Texts as they stand behind the prompt; those too long lose their end, as in tuning."""

@@ -43,6 +43,7 @@ MAX_FIGURES: Final = 64
 MAX_ALIAS_TARGETS: Final = 2
 MAX_PAGE: Final = 1000
 MAX_NEAREST: Final = 20
+MAX_ABLATIONS: Final = 20_000
 
 MAX_TIMEOUT_S: Final = 3600.0
 
@@ -63,6 +64,7 @@ LIMITS: Final[dict[str, float]] = {
     "inputs": MAX_INPUTS,
     "examples": MAX_EXAMPLES,
     "examples_body_bytes": MAX_EXAMPLES_BODY_BYTES,
+    "ablations": MAX_ABLATIONS,
     "questions": MAX_QUESTIONS,
     "choices": MAX_CHOICES,
     "levels": MAX_LEVELS,

@@ -149,6 +149,7 @@ def _publish(
     provenance = result.provenance
     config = provenance.pop("config")
     fields: dict[str, Any] = {
+        "initial": result.tuned.initial,
         "template": result.template,
         "labels": result.labels,
         "label_temperature": result.validation.label_temperature,
