@@ -244,7 +244,14 @@ def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbo
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert here.read_text()[:5] == there.read_text()[:5] == "<?xml"
     shown = call(*asked)
-    for words in ("7 virtual tokens", "near tokens", "to sentiment@2", "Δ loss", "near-duplicates", "Khashabi"):
+    for words in (
+        "7 virtual tokens",
+        "near tokens",
+        "distance to sentiment@2",
+        "Δ loss",
+        "near-duplicates",
+        "Khashabi",
+    ):
         assert words in shown
     call("tasks", "show", "sentiment", "--plot", "x.svg", code=2)
 

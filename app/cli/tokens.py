@@ -94,15 +94,18 @@ def print_tokens(shown: dict[str, Any]) -> None:
     rows = [_cells(token, shown) for token in shown["virtual_tokens"]]
     table = Table(box=None, pad_edge=False)
     for heading in rows[0]:
-        is_text = heading == NEAR
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
+        if heading == NEAR:
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(row[heading]) for row in rows))
     for row in rows:
         table.add_row(*row.values())
     console.print(f"[bold]{shown['model']}[/bold]: {len(rows)} virtual tokens, {shown['kind']}\n")
     console.print(table)
     console.print(f"\nclusters: {_groups(shown['clusters'])}\nnear-duplicates: {_groups(shown['near_duplicates'])}")
-    if difference is not None and difference["is_same"]:
-        console.print(f"{difference['model']} holds the same values")
+    if difference is not None:
+        same = ", which holds the same values" if difference["is_same"] else ""
+        console.print(f"changed: distance to {difference['model']}{same}")
     if effects is not None:
         _print_effects(console, effects)
     console.print(f"\n[dim]{shown['note']}[/dim]", soft_wrap=False)
@@ -126,7 +129,7 @@ def _cells(token: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
         cells["moved"] = f"{token['drift']:.3g}"
     if "difference" in shown:
         distance = shown["difference"]["rows"][token["index"]]["distance"]
-        cells[f"to {shown['difference']['model']}"] = "-" if distance is None else f"{distance:.3g}"
+        cells["changed"] = "-" if distance is None else f"{distance:.3g}"
     if "effects" in shown:
         effect = shown["effects"]["without"][token["index"]]
         cells["Δ loss"] = f"{effect['loss']:+.4f}"
@@ -138,9 +141,8 @@ def _cells(token: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
 def _print_effects(console: Any, effects: dict[str, Any]) -> None:
     present = effects["present"]
     accuracy = "" if present["accuracy"] is None else f", accuracy {present['accuracy']:.3f}"
-    console.print(
-        f"\non {effects['num_examples']} examples: loss {present['loss']:.4f}{accuracy}; Δ: without the token"
-    )
+    loss = f"loss {present['loss']:.4f}"
+    console.print(f"\non {effects['num_examples']} examples: {loss}{accuracy}; Δ is the change without the token")
     for variant in effects["made_of_tokens"]:
         effect = variant["effect"]
         change = "" if effect["accuracy"] is None else f", accuracy {100 * effect['accuracy']:+.1f}"
