@@ -97,7 +97,8 @@ def print_tokens(shown: dict[str, Any]) -> None:
         if heading == NEAR:
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
         else:
-            table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(row[heading]) for row in rows))
+            widest = max(len(heading), *(len(row[heading]) for row in rows))
+            table.add_column(heading, justify="right", no_wrap=True, min_width=widest)
     for row in rows:
         table.add_row(*row.values())
     console.print(f"[bold]{shown['model']}[/bold]: {len(rows)} virtual tokens, {shown['kind']}\n")
