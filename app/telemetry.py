@@ -59,6 +59,7 @@ class Metrics:
         self._prefix_queries = self._counter("prefix_cache_queries", "Task-prompt tokens asked of the prefix cache")
         self._prefix_hits = self._counter("prefix_cache_hits", "Task-prompt tokens found in the prefix cache")
         self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
+        self._tuning = self._counter("tuning_device_seconds", "Time of the device that went to tuning")
         self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
 
     def _define_finished(self) -> None:
@@ -96,6 +97,9 @@ class Metrics:
             "Probability on the labels before normalising",
             (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
         )
+
+    def observe_tuning(self, duration_s: float) -> None:
+        self._tuning.inc(duration_s)
 
     def observe_step(
         self,

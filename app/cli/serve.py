@@ -17,6 +17,9 @@ def serve(
     model: Model = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repository.")] = None,
     registry: RegistryFolder = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of uploads and tuning jobs. (default: .state in the registry)")
+    ] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     watch_interval: Annotated[
@@ -65,6 +68,10 @@ def serve(
     ] = None,
     max_waiting_tokens: Annotated[
         int | None, typer.Option(help="Tokens that may wait before 503.", rich_help_panel=SIZES)
+    ] = None,
+    tuning_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the device for tuning while requests run, such as 0.2.", rich_help_panel=OPERATION),
     ] = None,
     request_timeout: Annotated[
         float | None,

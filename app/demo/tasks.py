@@ -30,7 +30,9 @@ from app.tuning.dataset import Dataset, Example, read_dataset
 from app.tuning.evaluation import Evaluation, evaluate
 from app.tuning.events import Evaluated, TuneEvent
 from app.tuning.metrics import majority_baseline
-from app.tuning.tune import TuneResult, tune_task
+from app.tuning.plan import TuningPlan
+from app.tuning.result import TuneResult
+from app.tuning.tune import tune_task
 
 PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parents[1] / "docs" / "demo_tasks"
@@ -74,16 +76,15 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
     template, labels, started = Template(recipe.template), splits.labels(recipe), time.monotonic()
     validation = Dataset(splits.validation.name, tuple(spread(splits.validation.examples, MAX_VALIDATION_ROWS)))
     registry = Registry(FileStore(arguments.registry), backbone)
-    result = tune_task(
-        backbone,
+    plan = TuningPlan.make(
         splits.train,
         validation,
         recipe.config,
         template=template,
         labels=labels,
         init_prompt=registry.prompt(registry.resolve(recipe.start_from)) if recipe.start_from else None,
-        on_event=show,
     )
+    result = tune_task(backbone, plan, on_event=show)
     tuning_s = time.monotonic() - started
     test = measure(backbone, recipe, splits, result.prompt, splits.test.examples)
     version = publish(registry, recipe, result, test)
@@ -96,10 +97,10 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
             "validation": rounded(result.validation.metrics),
             "kind": str(result.prompt.kind),
             "num_virtual_tokens": result.prompt.num_virtual_tokens,
-            "num_parameters": result.tuned.initial.numel(),
+            "num_parameters": result.initial.numel(),
             "num_bytes": sum(path.stat().st_size for path in folder.iterdir()),
-            "num_steps": result.tuned.num_steps,
-            "best_step": result.tuned.best_step,
+            "num_steps": result.num_steps,
+            "best_step": result.best_step,
             "curve": [[event.step, round(event.value, 4)] for event in result.history],
             "tuning_s": round(tuning_s),
         }
@@ -113,7 +114,7 @@ def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evalua
     version = registry.publish(
         recipe.task,
         result.prompt,
-        initial=result.tuned.initial,
+        initial=result.initial,
         template=result.template,
         labels=result.labels,
         label_temperature=result.validation.label_temperature,

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.lease import DeviceLease
 from app.engine.scoring import plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
 from app.errors import DeadlineExceeded, Draining, EngineDead, InvalidInput, NumericalError, Overloaded, SoftswapError
@@ -27,6 +28,8 @@ Scores = dict[tuple[int, int], float]
 
 IDLE_HEARTBEAT_S = 0.5
 MAX_FAILED_STEPS = 3
+FULL_SHARE = 0.75
+"""Share of the batch's rows from which on the engine counts as loaded and lends its device to nobody."""
 
 
 @dataclass(eq=False)
@@ -56,6 +59,7 @@ class AsyncEngine:
         self._is_draining = False
         self._is_dead = False
         self._num_failed_steps = 0
+        self.lease = DeviceLease(lambda: self._commands.put(_nothing), share=engine.config.tuning_share)
 
     @property
     def config(self) -> EngineConfig:
@@ -233,17 +237,20 @@ class AsyncEngine:
                 self._take_commands()
                 if self._engine.has_unfinished:
                     self._step()
+                self._give_turn()
         except BaseException:
             logger.exception("the engine's thread ended")
         finally:
             self._is_dead = True
             self._end_all(self._end_error())
             self._answer_rest()
+            self.lease.close(self._end_error())
 
     def _take_commands(self) -> None:
         """Carry out what was asked for; wait a moment for it when there is nothing else to do."""
         try:
-            timeout_s = None if self._engine.has_unfinished else IDLE_HEARTBEAT_S
+            is_busy = self._engine.has_unfinished or self.lease.has_turns
+            timeout_s = None if is_busy else IDLE_HEARTBEAT_S
             self._commands.get(block=timeout_s is not None, timeout=timeout_s)()
             while True:
                 self._commands.get_nowait()()
@@ -258,7 +265,15 @@ class AsyncEngine:
         except Empty:
             pass
 
+    def _give_turn(self) -> None:
+        stats, is_idle = self._engine.stats, not self._engine.has_unfinished
+        is_full = stats.num_running >= FULL_SHARE * self.config.max_num_seqs
+        took_s = self.lease.give_turn(is_idle=is_idle, is_loaded=is_full or stats.num_waiting > 0)
+        if took_s:
+            self._engine.observe_lent(took_s)
+
     def _step(self) -> None:
+        began_s = time.perf_counter()
         try:
             deltas = self._engine.step()
         except Exception:
@@ -270,6 +285,7 @@ class AsyncEngine:
         else:
             self._num_failed_steps = 0
             self._deliver(deltas)
+            self.lease.note_step(time.perf_counter() - began_s)
 
     def _open(self, stream: _Stream) -> None:
         if self._is_dead:
@@ -312,6 +328,10 @@ class AsyncEngine:
         self._deliver([pair for pair in deltas if pair[1].finish_reason is not FinishReason.ERROR])
         error = SoftswapError("a step of the engine failed before the answer was complete; try again")
         _post([(self._id_to_stream.pop(sequence_id), error) for sequence_id in ended])
+
+
+def _nothing() -> None:
+    """A command that only wakes the engine's thread."""
 
 
 def _post(items: list[tuple[_Stream, Delta]] | list[tuple[_Stream, SoftswapError]]) -> None:

@@ -23,6 +23,7 @@ class EngineConfig:
         block_size: tokens in a block.
         num_blocks: blocks in the cache, the null block included.
         max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
+        tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
     """
 
     max_model_len: int
@@ -32,6 +33,7 @@ class EngineConfig:
     num_blocks: int
     max_waiting_requests: int
     max_waiting_tokens: int
+    tuning_share: float = 0.2
 
     @classmethod
     def sized_for(
@@ -45,6 +47,7 @@ class EngineConfig:
         kv_cache_bytes: int | None = None,
         max_waiting_requests: int = 1024,
         max_waiting_tokens: int | None = None,
+        tuning_share: float = 0.2,
     ) -> EngineConfig:
         """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
         is_cuda = backbone.device.type == "cuda"
@@ -66,6 +69,7 @@ class EngineConfig:
             num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
             max_waiting_requests=max_waiting_requests,
             max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
+            tuning_share=tuning_share,
         )
 
 

@@ -186,6 +186,11 @@ class Engine:
             )
         return deltas
 
+    def observe_lent(self, duration_s: float) -> None:
+        """The device computed for others that long."""
+        if self._observer is not None:
+            self._observer.lent(duration_s)
+
     def reset(self) -> list[tuple[int, Delta]]:
         """After a failed step: end every running sequence and forget what the cache holds.
 

@@ -40,6 +40,10 @@ class Observer:
         if latencies_s:
             self._metrics.observe_inter_token(latencies_s)
 
+    def lent(self, duration_s: float) -> None:
+        """The device worked for tuning that long."""
+        self._metrics.observe_tuning(duration_s)
+
     def stepped(
         self,
         batch: Batch,

@@ -28,11 +28,10 @@ from app.tuning.encoding import Batch, EncodedExample, by_length, encode_text_wi
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import LabelTree, encode_labels, label_log_likelihoods
 from app.tuning.metrics import LabelScore
+from app.tuning.slices import Slices, run_to_end
 
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory when labels or vocabularies are many."""
-
-
 DEFAULT_MAX_NEW_TOKENS = 64
 
 
@@ -146,6 +145,37 @@ def evaluate(
 
     Raises InvalidInput: no examples, a target that is no label, or a prompt that leaves no room.
     """
+    return run_to_end(
+        evaluate_in_slices(
+            backbone,
+            prompt,
+            template,
+            labels,
+            examples,
+            label_temperature=label_temperature,
+            stop=stop,
+            max_input_tokens=max_input_tokens,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+    )
+
+
+@torch.no_grad()
+def evaluate_in_slices(
+    backbone: Backbone,
+    prompt: TaskPrompt | None,
+    template: Template,
+    labels: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    label_temperature: float | None = 1.0,
+    stop: Sequence[str] = (),
+    max_input_tokens: int = 0,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    batch_size: int = 32,
+) -> Slices[Evaluation]:
+    """`evaluate`, one forward at a time: whoever shares the device may use it in between."""
     if not examples:
         raise InvalidInput("there are no examples to evaluate on", param="examples")
     if labels:
@@ -155,12 +185,11 @@ def evaluate(
     num_virtual_tokens = prompt.num_virtual_tokens if prompt else 0
     room = input_room(backbone.max_model_len, num_virtual_tokens, num_after, max_input_tokens)
     texts = encode_inputs(backbone, prompt, template, [example.input for example in examples], room)
-    with torch.no_grad():
-        prefix = Prefix.of_prompt(backbone, prompt)
-        if labels:
-            scores = score_labels(backbone, prefix, template, labels, texts, batch_size=batch_size)
-            return Evaluation.of_scores(scores, labels, targets, temperature=label_temperature)
-        written = generate_greedily(backbone, prefix, texts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    prefix = Prefix.of_prompt(backbone, prompt)
+    if labels:
+        scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)
+        return Evaluation.of_scores(scores, labels, targets, temperature=label_temperature)
+    written = yield from generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
     return Evaluation.of_texts([cut_at(text, stop) for text in written], targets)
 
 
@@ -171,7 +200,14 @@ def evaluate_version(
 
     Other sampling defaults play no part: an evaluation is greedy.
     """
-    return evaluate(
+    return run_to_end(evaluate_version_in_slices(backbone, version, prompt, examples, batch_size=batch_size))
+
+
+def evaluate_version_in_slices(
+    backbone: Backbone, version: Version, prompt: TaskPrompt, examples: Sequence[Example], *, batch_size: int = 32
+) -> Slices[Evaluation]:
+    """`evaluate_version`, one forward at a time."""
+    return evaluate_in_slices(
         backbone,
         prompt,
         version.template or BARE,
@@ -211,15 +247,14 @@ def encode_inputs(
     return [EncodedExample(tuple(continue_prompt(backbone.tokenizer, prompt, ids)), ()) for ids in encoded]
 
 
-def score_labels(
+def score_labels_in_slices(
     backbone: Backbone,
     prefix: Prefix,
     template: Template,
     labels: Sequence[str],
     texts: Sequence[EncodedExample],
-    *,
-    batch_size: int = 32,
-) -> torch.Tensor:
+    batch_size: int,
+) -> Slices[torch.Tensor]:
     """log P(label | prompt, text), natural log: (num_texts, num_labels) float32 on CPU."""
     tree = LabelTree.build(encode_labels(backbone, template, labels))
     limit = max(1, MAX_LOGITS // ((len(tree.inner) + 1) * backbone.vocab_size))
@@ -227,32 +262,33 @@ def score_labels(
     for indexes in by_length(texts, min(batch_size, limit)):
         batch = Batch.collate([texts[i] for i in indexes], backbone.device)
         scores[indexes] = label_log_likelihoods(backbone, prefix, batch, tree).cpu()
+        yield
     return scores
 
 
-def generate_greedily(
-    backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], *, max_new_tokens: int, batch_size: int = 32
-) -> list[str]:
+def generate_in_slices(
+    backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], max_new_tokens: int, batch_size: int
+) -> Slices[list[str]]:
     """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed."""
     if _window(backbone) is not None:
         batch_size = 1  # a window counts columns, so padding inside it would hide text
     answers = [""] * len(texts)
     for indexes in by_length(texts, batch_size):
         batch = Batch.collate([texts[i] for i in indexes], backbone.device)
-        for i, token_ids in zip(indexes, _decode(backbone, prefix, batch, max_new_tokens), strict=True):
+        written = yield from _decode(backbone, prefix, batch, max_new_tokens)
+        for i, token_ids in zip(indexes, written, strict=True):
             answers[i] = backbone.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
     return answers
 
 
-def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: int) -> list[list[int]]:
+def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: int) -> Slices[list[list[int]]]:
     """Ids per row, end-of-sequence excluded. Padding stays in the cache, hidden by the mask."""
     device, num_rows = backbone.device, texts.num_rows
     cache = prefix.cache_for(texts.prompt_index)
-    mask = torch.cat(
-        [torch.ones(num_rows, prefix.num_virtual_tokens, dtype=torch.bool, device=device), texts.is_real], 1
-    )
+    mask = torch.cat([prefix.is_real_for(texts.prompt_index), texts.is_real], dim=1)
+    starts = prefix.lengths_for(texts.prompt_index)
     columns = torch.arange(texts.token_ids.shape[1], device=device).expand(num_rows, -1)
-    step_ids, positions = texts.token_ids, prefix.num_virtual_tokens + columns
+    step_ids, positions = texts.token_ids, starts + columns
     asked: torch.Tensor = (texts.row_lens - 1)[:, None]
     ends = torch.tensor(backbone.eos_token_ids, dtype=torch.int64, device=device)
     is_done = torch.zeros(num_rows, dtype=torch.bool, device=device)
@@ -269,9 +305,10 @@ def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: in
         chosen = output.logits[:, -1].argmax(dim=-1)
         is_done = is_done | torch.isin(chosen, ends)
         written.append(torch.where(is_done, -1, chosen))
+        yield
         if bool(is_done.all()):
             break
-        step_ids, positions = chosen[:, None], (prefix.num_virtual_tokens + texts.row_lens + step)[:, None]
+        step_ids, positions = chosen[:, None], starts + texts.row_lens[:, None] + step
         mask = torch.cat([mask, torch.ones(num_rows, 1, dtype=torch.bool, device=device)], dim=1)
         asked = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
     rows = torch.stack(written, dim=1).tolist()

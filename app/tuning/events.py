@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class TuningStarted:
+    """Attributes: num_parameters: of all members together. members: what each of them is, by number."""
+
     num_steps: int
     num_train: int
     num_validation: int
     num_parameters: int
+    members: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Attributes: step: counts from 1. loss: mean over the rows of this update. elapsed_s: since the start."""
+    """Attributes: step: counts from 1. loss: of the member that leads, mean over the rows of this update.
+    learning_rate: that member's. elapsed_s: seconds spent on the device since the start.
+    """
 
     step: int
     num_steps: int
@@ -27,12 +33,31 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Attributes: step: updates done. metric: "accuracy" or "loss". value: on validation. is_best: of all so far."""
+    """Attributes: step: updates done. metric: "accuracy" or "loss". value: of one member, on validation.
+    is_best: of all members and all steps so far.
+    """
 
     step: int
     metric: str
     value: float
     is_best: bool
+    member: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MembersDropped:
+    """Attributes: members: numbers of those that are trained no more. reason: "halving" or "not finite"."""
+
+    step: int
+    members: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchLowered:
+    """Memory was short. Attributes: num_rows: of one forward from now on."""
+
+    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +69,7 @@ class TuningStopped:
     best_step: int
 
 
-TuneEvent = TuningStarted | StepDone | Evaluated | TuningStopped
+TuneEvent = TuningStarted | StepDone | Evaluated | MembersDropped | MicroBatchLowered | TuningStopped
 OnEvent = Callable[[TuneEvent], None]
 
 

@@ -8,7 +8,9 @@ B rows B times less.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -24,20 +26,49 @@ KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Keys and values of one or more prompts of equal length, for all layers.
+    """Keys and values of one or more prompts, for all layers.
+
+    Shorter prompts are padded in front, so that every text follows its prompt at once: an attention window counts
+    columns, and finds them where the positions are.
 
     Attributes:
-        keys_values: per layer (keys, values), each (num_prompts, num_kv_heads, num_virtual_tokens, head_dim); empty
-            when there is no prompt.
-        num_virtual_tokens: 0 when there is no prompt.
+        keys_values: per layer (keys, values), each (num_prompts, num_kv_heads, num_columns, head_dim); empty when there
+            is no prompt.
+        lengths: virtual tokens of each prompt; empty when there is none.
     """
 
     keys_values: KeysValues
-    num_virtual_tokens: int
+    lengths: tuple[int, ...]
 
     @classmethod
     def empty(cls) -> Prefix:
-        return cls((), 0)
+        return cls((), ())
+
+    @classmethod
+    def stack(cls, prefixes: Sequence[Prefix]) -> Prefix:
+        """The prompts of all of them, in order."""
+        num_columns = max(prefix.num_columns for prefix in prefixes)
+        layers = zip(*(prefix._padded(num_columns) for prefix in prefixes), strict=True)
+        stacked = tuple(
+            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer])) for layer in layers
+        )
+        return cls(stacked, tuple(length for prefix in prefixes for length in prefix.lengths))
+
+    @property
+    def num_columns(self) -> int:
+        """Virtual tokens of the longest prompt; 0 when there is none."""
+        return max(self.lengths, default=0)
+
+    def detached(self) -> Prefix:
+        """The same numbers, with gradients that stop here and are kept in `grad`."""
+        leaves = tuple(
+            (keys.detach().requires_grad_(), values.detach().requires_grad_()) for keys, values in self.keys_values
+        )
+        return Prefix(leaves, self.lengths)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All keys and values, layer by layer."""
+        return [tensor for pair in self.keys_values for tensor in pair]
 
     @classmethod
     def of_embeddings(cls, backbone: Backbone, rows: torch.Tensor) -> Prefix:
@@ -49,7 +80,7 @@ class Prefix:
             use_cache=True,
             logits_to_keep=1,
         )
-        return cls(_read(cache), rows.shape[1])
+        return cls(_read(cache), (rows.shape[1],) * rows.shape[0])
 
     @classmethod
     def of_prompt(cls, backbone: Backbone, prompt: TaskPrompt | None) -> Prefix:
@@ -77,10 +108,10 @@ class Prefix:
         """Args: rows: (num_prompts, num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ...; differentiable."""
         shape = (*rows.shape[:2], backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
         split = rows.to(backbone.device, backbone.dtype).view(shape).permute(2, 3, 0, 4, 1, 5)
-        return cls(tuple((layer[0], layer[1]) for layer in split), rows.shape[1])
+        return cls(tuple((layer[0], layer[1]) for layer in split), (rows.shape[1],) * rows.shape[0])
 
     def kv_rows(self) -> torch.Tensor:
-        """What `of_kv` takes: (num_prompts, num_virtual_tokens, kv_row_size)."""
+        """What `of_kv` takes: (num_prompts, num_virtual_tokens, kv_row_size); of prompts of equal length."""
         layers = torch.stack([torch.stack(pair) for pair in self.keys_values])
         return layers.permute(2, 4, 0, 1, 3, 5).flatten(start_dim=2)
 
@@ -97,6 +128,28 @@ class Prefix:
             else:
                 cache.update(keys[prompt_index], values[prompt_index], layer)
         return cache
+
+    def lengths_for(self, prompt_index: torch.Tensor) -> torch.Tensor:
+        """(num_rows, 1) int64: the virtual tokens in front of each row, which is the position its text begins at."""
+        if not self.lengths:
+            return torch.zeros_like(prompt_index)[:, None]
+        return self._lengths.to(prompt_index.device)[prompt_index][:, None]
+
+    def is_real_for(self, prompt_index: torch.Tensor) -> torch.Tensor:
+        """(num_rows, num_columns) bool: False on the padding in front of shorter prompts."""
+        columns = torch.arange(self.num_columns, device=prompt_index.device)
+        return columns >= self.num_columns - self.lengths_for(prompt_index)
+
+    @cached_property
+    def _lengths(self) -> torch.Tensor:
+        return torch.tensor(self.lengths, dtype=torch.int64)
+
+    def _padded(self, num_columns: int) -> KeysValues:
+        num_missing = num_columns - self.num_columns
+        if num_missing == 0:
+            return self.keys_values
+        pad = (0, 0, num_missing, 0)
+        return tuple((F.pad(keys, pad), F.pad(values, pad)) for keys, values in self.keys_values)
 
 
 def target_log_likelihoods(backbone: Backbone, prefix: Prefix, batch: Batch) -> torch.Tensor:
@@ -118,13 +171,11 @@ def text_logits(backbone: Backbone, prefix: Prefix, batch: Batch, is_asked: torc
     Args:
         is_asked: (num_rows, max_len) bool.
     """
-    num_rows, max_len = batch.token_ids.shape
-    before = torch.ones(num_rows, prefix.num_virtual_tokens, dtype=torch.bool, device=backbone.device)
-    positions = prefix.num_virtual_tokens + torch.arange(max_len, device=backbone.device)
+    columns = torch.arange(batch.token_ids.shape[1], device=backbone.device)
     output = backbone.model(
         inputs_embeds=backbone.embed(batch.token_ids),
-        attention_mask=torch.cat([before, batch.is_real], dim=1),
-        position_ids=positions.expand(num_rows, -1),
+        attention_mask=torch.cat([prefix.is_real_for(batch.prompt_index), batch.is_real], dim=1),
+        position_ids=prefix.lengths_for(batch.prompt_index) + columns,
         past_key_values=prefix.cache_for(batch.prompt_index),
         use_cache=True,
         logits_to_keep=is_asked,

@@ -12,13 +12,21 @@ from app.errors import InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.model.layout import BARE
 from app.registry.aliases import AliasTarget, compare_targets, main_number
+from app.registry.evaluations import RecordedEvaluation
 from app.registry.gate import Gate
 from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning import metrics
 from app.tuning.dataset import Example, hash_examples, unpack_examples
-from app.tuning.evaluation import Evaluation, evaluate, evaluate_version, longest_answer, stop_strings
+from app.tuning.evaluation import (
+    Evaluation,
+    evaluate_in_slices,
+    evaluate_version_in_slices,
+    longest_answer,
+    stop_strings,
+)
+from app.tuning.slices import Slices, run_to_end
 
 
 def make_gate(
@@ -48,9 +56,16 @@ def score_versions(
     backbone: Backbone, registry: Registry, task: str, gate: Gate, numbers: Collection[int], examples: Sequence[Example]
 ) -> None:
     """Measure and record what is missing. Args: examples: the gate's."""
+    run_to_end(score_versions_in_slices(backbone, registry, task, gate, numbers, examples))
+
+
+def score_versions_in_slices(
+    backbone: Backbone, registry: Registry, task: str, gate: Gate, numbers: Collection[int], examples: Sequence[Example]
+) -> Slices[None]:
+    """`score_versions`, one forward at a time."""
     for version in unscored(registry, task, gate, numbers):
         prompt = registry.prompt(version)
-        measured = evaluate_version(backbone, version, prompt, examples)
+        measured = yield from evaluate_version_in_slices(backbone, version, prompt, examples)
         registry.record(version, measured.record(version.digest, gate.data_sha256))
 
 
@@ -70,15 +85,26 @@ def publish_measured(
 
     Raises: as that does; GateFailed leaves everything as it was.
     """
-    evaluations = []
-    gate = find_gate(registry, task, alias)
-    if gate is not None and alias is not None and not force:
-        examples = unpack_examples(registry.gate_examples(task, gate))
-        present = registry.aliases(task).get(alias)
-        if present is not None:
-            score_versions(backbone, registry, task, gate, [main_number(present)], examples)
-        evaluations = [_measure(backbone, prompt, fields, examples).record(prompt.digest, gate.data_sha256)]
+    evaluations = [] if force else run_to_end(measure_in_slices(backbone, registry, task, prompt, alias, fields))
     return registry.publish(task, prompt, alias=alias, force=force, evaluations=evaluations, **fields)
+
+
+def measure_in_slices(
+    backbone: Backbone, registry: Registry, task: str, prompt: TaskPrompt, alias: str | None, fields: Mapping[str, Any]
+) -> Slices[list[RecordedEvaluation]]:
+    """What `Registry.publish` wants to know of a prompt that an alias with a gate shall mean; empty without a gate.
+
+    What the alias means now is measured too and recorded, where it has no score yet.
+    """
+    gate = find_gate(registry, task, alias)
+    if gate is None or alias is None:
+        return []
+    examples = unpack_examples(registry.gate_examples(task, gate))
+    present = registry.aliases(task).get(alias)
+    if present is not None:
+        yield from score_versions_in_slices(backbone, registry, task, gate, [main_number(present)], examples)
+    measured = yield from _measure(backbone, prompt, fields, examples)
+    return [measured.record(prompt.digest, gate.data_sha256)]
 
 
 def find_gate(registry: Registry, task: str, alias: str | None) -> Gate | None:
@@ -93,10 +119,10 @@ def find_gate(registry: Registry, task: str, alias: str | None) -> Gate | None:
 
 def _measure(
     backbone: Backbone, prompt: TaskPrompt, fields: Mapping[str, Any], examples: Sequence[Example]
-) -> Evaluation:
+) -> Slices[Evaluation]:
     """Of a prompt that is no version yet, as the version would be served."""
     sampling = fields.get("sampling") or {}
-    return evaluate(
+    return evaluate_in_slices(
         backbone,
         prompt,
         fields.get("template") or BARE,

@@ -121,8 +121,8 @@ def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree:
     nodes = (max_len + torch.arange(num_inner, device=device)).expand(num_rows, -1)
     output = backbone.model(
         inputs_embeds=backbone.embed(torch.cat([texts.token_ids, inner_ids.expand(num_rows, -1)], dim=1)),
-        attention_mask=_tree_mask(texts, tree, prefix.num_virtual_tokens),
-        position_ids=prefix.num_virtual_tokens + positions,
+        attention_mask=_tree_mask(texts, tree, prefix),
+        position_ids=prefix.lengths_for(texts.prompt_index) + positions,
         past_key_values=prefix.cache_for(texts.prompt_index),
         use_cache=True,
         logits_to_keep=torch.cat([last, nodes], dim=1),
@@ -132,7 +132,7 @@ def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree:
 
 def label_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
     """log P(sequence | prompt, text) for each sequence the tree was built of: (num_rows, num_sequences) float32."""
-    longest = prefix.num_virtual_tokens + texts.token_ids.shape[1] + max(tree.depths) + 1
+    longest = prefix.num_columns + texts.token_ids.shape[1] + max(tree.depths) + 1
     if exceeds_window(backbone, longest):
         return _one_by_one(backbone, prefix, texts, tree)
     nodes = node_log_likelihoods(backbone, prefix, texts, tree)
@@ -159,8 +159,8 @@ def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
     return window is not None and num_tokens > window
 
 
-def _tree_mask(texts: Batch, tree: LabelTree, num_virtual_tokens: int) -> torch.Tensor:
-    """(num_rows, 1, max_len + num_inner, num_virtual_tokens + max_len + num_inner) bool."""
+def _tree_mask(texts: Batch, tree: LabelTree, prefix: Prefix) -> torch.Tensor:
+    """(num_rows, 1, max_len + num_inner, num_columns + max_len + num_inner) bool."""
     (num_rows, max_len), num_inner = texts.token_ids.shape, len(tree.inner)
     device = texts.token_ids.device
     is_real = texts.is_real[:, None, :]
@@ -168,7 +168,7 @@ def _tree_mask(texts: Batch, tree: LabelTree, num_virtual_tokens: int) -> torch.
     to_text = torch.cat([causal & is_real, is_real.expand(-1, num_inner, -1)], dim=1)
     to_nodes = torch.zeros(max_len + num_inner, num_inner, dtype=torch.bool, device=device)
     to_nodes[max_len:] = tree.sees.to(device)
-    to_prompt = torch.ones(num_rows, max_len + num_inner, num_virtual_tokens, dtype=torch.bool, device=device)
+    to_prompt = prefix.is_real_for(texts.prompt_index)[:, None, :].expand(-1, max_len + num_inner, -1)
     return torch.cat([to_prompt, to_text, to_nodes.expand(num_rows, -1, -1)], dim=2)[:, None]
 
 

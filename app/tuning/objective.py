@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,14 +13,22 @@ import torch.nn.functional as F
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.tuning.config import Loss, TuneConfig
-from app.tuning.encoding import Batch, EncodedExample, by_length
-from app.tuning.evaluation import score_labels
+from app.tuning.config import Loss
+from app.tuning.encoding import Batch, EncodedExample
+from app.tuning.evaluation import MAX_LOGITS
 from app.tuning.forward import Prefix, target_log_likelihoods
-from app.tuning.label_tree import LabelTree, encode_labels, exceeds_window, node_log_likelihoods
+from app.tuning.label_tree import (
+    LabelTree,
+    encode_labels,
+    exceeds_window,
+    label_log_likelihoods,
+    node_log_likelihoods,
+)
+from app.tuning.plan import TuningPlan
 
 MAX_TREE_NODES = 48
 """Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
+MAX_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -35,27 +44,56 @@ class Score:
         return all(map(math.isfinite, self.rank))
 
 
-class TokenObjective:
+class Objective(ABC):
+    """Rows of any number of prompts in one call: `prompt_index` says which prompt of the prefix each row belongs to."""
+
+    @abstractmethod
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        """(num_rows,) float32, differentiable."""
+
+    @abstractmethod
+    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
+
+    @abstractmethod
+    def score(self, figures: torch.Tensor) -> Score:
+        """Args: figures: (num_rows, num_figures), as `judge` gave them for all rows of one prompt."""
+
+    @property
+    @abstractmethod
+    def num_extra_tokens(self) -> int:
+        """Tokens a row costs beside its own."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of one call that memory bears."""
+        return MAX_ROWS
+
+
+class TokenObjective(Objective):
     """Mean over rows of the mean negative log-likelihood of the target's tokens; measured as the same on validation."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample]) -> torch.Tensor:
-        """(num_rows,) float32, differentiable."""
-        batch = Batch.collate(rows, self._backbone.device)
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        batch = Batch.collate(rows, self._backbone.device, prompt_index)
         log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
         return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
 
-    def measure(self, prefix: Prefix, rows: Sequence[EncodedExample], batch_size: int) -> Score:
-        total = 0.0
-        for indexes in by_length(rows, batch_size):
-            total += float(self.loss_per_row(prefix, [rows[i] for i in indexes]).double().sum())
-        loss = total / len(rows)
+    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        return self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
+
+    def score(self, figures: torch.Tensor) -> Score:
+        loss = float(figures.double().mean())
         return Score("loss", loss, (-loss,))
 
+    @property
+    def num_extra_tokens(self) -> int:
+        return 0
 
-class LabelObjective:
+
+class LabelObjective(Objective):
     """Accuracy on validation, ties broken by the labels' cross-entropy; the loss is either of config.Loss."""
 
     def __init__(
@@ -68,24 +106,47 @@ class LabelObjective:
         self._reads_tree = reads_tree
         self._token_weight = token_weight
 
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample]) -> torch.Tensor:
-        """(num_rows,) float32, differentiable."""
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
         if not self._reads_tree:
-            return self._tokens.loss_per_row(prefix, rows)
-        texts = Batch.collate([EncodedExample(row.text_ids, ()) for row in rows], self._backbone.device)
-        nodes = node_log_likelihoods(self._backbone, prefix, texts, self._tree)
+            return self._tokens.loss_per_row(prefix, rows, prompt_index)
+        nodes = self._node_scores(prefix, rows, prompt_index)
         wanted = self._label_index(rows).to(nodes.device)
         among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
         lengths = torch.tensor([len(row.target_ids) for row in rows], device=nodes.device)
         tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
         return among_labels + self._token_weight * tokens
 
-    def measure(self, prefix: Prefix, rows: Sequence[EncodedExample], batch_size: int) -> Score:
+    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        scores = label_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._label_tree)
+        wanted = self._label_index(rows).to(scores.device)
+        is_right = (scores.argmax(dim=1) == wanted).float()
+        return torch.stack([is_right, F.cross_entropy(scores, wanted, reduction="none")], dim=1).cpu()
+
+    def score(self, figures: torch.Tensor) -> Score:
+        accuracy, loss = figures.double().mean(dim=0).tolist()
+        return Score("accuracy", accuracy, (accuracy, -loss))
+
+    @property
+    def num_extra_tokens(self) -> int:
+        return len(self._tree.inner)
+
+    @property
+    def max_rows(self) -> int:
+        return max(1, MAX_LOGITS // ((len(self._tree.inner) + 1) * self._backbone.vocab_size))
+
+    def _label_scores(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
+        """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
+        nodes = self._node_scores(prefix, rows, prompt_index)
+        return nodes @ self._scored.to(nodes.device)
+
+    def _node_scores(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        return node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
+
+    def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> Batch:
         texts = [EncodedExample(row.text_ids, ()) for row in rows]
-        scores = score_labels(self._backbone, prefix, self._template, self._labels, texts, batch_size=batch_size)
-        wanted = self._label_index(rows)
-        accuracy = float((scores.argmax(dim=1) == wanted).double().mean())
-        return Score("accuracy", accuracy, (accuracy, -float(F.cross_entropy(scores, wanted))))
+        return Batch.collate(texts, self._backbone.device, prompt_index)
 
     def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
         return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
@@ -105,6 +166,11 @@ class LabelObjective:
         return LabelTree.build(self._target_ids)
 
     @cached_property
+    def _label_tree(self) -> LabelTree:
+        """Of the labels as evaluation scores them."""
+        return LabelTree.build(encode_labels(self._backbone, self._template, self._labels))
+
+    @cached_property
     def _scored(self) -> torch.Tensor:
         """(num_nodes, num_labels) float32: the nodes whose sum is a label's score, as evaluation counts it."""
         scored = encode_labels(self._backbone, self._template, self._labels)
@@ -114,18 +180,50 @@ class LabelObjective:
         return matrix
 
 
-Objective = TokenObjective | LabelObjective
+class DistillationObjective(LabelObjective):
+    """Divergence of the labels from a teacher's (see `distillation`); accuracy is agreement with the teacher."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        template: Template,
+        labels: Sequence[str],
+        taught: dict[tuple[int, ...], torch.Tensor],
+        *,
+        mass_weight: float,
+    ) -> None:
+        """Args:
+        taught: ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
+        mass_weight: of the divergence between how likely any label is at all.
+        """
+        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight)
+        self._taught = taught
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        scores = self._label_scores(prefix, rows, prompt_index)
+        taught = torch.stack([self._taught[row.text_ids] for row in rows]).to(scores.device)
+        divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
+        return divergence.sum(dim=1) + self._token_weight * _binary_divergence(scores.logsumexp(1), taught.logsumexp(1))
 
 
-def choose_objective(
-    backbone: Backbone, template: Template, labels: Sequence[str], train: Sequence[EncodedExample], config: TuneConfig
-) -> Objective:
-    """The objective of a task; Loss.AUTO is decided here."""
+def _binary_divergence(log_mass: torch.Tensor, taught_log_mass: torch.Tensor) -> torch.Tensor:
+    """KL(taught || learned) of an event and its opposite, from the logarithms of its probability."""
+    learned, taught = (each.clamp(max=-1e-6) for each in (log_mass, taught_log_mass))
+    rest, taught_rest = torch.log(-torch.expm1(learned)), torch.log(-torch.expm1(taught))
+    return taught.exp() * (taught - learned) + taught_rest.exp() * (taught_rest - rest)
+
+
+def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[EncodedExample]) -> Objective:
+    """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
+    config, template, labels = plan.config, plan.template, plan.labels
     if not labels:
         return TokenObjective(backbone)
+    if plan.lesson is not None and plan.lesson.scores is not None:
+        taught = dict(zip((row.text_ids for row in train), plan.lesson.scores, strict=True))
+        return DistillationObjective(backbone, template, labels, taught, mass_weight=config.token_weight)
     reads_tree = config.loss is Loss.LABELS
     if config.loss is Loss.AUTO:
         tree = LabelTree.build(encode_labels(backbone, template, labels))
-        longest = config.num_virtual_tokens + max(row.num_tokens for row in train)
+        longest = max(plan.search.nums_virtual_tokens) + max(row.num_tokens for row in train)
         reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
     return LabelObjective(backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight)

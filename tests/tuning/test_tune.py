@@ -10,20 +10,21 @@ from app.model.layout import Template
 from app.tuning.config import TuneConfig
 from app.tuning.dataset import Dataset, Example, hash_examples
 from app.tuning.evaluation import evaluate
+from app.tuning.plan import TuningPlan
 from app.tuning.tune import tune_task
 from tests.models import tiny_backbone
 
 EXAMPLES = tuple(Example(f"{('zz', 'qq')[i % 2]} {i}", ("no", "yes")[i % 2]) for i in range(80))
+DATA = Dataset("d.jsonl", EXAMPLES)
 CONFIG = TuneConfig(num_virtual_tokens=4, max_steps=3, batch_size=8)
 
 
 def test_a_file_alone_is_enough() -> None:
-    result = tune_task(tiny_backbone(), Dataset("d.jsonl", EXAMPLES), None, CONFIG)
+    result = tune_task(tiny_backbone(), TuningPlan.make(DATA, None, CONFIG))
     assert result.labels == ("no", "yes")
     assert result.template == Template()
-    assert result.num_train + result.num_validation == 80
-    assert result.data_hash == result.provenance["data_hash"]
-    assert len(result.data_hash) == 64
+    assert result.provenance["num_train"] + result.provenance["num_validation"] == 80
+    assert len(result.provenance["data_hash"]) == 64
     assert result.prompt.num_virtual_tokens == 4
     assert json.loads(json.dumps(result.provenance))["config"]["max_steps"] == 3
 
@@ -31,29 +32,29 @@ def test_a_file_alone_is_enough() -> None:
 def test_the_metrics_are_those_of_the_prompt_on_all_validation_examples() -> None:
     backbone, validation = tiny_backbone(), Dataset("v.jsonl", EXAMPLES[:30])
     config = TuneConfig(num_virtual_tokens=4, max_steps=2, batch_size=8, max_validation_rows=5)
-    result = tune_task(backbone, Dataset("d.jsonl", EXAMPLES), validation, config)
+    result = tune_task(backbone, TuningPlan.make(DATA, validation, config))
     measured = evaluate(backbone, result.prompt, result.template, result.labels, validation.examples)
     assert result.metrics["validation_accuracy"] == measured.metrics["accuracy"]
     assert result.metrics["validation_num_examples"] == 30
-    assert result.data_hash == hash_examples([*EXAMPLES, *EXAMPLES[:30]])
+    assert result.provenance["data_hash"] == hash_examples([*EXAMPLES, *EXAMPLES[:30]])
 
 
 def test_a_task_that_writes_is_tuned_by_its_loss() -> None:
     examples = tuple(Example(f"text {i}", f"title number {i}") for i in range(40))
-    result = tune_task(tiny_backbone(), Dataset("d.jsonl", examples), None, CONFIG)
+    result = tune_task(tiny_backbone(), TuningPlan.make(Dataset("d.jsonl", examples), None, CONFIG))
     assert result.labels == ()
     assert {event.metric for event in result.history} == {"loss"}
     assert "validation_rouge_l" in result.metrics
 
 
 def test_labels_can_be_denied() -> None:
-    result = tune_task(tiny_backbone(), Dataset("d.jsonl", EXAMPLES), None, CONFIG, labels=())
+    result = tune_task(tiny_backbone(), TuningPlan.make(DATA, None, CONFIG, labels=()))
     assert result.labels == ()
 
 
 def test_a_task_goes_on_from_another_prompt() -> None:
-    backbone, data = tiny_backbone(), Dataset("d.jsonl", EXAMPLES)
-    first = tune_task(backbone, data, None, CONFIG)
+    backbone = tiny_backbone()
+    first = tune_task(backbone, TuningPlan.make(DATA, None, CONFIG))
     config = TuneConfig(num_virtual_tokens=4, max_steps=1, batch_size=8, init="prompt")  # type: ignore[arg-type]
-    second = tune_task(backbone, data, None, config, init_prompt=first.prompt)
+    second = tune_task(backbone, TuningPlan.make(DATA, None, config, init_prompt=first.prompt))
     assert second.history[0].value == pytest.approx(max(event.value for event in first.history))

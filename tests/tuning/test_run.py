@@ -18,7 +18,10 @@ from app.tuning.encoding import EncodedExample
 from app.tuning.evaluation import evaluate
 from app.tuning.events import Evaluated, StepDone, TuneEvent, TuningStarted, TuningStopped
 from app.tuning.initialisation import embedding_rms, initial_rows
-from app.tuning.tuner import TunedPrompt, Tuner
+from app.tuning.plan import TuningPlan
+from app.tuning.result import TuneResult
+from app.tuning.search import Search
+from app.tuning.tune import tune_task
 from tests.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
@@ -27,8 +30,13 @@ EXAMPLES = [Example(("zz", "qq")[i % 2] + " abc"[: i % 4], LABELS[i % 2]) for i 
 CONFIG = TuneConfig(num_virtual_tokens=8, batch_size=16, max_steps=30, eval_every=10, learning_rate=0.2)
 
 
-def fit(backbone: Backbone, config: TuneConfig, labels: tuple[str, ...] = LABELS, **kwargs: object) -> TunedPrompt:
-    return Tuner(backbone, config, template=TEMPLATE, labels=labels, **kwargs).fit(EXAMPLES, EXAMPLES)  # type: ignore[arg-type]
+def plan(config: TuneConfig, labels: tuple[str, ...] = LABELS, **changes: object) -> TuningPlan:
+    made = TuningPlan(tuple(EXAMPLES), tuple(EXAMPLES), TEMPLATE, labels, config, Search.single(config))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def fit(backbone: Backbone, config: TuneConfig, labels: tuple[str, ...] = LABELS, **kwargs: object) -> TuneResult:
+    return tune_task(backbone, plan(config, labels), **kwargs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("loss", [Loss.LABELS, Loss.TOKENS])
@@ -57,9 +65,9 @@ def test_a_kv_prompt_is_continued_from_its_own_rows() -> None:
     backbone = tiny_backbone()
     config = replace(CONFIG, kind=PromptKind.KV, max_steps=1)
     first = fit(backbone, config).prompt
-    tuner = Tuner(backbone, replace(config, init=Init.PROMPT), template=TEMPLATE, labels=LABELS)
+    again = tune_task(backbone, plan(replace(config, init=Init.PROMPT), init_prompt=first))
     assert first.rows is not None
-    torch.testing.assert_close(tuner.fit(EXAMPLES, EXAMPLES, init_prompt=first).initial, first.rows)
+    torch.testing.assert_close(again.initial, first.rows)
 
 
 def test_writing_is_learned() -> None:
@@ -94,8 +102,7 @@ def test_the_backbone_is_the_same_before_and_after() -> None:
 def test_the_prompt_is_the_best_of_validation_and_not_the_last() -> None:
     """Validation asks for the opposite of what is trained, so tuning makes it worse."""
     opposite = [Example(example.input, LABELS[example.target == "no"]) for example in EXAMPLES]
-    tuner = Tuner(tiny_backbone(), replace(CONFIG, max_steps=60), template=TEMPLATE, labels=LABELS)
-    tuned = tuner.fit(EXAMPLES, opposite)
+    tuned = tune_task(tiny_backbone(), plan(replace(CONFIG, max_steps=60), validation=tuple(opposite)))
     best = max(tuned.history, key=lambda event: event.value)
     assert best.step == tuned.best_step < 60
     assert tuned.history[-1].value < best.value
@@ -139,7 +146,8 @@ def _nan(output: object) -> object:
 def test_events_tell_the_run_from_start_to_stop() -> None:
     seen: list[TuneEvent] = []
     tuned = fit(tiny_backbone(), replace(CONFIG, max_steps=4, eval_every=2), on_event=seen.append)
-    assert seen[0] == TuningStarted(4, 64, 64, 8 * 32)
+    assert isinstance(seen[0], TuningStarted)
+    assert (seen[0].num_steps, seen[0].num_train, seen[0].num_validation, seen[0].num_parameters) == (4, 64, 64, 8 * 32)
     assert [event.step for event in seen if isinstance(event, StepDone)] == [1, 2, 3, 4]
     assert tuple(event for event in seen if isinstance(event, Evaluated)) == tuned.history
     assert [event.step for event in tuned.history] == [0, 2, 4]

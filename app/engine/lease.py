@@ -1,0 +1,98 @@
+"""DeviceLease: turns on the engine's thread for work that is not serving.
+
+One thread computes everything: a second one would fight with the first for the cores (OpenMP's barriers spin), or for
+the GPU's queue. A guest hands in a bounded piece of work, waits, and gets what it returned or raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from app.errors import SoftswapError
+
+Result = TypeVar("Result")
+
+MAX_CREDIT_S = 0.1
+"""Time a guest may have saved up, so that it does not come with a burst after a long pause."""
+
+
+@dataclass(eq=False)
+class _Turn:
+    work: Callable[[], Any]
+    outcome: Future[Any] = field(default_factory=Future)
+
+
+class DeviceLease:
+    """Guests call it from threads of their own; the engine's thread calls `note_step` and `give_turn`.
+
+    An idle engine gives every turn at once. While sequences run, turns take `share` of the time on average; under load,
+    none.
+
+    Args:
+        wake: makes the engine's thread look again, when it waits for something to do.
+        share: of the device's time, 0 to below 1.
+        clock: monotonic seconds; tests give their own.
+    """
+
+    def __init__(
+        self, wake: Callable[[], None], *, share: float, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        assert 0 <= share < 1
+        self._wake = wake
+        self._ratio = share / (1 - share)
+        self._clock = clock
+        self._turns: deque[_Turn] = deque()
+        self._credit_s = 0.0
+        self._end: SoftswapError | None = None
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns or raises, computed on the engine's thread. Raises Draining, EngineDead instead."""
+        turn = _Turn(work)
+        self._turns.append(turn)
+        if self._end is not None:
+            self.close(self._end)
+        self._wake()
+        result: Result = turn.outcome.result()
+        return result
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a guest waits."""
+        return bool(self._turns)
+
+    def note_step(self, duration_s: float) -> None:
+        """The engine computed for others that long."""
+        self._credit_s = min(MAX_CREDIT_S, self._credit_s + duration_s * self._ratio)
+
+    def give_turn(self, *, is_idle: bool, is_loaded: bool) -> float:
+        """Do one piece of work, if one waits and it is its time. Returns the seconds it took.
+
+        Args:
+            is_idle: no sequence wants the device.
+            is_loaded: more sequences want it than it can compute.
+        """
+        is_due = is_idle or (self._credit_s > 0 and not is_loaded)
+        if not self._turns or not is_due:
+            return 0.0
+        turn = self._turns.popleft()
+        began_s = self._clock()
+        try:
+            turn.outcome.set_result(turn.work())
+        except BaseException as error:  # the guest's failure is the guest's, whatever it is
+            turn.outcome.set_exception(error)
+        took_s = self._clock() - began_s
+        self._credit_s = 0.0 if is_idle else self._credit_s - took_s
+        return took_s
+
+    def close(self, error: SoftswapError) -> None:
+        """Answer everybody with `error`, from now on."""
+        self._end = error
+        with suppress(IndexError):  # a guest that comes too late empties the same queue
+            while True:
+                self._turns.popleft().outcome.set_exception(error)

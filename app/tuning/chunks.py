@@ -1,0 +1,90 @@
+"""Chunks: which rows of which prompts share a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from app.tuning.encoding import EncodedExample
+
+MIN_TRIAL_TOKENS = 64
+MAX_TRIAL_TOKENS = 2**16
+
+
+@dataclass
+class Chunk:
+    """Rows of one forward.
+
+    Attributes:
+        rows: what is put in.
+        places: of each row: its index among all rows, and the prompt it belongs to.
+    """
+
+    rows: list[EncodedExample] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def prompt_index(self) -> list[int]:
+        return [prompt for _, prompt in self.places]
+
+
+class Chunker:
+    """Cuts (rows x prompts) into chunks, bounded in rows and, once `max_tokens` is known, in tokens with padding.
+
+    Args:
+        max_rows: rows of a chunk, all prompts counted.
+        num_extra_tokens: tokens that each row costs beside its own.
+    """
+
+    def __init__(self, *, max_rows: int, num_extra_tokens: int) -> None:
+        self.max_rows = max_rows
+        self.max_tokens: int | None = None
+        self._num_extra_tokens = num_extra_tokens
+
+    @property
+    def trial_sizes(self) -> Iterator[int]:
+        """Tokens to try, each twice the one before."""
+        size = MIN_TRIAL_TOKENS
+        while size <= MAX_TRIAL_TOKENS:
+            yield size
+            size *= 2
+
+    def chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> Iterator[Chunk]:
+        """Every row with every prompt once; rows of similar length together, the longest first."""
+        return self._cut(rows, num_prompts, self.max_tokens)
+
+    def first_chunk(self, rows: Sequence[EncodedExample], num_prompts: int, max_tokens: int) -> Chunk:
+        """What a chunk of that many tokens would be."""
+        return next(self._cut(rows, num_prompts, max_tokens))
+
+    def num_tokens(self, chunk: Chunk) -> int:
+        """Padding left out."""
+        return sum(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
+    def halve(self) -> None:
+        self.max_rows = max(1, self.max_rows // 2)
+        if self.max_tokens is not None:
+            self.max_tokens = max(1, self.max_tokens // 2)
+
+    def as_dict(self) -> dict[str, int | None]:
+        return {"max_rows": self.max_rows, "max_tokens": self.max_tokens}
+
+    def restore(self, values: Mapping[str, int | None]) -> None:
+        assert values["max_rows"] is not None
+        self.max_rows, self.max_tokens = values["max_rows"], values["max_tokens"]
+
+    def _cut(self, rows: Sequence[EncodedExample], num_prompts: int, max_tokens: int | None) -> Iterator[Chunk]:
+        order = sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i))
+        chunk, longest = Chunk(), 0
+        for i in order:
+            for prompt in range(num_prompts):
+                num_tokens = (len(chunk.rows) + 1) * max(longest, rows[i].num_tokens + self._num_extra_tokens)
+                is_full = len(chunk.rows) >= self.max_rows or (max_tokens is not None and num_tokens > max_tokens)
+                if chunk.rows and is_full:
+                    yield chunk
+                    chunk, longest = Chunk(), 0
+                chunk.rows.append(rows[i])
+                chunk.places.append((i, prompt))
+                longest = max(longest, rows[i].num_tokens + self._num_extra_tokens)
+        if chunk.rows:
+            yield chunk

@@ -1,0 +1,118 @@
+"""TuningPlan: what a tuning run is asked for, complete and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from app.errors import InvalidInput
+from app.model.layout import Template
+from app.task_prompt import TaskPrompt
+from app.tuning.config import TuneConfig
+from app.tuning.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
+from app.tuning.search import Search
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a teacher answered to some inputs (see `distillation`).
+
+    Attributes:
+        examples: the inputs, each with the answer.
+        scores: (num_examples, num_labels) float32, log P(label | teacher, text); None where the task writes.
+    """
+
+    examples: tuple[Example, ...]
+    scores: torch.Tensor | None = None
+
+    @property
+    def digest(self) -> str:
+        scores = b"" if self.scores is None else self.scores.numpy().tobytes()
+        return hashlib.sha256(hash_examples(self.examples).encode() + scores).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TuningPlan:
+    """Attributes:
+    train, validation: what is learned from, and what the best state is chosen by.
+    template: how an input becomes text.
+    labels: every target is one of them; empty for a task that writes text.
+    config: what all members share.
+    search: what they differ in.
+    init_prompt: belongs to init "prompt".
+    lesson: the training examples as a teacher answered them; its scores are learned instead of the answers.
+    """
+
+    train: tuple[Example, ...] = field(repr=False)
+    validation: tuple[Example, ...] = field(repr=False)
+    template: Template
+    labels: tuple[str, ...]
+    config: TuneConfig
+    search: Search
+    init_prompt: TaskPrompt | None = None
+    lesson: Lesson | None = None
+
+    def __post_init__(self) -> None:
+        for name, examples in (("train", self.train), ("validation", self.validation)):
+            if not examples:
+                raise InvalidInput(f"{name} has no examples", param=name)
+            if self.labels:
+                check_labels(examples, self.labels, name)
+
+    @classmethod
+    def make(
+        cls,
+        train: Dataset,
+        validation: Dataset | None,
+        config: TuneConfig,
+        search: Search | None = None,
+        *,
+        template: Template | None = None,
+        labels: Sequence[str] | None = None,
+        init_prompt: TaskPrompt | None = None,
+    ) -> TuningPlan:
+        """Args:
+            validation: None sets 10 % of the training examples aside, by a hash of their inputs.
+            search: None trains the one member that `config` describes.
+            template: None puts the target on a line after the input.
+            labels: None finds them in the targets (`find_labels`); empty makes it a task that writes text.
+
+        Raises InvalidInput.
+        """
+        if validation is None:
+            learned, held_out = split_examples(train.examples)
+        else:
+            learned, held_out = list(train.examples), list(validation.examples)
+        return cls(
+            train=tuple(learned),
+            validation=tuple(held_out),
+            template=template or Template(),
+            labels=find_labels([*learned, *held_out]) if labels is None else tuple(labels),
+            config=config,
+            search=search or Search.single(config),
+            init_prompt=init_prompt,
+        )
+
+    @property
+    def data_hash(self) -> str:
+        """sha256 over training and validation examples."""
+        return hash_examples([*self.train, *self.validation])
+
+    def digest(self, backbone_fingerprint: str) -> str:
+        """sha256 of everything that decides how a run goes: a saved state belongs to one of these."""
+        parts = [
+            backbone_fingerprint,
+            self.template.text,
+            self.labels,
+            asdict(self.config),
+            asdict(self.search),
+            self.init_prompt.digest if self.init_prompt else None,
+            hash_examples(self.train),
+            hash_examples(self.validation),
+            self.lesson.digest if self.lesson else None,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

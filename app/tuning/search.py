@@ -1,0 +1,95 @@
+"""Search: which prompts a run trains side by side, and how soon it lets the worse ones go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from app.errors import InvalidInput
+from app.task_prompt import PromptKind
+from app.tuning.config import Init, TuneConfig
+
+MAX_MEMBERS = 64
+
+
+@dataclass(frozen=True)
+class Search:
+    """A population is the product of all tuples; every member shares the rest of the TuneConfig.
+
+    Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation goes
+    on, at an eighth, a quarter and a half of the updates when there are three. With 12 members a run costs four times
+    what one member costs.
+
+    Attributes:
+        kinds, inits, learning_rates, nums_virtual_tokens, seeds: values to try; see TuneConfig.
+        num_cuts: 0 trains every member to the end.
+    """
+
+    kinds: tuple[PromptKind, ...]
+    inits: tuple[Init, ...]
+    learning_rates: tuple[float, ...]
+    nums_virtual_tokens: tuple[int, ...]
+    seeds: tuple[int, ...]
+    num_cuts: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("kinds", "inits", "learning_rates", "nums_virtual_tokens", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InvalidInput(f"{name} must hold one or more different values", param=name)
+        if self.num_members > MAX_MEMBERS:
+            raise InvalidInput(f"the values make {self.num_members} members; at most {MAX_MEMBERS}", param="seeds")
+        if not 0 <= self.num_cuts <= 10:
+            raise InvalidInput("num_cuts must be at least 0 and at most 10", param="num_cuts")
+
+    @classmethod
+    def single(cls, config: TuneConfig) -> Search:
+        """The one member that the configuration describes."""
+        return cls(
+            (config.kind,), (config.init,), (config.learning_rate,), (config.num_virtual_tokens,), (config.seed,)
+        )
+
+    @classmethod
+    def default(cls, config: TuneConfig, *, has_labels: bool) -> Search:
+        """Twelve members around what `config` says; six where there are no labels to start from."""
+        return cls(
+            kinds=(config.kind,),
+            inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
+            learning_rates=(0.01, 0.03, 0.1),
+            nums_virtual_tokens=(config.num_virtual_tokens,),
+            seeds=(config.seed, config.seed + 1),
+        )
+
+    @property
+    def num_members(self) -> int:
+        values = (self.kinds, self.inits, self.learning_rates, self.nums_virtual_tokens, self.seeds)
+        return math.prod(map(len, values))
+
+    def members(self, config: TuneConfig) -> tuple[TuneConfig, ...]:
+        """One complete configuration for each member."""
+        return tuple(
+            replace(
+                config,
+                kind=kind,
+                init=init,
+                init_text=config.init_text if init is Init.TEXT else "",
+                learning_rate=learning_rate,
+                num_virtual_tokens=num_virtual_tokens,
+                seed=seed,
+            )
+            for kind, init, learning_rate, num_virtual_tokens, seed in product(
+                self.kinds, self.inits, self.learning_rates, self.nums_virtual_tokens, self.seeds
+            )
+        )
+
+    def is_cut_at(self, step: int, num_steps: int) -> bool:
+        """Whether the worse half leaves after update `step` of `num_steps`."""
+        return step in {num_steps >> shift for shift in range(1, self.num_cuts + 1)} - {0}
+
+
+def keep_better_half(ranks: Sequence[tuple[float, ...]]) -> list[int]:
+    """Indexes of the better half, rounded up, in their old order."""
+    order = sorted(range(len(ranks)), key=lambda i: ranks[i], reverse=True)
+    return sorted(order[: math.ceil(len(order) / 2)])

@@ -1,0 +1,45 @@
+"""A population is a product, and its worse half leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.errors import InvalidInput
+from app.task_prompt import PromptKind
+from app.tuning.config import Init, TuneConfig
+from app.tuning.search import Search, keep_better_half
+
+SEARCH = Search((PromptKind.EMBEDDINGS,), (Init.VOCAB, Init.TEXT), (0.1, 0.2, 0.3), (5,), (0, 1))
+
+
+def test_members_are_the_product_and_share_the_rest() -> None:
+    config = TuneConfig(init=Init.TEXT, init_text="abc", weight_decay=0.5)
+    members = SEARCH.members(config)
+    assert len(set(members)) == SEARCH.num_members == 12
+    assert {member.weight_decay for member in members} == {0.5}
+    assert {(member.init, member.init_text) for member in members} == {(Init.VOCAB, ""), (Init.TEXT, "abc")}
+
+
+def test_a_single_member_is_the_configuration() -> None:
+    config = TuneConfig(seed=7, learning_rate=0.5)
+    assert Search.single(config).members(config) == (config,)
+
+
+def test_cuts_fall_at_an_eighth_a_quarter_and_a_half() -> None:
+    assert [step for step in range(1, 801) if SEARCH.is_cut_at(step, 800)] == [100, 200, 400]
+    assert not any(SEARCH.is_cut_at(step, 1) for step in range(3))
+    assert not any(replace(SEARCH, num_cuts=0).is_cut_at(step, 800) for step in range(801))
+
+
+def test_the_better_half_stays_in_its_order() -> None:
+    assert keep_better_half([(0.1,), (0.5,), (0.4,), (0.5,), (0.0,)]) == [1, 2, 3]
+    assert keep_better_half([(0.1, 2.0), (0.1, 3.0)]) == [1]
+
+
+@pytest.mark.parametrize("change", [{"seeds": ()}, {"seeds": (1, 1)}, {"seeds": tuple(range(30))}, {"num_cuts": 11}])
+def test_no_possible_population_is_refused_by_field(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(SEARCH, **change)  # type: ignore[arg-type]
+    assert caught.value.param in {"seeds", "num_cuts"}
