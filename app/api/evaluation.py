@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.batch import all_of
 from app.api.generation import Ask, collect, num_positions
+from app.api.limits import MAX_EXAMPLES
 from app.engine.scoring import plan_scoring
 from app.errors import DeadlineExceeded, InvalidInput
 from app.sampling import SamplingParams
@@ -23,7 +24,7 @@ from app.tuning.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from app.api.schemas.evaluation import ExampleItem
+    from app.api.schemas.evaluation import ExampleItem, ExampleSource
     from app.api.services import Services
     from app.api.targets import Target
 
@@ -56,8 +57,22 @@ async def evaluate_target(
     return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
 
 
-def read_examples(items: Sequence[ExampleItem]) -> list[Example]:
-    """Raises InvalidInput: a target is blank."""
+async def find_examples(services: Services, source: ExampleSource) -> Sequence[Example]:
+    """Of a request: its own, or those of an upload.
+
+    Raises InvalidInput: a target is blank, or there are too many. NoSuchFile, TuningUnavailable.
+    """
+    if source.file is None:
+        return _read_items(source.examples or ())
+    dataset = await asyncio.to_thread(services.require_workshop().files.load, source.file, param="file")
+    if len(dataset.examples) > MAX_EXAMPLES:
+        raise InvalidInput(
+            f"the file has {len(dataset.examples)} examples, and a request takes {MAX_EXAMPLES}", param="file"
+        )
+    return dataset.examples
+
+
+def _read_items(items: Sequence[ExampleItem]) -> list[Example]:
     for index, item in enumerate(items):
         if not item.target.strip():
             raise InvalidInput("a target must not be blank", param=f"examples.{index}.target")

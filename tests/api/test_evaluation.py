@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -91,6 +92,27 @@ def test_what_cannot_be_evaluated_names_the_example(own: LiveServer) -> None:
     assert refused([]) == (400, "examples")
     assert refused([good] * 5001) == (400, "examples")
     assert refused([good], "nope") == (404, "task")
+
+
+def test_an_uploaded_file_is_evaluated_as_examples_in_the_request_are(own: LiveServer) -> None:
+    examples = _examples(own, "two")
+    lines = "\n".join(json.dumps({"input": each.input, "target": each.target}) for each in examples)
+    upload = httpx.post(
+        f"{own.url}/v1/files", files={"file": ("test.jsonl", lines.encode())}, data={"purpose": "fine-tune"}
+    ).json()
+    path = f"{own.url}/v1/tasks/two/evaluate"
+    inline = _ask(own, "two", examples).json()
+    assert httpx.post(path, json={"file": upload["id"], "record": True}, timeout=120).json() == inline
+    [kept] = own.registry.evaluations(own.registry.resolve("two"))
+    assert (kept.data_name, kept.data_sha256) == ("test.jsonl", inline["data_sha256"])
+    gate = httpx.put(f"{own.url}/v1/tasks/two/aliases/live", json={"version": 1, "gate": {"file": upload["id"]}})
+    assert gate.json()["gate"]["data_sha256"] == inline["data_sha256"]
+    seen = httpx.post(f"{own.url}/v1/tasks/two/tokens", json={"file": upload["id"]}, timeout=120).json()
+    assert seen["effects"]["data_sha256"] == inline["data_sha256"]
+    missing = httpx.post(path, json={"file": "file-none"})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "file")
+    for body in ({}, {"file": upload["id"], "examples": [{"input": "x", "target": "positive"}]}):
+        assert httpx.post(path, json=body).status_code == 400
 
 
 def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
-from app.api.evaluation import read_examples
+from app.api.evaluation import find_examples
 from app.api.guard import BODY_LIMIT, GuardedRoute
 from app.api.limits import MAX_EXAMPLES_BODY_BYTES, MAX_MODEL_CHARS, MAX_NEAREST
 from app.api.routes.runs import TaskReference
@@ -89,7 +89,7 @@ async def measure_tokens(
     """What `GET` shows, and `effects`: loss and accuracy on the examples without each virtual token, and with each
     replaced by its nearest token of the vocabulary. The examples go through the running engine and are not kept.
     """
-    examples = read_examples(request.examples)
+    examples = await find_examples(services, request)
     report = await report_tokens(
         services, task, num_nearest=num_nearest, compare=compare, examples=examples, deadline_s=deadline_s
     )

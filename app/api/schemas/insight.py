@@ -6,15 +6,16 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from app.api.schemas.evaluation import Examples
-from app.api.schemas.fields import Reply, Strict
+from app.api.schemas.evaluation import ONE_SOURCE, ExampleSource
+from app.api.schemas.fields import Reply
 
 
-class TokensRequest(Strict):
+class TokensRequest(ExampleSource):
     """Examples to measure on what each virtual token does."""
 
     model_config = ConfigDict(
         json_schema_extra={
+            **ONE_SOURCE,
             "examples": [
                 {
                     "examples": [
@@ -22,11 +23,9 @@ class TokensRequest(Strict):
                         {"input": "dull and long", "target": "negative"},
                     ]
                 }
-            ]
+            ],
         }
     )
-
-    examples: Examples
 
 
 class NearToken(Reply):

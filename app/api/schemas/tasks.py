@@ -14,7 +14,7 @@ from app.api.limits import (
     MAX_LABELS,
     MAX_TEMPLATE_CHARS,
 )
-from app.api.schemas.evaluation import Examples
+from app.api.schemas.evaluation import ExampleSource
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
 from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
@@ -70,10 +70,9 @@ class EvaluationList(Reply):
     data: list[RecordedEvaluation]
 
 
-class GateRequest(Strict):
+class GateRequest(ExampleSource):
     """Examples that every version the alias moves to is compared on with the one it means."""
 
-    examples: Examples
     metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"] | None = Field(
         None, description="The figure that must not fall; accuracy without it, entity_f1 or rouge_l for texts."
     )
