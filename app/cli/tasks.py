@@ -188,7 +188,7 @@ def move_alias(
     if no_gate:
         place.remove_gate(task, alias)
     place.set_alias(task, alias, wanted, gate=_read_gate(gate, metric, tolerance), force=force)
-    typer.echo(f"{task}@{alias} is {target}")
+    typer.echo(f"{task}@{alias} is {target}" + (f", gated by {gate.name}" if gate else ""))
 
 
 @tasks.command()

@@ -7,6 +7,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidInput
@@ -34,6 +35,11 @@ class _Column:
     title: str
     draw: Callable[[Axes], None]
     width_in: float = COLUMN_IN
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def draw_report(report: PromptReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -130,6 +131,21 @@ def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:
 
     asyncio.run_coroutine_threadsafe(watch(), own.loop).result()
     assert 0 < max(seen) <= 32
+
+
+def test_a_client_that_leaves_ends_its_evaluation(own: LiveServer) -> None:
+    items = [{"input": f"film {number}", "target": "x"} for number in range(4000)]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{own.url}/v1/tasks/text/evaluate",
+            json={"examples": items},
+            timeout=httpx.Timeout(60, read=0.5),
+        )
+    deadline = time.monotonic() + 2
+    while own.services.engine.stats.num_running + own.services.engine.stats.num_waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert own.services.engine._num_open == 0
 
 
 def test_a_deadline_ends_an_evaluation(own: LiveServer) -> None:

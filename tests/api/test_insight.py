@@ -90,6 +90,7 @@ def test_a_version_is_compared_with_another(http: httpx.Client) -> None:
         ({}, "image/svg+xml", True),
         ({}, "text/html,image/svg+xml;q=0.9", True),
         ({"format": "json"}, "image/svg+xml", False),
+        ({}, "application/json,image/svg+xml;q=0.1", False),
         ({}, "*/*", False),
     ],
 )

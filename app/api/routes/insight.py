@@ -16,7 +16,7 @@ from app.api.routes.runs import TaskReference
 from app.api.schemas.insight import PromptTokens, TokensRequest
 from app.api.token_objects import tokens_object
 from app.api.token_report import report_tokens
-from app.insight.plot import draw_report
+from app.insight.plot import can_draw, draw_report
 from app.insight.report import PromptReport
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -97,7 +97,8 @@ async def measure_tokens(
 
 
 def _answer(report: PromptReport, asked: str | None, accept: str) -> Any:
-    """`format` decides; without it the `Accept` header."""
-    if asked == "svg" or (asked is None and SVG in accept):
+    """`format` decides; without it the `Accept` header, as far as this server can draw."""
+    is_preferred = SVG in accept and "application/json" not in accept and can_draw()
+    if asked == "svg" or (asked is None and is_preferred):
         return Response(draw_report(report), media_type=SVG, headers={"content-security-policy": SVG_POLICY})
     return tokens_object(report)
