@@ -233,6 +233,32 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
 
 
+def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbone, live: LiveServer) -> None:
+    publish_tasks(Registry(FileStore(local / "prompts"), saved), saved)
+    data = local / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"input": f"film {n}", "target": LABELS[n % 2]}) for n in range(6)))
+    asked = ("tasks", "show", "sentiment@1", "--tokens", "--compare", "sentiment@2", "--data", str(data))
+    here, there = local / "here.svg", local / "there.svg"
+    seen = json.loads(call(*asked, "--nearest", "2", "--json", "--plot", str(here)))
+    said = json.loads(call(*asked, "--nearest", "2", "--json", "--plot", str(there), "--url", live.url))
+    assert [len(token["by_cosine"]) for token in seen["virtual_tokens"]] == [2] * 7
+    assert seen["difference"]["rows"] == said["difference"]["rows"]
+    losses = [[effect["loss"] for effect in each["effects"]["without"]] for each in (seen, said)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert here.read_text()[:5] == there.read_text()[:5] == "<?xml"
+    shown = call(*asked)
+    for words in (
+        "7 virtual tokens",
+        "near tokens",
+        "distance to sentiment@2",
+        "Δ loss",
+        "near-duplicates",
+        "Khashabi",
+    ):
+        assert words in shown
+    call("tasks", "show", "sentiment", "--plot", "x.svg", code=2)
+
+
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
     call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     shown = json.loads(call("tasks", "show", "greet@1", "--json"))

@@ -18,6 +18,7 @@ from app.api.routes import (
     evaluation,
     files,
     fine_tuning,
+    insight,
     models,
     runs,
     server,
@@ -56,7 +57,7 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (completions, chat, decisions, models, runs, evaluation, tasks, files, fine_tuning, server):
+    for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, files, fine_tuning, server):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Edge, metrics=services.metrics)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.batch import all_of
 from app.api.generation import Ask, collect, num_positions
+from app.api.limits import MAX_EXAMPLES
 from app.engine.scoring import plan_scoring
 from app.errors import DeadlineExceeded, InvalidInput
 from app.sampling import SamplingParams
@@ -23,7 +24,7 @@ from app.tuning.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from app.api.schemas.evaluation import ExampleItem
+    from app.api.schemas.evaluation import ExampleItem, ExampleSource
     from app.api.services import Services
     from app.api.targets import Target
 
@@ -56,8 +57,22 @@ async def evaluate_target(
     return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
 
 
-def read_examples(items: Sequence[ExampleItem]) -> list[Example]:
-    """Raises InvalidInput: a target is blank."""
+async def find_examples(services: Services, source: ExampleSource) -> Sequence[Example]:
+    """Of a request: its own, or those of an upload.
+
+    Raises InvalidInput: a target is blank, or there are too many. NoSuchFile, TuningUnavailable.
+    """
+    if source.file is None:
+        return _read_items(source.examples or ())
+    dataset = await asyncio.to_thread(services.require_workshop().files.load, source.file, param="file")
+    if len(dataset.examples) > MAX_EXAMPLES:
+        raise InvalidInput(
+            f"the file has {len(dataset.examples)} examples, and a request takes {MAX_EXAMPLES}", param="file"
+        )
+    return dataset.examples
+
+
+def _read_items(items: Sequence[ExampleItem]) -> list[Example]:
     for index, item in enumerate(items):
         if not item.target.strip():
             raise InvalidInput("a target must not be blank", param=f"examples.{index}.target")
@@ -75,7 +90,7 @@ async def _score(
 ) -> list[list[float]]:
     """log P(label | prompt, text) of every label for every example."""
     label_ids = services.labels.encode(target.input_template, target.labels)
-    texts = await _encode(services, target, examples, max(map(len, label_ids)))
+    texts = await encode_texts(services, target, examples, max(map(len, label_ids)))
 
     async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
         return await services.engine.score(
@@ -90,7 +105,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
     params = SamplingParams(
         temperature=0.0, max_tokens=longest_answer(target.sampling), stop=stop_strings(target.sampling)
     )
-    texts = await _encode(services, target, examples, params.max_tokens)
+    texts = await encode_texts(services, target, examples, params.max_tokens)
 
     async def generate(token_ids: Sequence[int], left_s: float) -> str:
         [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
@@ -99,7 +114,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
     return await _each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
 
 
-async def _encode(
+async def encode_texts(
     services: Services, target: Target, examples: Sequence[Example], num_after: int
 ) -> list[tuple[int, ...]]:
     """Texts as they stand behind the prompt; those too long lose their end, as in tuning."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.api.evaluation import evaluate_target, read_examples
+from app.api.evaluation import evaluate_target, find_examples
 from app.api.targets import Target, version_target
 from app.registry.aliases import AliasTarget, main_number, numbers_of
 from app.registry.evaluations import RecordedEvaluation
@@ -89,9 +89,9 @@ async def publish_measured(
 
 async def _attach(
     services: Services, task: str, target: AliasTarget, asked: GateRequest, deadline_s: float
-) -> tuple[Gate, list[Example]]:
+) -> tuple[Gate, Sequence[Example]]:
     """The gate, and its examples, which every version the alias shall mean must be able to answer."""
-    examples = read_examples(asked.examples)
+    examples = await find_examples(services, asked)
     version = await asyncio.to_thread(services.registry.resolve, f"{task}@{main_number(target)}")
     gate = make_gate(examples, version.labels, metric=asked.metric, tolerance=asked.tolerance or 0.0)
     await _score_versions(services, task, gate, numbers_of(target), deadline_s, examples=examples)

@@ -48,6 +48,7 @@ MAX_FIGURES: Final = 64
 MAX_ALIAS_TARGETS: Final = 2
 MAX_PAGE: Final = 1000
 MAX_NEAREST: Final = 20
+MAX_ABLATIONS: Final = 20_000
 
 MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
 MAX_ID_CHARS: Final = 64
@@ -76,6 +77,7 @@ LIMITS: Final[dict[str, float]] = {
     "inputs": MAX_INPUTS,
     "examples": MAX_EXAMPLES,
     "examples_body_bytes": MAX_EXAMPLES_BODY_BYTES,
+    "ablations": MAX_ABLATIONS,
     "questions": MAX_QUESTIONS,
     "choices": MAX_CHOICES,
     "levels": MAX_LEVELS,

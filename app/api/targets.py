@@ -55,7 +55,7 @@ async def find_target(services: Services, name: str, *, param: str = "model") ->
     if name == services.backbone.name:
         return Target(name, name, None, None, (), {})
     try:
-        version, prompt = await asyncio.to_thread(_resolve, services, name)
+        version, prompt = await asyncio.to_thread(resolve_prompt, services, name)
     except SoftswapError as error:
         error.param = param
         raise
@@ -74,7 +74,7 @@ def version_target(version: Version, prompt: TaskPrompt) -> Target:
     )
 
 
-def _resolve(services: Services, name: str) -> tuple[Version, TaskPrompt]:
+def resolve_prompt(services: Services, name: str) -> tuple[Version, TaskPrompt]:
     """A version can be deleted between its name and its values; then the name means another version already."""
     for _ in range(NUM_TRIES - 1):
         version = services.registry.resolve(name)

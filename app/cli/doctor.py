@@ -153,6 +153,7 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
     for version in versions:
         try:
             registry.prompt(version)
+            registry.initial(version)
         except BackboneMismatch:
             num_foreign += 1
         except SoftswapError as error:

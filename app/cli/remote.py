@@ -45,6 +45,13 @@ class RemoteServer:
         with self._open(method, path, data, {"content-type": "application/json"}) as answer:
             return json.load(answer)
 
+    def fetch(self, method: str, path: str, body: Any = None) -> bytes:
+        """One request with JSON in and anything out."""
+        data = None if body is None else json.dumps(body).encode()
+        with self._open(method, path, data, {"content-type": "application/json"}) as answer:
+            content: bytes = answer.read()
+            return content
+
     def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer."""
         with self._open("POST", path, json.dumps(body).encode(), {"content-type": "application/json"}) as answer:

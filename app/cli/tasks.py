@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, write_json
+from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
 from app.cli.registries import NewGate, find_registry, open_folder
+from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
 from app.errors import InvalidInput
 
 tasks = typer.Typer(
@@ -37,13 +38,46 @@ def list_tasks(
 
 @tasks.command()
 def show(
+    *,
     task: Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")],
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show its virtual tokens instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --tokens: draw them into this SVG file.", dir_okay=False)
+    ] = None,
+    compare: Annotated[str | None, typer.Option(help="With --tokens: another version, such as sentiment@2.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --tokens: examples to measure on what each virtual token does.", exists=True,
+                     dir_okay=False),
+    ] = None,
+    num_nearest: Annotated[
+        int | None, typer.Option("--nearest", help="With --tokens: near tokens of each. (default: 5)")
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
+    model: Model = None,
     registry: RegistryFolder = None,
-) -> None:
-    """Show one task with its versions and aliases, or one version."""
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Show one task with its versions and aliases, one version, or what can be seen of a version's virtual tokens.
+
+    softswap tasks show sentiment
+    softswap tasks show sentiment --tokens --plot sentiment.svg
+    softswap tasks show sentiment@2 --tokens --compare sentiment@1 --data validation.jsonl
+    """
+    if tokens:
+        asked = _ask_tokens(task, num_nearest, compare, data, plot)
+        server = find_server(url, api_key)
+        if server is None:
+            settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
+            seen = tokens_here(settings, asked)
+        else:
+            seen = tokens_of_server(server, asked)
+        write_json(seen) if as_json else print_tokens(seen)
+        return
+    if plot or compare or data or num_nearest:
+        raise typer.BadParameter("--plot, --compare, --data and --nearest belong to --tokens", param_hint="--tokens")
     name, _, selector = task.partition("@")
     shown = find_registry(url, api_key, registry).show(name, selector)
     if as_json:
@@ -154,7 +188,7 @@ def move_alias(
     if no_gate:
         place.remove_gate(task, alias)
     place.set_alias(task, alias, wanted, gate=_read_gate(gate, metric, tolerance), force=force)
-    typer.echo(f"{task}@{alias} is {target}")
+    typer.echo(f"{task}@{alias} is {target}" + (f", gated by {gate.name}" if gate else ""))
 
 
 @tasks.command()
@@ -173,6 +207,16 @@ def export(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     typer.echo(f"{version.id} written to {folder}")
+
+
+def _ask_tokens(
+    task: str, num_nearest: int | None, compare: str | None, data: Path | None, plot: Path | None
+) -> TokensAsked:
+    if data is None:
+        return TokensAsked(task, num_nearest, compare, (), plot)
+    from app.tuning.dataset import read_dataset
+
+    return TokensAsked(task, num_nearest, compare, read_dataset(data).examples, plot)
 
 
 def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> NewGate | None:

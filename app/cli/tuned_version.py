@@ -34,6 +34,7 @@ def publish_result(
     provenance = {**result.provenance, **(more_provenance or {})}
     config = provenance.pop("config")
     fields: dict[str, Any] = {
+        "initial": result.initial,
         "template": result.template,
         "labels": result.labels,
         "label_temperature": result.validation.label_temperature,

@@ -114,6 +114,7 @@ def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evalua
     version = registry.publish(
         recipe.task,
         result.prompt,
+        initial=result.initial,
         template=result.template,
         labels=result.labels,
         label_temperature=result.validation.label_temperature,

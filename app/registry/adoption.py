@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.binding import bind_rows, norm_warnings
 from app.registry.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
+from app.registry.initial_rows import INITIAL_FILE
 from app.registry.manifest import BackboneName, Manifest, TensorFile
 from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.store import Entry, Store
@@ -84,10 +85,9 @@ class Adopter:
         manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
         if manifest.task == record.name and number != OWN_FOLDER:
             raise CorruptPrompt(record.faults[number])
-        if manifest.tensor is not None:
-            content = self._store.read(f"{key}/{TENSOR_FILE}")
-            if hashlib.sha256(content).hexdigest() != manifest.tensor.sha256:
-                raise CorruptPrompt(f"{TENSOR_FILE} is damaged or not complete")
+        for name, stored in ((TENSOR_FILE, manifest.tensor), (INITIAL_FILE, manifest.initial)):
+            if stored and hashlib.sha256(self._store.read(f"{key}/{name}")).hexdigest() != stored.sha256:
+                raise CorruptPrompt(f"{name} is damaged or not complete")
         copied_from = {"copied_from": f"{manifest.task}@{manifest.number}"}
         place = {"task": record.name, "number": number or record.last_number + 1}
         return manifest.model_copy(update={**place, "provenance": manifest.provenance | copied_from})
@@ -128,7 +128,7 @@ class Adopter:
 
     def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
         """From the task's own folder into a version's. The tensor leaves last, so that a crash leaves it known."""
-        names = [name for name in (CONFIG_FILE, CARD_FILE, TENSOR_FILE) if name in files]
+        names = [name for name in (CONFIG_FILE, CARD_FILE, INITIAL_FILE, TENSOR_FILE) if name in files]
         contents = {name: self._store.read(f"{task}/{name}") for name in names}
         self._store.create(f"{task}/{manifest.number}", {**contents, MANIFEST_FILE: manifest.encode()})
         for name in [name for name in (MANIFEST_FILE, *names) if name in files]:

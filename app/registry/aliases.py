@@ -26,8 +26,8 @@ class AliasTable:
         revision: rises with every change, so that no state of a task looks like an earlier one.
         last_number: the highest number ever given to a version; numbers are not used again.
         aliases: name to version, or to two versions with weights.
-        gates: alias to what a version must reach before the alias moves to it.
         deleting: versions whose deletion is decided; their folders go next, after a crash too.
+        gates: alias to what a version must reach before the alias moves to it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -36,8 +36,8 @@ class AliasTable:
     revision: int = 0
     last_number: int = 0
     aliases: dict[str, AliasTarget] = field(default_factory=dict)
-    gates: dict[str, Gate] = field(default_factory=dict)
     deleting: tuple[int, ...] = ()
+    gates: dict[str, Gate] = field(default_factory=dict)
 
     @classmethod
     def decode(cls, content: bytes) -> AliasTable:

@@ -34,7 +34,7 @@ class BackboneName(_Part):
 
 
 class TensorFile(_Part):
-    """`adapter_model.safetensors` as it was written."""
+    """A safetensors file as it was written."""
 
     sha256: Sha256
     num_bytes: Annotated[int, Field(ge=1)]
@@ -45,7 +45,8 @@ class Manifest(_Part):
 
     Attributes:
         digest: the TaskPrompt's own, over its values; what caches know it by.
-        tensor: None for a text prompt.
+        tensor: `adapter_model.safetensors`; None for a text prompt.
+        initial: `initial.safetensors`, the rows tuning started from; None where they were not kept.
         text, token_ids: of a text prompt, its ids with the beginning-of-sequence id.
         labels: what a labelled task answers with, in order; empty for one that generates.
         label_temperature: what the labels' log-likelihoods are divided by before they become probabilities (Guo et al.
@@ -66,6 +67,7 @@ class Manifest(_Part):
     num_virtual_tokens: Annotated[int, Field(ge=1, le=MAX_VIRTUAL_TOKENS)]
     backbone: BackboneName
     tensor: TensorFile | None
+    initial: TensorFile | None = None
     text: str | None = None
     token_ids: tuple[int, ...] = ()
     template: Annotated[str, Field(max_length=16_384)] | None = None
@@ -107,6 +109,8 @@ class Manifest(_Part):
     def _require_consistency(self) -> Manifest:
         if (self.kind is PromptKind.TEXT) != (self.tensor is None) or (self.text is None) != (self.tensor is not None):
             raise InvalidInput("a text prompt has a text, any other a tensor", param="kind")
+        if self.initial is not None and self.tensor is None:
+            raise InvalidInput("a text prompt has no initial rows", param="initial")
         if len(set(self.labels)) != len(self.labels):
             raise InvalidInput("labels must differ from one another", param="labels")
         if self.label_temperature is not None and not self.labels:

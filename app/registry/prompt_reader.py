@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.binding import require_fit
+from app.registry.initial_rows import INITIAL_FILE, decode_initial
 from app.registry.manifest import MAX_MANIFEST_BYTES, Manifest, TensorFile
 from app.registry.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.store import Store
@@ -15,6 +16,8 @@ from app.registry.version import Version
 from app.task_prompt import PromptKind, TaskPrompt
 
 if TYPE_CHECKING:
+    import torch
+
     from app.model.backbone import Backbone
 
 MAX_CARD_BYTES = 2**20
@@ -50,26 +53,43 @@ class PromptReader:
             raise CorruptPrompt(f"{version.id} was replaced behind the registry's back")
         return manifest
 
+    def read_initial(self, version: Version) -> torch.Tensor | None:
+        """The rows tuning started from, float32 on CPU; None where they were not kept. Raises as `read_manifest`."""
+        stored = self.read_manifest(version).initial
+        if stored is None:
+            return None
+        try:
+            return decode_initial(self._checked_content(version, INITIAL_FILE, stored))
+        except InvalidInput as error:
+            raise CorruptPrompt(f"{version.id}: {INITIAL_FILE}: {error.message}") from error
+
     def read_files(self, version: Version) -> dict[str, bytes]:
         """All files of the version, after a look that they are right. Raises as `read` does."""
-        tensor = self.read_manifest(version).tensor
+        manifest = self.read_manifest(version)
         self.read(version)
+        self.read_initial(version)
         name_to_limit = {MANIFEST_FILE: MAX_MANIFEST_BYTES, CARD_FILE: MAX_CARD_BYTES}
-        if tensor is not None:
-            name_to_limit |= {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: tensor.num_bytes}
+        if manifest.tensor is not None:
+            name_to_limit |= {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: manifest.tensor.num_bytes}
+        if manifest.initial is not None:
+            name_to_limit[INITIAL_FILE] = manifest.initial.num_bytes
         present = self._store.entries(f"{version.task}/{version.number}")
         return {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
 
     def _tensor_prompt(self, version: Version, manifest: Manifest, tensor: TensorFile) -> TaskPrompt:
-        content = self._content(version, TENSOR_FILE, tensor.num_bytes)
-        if hashlib.sha256(content).hexdigest() != tensor.sha256:
-            raise CorruptPrompt(f"{version.id}: {TENSOR_FILE} is damaged")
+        content = self._checked_content(version, TENSOR_FILE, tensor)
         make = TaskPrompt.from_kv if manifest.kind is PromptKind.KV else TaskPrompt.from_embeddings
         try:
             config = PeftConfig.decode(self._content(version, CONFIG_FILE, MAX_CONFIG_BYTES))
             return make(read_rows(config, content), manifest.backbone.fingerprint)
         except InvalidInput as error:
             raise CorruptPrompt(f"{version.id}: {error.message}") from error
+
+    def _checked_content(self, version: Version, name: str, stored: TensorFile) -> bytes:
+        content = self._content(version, name, stored.num_bytes)
+        if hashlib.sha256(content).hexdigest() != stored.sha256:
+            raise CorruptPrompt(f"{version.id}: {name} is damaged")
+        return content
 
     def _content(self, version: Version, name: str, max_bytes: int) -> bytes:
         """A file is measured before it is read: what lies there may be another one by now."""

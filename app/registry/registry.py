@@ -28,6 +28,8 @@ from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt
 
 if TYPE_CHECKING:
+    import torch
+
     from app.model.backbone import Backbone
 
 MAX_CACHE_BYTES = 256 * 2**20
@@ -89,6 +91,11 @@ class Registry:
             self._cache.put(prompt)
         return prompt
 
+    def initial(self, version: Version) -> torch.Tensor | None:
+        """The rows its tuning started from, float32 on CPU; None where they were not kept. Raises as `prompt` does."""
+        with self._explaining_absence(version):
+            return self._reader.read_initial(version)
+
     def manifest(self, version: Version) -> Manifest:
         """All that its task.json says. Raises NotFound, CorruptPrompt."""
         with self._explaining_absence(version):
@@ -125,6 +132,7 @@ class Registry:
         task: str,
         prompt: TaskPrompt,
         *,
+        initial: torch.Tensor | None = None,
         template: Template | None = None,
         labels: Sequence[str] = (),
         label_temperature: float | None = None,
@@ -142,6 +150,7 @@ class Registry:
         """Make a prompt the next version of a task; it is on disk for good when this returns.
 
         Args:
+            initial: the rows tuning started from, of the prompt's shape; kept to show how far it went.
             label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
             sampling: defaults by the names of SamplingParams.
             data_sha256: of the training data.
@@ -177,7 +186,7 @@ class Registry:
             measured = {number: {each.data_sha256: each for each in evaluations}}
             if alias is not None and not force:
                 self._require_passing(record, record.table.gates.get(alias), alias, number, measured)
-            files = encode_version(task, number, prompt, backbone, fields)
+            files = encode_version(task, number, prompt, backbone, fields, initial=initial)
             table = record.table.changed(last_number=number)
             if alias is None:
                 self._catalog.write_table(task, table)

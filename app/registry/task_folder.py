@@ -1,7 +1,7 @@
 """TaskFolder: one task's folder in the store, read into a TaskRecord.
 
-Layout: `<task>/<number>/{adapter_config.json, adapter_model.safetensors, README.md, task.json}` and
-`<task>/aliases.json`.
+Layout: `<task>/<number>/{adapter_config.json, adapter_model.safetensors, initial.safetensors, README.md, task.json}`,
+`<task>/aliases.json` and `<task>/evaluations/`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from app.errors import CorruptPrompt, NotFound
 from app.registry.aliases import AliasTable
+from app.registry.initial_rows import INITIAL_FILE
 from app.registry.manifest import MAX_MANIFEST_BYTES, Manifest
 from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
 from app.registry.reference import LIVE, is_number
@@ -107,9 +108,9 @@ class TaskFolder:
         manifest = Manifest.decode(self._store.read(f"{self.version_key(number)}/{MANIFEST_FILE}"))
         if (manifest.task, manifest.number) != (self.name, number):
             raise CorruptPrompt(f"its task.json is that of {manifest.task}@{manifest.number}")
-        tensor = files.get(TENSOR_FILE)
-        if manifest.tensor and (tensor is None or tensor.num_bytes != manifest.tensor.num_bytes):
-            raise CorruptPrompt(f"its {TENSOR_FILE} is missing or not complete")
+        for name, stored in ((TENSOR_FILE, manifest.tensor), (INITIAL_FILE, manifest.initial)):
+            if stored and (name not in files or files[name].num_bytes != stored.num_bytes):
+                raise CorruptPrompt(f"its {name} is missing or not complete")
         return manifest
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -93,6 +95,27 @@ def test_what_cannot_be_evaluated_names_the_example(own: LiveServer) -> None:
     assert refused([good], "nope") == (404, "task")
 
 
+def test_an_uploaded_file_is_evaluated_as_examples_in_the_request_are(own: LiveServer) -> None:
+    examples = _examples(own, "two")
+    lines = "\n".join(json.dumps({"input": each.input, "target": each.target}) for each in examples)
+    upload = httpx.post(
+        f"{own.url}/v1/files", files={"file": ("test.jsonl", lines.encode())}, data={"purpose": "fine-tune"}
+    ).json()
+    path = f"{own.url}/v1/tasks/two/evaluate"
+    inline = _ask(own, "two", examples).json()
+    assert httpx.post(path, json={"file": upload["id"], "record": True}, timeout=120).json() == inline
+    [kept] = own.registry.evaluations(own.registry.resolve("two"))
+    assert (kept.data_name, kept.data_sha256) == ("test.jsonl", inline["data_sha256"])
+    gate = httpx.put(f"{own.url}/v1/tasks/two/aliases/live", json={"version": 1, "gate": {"file": upload["id"]}})
+    assert gate.json()["gate"]["data_sha256"] == inline["data_sha256"]
+    seen = httpx.post(f"{own.url}/v1/tasks/two/tokens", json={"file": upload["id"]}, timeout=120).json()
+    assert seen["effects"]["data_sha256"] == inline["data_sha256"]
+    missing = httpx.post(path, json={"file": "file-none"})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "file")
+    for body in ({}, {"file": upload["id"], "examples": [{"input": "x", "target": "positive"}]}):
+        assert httpx.post(path, json=body).status_code == 400
+
+
 def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:
     """At no time are there more of its sequences than it may have."""
     seen = []
@@ -108,6 +131,21 @@ def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:
 
     asyncio.run_coroutine_threadsafe(watch(), own.loop).result()
     assert 0 < max(seen) <= 32
+
+
+def test_a_client_that_leaves_ends_its_evaluation(own: LiveServer) -> None:
+    items = [{"input": f"film {number}", "target": "x"} for number in range(4000)]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{own.url}/v1/tasks/text/evaluate",
+            json={"examples": items},
+            timeout=httpx.Timeout(60, read=0.5),
+        )
+    deadline = time.monotonic() + 2
+    while own.services.engine.stats.num_running + own.services.engine.stats.num_waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert own.services.engine._num_open == 0
 
 
 def test_a_deadline_ends_an_evaluation(own: LiveServer) -> None:

@@ -229,13 +229,6 @@ def test_a_streamed_run_adds_up_to_the_text(http: httpx.Client) -> None:
     assert chunks[-1]["usage"] == whole["usage"]
 
 
-def test_virtual_tokens_have_neighbours(http: httpx.Client) -> None:
-    found = http.get("/v1/tasks/sentiment@1/tokens", params={"num_nearest": 3}).json()
-    assert found["model"] == "sentiment@1"
-    assert len(found["virtual_tokens"]) == 7
-    assert all(len(token["by_cosine"]) == 3 for token in found["virtual_tokens"])
-
-
 def test_the_server_says_what_it_is(http: httpx.Client, server: LiveServer) -> None:
     from app.api.limits import LIMITS
 

@@ -130,7 +130,8 @@ def test_an_adopted_version_is_bound_and_another_backbone_refuses_it(
 def test_a_version_copied_from_another_task_keeps_its_backbone_and_says_where_it_is_from(
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
-    original = registry.publish("mood", random_prompt(backbone), labels=["a", "b"])
+    prompt = random_prompt(backbone)
+    original = registry.publish("mood", prompt, labels=["a", "b"], initial=prompt.rows)
     shutil.copytree(root / "mood", root / "copied")
     shutil.copytree(root / "mood" / "1", root / "dropped")
     registry.refresh()
@@ -139,6 +140,7 @@ def test_a_version_copied_from_another_task_keeps_its_backbone_and_says_where_it
         assert (version.id, version.digest, version.labels) == (f"{task}@1", original.digest, ("a", "b"))
         assert version.provenance["copied_from"] == "mood@1"
         assert registry.prompt(version).digest == original.digest
+        assert torch.equal(registry.initial(version), prompt.rows)
     assert registry.resolve("mood") == original
 
 

@@ -10,6 +10,7 @@ import pytest
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.aliases import AliasTable, require_target
 from app.registry.checksum import seal
+from app.registry.gate import Gate
 from app.registry.manifest import BackboneName, Manifest, TensorFile, read_sampling
 from app.registry.model_card import render_card
 from app.registry.version import Version
@@ -140,7 +141,9 @@ def test_no_sampling_means_no_defaults() -> None:
 
 
 def test_an_alias_table_is_read_back_as_it_was_written() -> None:
-    table = AliasTable(1, 7, 4, {"live": 3, "canary": {3: 0.9, 4: 0.1}}, (2,))
+    table = AliasTable(
+        1, 7, 4, {"live": 3, "canary": {3: 0.9, 4: 0.1}}, (2,), {"live": Gate("a" * 64, "accuracy", 0.1)}
+    )
     assert AliasTable.decode(table.encode()) == table
 
 

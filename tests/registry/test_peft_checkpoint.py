@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForCondit
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.importers import describe_checkpoint, read_checkpoint, write_checkpoint
+from app.registry.initial_rows import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind
 from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 from tests.registry.prompts import random_prompt
@@ -135,6 +136,7 @@ def test_peft_loads_what_we_write_and_uses_the_same_values(architecture: str, ki
     backbone = tiny_backbone(architecture)
     prompt = random_prompt(backbone, N, kind=kind)
     write_checkpoint(tmp_path, prompt, backbone)
+    (tmp_path / INITIAL_FILE).write_bytes(encode_initial(prompt.rows + 1, prompt))
     peft_model = PeftModel.from_pretrained(plain_model(architecture), tmp_path)
     with torch.no_grad():
         used = peft_model.get_prompt(batch_size=1)

@@ -309,14 +309,57 @@ def test_an_exported_version_is_a_checkpoint_with_the_same_values(
     registry: Registry, backbone: Backbone, tmp_path: Path
 ) -> None:
     for kind in (PromptKind.EMBEDDINGS, PromptKind.KV):
-        version = registry.publish("a", random_prompt(backbone, kind=kind))
+        prompt = random_prompt(backbone, kind=kind)
+        version = registry.publish("a", prompt, initial=prompt.rows)
         files = registry.files(version)
-        assert sorted(files) == ["README.md", "adapter_config.json", "adapter_model.safetensors", "task.json"]
+        assert sorted(files) == [
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "initial.safetensors", "task.json",
+        ]  # fmt: skip
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
         assert read_checkpoint(tmp_path, backbone).digest == version.digest
     text = registry.publish("a", bind_text("Kind?", backbone))
     assert sorted(registry.files(text)) == ["README.md", "task.json"]
+
+
+def test_the_rows_tuning_started_from_are_kept(store: Store, registry: Registry, backbone: Backbone) -> None:
+    for kind in (PromptKind.EMBEDDINGS, PromptKind.KV):
+        start = random_rows(backbone, seed=5, kind=kind)
+        registry.publish("a", random_prompt(backbone, kind=kind), initial=start.double())
+        kept = Registry(store, None).initial(registry.resolve("a"))
+        assert kept is not None
+        assert torch.equal(kept, start)
+    registry.publish("a", random_prompt(backbone))
+    assert registry.initial(registry.resolve("a")) is None
+
+
+def test_rows_that_tuning_cannot_have_started_from_are_refused(registry: Registry, backbone: Backbone) -> None:
+    rows = random_rows(backbone)
+    for wrong in (rows[:-1], rows / 0, torch.zeros(3)):
+        with pytest.raises(InvalidInput, match="initial"):
+            registry.publish("a", random_prompt(backbone), initial=wrong)
+    with pytest.raises(InvalidInput, match="initial"):
+        registry.publish("a", bind_text("Kind?", backbone), initial=rows)
+
+
+def test_damaged_initial_rows_are_refused_and_the_prompt_is_served(folder: Path, backbone: Backbone) -> None:
+    prompt = random_prompt(backbone)
+    Registry(FileStore(folder), backbone).publish("a", prompt, initial=prompt.rows)
+    path = folder / "a" / "1" / "initial.safetensors"
+    content = bytearray(path.read_bytes())
+    for place in range(0, len(content), 7):
+        content[place] ^= 1
+        path.write_bytes(content)
+        content[place] ^= 1
+        registry = Registry(FileStore(folder), backbone)
+        version = registry.resolve("a")
+        assert registry.prompt(version).digest == prompt.digest
+        for read in (registry.initial, registry.files):
+            with pytest.raises(CorruptPrompt, match=r"initial\.safetensors"):
+                read(version)
+    path.write_bytes(content[:-1])
+    with pytest.raises(CorruptPrompt, match="not complete"):
+        Registry(FileStore(folder), backbone).resolve("a")
 
 
 def test_any_flipped_bit_of_a_published_version_is_refused(folder: Path, backbone: Backbone) -> None:

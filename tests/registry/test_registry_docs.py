@@ -22,7 +22,8 @@ def test_the_files_it_draws_are_those_a_publication_writes() -> None:
     assert drawing is not None
     drawn = set(re.findall(r"^ +([a-zA-Z_]+\.[a-z]+) ", drawing[1], re.MULTILINE))
     with memory_folder() as folder:
-        Registry(FileStore(folder), tiny_backbone()).publish("sentiment", random_prompt(tiny_backbone()))
+        prompt = random_prompt(tiny_backbone())
+        Registry(FileStore(folder), tiny_backbone()).publish("sentiment", prompt, initial=prompt.rows)
         written = {path.name for path in folder.rglob("*") if path.is_file()} - {".lock"}
     assert drawn == written
 

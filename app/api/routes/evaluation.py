@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
 
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
-from app.api.evaluation import evaluate_target, read_examples
+from app.api.evaluation import evaluate_target, find_examples
 from app.api.evaluation_objects import evaluation_object
 from app.api.guard import BODY_LIMIT, GuardedRoute
 from app.api.limits import MAX_EXAMPLES_BODY_BYTES
@@ -45,16 +46,22 @@ async def evaluate_task(
     if request.data_name is not None and not request.record:
         raise InvalidInput("data_name belongs to record", param="data_name")
     target = await find_target(services, task, param="task")
-    examples = read_examples(request.examples)
+    examples = await find_examples(services, request)
     measured = await evaluate_target(services, target, examples, deadline_s)
     if request.record:
-        await asyncio.to_thread(_record, services, target, examples, measured, request.data_name or "")
+        await asyncio.to_thread(_record, services, target, examples, measured, _name_data(services, request))
     return await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
     )
 
 
-def _record(services: Services, target: Target, examples: list[Example], measured: Measured, name: str) -> None:
+def _name_data(services: Services, request: EvaluateRequest) -> str:
+    if request.data_name is not None or request.file is None:
+        return request.data_name or ""
+    return services.require_workshop().files.get(request.file, param="file").filename
+
+
+def _record(services: Services, target: Target, examples: Sequence[Example], measured: Measured, name: str) -> None:
     if target.prompt is None:
         raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
     version = services.registry.resolve(target.model_id)

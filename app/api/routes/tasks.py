@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -13,14 +12,13 @@ from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
 from app.api.gates import move_alias, publish_measured
 from app.api.guard import BODY_LIMIT, GuardedRoute
-from app.api.limits import MAX_EXAMPLES_BODY_BYTES, MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
+from app.api.limits import MAX_EXAMPLES_BODY_BYTES, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
 from app.api.schemas.tasks import (
     ALIAS_PATTERN,
     Alias,
     AliasRequest,
     Deleted,
     EvaluationList,
-    PromptTokens,
     Task,
     TaskList,
     TextVersionRequest,
@@ -31,7 +29,6 @@ from app.api.services import Services
 from app.api.task_objects import gate_object, recorded_object, target_object, task_object, version_object
 from app.api.uploads import read_version
 from app.errors import InvalidInput, NotFound
-from app.insight.tokens import view_prompt
 from app.registry.aliases import AliasTarget
 from app.tuning.gates import find_gate
 
@@ -271,29 +268,6 @@ async def delete_task(task: TaskName, services: ServicesDep, if_match: IfMatch =
     """Requests that already run are not touched."""
     await asyncio.to_thread(services.registry.delete_task, task, if_match=_unquote(if_match))
     return Deleted(id=task, object="task")
-
-
-@router.get(
-    "/v1/tasks/{task}/tokens",
-    operation_id="listVirtualTokens",
-    summary="Look into a soft prompt",
-    response_model=PromptTokens,
-    responses=READ,
-)
-async def list_virtual_tokens(
-    task: Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])],
-    services: ServicesDep,
-    num_nearest: Annotated[int, Query(ge=1, le=MAX_NEAREST, description="Near tokens for each virtual token.")] = 5,
-) -> Any:
-    """The vocabulary tokens nearest to each virtual token, and how long its row is."""
-
-    def view() -> PromptTokens:
-        version = services.registry.resolve(task)
-        found = view_prompt(services.backbone, services.registry.prompt(version), num_nearest=num_nearest)
-        norms = {str(percentile): norm for percentile, norm in found.vocabulary_norms.items()}
-        return PromptTokens.model_validate({**asdict(found), "model": version.id, "vocabulary_norms": norms})
-
-    return await asyncio.to_thread(view)
 
 
 async def _add_etag(services: Services, task: str, response: Response) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from app.api.limits import MAX_EXAMPLES
+from app.api.limits import MAX_EXAMPLES, MAX_ID_CHARS
 from app.api.schemas.fields import Reply, Strict, Text
 
 
@@ -17,14 +18,32 @@ class ExampleItem(Strict):
     target: Annotated[Text, Field(min_length=1)]
 
 
-Examples = Annotated[list[ExampleItem], Field(min_length=1, max_length=MAX_EXAMPLES)]
+ONE_SOURCE: JsonDict = {"oneOf": [{"required": ["examples"]}, {"required": ["file"]}]}
 
 
-class EvaluateRequest(Strict):
+class ExampleSource(Strict):
+    """Examples in the request, or uploaded before."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_SOURCE)
+
+    examples: Annotated[list[ExampleItem], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = None
+    file: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = Field(
+        None, description="Id of an upload (`/v1/files`) with the examples."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> ExampleSource:
+        if (self.examples is None) == (self.file is None):
+            raise ValueError("needs either examples or file")
+        return self
+
+
+class EvaluateRequest(ExampleSource):
     """Examples that the task was not tuned on."""
 
     model_config = ConfigDict(
         json_schema_extra={
+            **ONE_SOURCE,
             "examples": [
                 {
                     "examples": [
@@ -32,14 +51,13 @@ class EvaluateRequest(Strict):
                         {"input": "dull and long", "target": "negative"},
                     ]
                 }
-            ]
+            ],
         }
     )
 
-    examples: Examples
     record: bool | None = Field(None, description="Keep the figures with the version, at most 256 sets of them.")
     data_name: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="What people call the examples; with `record`."
+        None, description="What people call the examples, with `record`; of a file its name without it."
     )
     with_predictions: bool | None = Field(None, description="Answer with the prediction of each example, in order.")
 

@@ -14,7 +14,7 @@ from app.api.limits import (
     MAX_LABELS,
     MAX_TEMPLATE_CHARS,
 )
-from app.api.schemas.evaluation import Examples
+from app.api.schemas.evaluation import ExampleSource
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
 from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
@@ -70,10 +70,9 @@ class EvaluationList(Reply):
     data: list[RecordedEvaluation]
 
 
-class GateRequest(Strict):
+class GateRequest(ExampleSource):
     """Examples that every version the alias moves to is compared on with the one it means."""
 
-    examples: Examples
     metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"] | None = Field(
         None, description="The figure that must not fall; accuracy without it, entity_f1 or rouge_l for texts."
     )
@@ -208,33 +207,3 @@ class Deleted(Reply):
     id: str
     object: Literal["task", "task.version", "task.alias", "task.gate"]
     deleted: Literal[True] = True
-
-
-class NearToken(Reply):
-    """A token of the vocabulary near a virtual token."""
-
-    token_id: int
-    token: str
-    cosine: float
-    distance: float
-
-
-class VirtualToken(Reply):
-    """One row of a prompt among the vocabulary's embeddings."""
-
-    index: int
-    norm: float
-    norm_percentile: float = Field(description="Share of the vocabulary's embeddings that are shorter, 0 to 100.")
-    by_cosine: list[NearToken]
-    by_distance: list[NearToken]
-    drift: float | None = Field(description="Distance from the initial value; null when that is not known.")
-    drift_cosine: float | None
-
-
-class PromptTokens(Reply):
-    """What the rows of a prompt lie near. A hint, not a reading: a prompt may mean none of its near tokens."""
-
-    object: Literal["task.tokens"] = "task.tokens"
-    model: str
-    virtual_tokens: list[VirtualToken]
-    vocabulary_norms: dict[str, float] = Field(description="Percentile to L2 norm of the vocabulary's embeddings.")

@@ -60,6 +60,7 @@ class Publisher:
             result.prompt,
             label_temperature=result.validation.label_temperature,
             metrics=result.metrics,
+            initial=result.initial,
             tuning=tuning,
             provenance=provenance,
         )

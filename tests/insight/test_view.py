@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from app.errors import InvalidInput
-from app.insight import tokens
-from app.insight.tokens import view_prompt
+from app.insight import neighbours
+from app.insight.view import view_prompt
 from app.task_prompt import TaskPrompt
 from tests.models import tiny_backbone
 
@@ -43,7 +43,7 @@ def test_chunks_change_nothing(chunk_size: int, monkeypatch: pytest.MonkeyPatch)
         torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), backbone.fingerprint
     )
     assert prompt.rows is not None
-    monkeypatch.setattr(tokens, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(neighbours, "CHUNK_SIZE", chunk_size)
     view = view_prompt(backbone, prompt, num_nearest=7)
     vocabulary = backbone.embed(torch.arange(259))
     expected = torch.cdist(prompt.rows, vocabulary).topk(7, dim=1, largest=False).indices.tolist()
@@ -75,9 +75,9 @@ def test_a_number_of_neighbours_out_of_range_is_refused(num_nearest: int) -> Non
         view_prompt(tiny_backbone(), prompt_near([70]), num_nearest=num_nearest)
 
 
-def test_prompts_without_embeddings_are_refused() -> None:
+def test_a_written_prompt_is_refused() -> None:
     backbone = tiny_backbone()
-    with pytest.raises(InvalidInput, match="kind embeddings"):
+    with pytest.raises(InvalidInput, match="hand-written"):
         view_prompt(backbone, TaskPrompt.from_text("abc", [70, 71], backbone.fingerprint))
 
 

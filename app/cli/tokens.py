@@ -1,0 +1,158 @@
+"""`softswap tasks show --tokens`: what can be seen of a version's virtual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from app.cli.remote import RemoteServer, task_path
+
+if TYPE_CHECKING:
+    from app.insight.report import PromptReport
+    from app.settings import Settings
+    from app.tuning.dataset import Example
+
+NUM_SHOWN = 3
+"""Near tokens of a line."""
+NEAR = "near tokens (cosine)"
+
+
+@dataclass(frozen=True)
+class TokensAsked:
+    """Attributes:
+    examples: to measure on what the virtual tokens do; none measures nothing.
+    plot: file to draw into.
+    """
+
+    task: str
+    num_nearest: int | None
+    compare: str | None
+    examples: Sequence[Example]
+    plot: Path | None
+
+
+def tokens_of_server(server: RemoteServer, asked: TokensAsked) -> dict[str, Any]:
+    """As the server shows them; the drawing is the server's too."""
+    query = {"num_nearest": asked.num_nearest, "compare": asked.compare}
+    given = {name: value for name, value in query.items() if value is not None}
+    method, body = "GET", None
+    if asked.examples:
+        items = [{"input": example.input, "target": example.target} for example in asked.examples]
+        method, body = "POST", {"examples": items}
+
+    def path(**more: str) -> str:
+        query = urlencode({**given, **more})
+        return task_path(asked.task, "tokens") + (f"?{query}" if query else "")
+
+    shown: dict[str, Any] = server.call(method, path(), body)
+    if asked.plot is not None:
+        asked.plot.write_bytes(server.fetch(method, path(format="svg"), body))
+    return shown
+
+
+def tokens_here(settings: Settings, asked: TokensAsked) -> dict[str, Any]:
+    """On a backbone in this process."""
+    import asyncio
+
+    from app.api.token_objects import tokens_object
+
+    report = asyncio.run(_report(settings, asked))
+    if asked.plot is not None:
+        from app.insight.plot import draw_report
+
+        asked.plot.write_text(draw_report(report), encoding="utf-8")
+    return tokens_object(report).model_dump(exclude_unset=True)
+
+
+async def _report(settings: Settings, asked: TokensAsked) -> PromptReport:
+    from app.api.token_report import report_tokens
+    from app.main import open_services
+
+    with open_services(settings) as services:
+        services.engine.start()
+        services.is_ready = True
+        return await report_tokens(
+            services,
+            asked.task,
+            num_nearest=asked.num_nearest,
+            compare=asked.compare,
+            examples=asked.examples,
+            deadline_s=services.default_timeout_s,
+        )
+
+
+def print_tokens(shown: dict[str, Any]) -> None:
+    """A line for each virtual token, groups below, and the note."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    effects, difference = shown.get("effects"), shown.get("difference")
+    rows = [_cells(token, shown) for token in shown["virtual_tokens"]]
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0]:
+        if heading == NEAR:
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        else:
+            widest = max(len(heading), *(len(row[heading]) for row in rows))
+            table.add_column(heading, justify="right", no_wrap=True, min_width=widest)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(f"[bold]{shown['model']}[/bold]: {len(rows)} virtual tokens, {shown['kind']}\n")
+    console.print(table)
+    console.print(f"\nclusters: {_groups(shown['clusters'])}\nnear-duplicates: {_groups(shown['near_duplicates'])}")
+    if difference is not None:
+        same = ", which holds the same values" if difference["is_same"] else ""
+        console.print(f"changed: distance to {difference['model']}{same}")
+    if effects is not None:
+        _print_effects(console, effects)
+    console.print(f"\n[dim]{shown['note']}[/dim]", soft_wrap=False)
+
+
+def _cells(token: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
+    """Heading to what one line shows."""
+    from rich.markup import escape
+
+    cells = {"": str(token["index"])}
+    if "by_cosine" in token:
+        near = [f"{_visible(each['token'])} {each['cosine']:.2f}" for each in token["by_cosine"][:NUM_SHOWN]]
+        cells |= {
+            NEAR: escape("  ".join(near)),
+            "length": f"{token['norm']:.3g}",
+            "longer than": f"{token['norm_percentile']:.0f} %",
+        }
+    else:
+        cells |= {"keys": f"{token['key_norm']:.2f}", "values": f"{token['value_norm']:.2f}"}
+    if token["drift"] is not None:
+        cells["moved"] = f"{token['drift']:.3g}"
+    if "difference" in shown:
+        distance = shown["difference"]["rows"][token["index"]]["distance"]
+        cells["changed"] = "-" if distance is None else f"{distance:.3g}"
+    if "effects" in shown:
+        effect = shown["effects"]["without"][token["index"]]
+        cells["Δ loss"] = f"{effect['loss']:+.4f}"
+        if effect["accuracy"] is not None:
+            cells["Δ accuracy"] = f"{100 * effect['accuracy']:+.1f}"
+    return cells
+
+
+def _print_effects(console: Any, effects: dict[str, Any]) -> None:
+    present = effects["present"]
+    accuracy = "" if present["accuracy"] is None else f", accuracy {present['accuracy']:.3f}"
+    loss = f"loss {present['loss']:.4f}"
+    console.print(f"\non {effects['num_examples']} examples: {loss}{accuracy}; Δ is the change without the token")
+    for variant in effects["made_of_tokens"]:
+        effect = variant["effect"]
+        change = "" if effect["accuracy"] is None else f", accuracy {100 * effect['accuracy']:+.1f}"
+        console.print(f"as nearest tokens by {variant['nearest_by']}: loss {effect['loss']:+.4f}{change}")
+
+
+def _groups(groups: list[list[int]]) -> str:
+    return ", ".join("+".join(map(str, group)) for group in groups) or "none"
+
+
+def _visible(token: str) -> str:
+    return repr(token)[1:-1].replace(" ", "·")
