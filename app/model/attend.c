@@ -127,7 +127,12 @@ static inline void see(const float *query, const element *const *keys, const ele
     *softmax = (struct softmax){max, faded * softmax->sum + sum_of(sums)};
 }
 
-/* Where a tile's keys and values of one key-value head stand. */
+static inline void prefetch(const element *head) {
+    for (unsigned offset = 0; offset < HEAD_DIM * sizeof(element); offset += 64)
+        __builtin_prefetch((const char *)head + offset);
+}
+
+/* Where a tile's keys and values of one key-value head stand; all begin to be loaded. Hardware foresees no block. */
 static inline void find_tile(const struct job *job, const int32_t *block_table, int64_t kv_head, int64_t position,
                              int size, const element **keys, const element **values) {
     int64_t block = position / job->block_size, offset = position % job->block_size;
@@ -136,6 +141,8 @@ static inline void find_tile(const struct job *job, const int32_t *block_table, 
         const int64_t place = (slot * job->num_kv_heads + kv_head) * HEAD_DIM;
         keys[t] = (const element *)job->keys + place;
         values[t] = (const element *)job->values + place;
+        prefetch(keys[t]);
+        prefetch(values[t]);
         if (++offset == job->block_size) block++, offset = 0;
     }
 }
