@@ -17,6 +17,10 @@ COPY app ./app
 RUN /opt/softswap/bin/pip install --no-cache-dir .
 
 FROM python:${PYTHON}-slim
+# with a C compiler the server compiles its attention for the CPU it starts on
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home softswap \
  && install --directory --owner softswap /cache /tasks
 COPY --from=build /opt/softswap /opt/softswap

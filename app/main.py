@@ -23,6 +23,7 @@ from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.errors import InvalidInput, TuningUnavailable
+from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -78,7 +79,8 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
         if settings.watch_interval:
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)
-        engine = AsyncEngine(Engine(backbone, size_engine(settings, backbone), metrics))
+        attend = attend_sdpa if settings.attention == "sdpa" else None
+        engine = AsyncEngine(Engine(backbone, size_engine(settings, backbone), metrics, attend=attend))
         stack.callback(engine.close)
         yield Services(
             backbone=backbone,

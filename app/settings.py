@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of weights and cache; auto is the checkpoint's own on CUDA, float32 on CPU."
     )
+    attention: Literal["auto", "sdpa"] = Field(
+        "auto", description="auto is the fastest that can run, on CPU compiled at first use; sdpa is torch's own."
+    )
     max_model_len: int | None = Field(
         None, ge=8, description="Positions of a sequence, virtual tokens included; the model's own without it."
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks.agreement import compare
 from benchmarks.report import Part, Ratio
-from benchmarks.rounds import Contender, Measurement, interleave
+from benchmarks.rounds import Contender, Measurement, SteppedContender, interleave, interleave_steps
 from benchmarks.setting import Bench
 
 Say = Callable[[str], None]
@@ -63,17 +63,18 @@ def measure_peers(bench: Bench, say: Say) -> Part:
 def measure_prompt_cost(bench: Bench, say: Say) -> Part:
     """W1 with its prompts, with nothing in front, and with prompts that must be computed for every request."""
     workload = bench.workload
-    warm, private = bench.softswap(len(workload.prompts)), bench.softswap(len(workload.requests))
-    for peer in (warm, private):
+    shared, none = bench.softswap(len(workload.prompts)), bench.softswap(len(workload.prompts))
+    private = bench.softswap(len(workload.requests))
+    for peer in (shared, none, private):
         peer.run(replace(workload, num_new_tokens=1))
-    found = interleave(
+    found = interleave_steps(
         [
-            Contender("with prompts", lambda _: workload, warm.run),
-            Contender("without prompts", lambda _: workload.without_prompts(), warm.run),
-            Contender(
+            SteppedContender("with prompts", lambda _: workload, shared.start),
+            SteppedContender("without prompts", lambda _: workload.without_prompts(), none.start),
+            SteppedContender(
                 "prompt computed per request",
                 lambda number: workload.with_private_prompts(f"private{number}"),
-                private.run,
+                private.start,
             ),
         ],
         bench.setting.repetitions,
@@ -99,14 +100,16 @@ def measure_many_tasks(bench: Bench, say: Say) -> Part:
         replace(setting.dimensions, num_requests=setting.num_many_tasks, num_tasks=setting.num_many_tasks)
     )
     large, small = bench.softswap(setting.num_many_tasks), bench.softswap(setting.dimensions.num_tasks)
+    one = bench.softswap(1)
     say(f"computing {setting.num_many_tasks} prefixes")
     large.run(tasks.one_token_each())
     small.run(tasks.turn(0, count).one_token_each())
-    found = interleave(
+    one.run(tasks.turn(0, count).of_one_task().one_token_each())
+    found = interleave_steps(
         [
-            Contender("one task", lambda number: tasks.turn(number, count).of_one_task(), large.run),
-            Contender("many tasks, all in memory", lambda number: tasks.turn(number, count), large.run),
-            Contender("many tasks, few in memory", lambda number: tasks.turn(number + 1, count), small.run),
+            SteppedContender("one task", lambda number: tasks.turn(number, count).of_one_task(), one.start),
+            SteppedContender("many tasks, all in memory", lambda number: tasks.turn(number, count), large.start),
+            SteppedContender("many tasks, few in memory", lambda number: tasks.turn(number + 1, count), small.start),
         ],
         setting.repetitions,
         say,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -46,22 +48,59 @@ class SoftswapPeer:
         self._engine = Engine(backbone, config, Metrics())
 
     def run(self, workload: Workload) -> Outcome:
-        with Stopwatch() as stopwatch:
-            answers = [self._add(workload, request) for request in workload.requests]
-            sequence_id_to_answer = {answer.sequence_id: answer for answer in answers}
-            while self._engine.has_unfinished:
-                for sequence_id, delta in self._engine.step():
-                    sequence_id_to_answer[sequence_id].take(delta, stopwatch.elapsed_s)
+        run = self.start(workload)
+        while not run.is_finished:
+            run.step()
+        return run.outcome
+
+    def start(self, workload: Workload) -> SoftswapRun:
+        return SoftswapRun(self._engine, workload)
+
+
+class SoftswapRun:
+    """A workload on its way through an engine, for those who take turns with others step by step.
+
+    Attributes:
+        wall_s, cpu_s: what its own steps took so far.
+    """
+
+    def __init__(self, engine: Engine, workload: Workload) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        self._engine = engine
+        with self._timed():
+            self._answers = [_Answer(_add(engine, workload, request)) for request in workload.requests]
+        self._sequence_id_to_answer = {answer.sequence_id: answer for answer in self._answers}
+
+    @property
+    def is_finished(self) -> bool:
+        return not self._engine.has_unfinished
+
+    def step(self) -> None:
+        with self._timed():
+            deltas = self._engine.step()
+        for sequence_id, delta in deltas:
+            self._sequence_id_to_answer[sequence_id].take(delta, self.wall_s)
+
+    @property
+    def outcome(self) -> Outcome:
         return Outcome(
-            tokens=tuple(tuple(answer.tokens) for answer in answers),
-            first_token_s=tuple(answer.first_token_s for answer in answers),
-            num_cached_tokens=sum(answer.num_cached_tokens for answer in answers),
+            tokens=tuple(tuple(answer.tokens) for answer in self._answers),
+            first_token_s=tuple(answer.first_token_s for answer in self._answers),
+            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._answers),
         )
 
-    def _add(self, workload: Workload, request: Request) -> _Answer:
-        params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
-        flow = "" if request.task is None else f"task{request.task}"
-        return _Answer(self._engine.add(request.token_ids, prompt=workload.prompt(request), params=params, flow=flow))
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        yield
+        self.wall_s += time.perf_counter() - wall_s
+        self.cpu_s += time.process_time() - cpu_s
+
+
+def _add(engine: Engine, workload: Workload, request: Request) -> int:
+    params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
+    flow = "" if request.task is None else f"task{request.task}"
+    return engine.add(request.token_ids, prompt=workload.prompt(request), params=params, flow=flow)
 
 
 @dataclass

@@ -1,14 +1,22 @@
-"""Interleaved repetitions: every contender once in each round, so that a slow minute of the machine hits all alike."""
+"""Interleaved repetitions: every contender once in each round, so that a slow minute of the machine hits all alike.
+
+Engines can take turns step by step (`interleave_steps`), so that a slow second hits all alike too: on a machine that is
+shared with strangers, whole runs of the same load were seen to differ by half, and their ratios by a fifth.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
 
 from benchmarks.machine import Stopwatch
-from benchmarks.peers import Outcome
+from benchmarks.peers import Outcome, SoftswapRun
 from benchmarks.workloads import Workload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,20 @@ class Contender:
     name: str
     workload: Callable[[int], Workload]
     run: Callable[[Workload], Outcome]
+
+
+@dataclass(frozen=True)
+class SteppedContender:
+    """One row of a table that others may interrupt after every step.
+
+    Attributes:
+        workload: as a `Contender`'s.
+        start: begins it; each contender needs an engine of its own.
+    """
+
+    name: str
+    workload: Callable[[int], Workload]
+    start: Callable[[Workload], SoftswapRun]
 
 
 @dataclass
@@ -71,6 +93,21 @@ class Measurement:
     def max_foreign_cores(self) -> float | None:
         return max((cores for cores in self.foreign_cores if cores is not None), default=None)
 
+    def add(
+        self, workload: Workload, outcome: Outcome, *, wall_s: float, cpu_s: float, foreign_cores: float | None
+    ) -> None:
+        """Note a round."""
+        assert all(len(tokens) == workload.num_new_tokens for tokens in outcome.tokens)
+        self.num_requests = len(workload.requests)
+        self.num_generated_tokens = workload.num_generated_tokens
+        self.wall_s.append(wall_s)
+        self.cpu_s.append(cpu_s)
+        self.tokens_per_s.append(workload.num_generated_tokens / wall_s)
+        self.first_token_s.append(statistics.median(outcome.first_token_s))
+        self.foreign_cores.append(foreign_cores)
+        self.num_cached_tokens = outcome.num_cached_tokens
+        self.first_tokens = self.first_tokens or outcome.tokens
+
     def as_json(self) -> dict[str, object]:
         return {
             "num_requests": self.num_requests,
@@ -103,19 +140,42 @@ def _measure(contender: Contender, repetition: int, measurement: Measurement) ->
     workload = contender.workload(repetition)
     with Stopwatch() as stopwatch:
         outcome = contender.run(workload)
-    assert all(len(tokens) == workload.num_new_tokens for tokens in outcome.tokens)
-    measurement.num_requests = len(workload.requests)
-    measurement.num_generated_tokens = workload.num_generated_tokens
-    measurement.wall_s.append(stopwatch.wall_s)
-    measurement.cpu_s.append(stopwatch.cpu_s)
-    measurement.tokens_per_s.append(workload.num_generated_tokens / stopwatch.wall_s)
-    measurement.first_token_s.append(statistics.median(outcome.first_token_s))
-    measurement.foreign_cores.append(stopwatch.foreign_cores)
-    measurement.num_cached_tokens = outcome.num_cached_tokens
-    measurement.first_tokens = measurement.first_tokens or outcome.tokens
+    measurement.add(
+        workload, outcome, wall_s=stopwatch.wall_s, cpu_s=stopwatch.cpu_s, foreign_cores=stopwatch.foreign_cores
+    )
 
 
-def _rotated(contenders: Sequence[Contender], by: int) -> Iterator[Contender]:
-    start = by % len(contenders)
-    yield from contenders[start:]
-    yield from contenders[:start]
+def interleave_steps(
+    contenders: Sequence[SteppedContender], repetitions: int, on_round: Callable[[str], None]
+) -> dict[str, Measurement]:
+    """The same, but within a round the contenders take turns after every step, each turn beginning with another one.
+
+    A contender's seconds are those of its own steps; what other programs used is that of the whole round.
+    """
+    name_to_measurement = {contender.name: Measurement(contender.name) for contender in contenders}
+    for repetition in range(repetitions):
+        on_round(f"round {repetition + 1} of {repetitions}: {', '.join(name_to_measurement)}, step by step")
+        workloads = [contender.workload(repetition) for contender in contenders]
+        with Stopwatch() as stopwatch:
+            runs = [contender.start(workload) for contender, workload in zip(contenders, workloads, strict=True)]
+            _take_turns(runs)
+        for measurement, workload, run in zip(name_to_measurement.values(), workloads, runs, strict=True):
+            measurement.add(
+                workload, run.outcome, wall_s=run.wall_s, cpu_s=run.cpu_s, foreign_cores=stopwatch.foreign_cores
+            )
+    return name_to_measurement
+
+
+def _take_turns(runs: Sequence[SoftswapRun]) -> None:
+    for turn in count():
+        unfinished = [run for run in runs if not run.is_finished]
+        if not unfinished:
+            return
+        for run in _rotated(unfinished, turn):
+            run.step()
+
+
+def _rotated(those: Sequence[T], by: int) -> Iterator[T]:
+    start = by % len(those)
+    yield from those[start:]
+    yield from those[:start]

@@ -1,7 +1,8 @@
 """`python -m benchmarks.serving`: what serving many tuned tasks from one engine is worth, and what it costs.
 
 Random weights of SmolLM2-135M's shape in float32, greedy, end-of-sequence ignored, every request there at t = 0.
-Contenders take turns in one process, figures are medians over the rounds. The last line printed is one JSON object.
+Contenders take turns in one process, engines among themselves step by step; figures are medians over the rounds. The
+last line printed is one JSON object.
 """
 
 from __future__ import annotations

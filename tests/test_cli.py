@@ -272,6 +272,12 @@ def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
     Registry(FileStore(local / "prompts"), saved).publish("fine", soft_prompt(saved))
     findings = [json.loads(line) for line in call("doctor", "--port", "0", "--json").splitlines()]
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}
+    (attention,) = (finding["fact"] for finding in findings if finding["name"] == "attention")
+    assert attention.startswith(("attend_compiled (compiled for", "attend_sdpa (no C compiler"))
+    assert (
+        "attend_sdpa (as told)"
+        in runner.invoke(app, ["doctor", "--port", "0"], env={"SOFTSWAP_ATTENTION": "sdpa"}).output
+    )
     assert all(finding["is_fine"] for finding in findings)
 
     file = local / "prompts" / "fine" / "1" / "adapter_model.safetensors"

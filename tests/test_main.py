@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -190,6 +191,19 @@ def test_a_taken_port_is_one_line_that_says_what_to_do(checkpoint: Path, tmp_pat
     assert done.returncode == 1
     assert done.stderr.startswith(f"softswap: cannot listen on 127.0.0.1:{port}")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [((), r"attend_(compiled|sdpa) .*\((?!as told)"), (("--attention", "sdpa"), r"attend_sdpa .*as told")],
+)
+def test_the_log_says_which_attention_runs_and_why(
+    arguments: tuple[str, ...], wanted: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    with serving(checkpoint, tmp_path / "prompts", *arguments) as server:
+        (line,) = (line for line in server.log if "attention: " in line)
+        assert re.search(wanted, line)
+        assert _complete(server.url, 1, max_tokens=3, is_streamed=False)[0] == 200
 
 
 def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def doctor(
     port: Annotated[int | None, typer.Option(help="Port a server would listen on. (default: 8000)")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check what `serve` needs: packages, device, memory, port, backbone, and every version's digest.
+    """Check what `serve` needs: packages, device, memory, port, backbone, attention, and every version's digest.
 
     Exit code 1 if something is wrong.
     """
@@ -68,6 +68,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _try("keys", lambda: _keys(settings))
     loaded: list[Backbone] = []
     yield _try("backbone", lambda: _backbone(settings, loaded))
+    if loaded:
+        yield Finding("attention", True, _attention(settings, loaded[0]))
     yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
 
 
@@ -136,6 +138,15 @@ def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
         f"{backbone.name}: {num_parameters / 1e6:.1f} M parameters, {backbone.max_model_len} positions, "
         f"{backbone.dtype}, fingerprint {backbone.fingerprint[:12]}"
     )
+
+
+def _attention(settings: Settings, backbone: Backbone) -> str:
+    from app.model.attention_choice import choose_attend
+
+    if settings.attention == "sdpa":
+        return "attend_sdpa (as told)"
+    attend, reason = choose_attend(backbone.device, backbone.dtype, backbone.head_dim)
+    return f"{attend.__name__} ({reason})"
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:

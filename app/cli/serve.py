@@ -22,6 +22,9 @@ def serve(
     ] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="auto is the fastest that can run; sdpa is torch's own.")
+    ] = None,
     watch_interval: Annotated[
         float | None, typer.Option(help="Seconds between looks for dropped task folders; 0 is never.")
     ] = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from app.errors import InvalidInput
-from app.model.attention import VARLEN_BLOCK_MULTIPLE, attend_varlen, choose_attend
+from app.model.attention_choice import VARLEN_BLOCK_MULTIPLE, can_varlen
 from app.model.backbone import Backbone
 
 
@@ -51,7 +51,7 @@ class EngineConfig:
     ) -> EngineConfig:
         """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
         is_cuda = backbone.device.type == "cuda"
-        is_varlen = choose_attend(backbone.device, backbone.dtype, backbone.head_dim) is attend_varlen
+        is_varlen = can_varlen(backbone.device, backbone.dtype, backbone.head_dim)
         num_seqs = max_num_seqs or (256 if is_cuda else 64)
         size = block_size or (VARLEN_BLOCK_MULTIPLE if is_varlen else 16)
         length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)

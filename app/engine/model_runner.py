@@ -11,7 +11,8 @@ import torch
 from app.engine.block_manager import TailCopy
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
-from app.model.attention import Attend, AttentionBatch, choose_attend, no_mask
+from app.model.attention import Attend, AttentionBatch, no_mask
+from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
 from app.model.kv_cache import KVCache
 from app.task_prompt import TaskPrompt
@@ -42,14 +43,15 @@ class ModelRunner:
     def __init__(self, backbone: Backbone, *, num_blocks: int, block_size: int, attend: Attend | None = None) -> None:
         self._backbone = backbone
         self._block_size = block_size
-        self.attend = attend or choose_attend(backbone.device, backbone.dtype, backbone.head_dim)
-        logger.info("attention: %s on %s in %s", self.attend.__name__, backbone.device, backbone.dtype)
+        device, dtype = backbone.device, backbone.dtype
+        self.attend, reason = (attend, "as told") if attend else choose_attend(device, dtype, backbone.head_dim)
+        logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
         self.kv_cache = KVCache(
             backbone.kv_shape,
             num_blocks=num_blocks,
             block_size=block_size,
-            dtype=backbone.dtype,
-            device=backbone.device,
+            dtype=dtype,
+            device=device,
         )
 
     @torch.inference_mode()

@@ -2,20 +2,21 @@
 
 The model calls `attention_forward` in every layer. Without a batch that is transformers' own SDPA, which the tuner
 differentiates through. With a batch, the layer's new keys and values are written to their blocks and the packed
-queries attend through block tables. Three implementations share one signature:
+queries attend through block tables. Four implementations share one signature; `attention_choice` takes one:
 
     attend_reference   one sequence after another, softmax written out: the truth the others are tested against
     attend_sdpa        sequences that add one token in one padded SDPA, the others one by one: any device
+    attend_compiled    C code over the block tables (`compiled_attention`): CPU
     attend_varlen      FlashAttention inside torch (`varlen_attn` with a block table): CUDA
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION_NAME = "softswap"
-VARLEN_BLOCK_MULTIPLE = 256
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "AttentionBatch", float, int | None], torch.Tensor]
 
@@ -46,6 +46,7 @@ class AttentionBatch:
         block_tables: (num_sequences, max_num_blocks) int32, padded with block 0.
         copies: pairs of (source slots, target slots), int64, applied in order after the write and before the read:
             the partly filled last block of a prefix, given to each sequence that continues it.
+        memo: what an implementation derived from the lengths in one layer, for the layers behind it.
     """
 
     kv_cache: KVCache
@@ -55,12 +56,17 @@ class AttentionBatch:
     kv_lens: list[int]
     block_tables: torch.Tensor
     copies: list[tuple[torch.Tensor, torch.Tensor]]
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+    memo: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def num_decodes(self) -> int:
         """Sequences that add one token; they stand first."""
         return next((i for i, length in enumerate(self.query_lens) if length > 1), len(self.query_lens))
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each sequence's tokens begin and end among the packed ones."""
+        return list(pairwise(accumulate(self.query_lens, initial=0)))
 
     @cached_property
     def cumulative_query_lens(self) -> torch.Tensor:
@@ -182,9 +188,9 @@ def attend_sdpa(
         length, kv_len = batch.query_lens[i], batch.kv_lens[i]
         k, v = (_gather(blocks, batch.block_tables[i : i + 1], kv_len) for blocks in (keys, values))
         mask_key = ("chunk", length, kv_len, window)
-        if mask_key not in batch.masks:
-            batch.masks[mask_key] = _visible(length, kv_len, window, query.device)
-        outputs.append(_attend_chunk(query[start : start + length], k, v, batch.masks[mask_key], scale))
+        if mask_key not in batch.memo:
+            batch.memo[mask_key] = _visible(length, kv_len, window, query.device)
+        outputs.append(_attend_chunk(query[start : start + length], k, v, batch.memo[mask_key], scale))
         start += length
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -215,10 +221,10 @@ def _attend_decodes(
     num_kv_heads = keys.shape[2]
     kv_lens = batch.kv_lens[:num_sequences]
     k, v = (_gather(blocks, batch.block_tables[:num_sequences], max(kv_lens)) for blocks in (keys, values))
-    if ("decode", window) not in batch.masks:
-        batch.masks["decode", window] = _decode_mask(batch.kv_lens_tensor[:num_sequences], k.shape[1], window)
+    if ("decode", window) not in batch.memo:
+        batch.memo["decode", window] = _decode_mask(batch.kv_lens_tensor[:num_sequences], k.shape[1], window)
     q = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    mask = batch.masks["decode", window]
+    mask = batch.memo["decode", window]
     out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale)
     return out.reshape(num_sequences, num_heads, head_dim)
 
@@ -276,28 +282,6 @@ def attend_varlen(
     )
     assert isinstance(output, torch.Tensor)
     return output
-
-
-def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
-    """The fastest implementation this device, dtype and torch can run."""
-    is_half = dtype in (torch.float16, torch.bfloat16)
-    is_flash = device.type == "cuda" and is_half and head_dim <= 256 and head_dim % 8 == 0
-    return attend_varlen if is_flash and _is_ampere_or_newer(device) and has_paged_varlen() else attend_sdpa
-
-
-def _is_ampere_or_newer(device: torch.device) -> bool:
-    """What FlashAttention asks of a CUDA device."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def has_paged_varlen() -> bool:
-    """Whether the installed torch's `varlen_attn` takes block tables, and all else `attend_varlen` gives it."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    wanted = {"scale", "window_size", "enable_gqa", "seqused_k", "block_table"}
-    return wanted <= set(inspect.signature(varlen_attn).parameters)
 
 
 def probe_kv_shape(model: PreTrainedModel) -> KVShape:

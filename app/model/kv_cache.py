@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +34,7 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         size = (shape.num_layers, 2, num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
-        self.blocks = torch.zeros(size, dtype=dtype, device=device)
+        self.blocks = _zeros(size, dtype, device)
         self.layers = [(layer[0], layer[1]) for layer in self.blocks]
 
     def load_rows(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
@@ -48,3 +51,17 @@ class KVCache:
     def clear(self, block_ids: list[int]) -> None:
         """Zero blocks that get a new owner: masked attention still multiplies what stands there, and 0 * NaN is NaN."""
         self.blocks[:, :, block_ids] = 0
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As `torch.zeros`; in the host's memory on huge pages, where the system has them.
+
+    A decode step reads blocks from all over the cache, and each of them lies on other pages: with pages of 4 KiB it
+    waits for their addresses too.
+    """
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize)
+    with suppress(AttributeError, OSError):  # only Linux has the flag, and not every Linux the pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.agreement import compare
 from benchmarks.peers import Outcome, PeftPeer
 from benchmarks.report import Ratio
-from benchmarks.rounds import Contender, interleave
+from benchmarks.rounds import Contender, SteppedContender, interleave, interleave_steps
 from benchmarks.shapes import TINY
 from benchmarks.workloads import Dimensions, mixed_tasks, random_prompts
 
@@ -31,6 +31,35 @@ def test_each_round_begins_with_another_contender():
     found = interleave([contender("a"), contender("b"), contender("c")], 3, lambda line: None)
     assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
     assert all(len(measurement.wall_s) == 3 for measurement in found.values())
+
+
+class FakeRun:
+    """As a `SoftswapRun`, for as many steps as given."""
+
+    def __init__(self, name, num_steps, order):
+        self.wall_s, self.cpu_s = float(num_steps), 0.0
+        self.outcome = Outcome(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
+        self._name, self._num_left, self._order = name, num_steps, order
+
+    @property
+    def is_finished(self):
+        return self._num_left == 0
+
+    def step(self):
+        self._num_left -= 1
+        self._order.append(self._name)
+
+
+def test_engines_take_turns_after_every_step_and_each_counts_its_own_seconds():
+    order = []
+    workload = small_workload()
+
+    def contender(name, num_steps):
+        return SteppedContender(name, lambda number: workload, lambda given: FakeRun(name, num_steps, order))
+
+    found = interleave_steps([contender("a", 2), contender("b", 4)], 1, lambda line: None)
+    assert order == ["a", "b", "b", "a", "b", "b"]
+    assert {name: measurement.wall_s for name, measurement in found.items()} == {"a": [2.0], "b": [4.0]}
 
 
 def test_a_foreign_answer_is_neither_equal_nor_a_tie():

@@ -130,7 +130,7 @@ def test_all_users_of_a_poisoned_prompt_fail_and_give_everything_back() -> None:
     assert engine.stats.num_free_blocks == engine.stats.num_blocks
 
 
-@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa])
+@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa, None])
 def test_the_attention_implementation_does_not_change_a_token(attend: object) -> None:
     engine = Engine(BACKBONE, EngineConfig(**SIZES), attend=attend)  # type: ignore[arg-type]
     wanted = {}

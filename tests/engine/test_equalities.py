@@ -18,6 +18,7 @@ from app.engine.config import EngineConfig
 from app.engine.delta import Delta
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
+from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
 from app.sampling import SamplingParams
@@ -57,7 +58,15 @@ def rows_of(prompt: TaskPrompt) -> torch.Tensor:
     return prompt.rows
 
 
-def make_engine(backbone: Backbone, *, block_size: int = 16, num_blocks: int | None = None, **sizes: int) -> Engine:
+def make_engine(
+    backbone: Backbone,
+    *,
+    block_size: int = 16,
+    num_blocks: int | None = None,
+    attend: Attend | None = None,
+    **sizes: int,
+) -> Engine:
+    """An engine with the attention it chooses itself, on a CPU the compiled one, unless another is given."""
     config = EngineConfig(
         max_model_len=min(512, backbone.max_model_len),
         max_num_seqs=sizes.get("max_num_seqs", 8),
@@ -67,7 +76,7 @@ def make_engine(backbone: Backbone, *, block_size: int = 16, num_blocks: int | N
         max_waiting_requests=1024,
         max_waiting_tokens=10**6,
     )
-    return Engine(backbone, config)
+    return Engine(backbone, config, attend=attend)
 
 
 def assert_same(deltas: list[Delta], tokens: list[int], logprobs: torch.Tensor, tolerance: float = 2e-4) -> None:
@@ -138,10 +147,11 @@ def _logprobs(output: object) -> torch.Tensor:
 # 1. Engine = naive loop = transformers' generate = PEFT's generate
 
 
+@pytest.mark.parametrize("attend", [None, attend_sdpa])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str) -> None:
+def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, attend: Attend | None) -> None:
     backbone = tiny_backbone(architecture)
-    engine = make_engine(backbone)
+    engine = make_engine(backbone, attend=attend)
     wanted = {}
     for k, length in enumerate(PROMPT_LENGTHS):
         prompt, ids = random_prompt(backbone, length), random_ids(5 + 9 * k, seed=k)
@@ -168,11 +178,14 @@ def test_a_checkpoint_written_by_peft_answers_as_in_peft(architecture: str, kind
         assert_same(found[sequence_id], tokens, logprobs)
 
 
+@pytest.mark.parametrize("attend", [None, attend_sdpa])
 @pytest.mark.parametrize("block_size", [1, 4, 16, 256])
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2"])
-def test_every_block_size_gives_what_the_naive_loop_gives(architecture: str, block_size: int) -> None:
+def test_every_block_size_gives_what_the_naive_loop_gives(
+    architecture: str, block_size: int, attend: Attend | None
+) -> None:
     backbone = tiny_backbone(architecture)
-    engine = make_engine(backbone, block_size=block_size)
+    engine = make_engine(backbone, block_size=block_size, attend=attend)
     wanted = {}
     for k, length in enumerate((*PROMPT_LENGTHS, 16, 32)):
         kind = ("embeddings", "kv", "text")[k % 3]
@@ -302,10 +315,11 @@ def test_a_request_does_not_depend_on_its_neighbours(
         assert not is_complete or len(naive.tokens(deltas)) == len(wanted)
 
 
-def test_preemption_changes_no_token() -> None:
+@pytest.mark.parametrize("attend", [None, attend_sdpa])
+def test_preemption_changes_no_token(attend: Attend | None) -> None:
     backbone = tiny_backbone("llama")
     prompts = [random_prompt(backbone, n, kind) for n, kind in ((20, "embeddings"), (7, "kv"), (20, "text"))]
-    engine = make_engine(backbone, block_size=4, num_blocks=30, max_num_batched_tokens=16)
+    engine = make_engine(backbone, block_size=4, num_blocks=30, max_num_batched_tokens=16, attend=attend)
     params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
     wanted = {}
     for k in range(8):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -13,19 +14,27 @@ from app.model.attention import (
     attend_sdpa,
     attend_varlen,
     attention_forward,
-    choose_attend,
-    has_paged_varlen,
     register_attention,
 )
 from app.model.kv_cache import KVCache, KVShape
+from tests.model.compiled import attend_compiled, needs_compiler
 from tests.models import tiny_backbone
 
 HEAD_DIM = 8
 CPU = torch.device("cpu")
+COMPILED = pytest.param(attend_compiled, marks=needs_compiler)
 
 
 def make_batch(
-    query_lens: list[int], num_cached: list[int], *, num_heads: int, num_kv_heads: int, block_size: int, seed: int = 0
+    query_lens: list[int],
+    num_cached: list[int],
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    block_size: int,
+    seed: int = 0,
+    head_dim: int = HEAD_DIM,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, AttentionBatch]:
     """Random queries on random blocks in random places; the null block holds nothing."""
     torch.manual_seed(seed)
@@ -36,15 +45,15 @@ def make_batch(
     for row, blocks in zip(tables, torch.split(order, num_blocks), strict=True):
         row[: len(blocks)] = blocks
     cache = KVCache(
-        KVShape(1, num_kv_heads, HEAD_DIM),
+        KVShape(1, num_kv_heads, head_dim),
         num_blocks=1 + sum(num_blocks),
         block_size=block_size,
-        dtype=torch.float32,
+        dtype=dtype,
         device=CPU,
     )
     cache.blocks[:, :, 1:] = torch.randn_like(cache.blocks[:, :, 1:])
     batch = AttentionBatch(cache, attend_sdpa, torch.empty(0), query_lens, kv_lens, tables, [])
-    return torch.randn(sum(query_lens), num_heads, HEAD_DIM), batch
+    return torch.randn(sum(query_lens), num_heads, head_dim).to(dtype), batch
 
 
 def plain_attention(query: torch.Tensor, batch: AttentionBatch, scale: float, window: int | None) -> torch.Tensor:
@@ -71,7 +80,7 @@ def plain_attention(query: torch.Tensor, batch: AttentionBatch, scale: float, wi
 
 @pytest.mark.parametrize("window", [None, 1, 5, 24])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (6, 1)])
-@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa])
+@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa, COMPILED])
 def test_every_implementation_is_plain_attention(
     attend: object, num_heads: int, num_kv_heads: int, window: int | None
 ) -> None:
@@ -88,17 +97,99 @@ def test_every_implementation_is_plain_attention(
         torch.testing.assert_close(found, plain_attention(query, batch, 0.4, window), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("query_lens", [[1, 1], [4], [1], [5, 2]])
-def test_batches_of_one_sort_work_too(query_lens: list[int]) -> None:
+@pytest.mark.parametrize("query_lens", [[1, 1], [4], [1], [5, 2], [130], [1, 9, 130, 3]])
+@pytest.mark.parametrize("attend", [attend_sdpa, COMPILED])
+def test_batches_of_one_sort_work_too(attend: object, query_lens: list[int]) -> None:
     query, batch = make_batch(query_lens, [3] * len(query_lens), num_heads=4, num_kv_heads=2, block_size=4)
     layer = batch.kv_cache.layers[0]
-    torch.testing.assert_close(
-        attend_sdpa(query, *layer, batch, 0.3, None), attend_reference(query, *layer, batch, 0.3, None)
-    )
+    found = attend(query, *layer, batch, 0.3, None)  # type: ignore[operator]
+    torch.testing.assert_close(found, attend_reference(query, *layer, batch, 0.3, None), atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [16, 20, 64, 80, 128])
+def test_compiled_attention_is_the_reference_for_every_shape(head_dim: int, dtype: torch.dtype) -> None:
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    for groups in range(1, 9):
+        block_size, window = (1, 4, 16, 256)[groups % 4], (None, 1, 30, 64)[groups // 2 % 4]
+        query, batch = make_batch(
+            [1, 1, 1, 1, 5, 40],
+            [0, 31, 32, 300, 70, 3],
+            num_heads=2 * groups,
+            num_kv_heads=2,
+            block_size=block_size,
+            seed=groups,
+            head_dim=head_dim,
+            dtype=dtype,
+        )
+        arguments = (query, *batch.kv_cache.layers[0], batch, head_dim**-0.5, window)
+        found, wanted = attend_compiled(*arguments), attend_reference(*arguments)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("window", [None, 50])
+def test_compiled_attention_gives_a_row_the_same_bits_alone_and_among_others(window: int | None) -> None:
+    lengths, cached = [1, 1, 1, 7, 20], [99, 0, 250, 40, 5]
+    query, batch = make_batch(lengths, cached, num_heads=6, num_kv_heads=2, block_size=4, head_dim=64)
+    together = attend_compiled(query, *batch.kv_cache.layers[0], batch, 0.125, window)
+    num_threads = torch.get_num_threads()
+    for i, (start, end) in enumerate(batch.spans):
+        for token in range(start, end):
+            # the chunk's last token becomes a decode of its own: chunking must not change a bit either
+            alone = dataclasses.replace(
+                batch,
+                query_lens=[1],
+                kv_lens=[batch.kv_lens[i] - (end - 1 - token)],
+                block_tables=batch.block_tables[i : i + 1],
+                memo={},
+            )
+            torch.set_num_threads(1 + token % 3)
+            try:
+                found = attend_compiled(query[token : token + 1], *batch.kv_cache.layers[0], alone, 0.125, window)
+            finally:
+                torch.set_num_threads(num_threads)
+            assert torch.equal(found[0], together[token])
+
+
+@needs_compiler
+def test_compiled_attention_gives_the_same_bits_for_every_block_size() -> None:
+    query, one = make_batch([1, 1, 3], [70, 5, 40], num_heads=4, num_kv_heads=2, block_size=1, head_dim=64)
+    _, many = make_batch([1, 1, 3], [70, 5, 40], num_heads=4, num_kv_heads=2, block_size=16, head_dim=64)
+    for i, kv_len in enumerate(one.kv_lens):
+        for position in range(kv_len):
+            source, target = one.block_tables[i, position], many.block_tables[i, position // 16]
+            many.kv_cache.blocks[:, :, target, position % 16] = one.kv_cache.blocks[:, :, source, 0]
+    found = [attend_compiled(query, *batch.kv_cache.layers[0], batch, 0.125, None) for batch in (one, many)]
+    assert torch.equal(*found)
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_compiled_attention_hides_no_value_that_is_not_finite(where: str, value: float) -> None:
+    query, batch = make_batch([1, 1, 3], [70, 5, 40], num_heads=4, num_kv_heads=2, block_size=4, head_dim=64)
+    blocks = {"key": batch.kv_cache.layers[0][0], "value": batch.kv_cache.layers[0][1]}
+    place = query[0] if where == "query" else blocks[where][batch.block_tables[0, 3], 1, 0]
+    place[..., 9] = value
+    found = attend_compiled(query, *batch.kv_cache.layers[0], batch, 0.3, None)
+    wanted = attend_reference(query, *batch.kv_cache.layers[0], batch, 0.3, None)
+    torch.testing.assert_close(found, wanted, equal_nan=True, atol=1e-5, rtol=1e-5)
+    assert found[1:].isfinite().all()
+
+
+@needs_compiler
+def test_compiled_attention_keeps_what_is_tiny_or_far_apart() -> None:
+    query, batch = make_batch([1, 1], [70, 200], num_heads=4, num_kv_heads=2, block_size=4, head_dim=64)
+    for scale in (0.0, 1e-30, 5.0, 300.0):
+        arguments = (query, *batch.kv_cache.layers[0], batch, scale, None)
+        torch.testing.assert_close(attend_compiled(*arguments), attend_reference(*arguments), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("window", [None, 6])
-@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa])
+@pytest.mark.parametrize("attend", [attend_reference, attend_sdpa, COMPILED])
 def test_a_row_is_bit_identical_whatever_its_neighbours_hold(attend: object, window: int | None) -> None:
     query, batch = make_batch([1, 1, 1, 4, 6], [9, 4, 17, 3, 8], num_heads=4, num_kv_heads=2, block_size=4)
     own_rows = [slice(1, 2), slice(3, 7)]
@@ -144,31 +235,6 @@ def test_registering_again_changes_nothing() -> None:
     register_attention()
     register_attention()
     assert tiny_backbone("llama").model.config._attn_implementation == "softswap"
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "head_dim", "is_flash"),
-    [
-        ("cpu", torch.float32, 64, False),
-        ("cpu", torch.bfloat16, 64, False),
-        ("cuda", torch.float32, 64, False),
-        ("cuda", torch.bfloat16, 512, False),
-        ("cuda", torch.bfloat16, 60, False),
-        ("cuda", torch.bfloat16, 128, True),
-        ("cuda", torch.float16, 256, True),
-    ],
-)
-def test_flash_attention_is_chosen_where_it_can_run(
-    device: str, dtype: torch.dtype, head_dim: int, is_flash: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    chosen = choose_attend(torch.device(device), dtype, head_dim)
-    assert chosen is (attend_varlen if is_flash and has_paged_varlen() else attend_sdpa)
-
-
-def test_an_older_cuda_device_gets_the_slower_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert choose_attend(torch.device("cuda"), torch.float16, 64) is attend_sdpa
 
 
 @pytest.mark.gpu

@@ -1,0 +1,47 @@
+"""choose_attend: the fastest attention that a device, a dtype and the installed torch and compiler can run."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+
+from app.model.attention import Attend, attend_sdpa, attend_varlen
+from app.model.compiled_attention import compile_attention
+from app.model.compiler import CompilationError
+
+VARLEN_BLOCK_MULTIPLE = 256
+
+
+def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
+    """The implementation and why it is this one, for the log."""
+    if can_varlen(device, dtype, head_dim):
+        return attend_varlen, "FlashAttention inside torch"
+    if device.type != "cpu":
+        return attend_sdpa, "FlashAttention cannot run with this device, dtype, head size or torch"
+    try:
+        return compile_attention(dtype, head_dim), "compiled for this CPU"
+    except CompilationError as error:
+        return attend_sdpa, str(error)
+
+
+def can_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether `attend_varlen` can run; it wants blocks of a multiple of `VARLEN_BLOCK_MULTIPLE` tokens."""
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    is_flash = device.type == "cuda" and is_half and head_dim <= 256 and head_dim % 8 == 0
+    return is_flash and _is_ampere_or_newer(device) and has_paged_varlen()
+
+
+def _is_ampere_or_newer(device: torch.device) -> bool:
+    """What FlashAttention asks of a CUDA device."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def has_paged_varlen() -> bool:
+    """Whether the installed torch's `varlen_attn` takes block tables, and all else `attend_varlen` gives it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    wanted = {"scale", "window_size", "enable_gqa", "seqused_k", "block_table"}
+    return wanted <= set(inspect.signature(varlen_attn).parameters)
