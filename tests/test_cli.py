@@ -86,13 +86,13 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "tasks", "doctor"):
+    for name in ("serve", "run", "tune", "compare", "tasks", "doctor"):
         assert name in done.stdout
 
 
 def test_every_command_explains_itself() -> None:
     groups = [
-        *("serve", "run", "tune", "doctor", "tasks"),
+        *("serve", "run", "tune", "compare", "doctor", "tasks"),
         *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
     ]
     for command in groups:

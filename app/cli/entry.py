@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.compare import compare
 from app.cli.doctor import doctor
 from app.cli.run import run
 from app.cli.serve import serve
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
 app.command(rich_help_panel="Make")(tune)
+app.command(rich_help_panel="Make")(compare)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)
 
