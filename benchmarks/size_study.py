@@ -81,7 +81,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         test,
         TuneConfig(max_steps=options.max_steps, batch_size=options.batch_size),
         template=Template(recipe.template),
-        labels=None if recipe.is_labelled else (),
+        labels=sorted({example.target for example in train.examples}) if recipe.is_labelled else (),
         instructions=recipe.instructions,
         num_shots=recipe.num_shots,
     )

@@ -129,9 +129,10 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _show(trial: Trial) -> None:
+    rate = f", learning rate {trial.chosen['learning_rate']:g}" if trial.method.is_tuned else ""
     typer.echo(
-        f"{trial.method.words}, seed {trial.seed}: {trial.metric} {trial.value:.3f} after {trial.tuning_s:.0f} s; "
-        f"chosen of {trial.num_tries}: {trial.chosen}",
+        f"{trial.method.words}, seed {trial.seed}: {trial.metric} {trial.value:.3f} after {trial.tuning_s:.0f} s, "
+        f"best of {trial.num_tries}{rate}",
         err=True,
     )
 

@@ -70,7 +70,10 @@ def plot_sizes(lines: Iterable[Line], path: Path, title: str) -> None:
                 yerr=_reach(summaries),
                 color=color, marker=marker, markersize=5, capsize=3, linewidth=1.3, label=line.method.words,
             )  # fmt: skip
-        axes.set_xlabel("parameters of the backbone")
+        sizes = sorted({size for line in drawn for size, _ in line.points})
+        axes.set_xticks(sizes, [f"{size / 1e6:.2g}" for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("parameters of the backbone, millions")
 
     _save(path, title, drawn[0].points[0][1].metric, draw_into=draw)
 
