@@ -5,13 +5,18 @@ SoftswapError
  │    ├── BackboneMismatch     a prompt made for another backbone
  │    └── UnsupportedModel     a checkpoint this program cannot serve
  ├── NotFound              no such task, version or alias
+ │    ├── NoSuchFile           no such uploaded file
+ │    └── NoSuchJob            no such tuning job, event or checkpoint
  ├── Conflict              the thing changed since the caller last read it
+ ├── GateFailed            a version scores lower than the one an alias means now
  ├── CorruptPrompt         stored bytes are not what was published
+ ├── CorruptState          an uploaded file or a job's saved state is not what was written
  ├── Overloaded            the queue is full; try again after retry_after_s
  ├── Draining              the server is stopping
  ├── DeadlineExceeded      the request's deadline passed
  ├── NumericalError        the model produced values that are not finite
  ├── OutOfMemory           tuning needs more memory than the device has
+ ├── TuningUnavailable     this server takes no files and runs no jobs
  └── EngineDead            the engine thread ended; the process must be restarted
 """
 
@@ -50,12 +55,28 @@ class NotFound(SoftswapError):
     code = "model_not_found"
 
 
+class NoSuchFile(NotFound):
+    code = "file_not_found"
+
+
+class NoSuchJob(NotFound):
+    code = "job_not_found"
+
+
 class Conflict(SoftswapError):
     code = "conflict"
 
 
+class GateFailed(SoftswapError):
+    code = "gate_failed"
+
+
 class CorruptPrompt(SoftswapError):
     code = "corrupt_prompt"
+
+
+class CorruptState(SoftswapError):
+    code = "corrupt_state"
 
 
 class Overloaded(SoftswapError):
@@ -80,6 +101,10 @@ class NumericalError(SoftswapError):
 
 class OutOfMemory(SoftswapError):
     code = "out_of_memory"
+
+
+class TuningUnavailable(SoftswapError):
+    code = "tuning_unavailable"
 
 
 class EngineDead(SoftswapError):

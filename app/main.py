@@ -22,17 +22,20 @@ from app.api.services import Services
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.errors import InvalidInput
+from app.errors import InvalidInput, TuningUnavailable
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tuning.jobs.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 5
+TUNING_SLICE_S = 0.02
+"""Seconds for which tuning takes the device at a time: what a step of the engine may have to wait longer."""
 FLUSH_S = 5
 """Seconds that answers get to reach their clients after the last one is complete."""
 
@@ -50,6 +53,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
     stack = ExitStack()
     with stack:
         services = stack.enter_context(open_services(settings, backbone=backbone))
+        stack.enter_context(open_workshop(settings, services))
         opened = stack.pop_all()
 
     @asynccontextmanager
@@ -57,7 +61,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         with opened:
             await _start(services)
             yield
-            services.is_draining = True
+            services.begin_to_stop()
 
     return build_application(services, lifespan=lifespan)
 
@@ -85,6 +89,25 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
             default_timeout_s=settings.request_timeout,
             created_at=int(time.time()),
         )
+
+
+@contextmanager
+def open_workshop(settings: Settings, services: Services) -> Iterator[None]:
+    """Uploads and jobs, where the state folder can be had; without it everything else is served all the same."""
+    try:
+        workshop = Workshop(
+            settings.state_folder, services.backbone, services.registry, services.engine.lease, slice_s=TUNING_SLICE_S
+        )
+    except TuningUnavailable as error:
+        logger.warning("%s", error.message)
+        services.tuning_fault = error.message
+        yield
+        return
+    services.workshop = workshop
+    try:
+        yield
+    finally:
+        workshop.close()
 
 
 def load_backbone(settings: Settings) -> Backbone:
@@ -117,6 +140,8 @@ async def _start(services: Services) -> None:
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
     async for _ in services.engine.generate([0], prompt=None, params=params, flow=services.backbone.name):
         pass
+    if services.workshop is not None:
+        services.workshop.start()
     services.is_ready = True
     logger.info("ready: %s on %s, warmed up in %.2f s", services.backbone.name, services.backbone.device,
                 time.perf_counter() - began)  # fmt: skip
@@ -149,7 +174,7 @@ class Server(uvicorn.Server):
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        self._services.is_draining = True
+        self._services.begin_to_stop()
         await self._services.engine.drain(self._shutdown_timeout_s)
         self.should_exit = True
 

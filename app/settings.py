@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     registry: Path = Field(
         default_factory=default_registry, description="Folder of the tasks. The demo tasks without it."
     )
+    state: Path | None = Field(
+        None, description="Folder of uploads, tuning jobs and half-done work; `.state` in the registry without it."
+    )
     watch_interval: float = Field(
         2.0, ge=0, le=3600, description="Seconds between looks for task folders that appeared or changed; 0 is never."
     )
@@ -89,6 +92,10 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
+
+    @property
+    def state_folder(self) -> Path:
+        return self.state or self.registry / ".state"
 
     def read_api_keys(self) -> tuple[str, ...]:
         """Keys of both sources. Raises InvalidInput: the file cannot be read, or a key is too easy to guess."""

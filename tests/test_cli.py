@@ -20,8 +20,11 @@ from app.cli.entry import app
 from app.cli.serve import serve
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.registry import Registry
+from app.registry.store import FileStore
 from app.settings import Settings
-from tests.api.server import LiveServer, make_settings, publish_tasks, run_server, soft_prompt
+from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
 
 runner = CliRunner()
@@ -86,13 +89,13 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "compare", "tasks", "doctor"):
+    for name in ("serve", "run", "tune", "compare", "eval", "tasks", "doctor"):
         assert name in done.stdout
 
 
 def test_every_command_explains_itself() -> None:
     groups = [
-        *("serve", "run", "tune", "compare", "doctor", "tasks"),
+        *("serve", "run", "tune", "compare", "eval", "doctor", "tasks"),
         *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
     ]
     for command in groups:
@@ -177,6 +180,56 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     assert "liked" in call("tasks", "show", "liked", code=1)
 
 
+def test_a_task_is_measured_here_as_on_a_server(
+    local: Path, saved: Backbone, live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_tasks(Registry(FileStore(local / "prompts"), saved), saved)
+    data = local / "test.csv"
+    data.write_text("text,label\n" + "".join(f"film {n},{('negative', 'positive')[n % 2]}\n" for n in range(20)))
+    here = json.loads(call("eval", "sentiment", str(data), "--json", "--predictions"))
+    there = json.loads(call("eval", "sentiment", str(data), "--json", "--predictions", "--url", live.url))
+    assert here["model"] == there["model"] == "sentiment@2"
+    assert here.pop("metrics") == pytest.approx(there.pop("metrics"), abs=1e-4)
+    assert (here["confusion"], here["predictions"]) == (there["confusion"], there["predictions"])
+    shown = call("eval", "sentiment@1", str(data))
+    for words in ("sentiment@1 on test.csv: 20 examples", "accuracy", "95 %", "precision", "calibration"):
+        assert words in shown
+    data.write_text("text,label\na,neutral\n")
+    assert "example 1 is none of the 2 labels" in call("eval", "sentiment", str(data), code=1)
+
+
+def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
+    """On these examples, each there with both labels, every version scores 0.5; version 1 is said to have 0.9."""
+    registry = Registry(FileStore(local / "prompts"), saved)
+    publish_tasks(registry, saved)
+    data = local / "gate.jsonl"
+    rows = [{"input": f"film {n}", "target": label} for n in range(12) for label in LABELS]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
+    registry.refresh()
+    first = registry.resolve("sentiment@1")
+    gate = registry.gate("sentiment", "live")
+    registry.record(
+        first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
+    )
+
+    assert "version 2 has accuracy 0.5000" in call("tasks", "alias", "sentiment", "live", "2", code=1)
+    said = call("tune", str(data), "--task", "sentiment", "--max-steps", "1", "--labels", "negative,positive")
+    assert "live stays where it is: version 3 has accuracy 0.5000" in said
+    assert "sentiment@3 published" in said
+    call("tasks", "alias", "sentiment", "live", "2", "--force")
+    call("tasks", "alias", "sentiment", "live", "3")
+    shown = json.loads(call("tasks", "show", "sentiment", "--json"))
+    assert (shown["aliases"]["live"], shown["gates"]["live"]["metric"]) == (3, "accuracy")
+    call("tasks", "alias", "sentiment", "live", "1", "--no-gate")
+    assert json.loads(call("tasks", "show", "sentiment", "--json"))["gates"] == {}
+    call("tasks", "alias", "sentiment", "live", "3", "--metric", "accuracy", code=2)
+    call("eval", "sentiment@3", str(data), "--record")
+    registry.refresh()
+    [kept] = registry.evaluations(registry.resolve("sentiment@3"))
+    assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
+
+
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
     call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     shown = json.loads(call("tasks", "show", "greet@1", "--json"))
@@ -187,9 +240,6 @@ def test_a_written_prompt_is_a_task_too(local: Path) -> None:
 
 
 def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
-    from app.registry.registry import Registry
-    from app.registry.store import FileStore
-
     Registry(FileStore(local / "prompts"), saved).publish("fine", soft_prompt(saved))
     findings = [json.loads(line) for line in call("doctor", "--port", "0", "--json").splitlines()]
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}

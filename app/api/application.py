@@ -11,7 +11,18 @@ from fastapi import FastAPI
 from app.api.edge import Edge
 from app.api.errors import add_error_handlers
 from app.api.guard import PUBLIC_PATHS
-from app.api.routes import chat, completions, decisions, models, runs, server, tasks
+from app.api.routes import (
+    chat,
+    completions,
+    decisions,
+    evaluation,
+    files,
+    fine_tuning,
+    models,
+    runs,
+    server,
+    tasks,
+)
 from app.api.services import Services
 
 DESCRIPTION = """
@@ -24,6 +35,7 @@ Errors have OpenAI's body on every path. With API keys set, every route but `/he
 TAGS = [
     {"name": "Tasks", "description": "Use and manage tasks."},
     {"name": "OpenAI", "description": "OpenAI's wire format: any OpenAI client works with `base_url` ending in `/v1`."},
+    {"name": "Tuning", "description": "Learn tasks from examples, in OpenAI's words, while the server serves."},
     {"name": "Server", "description": "Probes, figures, limits."},
 ]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -44,7 +56,7 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (completions, chat, decisions, models, runs, tasks, server):
+    for module in (completions, chat, decisions, models, runs, evaluation, tasks, files, fine_tuning, server):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Edge, metrics=services.metrics)

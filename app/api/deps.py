@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Request
 
 from app.api.limits import MAX_TIMEOUT_S
 from app.api.services import Services
+from app.tuning.jobs.workshop import Workshop
 
 
 def get_services(request: Request) -> Services:
@@ -16,6 +17,14 @@ def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def get_workshop(services: ServicesDep) -> Workshop:
+    """Raises TuningUnavailable."""
+    return services.require_workshop()
+
+
+WorkshopDep = Annotated[Workshop, Depends(get_workshop)]
 
 
 def get_deadline_s(

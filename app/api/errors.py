@@ -27,12 +27,15 @@ ERROR_TO_STATUS: dict[type[errors.SoftswapError], int] = {
     errors.InvalidInput: 400,
     errors.NotFound: 404,
     errors.Conflict: 412,
+    errors.GateFailed: 412,
     errors.CorruptPrompt: 500,
+    errors.CorruptState: 500,
     errors.Overloaded: 503,
     errors.Draining: 503,
     errors.DeadlineExceeded: 504,
     errors.NumericalError: 500,
     errors.OutOfMemory: 500,
+    errors.TuningUnavailable: 503,
     errors.EngineDead: 503,
     errors.SoftswapError: 500,
 }
@@ -105,7 +108,7 @@ class Failure:
         headers = dict(self.headers)
         should_retry = STATUS_TO_SHOULD_RETRY.get(self.status, False if self.status < 500 else None)
         if should_retry is not None:
-            headers["x-should-retry"] = "true" if should_retry else "false"
+            headers.setdefault("x-should-retry", "true" if should_retry else "false")
         return Response(json.dumps(self.body), self.status, headers, "application/json")
 
 
@@ -157,6 +160,8 @@ def _of_own(error: errors.SoftswapError) -> Failure:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, errors.Draining):
         headers.update({"connection": "close", "retry-after": "1"})
+    if isinstance(error, errors.TuningUnavailable):
+        headers["x-should-retry"] = "false"
     if status >= 500 and not headers:
         logger.error("%s: %s", type(error).__name__, error.message)
     return Failure(status, error.message, error.code, error.param, headers)
@@ -298,7 +303,7 @@ def describe_statuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "No API key, or one this server does not know.",
         404: "No such task, version or alias.",
         408: "The body did not arrive in time.",
-        412: "The task changed since it was read, or refuses the change.",
+        412: "The task changed since it was read (`conflict`), or a version does not pass the gate (`gate_failed`).",
         413: "The body is too large.",
         415: "The body's media type or encoding is not one this route takes.",
         500: "A fault of the server.",

@@ -96,13 +96,13 @@ def make_params(
     if any(not 0 <= token_id < services.backbone.vocab_size for token_id in merged.get("logit_bias", ())):
         raise InvalidInput("logit_bias names a token id outside the vocabulary", param="logit_bias")
     if "max_tokens" not in given:
-        room = _num_positions(services) - target.num_virtual_tokens - num_tokens
+        room = num_positions(services) - target.num_virtual_tokens - num_tokens
         wanted = merged.get("max_tokens", default_max_tokens)
         merged["max_tokens"] = max(1, room if wanted is None else min(room, wanted))
     return SamplingParams(**merged)
 
 
-def _num_positions(services: Services) -> int:
+def num_positions(services: Services) -> int:
     """What one sequence can fill: the context, or the cache where that is smaller (less copies of partial blocks)."""
     config = services.engine.config
     return min(config.max_model_len, max(1, config.num_blocks - 3) * config.block_size)

@@ -20,6 +20,8 @@ from app.api.strict_json import parse_json
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 PAGES: Final = frozenset({"/docs", "/openapi.json"})
 BODY_TIMEOUT_S: Final = 30.0
+SLOWEST_BYTES_PER_S: Final = 2**20
+"""Routes that take large bodies wait longer, at this pace."""
 BODY_LIMIT: Final = "x-max-body-bytes"
 """Key of a route's `openapi_extra` that sets another limit than MAX_BODY_BYTES, visible in the document."""
 
@@ -77,11 +79,12 @@ async def _take_body(headers: Headers, receive: Receive, max_bytes: int) -> byte
     declared = headers.get("content-length", "0")
     if not declared.isdigit() or int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    timeout_s = BODY_TIMEOUT_S + max_bytes / SLOWEST_BYTES_PER_S
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await _receive_all(receive, max_bytes)
     except TimeoutError:
-        message = f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds"
+        message = f"The body did not arrive within {timeout_s:.0f} seconds"
         raise Refused(408, message, headers={"connection": "close"}) from None
 
 

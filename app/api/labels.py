@@ -21,22 +21,27 @@ MAX_BOOKS = 1024
 class LabelChances:
     """Attributes:
     probabilities: of each label, in the labels' order; they sum to 1.
-    mass: their sum before normalising: how much of the model's belief is on the labels at all. A small mass says
-        that the model wanted to answer something else.
+    mass: the labels' probabilities together before normalising: how much of the model's belief is on the labels at
+        all. A small mass says that the model wanted to answer something else.
     """
 
     probabilities: tuple[float, ...]
     mass: float
 
     @classmethod
-    def from_log_likelihoods(cls, log_likelihoods: Sequence[float]) -> LabelChances:
-        """Args: log_likelihoods: log P(label | prompt, text), natural logarithm."""
+    def from_log_likelihoods(cls, log_likelihoods: Sequence[float], temperature: float = 1.0) -> LabelChances:
+        """Args:
+        log_likelihoods: log P(label | prompt, text), natural logarithm.
+        temperature: divides them before they are normalised (Guo et al. 2017, section 4.2): the likeliest label
+            stays the likeliest, and the mass is untouched.
+        """
         highest = max(log_likelihoods)
         if not math.isfinite(highest):
             return cls((1 / len(log_likelihoods),) * len(log_likelihoods), 0.0)
-        weights = [math.exp(value - highest) for value in log_likelihoods]
+        mass = math.exp(highest) * sum(math.exp(value - highest) for value in log_likelihoods)
+        weights = [math.exp((value - highest) / temperature) for value in log_likelihoods]
         total = sum(weights)
-        return cls(tuple(weight / total for weight in weights), min(1.0, math.exp(highest) * total))
+        return cls(tuple(weight / total for weight in weights), min(1.0, mass))
 
     @property
     def best(self) -> int:

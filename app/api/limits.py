@@ -7,6 +7,11 @@ from typing import Final
 from app.registry import importers
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
 from app.task_prompt import MAX_VIRTUAL_TOKENS
+from app.tuning.dataset import MAX_LINE_BYTES, MAX_ROWS
+from app.tuning.jobs.bell import MAX_LISTENERS
+from app.tuning.jobs.file_book import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
+from app.tuning.jobs.job_book import MAX_JOBS, MAX_UNFINISHED_JOBS
+from app.tuning.search import MAX_MEMBERS
 
 MAX_BODY_BYTES: Final = 2**20
 MAX_UPLOAD_BYTES: Final = importers.MAX_UPLOAD_BYTES
@@ -27,6 +32,8 @@ MAX_METADATA_KEY_CHARS: Final = 64
 MAX_METADATA_VALUE_CHARS: Final = 512
 
 MAX_INPUTS: Final = 64
+MAX_EXAMPLES: Final = 5000
+MAX_EXAMPLES_BODY_BYTES: Final = 4 * 2**20
 MAX_QUESTIONS: Final = 64
 MAX_CHOICES: Final = 64
 MAX_LEVELS: Final = 10
@@ -41,6 +48,14 @@ MAX_FIGURES: Final = 64
 MAX_ALIAS_TARGETS: Final = 2
 MAX_PAGE: Final = 1000
 MAX_NEAREST: Final = 20
+
+MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
+MAX_ID_CHARS: Final = 64
+MAX_SUFFIX_CHARS: Final = 63
+MAX_INIT_TEXT_CHARS: Final = 8192
+MAX_EPOCHS: Final = 1000
+MAX_UPDATES: Final = 1_000_000
+MAX_BATCH_SIZE: Final = 4096
 
 MAX_TIMEOUT_S: Final = 3600.0
 
@@ -59,10 +74,24 @@ LIMITS: Final[dict[str, float]] = {
     "logit_bias": MAX_LOGIT_BIAS,
     "messages": MAX_MESSAGES,
     "inputs": MAX_INPUTS,
+    "examples": MAX_EXAMPLES,
+    "examples_body_bytes": MAX_EXAMPLES_BODY_BYTES,
     "questions": MAX_QUESTIONS,
     "choices": MAX_CHOICES,
     "levels": MAX_LEVELS,
     "labels": MAX_LABELS,
     "virtual_tokens": MAX_VIRTUAL_TOKENS,
+    "file_bytes": MAX_FILE_BYTES,
+    "file_line_chars": MAX_LINE_BYTES,
+    "file_lines": MAX_ROWS,
+    "files": MAX_FILES,
+    "all_files_bytes": MAX_ALL_FILES_BYTES,
+    "jobs": MAX_JOBS,
+    "unfinished_jobs": MAX_UNFINISHED_JOBS,
+    "job_followers": MAX_LISTENERS,
+    "job_members": MAX_MEMBERS,
+    "job_epochs": MAX_EPOCHS,
+    "job_updates": MAX_UPDATES,
+    "job_batch_size": MAX_BATCH_SIZE,
     "timeout_s": MAX_TIMEOUT_S,
 }

@@ -123,7 +123,7 @@ async def score_labels(
     log_likelihoods = await services.engine.score(
         token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=deadline_s
     )
-    chances = LabelChances.from_log_likelihoods(log_likelihoods)
+    chances = LabelChances.from_log_likelihoods(log_likelihoods, target.label_temperature)
     services.metrics.observe_label_mass(chances.mass)
     return chances
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.api.labels import LabelBook
-from app.errors import Draining, EngineDead
+from app.errors import Draining, EngineDead, TuningUnavailable
 
 if TYPE_CHECKING:
     from app.api.auth import ApiKeys
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.telemetry import Metrics
+    from app.tuning.jobs.workshop import Workshop
 
 MAX_HEARTBEAT_AGE_S = 60.0
 
@@ -24,6 +25,7 @@ class Services:
     default_timeout_s: deadline of a request that names none.
     is_ready: set once the first request would be served.
     is_draining: set when the server begins to stop; never taken back.
+    workshop: None where this server does not tune; `tuning_fault` says why.
     """
 
     backbone: Backbone
@@ -35,6 +37,8 @@ class Services:
     created_at: int
     is_ready: bool = False
     is_draining: bool = False
+    workshop: Workshop | None = None
+    tuning_fault: str = "this server does not tune"
     labels: LabelBook = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +47,18 @@ class Services:
     @property
     def system_fingerprint(self) -> str:
         return f"fp_{self.backbone.fingerprint[:12]}"
+
+    def require_workshop(self) -> Workshop:
+        """Raises TuningUnavailable."""
+        if self.workshop is None:
+            raise TuningUnavailable(self.tuning_fault)
+        return self.workshop
+
+    def begin_to_stop(self) -> None:
+        """Take no new requests; let the present job save itself, and whoever follows jobs go."""
+        self.is_draining = True
+        if self.workshop is not None:
+            self.workshop.stop()
 
     def check_alive(self) -> None:
         """Raises EngineDead when the engine thread ended or makes no progress."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.errors import NotFound, SoftswapError
-from app.model.layout import Template
+from app.model.layout import BARE, Template
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -25,6 +25,7 @@ class Target:
         model_id: what the response's `model` says: "sentiment@3", or the backbone's name.
         flow: whose fair share the work counts against: the task's name, or the backbone's.
         sampling: defaults, by the names of SamplingParams.
+        label_temperature: of the labels' probabilities.
     """
 
     model_id: str
@@ -33,6 +34,7 @@ class Target:
     template: Template | None
     labels: tuple[str, ...]
     sampling: dict[str, Any]
+    label_temperature: float = 1.0
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -42,9 +44,6 @@ class Target:
     def input_template(self) -> Template:
         """The task's template, or the bare input where it has none."""
         return self.template or BARE
-
-
-BARE = Template("{input}{target}")
 
 
 async def find_target(services: Services, name: str, *, param: str = "model") -> Target:
@@ -60,7 +59,19 @@ async def find_target(services: Services, name: str, *, param: str = "model") ->
     except SoftswapError as error:
         error.param = param
         raise
-    return Target(version.id, version.task, prompt, version.template, tuple(version.labels), dict(version.sampling))
+    return version_target(version, prompt)
+
+
+def version_target(version: Version, prompt: TaskPrompt) -> Target:
+    return Target(
+        version.id,
+        version.task,
+        prompt,
+        version.template,
+        version.labels,
+        dict(version.sampling),
+        version.label_temperature or 1.0,
+    )
 
 
 def _resolve(services: Services, name: str) -> tuple[Version, TaskPrompt]:

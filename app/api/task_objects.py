@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.api.schemas.tasks import Task, Version
+from app.api.schemas.tasks import Gate, RecordedEvaluation, Task, Version
 from app.registry.aliases import AliasTarget
+from app.registry.evaluations import RecordedEvaluation as RegistryEvaluation
+from app.registry.gate import Gate as RegistryGate
 from app.registry.version import TaskSummary
 from app.registry.version import Version as RegistryVersion
 
@@ -16,7 +18,16 @@ def task_object(summary: TaskSummary) -> Task:
         live=None if summary.live is None else version_object(summary.live),
         num_versions=summary.num_versions,
         aliases={alias: target_object(target) for alias, target in summary.aliases.items()},
+        gates={alias: gate_object(gate) for alias, gate in summary.gates.items()},
     )
+
+
+def gate_object(gate: RegistryGate) -> Gate:
+    return Gate(data_sha256=gate.data_sha256, metric=gate.metric, tolerance=gate.tolerance)
+
+
+def recorded_object(evaluation: RegistryEvaluation) -> RecordedEvaluation:
+    return RecordedEvaluation(**evaluation.model_dump(exclude={"schema_version", "digest"}))
 
 
 def target_object(target: AliasTarget) -> int | dict[str, float]:
@@ -34,6 +45,7 @@ def version_object(version: RegistryVersion) -> Version:
         backbone_fingerprint=version.backbone_fingerprint,
         template=None if version.template is None else version.template.text,
         labels=list(version.labels),
+        label_temperature=version.label_temperature,
         sampling={name: _jsonable(value) for name, value in version.sampling.items()},
         metrics=dict(version.metrics),
         provenance=dict(version.provenance),

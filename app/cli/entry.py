@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from app.cli.compare import compare
+from app.cli.distill import distill
 from app.cli.doctor import doctor
+from app.cli.evaluate import evaluate
 from app.cli.run import run
 from app.cli.serve import serve
 from app.cli.tasks import tasks
@@ -32,6 +34,8 @@ app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
 app.command(rich_help_panel="Make")(tune)
 app.command(rich_help_panel="Make")(compare)
+app.command(rich_help_panel="Make")(distill)
+app.command("eval", rich_help_panel="Make")(evaluate)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)
 

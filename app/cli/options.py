@@ -27,6 +27,8 @@ Url = Annotated[
     typer.Option(help="Ask a running server instead, such as http://127.0.0.1:8000. Also SOFTSWAP_URL."),
 ]
 ApiKey = Annotated[str | None, typer.Option(help="The server's key. Better in SOFTSWAP_API_KEY than here.")]
+InputField = Annotated[str | None, typer.Option(help="Field of the input.")]
+TargetField = Annotated[str | None, typer.Option(help="Field of the answer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object a line.")]
 
 

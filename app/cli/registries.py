@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,9 +15,21 @@ from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
+    from app.registry.aliases import AliasTarget
+    from app.registry.gate import Gate
     from app.registry.registry import Registry
+    from app.tuning.dataset import Dataset
 
 TENSOR_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class NewGate:
+    """What an alias shall be gated by. Attributes: metric: None takes the task's main one."""
+
+    dataset: Dataset
+    metric: str | None
+    tolerance: float
 
 
 class TaskRegistry(Protocol):
@@ -24,7 +38,8 @@ class TaskRegistry(Protocol):
     def tasks(self) -> list[dict[str, Any]]: ...
     def show(self, task: str, selector: str) -> dict[str, Any]: ...
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]: ...
-    def set_alias(self, task: str, alias: str, target: int | dict[int, float]) -> None: ...
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None: ...
+    def remove_gate(self, task: str, alias: str) -> None: ...
     def remove(self, task: str, selector: str) -> None: ...
 
 
@@ -74,18 +89,20 @@ class FolderRegistry:
 
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
         from app.api.task_objects import version_object
-        from app.main import load_backbone
         from app.model.layout import Template
         from app.registry.binding import bind_text, norm_warnings
         from app.registry.importers import describe_checkpoint, read_checkpoint
+        from app.tuning.gates import publish_measured
 
         if path is not None and not path.exists():
             raise InvalidInput(f"there is no {path}", param="path")
-        backbone = load_backbone(read_settings(model=self._model, device=self._device))
+        backbone = self._load_backbone()
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
         for warning in norm_warnings(prompt, backbone):
             typer.echo(f"warning: {warning}", err=True)
-        version = open_folder(self._folder, backbone).publish(
+        version = publish_measured(
+            backbone,
+            open_folder(self._folder, backbone),
             task,
             prompt,
             template=None if given["template"] is None else Template(given["template"]),
@@ -93,11 +110,39 @@ class FolderRegistry:
             description=given["description"],
             provenance={} if path is None else describe_checkpoint(path),
             alias=given["alias"],
+            force=given["force"],
         )
         return version_object(version).model_dump()
 
-    def set_alias(self, task: str, alias: str, target: int | dict[int, float]) -> None:
-        open_folder(self._folder).set_alias(task, alias, target)
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None:
+        """Loads the backbone where a gate asks for scores that are not known yet."""
+        from app.registry.aliases import main_number, numbers_of
+        from app.tuning.dataset import Example, pack_examples, unpack_examples
+        from app.tuning.gates import find_gate, make_gate, numbers_to_score, score_versions, unscored
+
+        registry = open_folder(self._folder)
+        new: Gate | None = None
+        examples: Sequence[Example] = ()
+        if gate is not None:
+            examples = gate.dataset.examples
+            labels = registry.resolve(f"{task}@{main_number(target)}").labels
+            new = make_gate(examples, labels, metric=gate.metric, tolerance=gate.tolerance)
+        asked = new or find_gate(registry, task, alias)
+        numbers = set(numbers_of(target)) if new else set()
+        if asked and not force:
+            numbers |= set(numbers_to_score(registry, task, alias, target))
+        if asked and unscored(registry, task, asked, numbers):
+            examples = examples or unpack_examples(registry.gate_examples(task, asked))
+            score_versions(self._load_backbone(), registry, task, asked, numbers, examples)
+        registry.set_alias(task, alias, target, gate=new, gate_examples=pack_examples(examples), force=force)
+
+    def remove_gate(self, task: str, alias: str) -> None:
+        open_folder(self._folder).delete_gate(task, alias)
+
+    def _load_backbone(self) -> Backbone:
+        from app.main import load_backbone
+
+        return load_backbone(read_settings(model=self._model, device=self._device))
 
     def remove(self, task: str, selector: str) -> None:
         registry = open_folder(self._folder)
@@ -140,11 +185,17 @@ class ServerRegistry:
             raise InvalidInput(f"there is no {file}", param="path")
         return dict(self._server.upload(route, file=file.read_bytes(), metadata=given))
 
-    def set_alias(self, task: str, alias: str, target: int | dict[int, float]) -> None:
-        body: dict[str, Any] = {"version": target}
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None:
+        body: dict[str, Any] = {"version": target, "force": force}
         if isinstance(target, dict):
-            body = {"weights": {str(number): share for number, share in target.items()}}
+            body = {"weights": {str(number): share for number, share in target.items()}, "force": force}
+        if gate is not None:
+            examples = [{"input": example.input, "target": example.target} for example in gate.dataset.examples]
+            body["gate"] = {"examples": examples, "metric": gate.metric, "tolerance": gate.tolerance}
         self._server.call("PUT", task_path(task, "aliases", alias), body)
+
+    def remove_gate(self, task: str, alias: str) -> None:
+        self._server.call("DELETE", task_path(task, "aliases", alias, "gate"))
 
     def remove(self, task: str, selector: str) -> None:
         kind = "versions" if selector.isdigit() else "aliases"

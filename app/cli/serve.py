@@ -17,6 +17,9 @@ def serve(
     model: Model = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repository.")] = None,
     registry: RegistryFolder = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of uploads and tuning jobs. (default: .state in the registry)")
+    ] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     watch_interval: Annotated[

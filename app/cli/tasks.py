@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, write_json
-from app.cli.registries import find_registry, open_folder
+from app.cli.registries import NewGate, find_registry, open_folder
 from app.errors import InvalidInput
 
 tasks = typer.Typer(
@@ -18,6 +18,7 @@ tasks = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+Force = Annotated[bool, typer.Option("--force", help="Move the alias whatever its gate says.")]
 TaskName = Annotated[str, typer.Argument(help="The task's name.", show_default=False)]
 
 
@@ -65,6 +66,7 @@ def add(
     labels: Annotated[str | None, typer.Option(help="What the task answers with, separated by commas.")] = None,
     description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
     alias: Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")] = "live",
+    force: Force = False,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -86,6 +88,7 @@ def add(
         "labels": [label.strip() for label in labels.split(",") if label.strip()] if labels else None,
         "description": description,
         "alias": alias or None,
+        "force": force,
     }
     written = None if text is None else text.replace("\\n", "\n")
     place = find_registry(url, api_key, registry, model=model, device=device)
@@ -118,18 +121,39 @@ def move_alias(
     task: TaskName,
     alias: Annotated[str, typer.Argument(help="The alias: live is what the bare task name means.")],
     target: Annotated[str, typer.Argument(help="A version's number, or two with shares: 3=0.9,4=0.1.")],
+    gate: Annotated[
+        Path | None,
+        typer.Option(help="Examples: from now on the alias moves to no version that does worse on them.",
+                     exists=True, dir_okay=False),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="With --gate: what must not fall. (default: accuracy, or ROUGE-L of texts)")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="With --gate: by how much it may fall.", min=0, max=1)] = 0.0,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Take the alias's gate away first.")] = False,
+    force: Force = False,
+    model: Model = None,
+    device: Device = None,
     url: Url = None,
     api_key: ApiKey = None,
     registry: RegistryFolder = None,
-) -> None:
+) -> None:  # fmt: skip
     """Move an alias: roll out, roll back, or share requests between two versions.
 
         softswap tasks alias sentiment live 3
         softswap tasks alias sentiment live 3=0.9,4=0.1
+        softswap tasks alias sentiment live 3 --gate test.jsonl --metric macro_f1 --tolerance 0.01
 
-    A server that watches the folder follows within seconds; with --url it follows at once.
+    With a gate the versions are measured on its examples, here or on the server, and a lower score is refused. A server
+    that watches the folder follows within seconds; with --url it follows at once.
     """
-    find_registry(url, api_key, registry).set_alias(task, alias, _parse_target(target))
+    wanted = _parse_target(target)
+    if gate is None and (metric or tolerance):
+        raise typer.BadParameter("--metric and --tolerance belong to --gate", param_hint="--gate")
+    place = find_registry(url, api_key, registry, model=model, device=device)
+    if no_gate:
+        place.remove_gate(task, alias)
+    place.set_alias(task, alias, wanted, gate=_read_gate(gate, metric, tolerance), force=force)
     typer.echo(f"{task}@{alias} is {target}")
 
 
@@ -149,6 +173,14 @@ def export(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     typer.echo(f"{version.id} written to {folder}")
+
+
+def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> NewGate | None:
+    if data is None:
+        return None
+    from app.tuning.dataset import read_dataset
+
+    return NewGate(read_dataset(data), metric, tolerance)
 
 
 def _parse_target(text: str) -> int | dict[int, float]:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import AsJson, Device, Model, RegistryFolder, read_settings, write_json
-from app.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from app.registry.registry import Registry
-    from app.registry.version import Version
-    from app.tuning.config import TuneConfig
-    from app.tuning.events import TuneEvent
-    from app.tuning.result import TuneResult
+from app.cli.options import AsJson, Device, Model, RegistryFolder, read_settings
+from app.cli.search_options import make_config, parse_values
+from app.cli.tuned_version import publish_result, report_result
+from app.cli.tuning_view import TuningView, interruptible
 
 DATA, TUNING, TRIED = "Data", "Tuning", "Tried side by side: one value, or several separated by commas"
 
@@ -101,8 +91,8 @@ def tune(
         "init_text": init_text, "num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size,
         "patience": 5 if patience is None else patience,
     }  # fmt: skip
-    values: dict[str, Any] = {name: _parse_values(name, text) for name, text in tried.items() if text is not None}
-    config = _make_config(values, shared)
+    values: dict[str, Any] = {name: parse_values(name, text) for name, text in tried.items() if text is not None}
+    config = make_config(values, shared)
     from app.main import load_backbone
     from app.model.layout import Template
     from app.registry.registry import Registry
@@ -123,140 +113,7 @@ def tune(
     search = replace(Search.default(config, has_labels=bool(plan.labels)), **values)
     backbone = load_backbone(settings)
     opened = Registry(FileStore(settings.registry), backbone)
-    with _interruptible() as should_stop, _Progress(as_json=as_json) as progress:
+    with interruptible() as should_stop, TuningView(as_json=as_json) as progress:
         result = tune_task(backbone, replace(plan, search=search), on_event=progress.show, should_stop=should_stop)
-    version = _publish(opened, task, result, description, alias)
-    _report(version, result, as_json=as_json)
-
-
-def _parse_values(name: str, text: str) -> tuple[Any, ...]:
-    """The values of one option, separated by commas. Raises InvalidInput that names the option."""
-    from app.task_prompt import PromptKind
-    from app.tuning.config import Init
-
-    kinds = {kind.value: kind for kind in (PromptKind.EMBEDDINGS, PromptKind.KV)}
-    inits = {init.value: init for init in Init if init is not Init.PROMPT}
-    option, convert, wanted = {
-        "kinds": ("--kind", kinds.__getitem__, " or ".join(kinds)),
-        "inits": ("--init", inits.__getitem__, ", ".join(inits)),
-        "learning_rates": ("--learning-rate", float, "numbers such as 0.03"),
-        "nums_virtual_tokens": ("--virtual-tokens", int, "whole numbers such as 20"),
-        "seeds": ("--seed", int, "whole numbers such as 0"),
-    }[name]
-    try:
-        return tuple(convert(part.strip()) for part in text.split(","))  # type: ignore[operator]
-    except (KeyError, ValueError):
-        raise InvalidInput(f"{option} must be {wanted}; several are separated by commas", param=name) from None
-
-
-def _make_config(tried: dict[str, Any], shared: dict[str, Any]) -> TuneConfig:
-    """What all members share; what they differ in is set to the first value, so that every value is checked."""
-    from app.tuning.config import Init, TuneConfig
-
-    names = {"kinds": "kind", "nums_virtual_tokens": "num_virtual_tokens", "seeds": "seed"}
-    values = {name: tried[plural][0] for plural, name in names.items() if plural in tried}
-    values |= {name: value for name, value in shared.items() if value is not None}
-    return TuneConfig(**values, init=Init.TEXT if Init.TEXT in tried.get("inits", ()) else Init.VOCAB)
-
-
-def _publish(registry: Registry, task: str, result: TuneResult, description: str, alias: str) -> Version:
-    provenance = result.provenance
-    config = provenance.pop("config")
-    return registry.publish(
-        task,
-        result.prompt,
-        template=result.template,
-        labels=result.labels,
-        sampling={} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
-        metrics=result.metrics,
-        data_sha256=provenance.pop("data_hash"),
-        tuning=config,
-        provenance=provenance,
-        description=description,
-        alias=alias or None,
-    )
-
-
-def _report(version: Version, result: TuneResult, *, as_json: bool) -> None:
-    if as_json:
-        write_json({"id": version.id, "metrics": result.metrics, "curves": result.curves, **result.provenance})
-        return
-    main = result.validation.main_metric
-    typer.echo(
-        f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on "
-        f"{len(result.plan.validation)} examples, best after {result.best_step} of {result.num_steps} updates"
-    )
-    if len(result.members) > 1:
-        config = result.config
-        typer.echo(
-            f"best of {len(result.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
-            f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
-        )
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks tuning to end, the second one ends the command."""
-    has_asked = False
-
-    def ask(_: int, __: FrameType | None) -> None:
-        nonlocal has_asked
-        if has_asked:
-            raise KeyboardInterrupt
-        has_asked = True
-        typer.echo("ending after this update; interrupt again to publish nothing", err=True)
-
-    previous = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: has_asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-class _Progress:
-    """Shows a run's events on stderr: a bar where it is a terminal, lines otherwise; with --json, JSON on stdout."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._as_json = as_json
-        self._is_live = sys.stderr.isatty() and not as_json
-        self._score = ""
-        self._bar = Progress(
-            TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.3f} {task.fields[score]}"),
-            console=Console(stderr=True), disable=not self._is_live,
-        )  # fmt: skip
-        self._row = self._bar.add_task("tuning", total=None, loss=float("nan"), score="")
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, event: TuneEvent) -> None:
-        from app.tuning.events import Evaluated, MembersDropped, StepDone, TuningStarted
-
-        if self._as_json:
-            write_json({"event": type(event).__name__, **asdict(event)})
-        elif isinstance(event, TuningStarted):
-            self._bar.update(self._row, total=event.num_steps)
-            typer.echo(
-                f"{event.num_train} examples, {event.num_validation} for validation, {len(event.members)} prompts "
-                f"with {event.num_parameters} parameters in all, {event.num_steps} updates",
-                err=True,
-            )
-        elif isinstance(event, StepDone):
-            self._bar.update(self._row, completed=event.step, loss=event.loss, score=self._score)
-        elif isinstance(event, Evaluated):
-            value = f"validation {event.metric} {event.value:.3f}"
-            self._score = value if event.is_best else self._score
-            if not self._is_live:
-                best = " (best)" if event.is_best else ""
-                typer.echo(f"update {event.step}: prompt {event.member}: {value}{best}", err=True)
-        elif isinstance(event, MembersDropped) and not self._is_live:
-            numbers = ", ".join(map(str, event.members))
-            typer.echo(f"update {event.step}: dropped ({event.reason}): {numbers}", err=True)
+    version = publish_result(backbone, opened, task, result, description=description, alias=alias)
+    report_result(version, result, as_json=as_json)

@@ -40,7 +40,7 @@ class WeightRun:
         self.copy = copy
         self.config = plan.config
         self._rows = RunRows.of(copy.backbone, plan)
-        self._objective = choose_objective(copy.backbone, plan.template, plan.labels, self._rows.train, plan.config)
+        self._objective = choose_objective(copy.backbone, plan, self._rows.train)
         self._chunker = Chunker(
             max_rows=min(plan.config.micro_batch_size, self._objective.max_rows),
             num_extra_tokens=self._objective.num_extra_tokens,

@@ -116,6 +116,7 @@ def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evalua
         result.prompt,
         template=result.template,
         labels=result.labels,
+        label_temperature=result.validation.label_temperature,
         sampling={"temperature": 0.0, "max_tokens": 16 if result.labels else recipe.max_new_tokens},
         metrics=rounded(result.metrics | {f"test_{name}": value for name, value in test.metrics.items()}),
         data_sha256=provenance.pop("data_hash"),

@@ -61,6 +61,10 @@ class Template:
         return encode_continuation(tokenizer, context, blank + target)
 
 
+BARE = Template("{input}{target}")
+"""The bare input: of a task that has no template."""
+
+
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids with the special tokens the tokenizer puts in front (BOS), without one it may put behind (EOS)."""
     token_ids: list[int] = tokenizer(text, verbose=False)["input_ids"]

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.checksum import is_sealed, refuse_newer_schema, seal, unseal
+from app.registry.gate import Comparison, Gate
 
 # A version's number, or two versions' numbers with the shares of the requests each answers.
 AliasTarget: TypeAlias = int | dict[int, float]
@@ -25,6 +26,7 @@ class AliasTable:
         revision: rises with every change, so that no state of a task looks like an earlier one.
         last_number: the highest number ever given to a version; numbers are not used again.
         aliases: name to version, or to two versions with weights.
+        gates: alias to what a version must reach before the alias moves to it.
         deleting: versions whose deletion is decided; their folders go next, after a crash too.
     """
 
@@ -34,6 +36,7 @@ class AliasTable:
     revision: int = 0
     last_number: int = 0
     aliases: dict[str, AliasTarget] = field(default_factory=dict)
+    gates: dict[str, Gate] = field(default_factory=dict)
     deleting: tuple[int, ...] = ()
 
     @classmethod
@@ -55,10 +58,21 @@ class AliasTable:
     def changed(self, **changes: Any) -> AliasTable:
         return replace(self, revision=self.revision + 1, **changes)
 
-    def with_alias(self, alias: str, target: AliasTarget) -> AliasTable:
+    def with_alias(self, alias: str, target: AliasTarget, gate: Gate | None = None) -> AliasTable:
+        """Args: gate: the alias's from now on; None leaves it the one it has."""
         if alias not in self.aliases and len(self.aliases) >= MAX_ALIASES:
             raise InvalidInput(f"a task has at most {MAX_ALIASES} aliases", param="alias")
-        return self.changed(aliases={**self.aliases, alias: target})
+        gates = self.gates if gate is None else {**self.gates, alias: gate}
+        return self.changed(aliases={**self.aliases, alias: target}, gates=gates)
+
+    def without_alias(self, alias: str) -> AliasTable:
+        return self.changed(
+            aliases={name: target for name, target in self.aliases.items() if name != alias},
+            gates={name: gate for name, gate in self.gates.items() if name != alias},
+        )
+
+    def without_gate(self, alias: str) -> AliasTable:
+        return self.changed(gates={name: gate for name, gate in self.gates.items() if name != alias})
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that name a version, alone or beside another."""
@@ -67,6 +81,20 @@ class AliasTable:
 
 def numbers_of(target: AliasTarget) -> tuple[int, ...]:
     return tuple(target) if isinstance(target, dict) else (target,)
+
+
+def main_number(target: AliasTarget) -> int:
+    """Of two versions the one with more weight."""
+    return max(target, key=lambda number: target[number]) if isinstance(target, dict) else target
+
+
+def compare_targets(before: AliasTarget | None, after: AliasTarget) -> Comparison | None:
+    """What a gate asks of a move; None where there is nothing to compare: a new alias, or one that stays."""
+    if before is None:
+        return None
+    baseline = main_number(before)
+    candidates = tuple(number for number in numbers_of(after) if number != baseline)
+    return Comparison(baseline, candidates) if candidates else None
 
 
 def require_target(target: int | Mapping[int, float]) -> AliasTarget:

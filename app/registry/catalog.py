@@ -16,6 +16,7 @@ from dataclasses import replace
 from app.errors import NotFound, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
+from app.registry.evaluations import Evaluations
 from app.registry.reference import is_task_name
 from app.registry.store import Entry, Store
 from app.registry.task_folder import ALIASES_FILE, TaskFolder
@@ -71,9 +72,11 @@ class Catalog:
         """Call it while `writing`. Also finishes the deletions the table has decided."""
         key = TaskFolder(self._store, task).aliases_key
         self._store.replace(key, table.encode())
+        for number in table.deleting:
+            self._store.remove(f"{task}/{number}")
+        used = {gate.data_sha256 for gate in table.gates.values()}
+        Evaluations(self._store, task).clear(numbers=table.deleting, kept_examples=used)
         if table.deleting:
-            for number in table.deleting:
-                self._store.remove(f"{task}/{number}")
             self._store.replace(key, replace(table, deleting=()).encode())
 
     def refresh(self) -> None:

@@ -17,6 +17,7 @@ from app.sampling import SamplingParams
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
 MAX_MANIFEST_BYTES = 2**20
+MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -47,6 +48,8 @@ class Manifest(_Part):
         tensor: None for a text prompt.
         text, token_ids: of a text prompt, its ids with the beginning-of-sequence id.
         labels: what a labelled task answers with, in order; empty for one that generates.
+        label_temperature: what the labels' log-likelihoods are divided by before they become probabilities (Guo et al.
+            2017, section 4.2), fitted on validation; None where it was not, which leaves them as they are.
         sampling: defaults for requests that leave a parameter out, by the names of SamplingParams.
         metrics: figures of the evaluation, such as accuracy.
         data_sha256: of the training data.
@@ -67,6 +70,7 @@ class Manifest(_Part):
     token_ids: tuple[int, ...] = ()
     template: Annotated[str, Field(max_length=16_384)] | None = None
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1_024)] = ()
+    label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = None
     sampling: dict[str, JsonValue] = {}
     metrics: dict[str, JsonValue] = {}
     data_sha256: Sha256 | None = None
@@ -105,6 +109,8 @@ class Manifest(_Part):
             raise InvalidInput("a text prompt has a text, any other a tensor", param="kind")
         if len(set(self.labels)) != len(self.labels):
             raise InvalidInput("labels must differ from one another", param="labels")
+        if self.label_temperature is not None and not self.labels:
+            raise InvalidInput("only a task with labels has a label_temperature", param="label_temperature")
         if self.template is not None:
             Template(self.template)
         read_sampling(self.sampling)

@@ -27,7 +27,7 @@ def render_card(manifest: Manifest) -> str:
         + f" Made for `{manifest.backbone.name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
         " refuses it.",
         _fenced("Template", manifest.template),
-        _labels(manifest.labels),
+        _labels(manifest.labels, manifest.label_temperature),
         _table("Metrics", manifest.metrics),
         _table("Tuning", manifest.tuning),
         _table("Provenance", manifest.provenance),
@@ -52,12 +52,14 @@ def _fenced(title: str, text: str | None) -> str:
     return f"## {title}\n\n~~~~\n{text}\n~~~~" if text is not None else ""
 
 
-def _labels(labels: tuple[str, ...]) -> str:
+def _labels(labels: tuple[str, ...], temperature: float | None) -> str:
     if not labels:
         return ""
     shown = ", ".join(f"`{label}`" for label in labels[:_MAX_LABELS])
     rest = len(labels) - _MAX_LABELS
-    return f"## Labels\n\n{shown}" + (f" and {rest} more" if rest > 0 else "")
+    more = f" and {rest} more" if rest > 0 else ""
+    tempered = "" if temperature is None else f"\n\nTheir probabilities have the temperature {temperature:.4g}."
+    return f"## Labels\n\n{shown}{more}{tempered}"
 
 
 def _table(title: str, name_to_value: Mapping[str, Any]) -> str:

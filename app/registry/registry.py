@@ -6,14 +6,17 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from app.errors import Conflict, CorruptPrompt, InvalidInput, NotFound
 from app.model.layout import Template
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import AliasTarget, numbers_of, require_target
+from app.registry.aliases import AliasTarget, compare_targets, numbers_of, require_target
 from app.registry.binding import require_fit, require_same_backbone
 from app.registry.catalog import Catalog
+from app.registry.evaluations import Evaluations, RecordedEvaluation
+from app.registry.gate import Gate
 from app.registry.manifest import Manifest
 from app.registry.prompt_cache import PromptCache
 from app.registry.prompt_reader import PromptReader
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
 MAX_CACHE_BYTES = 256 * 2**20
+_NOTHING_MEASURED: Mapping[int, Mapping[str, RecordedEvaluation]] = MappingProxyType({})
 
 
 class Registry:
@@ -123,28 +127,35 @@ class Registry:
         *,
         template: Template | None = None,
         labels: Sequence[str] = (),
+        label_temperature: float | None = None,
         sampling: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,
         data_sha256: str | None = None,
         tuning: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         description: str = "",
+        evaluations: Sequence[RecordedEvaluation] = (),
         alias: str | None = LIVE,
+        force: bool = False,
         if_match: str | None = None,
     ) -> Version:
         """Make a prompt the next version of a task; it is on disk for good when this returns.
 
         Args:
+            label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
             sampling: defaults by the names of SamplingParams.
             data_sha256: of the training data.
             tuning: configuration of the tuning run.
+            evaluations: what was measured of it already; a gated alias asks for that on the gate's examples.
             alias: moves to the new version; None moves nothing, and the version must be pinned to be used.
+            force: move the alias whatever its gate says.
             if_match: the etag the caller has seen, or "*" for any; None does not ask.
 
         Raises:
             InvalidInput: a field is wrong; the message names it.
             BackboneMismatch: the prompt is another backbone's.
             Conflict: the task is not in the state `if_match` names.
+            GateFailed: the prompt scores lower than what the alias means now, or no score says how; nothing changed.
         """
         require_task_name(task)
         if alias is not None:
@@ -153,6 +164,7 @@ class Registry:
         fields = {
             "template": None if template is None else template.text,
             "labels": tuple(labels),
+            "label_temperature": label_temperature,
             "sampling": _as_json("sampling", sampling),
             "metrics": _as_json("metrics", metrics),
             "data_sha256": data_sha256,
@@ -162,30 +174,46 @@ class Registry:
         }
         with self._writing(task, if_match) as record:
             number = record.last_number + 1
+            measured = {number: {each.data_sha256: each for each in evaluations}}
+            if alias is not None and not force:
+                self._require_passing(record, record.table.gates.get(alias), alias, number, measured)
             files = encode_version(task, number, prompt, backbone, fields)
             table = record.table.changed(last_number=number)
             if alias is None:
                 self._catalog.write_table(task, table)
-                self._store.create(f"{task}/{number}", files)
+                self._create(task, number, files, evaluations)
             else:
                 moved = table.with_alias(alias, number)
-                self._store.create(f"{task}/{number}", files)
+                self._create(task, number, files, evaluations)
                 self._catalog.write_table(task, moved)
         self._cache.put(prompt)
         return self.resolve(f"{task}@{number}")
 
     def set_alias(
-        self, task: str, alias: str, target: int | Mapping[int, float], *, if_match: str | None = None
+        self,
+        task: str,
+        alias: str,
+        target: int | Mapping[int, float],
+        *,
+        gate: Gate | None = None,
+        gate_examples: bytes = b"",
+        force: bool = False,
+        if_match: str | None = None,
     ) -> dict[str, AliasTarget]:
         """Move an alias, or create it. Returns all aliases of the task.
 
-        Args: target: a version's number, or two numbers with positive weights.
+        Args:
+            target: a version's number, or two numbers with positive weights.
+            gate: the alias's from now on, for this move already; None leaves it the one it has.
+            gate_examples: with a gate: the bytes whose sha256 it names.
+            force: move whatever the gate says.
 
         Raises:
             NotFound: no such task or version.
-            InvalidInput: no possible name or weights.
+            InvalidInput: no possible name, weights or examples.
             BackboneMismatch: a version is another backbone's.
             Conflict: see `publish`.
+            GateFailed: a version scores lower than what the alias means now, or has no score yet (`record`).
         """
         require_alias_name(alias)
         checked = require_target(target)
@@ -195,8 +223,49 @@ class Registry:
                 version = record.find(Reference(task, number=number), None)
                 if self._backbone is not None:
                     require_same_backbone(version.backbone_fingerprint, self._backbone)
-            self._catalog.write_table(task, record.table.with_alias(alias, checked))
+            if not force:
+                self._require_passing(record, gate or record.table.gates.get(alias), alias, checked)
+            moved = record.table.with_alias(alias, checked, gate)
+            if gate is not None:
+                Evaluations(self._store, task).write_examples(gate.data_sha256, gate_examples)
+            self._catalog.write_table(task, moved)
         return self.aliases(task)
+
+    def gate(self, task: str, alias: str) -> Gate | None:
+        """Raises NotFound: no such task."""
+        return self._catalog.record(task).table.gates.get(alias)
+
+    def gate_examples(self, task: str, gate: Gate) -> bytes:
+        """What was attached with it. Raises CorruptPrompt: it is not there as it was."""
+        return Evaluations(self._store, task).examples(gate.data_sha256)
+
+    def delete_gate(self, task: str, alias: str, *, if_match: str | None = None) -> None:
+        """The alias stays, and moves freely. Raises NotFound, Conflict."""
+        with self._writing(task, if_match) as record:
+            _require_task(record)
+            if alias not in record.table.gates:
+                raise NotFound("the alias has no gate", param="alias")
+            self._catalog.write_table(task, record.table.without_gate(alias))
+
+    def record(self, version: Version, evaluation: RecordedEvaluation) -> None:
+        """Keep what was measured of a version beside it; figures on the same examples are replaced.
+
+        Raises:
+            NotFound: it was deleted.
+            InvalidInput: it has as many as it may have.
+        """
+        with self._writing(version.task, None) as record:
+            if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
+                raise NotFound(f"{version.id} is another version by now", param="model")
+            Evaluations(self._store, version.task).write(version.number, evaluation)
+
+    def evaluations(self, version: Version) -> list[RecordedEvaluation]:
+        """What was recorded of it, oldest first."""
+        return Evaluations(self._store, version.task).of_version(version)
+
+    def find_evaluation(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
+        """What was recorded of it on these examples."""
+        return Evaluations(self._store, version.task).find(version, data_sha256)
 
     def delete_alias(self, task: str, alias: str, *, if_match: str | None = None) -> None:
         """Raises NotFound, Conflict."""
@@ -204,8 +273,7 @@ class Registry:
             _require_task(record)
             if alias not in record.table.aliases:
                 raise NotFound("the task has no such alias", param="alias")
-            aliases = {name: target for name, target in record.table.aliases.items() if name != alias}
-            self._catalog.write_table(task, record.table.changed(aliases=aliases))
+            self._catalog.write_table(task, record.table.without_alias(alias))
 
     def delete_version(self, task: str, number: int, *, if_match: str | None = None) -> None:
         """Sequences that run keep its prompt. Deleting a task's only version deletes the task.
@@ -257,9 +325,42 @@ class Registry:
 
     def _delete(self, record: TaskRecord, numbers: set[int], aliases: Mapping[str, AliasTarget]) -> None:
         decided = record.table.changed(
-            aliases=dict(aliases), deleting=tuple(sorted(numbers)), last_number=record.last_number
+            aliases=dict(aliases),
+            gates={name: gate for name, gate in record.table.gates.items() if name in aliases},
+            deleting=tuple(sorted(numbers)),
+            last_number=record.last_number,
         )
         self._catalog.write_table(record.name, decided)
+
+    def _create(
+        self, task: str, number: int, files: Mapping[str, bytes], evaluations: Sequence[RecordedEvaluation]
+    ) -> None:
+        self._store.create(f"{task}/{number}", files)
+        for evaluation in evaluations:
+            Evaluations(self._store, task).write(number, evaluation)
+
+    def _require_passing(
+        self,
+        record: TaskRecord,
+        gate: Gate | None,
+        alias: str,
+        target: AliasTarget,
+        measured: Mapping[int, Mapping[str, RecordedEvaluation]] = _NOTHING_MEASURED,
+    ) -> None:
+        """Args: measured: of versions that are not published yet, number and examples to figures. Raises GateFailed."""
+        comparison = compare_targets(record.table.aliases.get(alias), target)
+        if gate is None or comparison is None or comparison.baseline not in record.versions:
+            return
+        evaluations = Evaluations(self._store, record.name)
+
+        def score_of(number: int) -> float | None:
+            if number in measured:
+                found = measured[number].get(gate.data_sha256)
+            else:
+                found = evaluations.find(record.versions[number], gate.data_sha256)
+            return None if found is None else found.metrics.get(gate.metric)
+
+        comparison.require(gate, score_of)
 
     def _require_servable(self, task: str, prompt: TaskPrompt) -> Backbone:
         if self._backbone is None:

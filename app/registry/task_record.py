@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from app.errors import CorruptPrompt, NotFound
-from app.registry.aliases import AliasTable, AliasTarget, numbers_of
+from app.registry.aliases import AliasTable, AliasTarget, main_number, numbers_of
 from app.registry.reference import LIVE, Reference
 from app.registry.version import TaskSummary, Version
 
@@ -68,9 +68,8 @@ class TaskRecord:
     @property
     def summary(self) -> TaskSummary:
         target = self.table.aliases.get(LIVE)
-        number = max(target, key=lambda each: target[each]) if isinstance(target, dict) else target
-        live = None if number is None else self.versions.get(number)
-        return TaskSummary(self.name, live, len(self.versions), self.table.aliases)
+        live = None if target is None else self.versions.get(main_number(target))
+        return TaskSummary(self.name, live, len(self.versions), self.table.aliases, self.table.gates)
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
         """Args: rng: chooses where an alias is weighted.

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
+from app.registry.gate import Gate
 from app.registry.manifest import Manifest, read_sampling
 from app.task_prompt import PromptKind
 
@@ -25,6 +26,7 @@ class Version:
         backbone_fingerprint: the only backbone that can serve it.
         template: None where the prompt came without one.
         labels: what a labelled task answers with; empty for one that generates.
+        label_temperature: of the labels' probabilities; None leaves them as they are.
         sampling: defaults by the names of SamplingParams, typed as those are.
         metrics: figures of the evaluation.
         provenance: where the prompt comes from.
@@ -39,6 +41,7 @@ class Version:
     backbone_fingerprint: str
     template: Template | None
     labels: tuple[str, ...]
+    label_temperature: float | None
     sampling: Mapping[str, Any]
     metrics: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -56,6 +59,7 @@ class Version:
             backbone_fingerprint=sys.intern(manifest.backbone.fingerprint),
             template=None if manifest.template is None else Template(manifest.template),
             labels=manifest.labels,
+            label_temperature=manifest.label_temperature,
             sampling=read_sampling(manifest.sampling) or _NOTHING,
             metrics=manifest.metrics or _NOTHING,
             provenance=manifest.provenance or _NOTHING,
@@ -81,3 +85,4 @@ class TaskSummary:
     live: Version | None
     num_versions: int
     aliases: Mapping[str, AliasTarget]
+    gates: Mapping[str, Gate]

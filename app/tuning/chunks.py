@@ -57,6 +57,10 @@ class Chunker:
         """What a chunk of that many tokens would be."""
         return next(self._cut(rows, num_prompts, max_tokens))
 
+    def num_tokens(self, chunk: Chunk) -> int:
+        """Padding left out."""
+        return sum(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
     def halve(self) -> None:
         self.max_rows = max(1, self.max_rows // 2)
         if self.max_tokens is not None:

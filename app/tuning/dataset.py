@@ -8,7 +8,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Dataset:
     Attributes:
         name: what error messages call the file.
         examples: in file order, duplicates included.
+        lines: of the file, counted from 1, where each example stands; empty where there is no file.
         num_duplicates: examples equal to an earlier one in input and target.
         data_hash: sha256 of the examples, whatever file format they came in.
     """
 
     name: str
     examples: tuple[Example, ...]
+    lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def num_duplicates(self) -> int:
@@ -51,6 +53,19 @@ class Dataset:
     @property
     def data_hash(self) -> str:
         return hash_examples(self.examples)
+
+    def place(self, index: int) -> str:
+        """Where an example stands, for messages: file and line."""
+        return f"{self.name}, line {self.lines[index]}" if self.lines else f"{self.name}, example {index + 1}"
+
+    def require_labels(self, labels: Sequence[str]) -> None:
+        """Raises InvalidInput, with file and line, when a target is none of the labels."""
+        known = set(labels)
+        for index, example in enumerate(self.examples):
+            if example.target not in known:
+                raise InvalidInput(
+                    f"{self.place(index)}: the target is none of the {len(known)} labels", param="labels"
+                )
 
 
 def read_dataset(
@@ -70,10 +85,10 @@ def read_dataset(
     fields = _asked_fields(input_field, target_field)
     text = _decode(title, _read_bytes(title, source))
     rows = _csv_rows(title, text) if title.lower().endswith(".csv") else _json_rows(title, text)
-    examples = tuple(_example(title, line, row, fields) for line, row in rows)
-    if not examples:
+    found = [(line, _example(title, line, row, fields)) for line, row in rows]
+    if not found:
         raise InvalidInput(f"{title}: there are no examples in this file", param="file")
-    return Dataset(title, examples)
+    return Dataset(title, tuple(example for _, example in found), tuple(line for line, _ in found))
 
 
 def read_examples(
@@ -83,12 +98,39 @@ def read_examples(
     return list(read_dataset(source, name=name, input_field=input_field, target_field=target_field).examples)
 
 
+def read_inputs(source: Path) -> tuple[str, ...]:
+    """Inputs without targets: of a `.txt` file its lines, of others the input field of each row.
+
+    Raises InvalidInput, naming file, line and field.
+    """
+    title = source.name
+    text = _decode(title, _read_bytes(title, source))
+    if title.lower().endswith(".txt"):
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        rows = _csv_rows(title, text) if title.lower().endswith(".csv") else _json_rows(title, text)
+        found = [_text(title, line, row, _input_field(title, line, row)) for line, row in rows]
+    if not found:
+        raise InvalidInput(f"{title}: there are no inputs in this file", param="file")
+    return tuple(found)
+
+
 def hash_examples(examples: Sequence[Example]) -> str:
-    """sha256, 64 hex digits, over inputs and targets in order."""
+    """sha256, 64 hex digits, over inputs and targets in order: that of `pack_examples`."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.input, example.target]).encode() + b"\n")
+        digest.update(_pack(example))
     return digest.hexdigest()
+
+
+def pack_examples(examples: Sequence[Example]) -> bytes:
+    """The one form of examples whose bytes are kept and hashed: a line of JSON each, `["input", "target"]`, ASCII."""
+    return b"".join(map(_pack, examples))
+
+
+def unpack_examples(content: bytes) -> list[Example]:
+    """Args: content: of `pack_examples`, its hash checked."""
+    return [Example(*json.loads(line)) for line in content.splitlines()]
 
 
 def split_examples(examples: Sequence[Example], validation_share: float = 0.1) -> tuple[list[Example], list[Example]]:
@@ -132,6 +174,10 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) 
             )
 
 
+def _pack(example: Example) -> bytes:
+    return json.dumps([example.input, example.target]).encode() + b"\n"
+
+
 def _asked_fields(input_field: str | None, target_field: str | None) -> tuple[str, str] | None:
     if (input_field is None) != (target_field is None):
         raise InvalidInput("give both input_field and target_field, or neither", param="input_field")
@@ -156,11 +202,16 @@ def _read_bytes(title: str, source: Path | bytes) -> bytes:
 
 
 def _decode(title: str, data: bytes) -> str:
+    """UTF-8, with or without a byte order mark. UTF-16 of plain ASCII would pass for it, were it not for its NULs."""
+    fault = data.find(b"\0")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidInput(f"{title}, line {line}: is not UTF-8; save the file as UTF-8", param="file") from error
+        fault = error.start
+    if fault >= 0:
+        line = data.count(b"\n", 0, fault) + 1
+        raise InvalidInput(f"{title}, line {line}: is not UTF-8; save the file as UTF-8", param="file")
+    return text
 
 
 def _json_rows(title: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -187,6 +238,7 @@ def _csv_rows(title: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
+        _check_header(title, reader.fieldnames or ())
         for row in reader:
             line = reader.line_num
             if None in row:
@@ -194,6 +246,11 @@ def _csv_rows(title: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield line, row
     except csv.Error as error:
         raise InvalidInput(f"{title}, line {line + 1}: is not CSV: {error}", param="file") from error
+
+
+def _check_header(title: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"{title}, line 1: two columns have the same name", param="file")
 
 
 def _check_size(title: str, line: int, num_chars: int) -> None:
@@ -207,10 +264,7 @@ def _example(title: str, line: int, row: Mapping[str, Any], fields: tuple[str, s
     if fields is None and "messages" in row:
         return _chat_example(title, line, row["messages"])
     input_field, target_field = fields or _known_fields(title, line, row)
-    values = [_text(title, line, row, field) for field in (input_field, target_field)]
-    if not values[1].strip():
-        raise InvalidInput(f"{title}, line {line}: {target_field} is empty", param=target_field)
-    return Example(values[0], values[1].strip())
+    return Example(_text(title, line, row, input_field), _text(title, line, row, target_field).strip())
 
 
 def _known_fields(title: str, line: int, row: Mapping[str, Any]) -> tuple[str, str]:
@@ -225,28 +279,41 @@ def _known_fields(title: str, line: int, row: Mapping[str, Any]) -> tuple[str, s
     raise InvalidInput(f"{title}, line {line}: input and target are missing", param="input")
 
 
+def _input_field(title: str, line: int, row: Mapping[str, Any]) -> str:
+    for name, _ in FIELD_PAIRS:
+        if name in row:
+            return name
+    raise InvalidInput(f"{title}, line {line}: input is missing", param="input")
+
+
 def _text(title: str, line: int, row: Mapping[str, Any], field: str) -> str:
     if row.get(field) is None:
         raise InvalidInput(f"{title}, line {line}: {field} is missing", param=field)
     value = row[field]
     if not isinstance(value, str):
         raise InvalidInput(f"{title}, line {line}: {field} must be a string", param=field)
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidInput(f"{title}, line {line}: {field} holds half of a surrogate pair", param=field)
+    if not value.strip():
+        raise InvalidInput(f"{title}, line {line}: {field} is empty", param=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{title}, line {line}: {field} holds half of a surrogate pair", param=field) from error
     return value
 
 
 def _chat_example(title: str, line: int, messages: object) -> Example:
     role_to_content: dict[str, str] = {}
     for message in messages if isinstance(messages, list) else []:
-        if not isinstance(message, dict) or message.get("role") in role_to_content:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role in role_to_content or message.keys() > {"role", "content"}:
             break
-        role_to_content[str(message.get("role"))] = _text(title, line, message, "content")
+        role_to_content[role] = _text(title, line, message, "content")
     else:
         if {"user", "assistant"} <= role_to_content.keys() <= {"system", "user", "assistant"}:
             question = [role_to_content[role] for role in ("system", "user") if role in role_to_content]
             return Example("\n".join(question), role_to_content["assistant"].strip())
     raise InvalidInput(
-        f"{title}, line {line}: messages must be one user and one assistant message, with at most one system message",
+        f"{title}, line {line}: messages must be one user and one assistant message, with at most one system message, "
+        "each with role and content alone",
         param="messages",
     )

@@ -34,6 +34,8 @@ class Descent:
         self._population = population
         self._chunker = chunker
         self._on_event = on_event
+        self.num_tokens_computed = 0
+        """Tokens put through the backbone, paddings left out; a backward counts like a forward."""
 
     def update(self, rows: Sequence[EncodedExample], step: int, num_steps: int) -> Slices[dict[Member, float]]:
         """One update of every member alive whose loss and gradient are finite.
@@ -68,6 +70,7 @@ class Descent:
         figures: dict[tuple[int, int], torch.Tensor] = {}
         for chunk in self._chunker.chunks(rows, len(alive)):
             judged = self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
+            self.num_tokens_computed += self._chunker.num_tokens(chunk)
             figures |= zip(chunk.places, judged, strict=True)
             yield
         by_row = range(len(rows))
@@ -101,9 +104,11 @@ class Descent:
         for chunk in self._chunker.chunks(rows, len(losses)):
             per_row = self._objective.loss_per_row(Prefix.stack(leaves), chunk.rows, chunk.prompt_index)
             (per_row.sum() / len(rows)).backward()
+            self.num_tokens_computed += 2 * self._chunker.num_tokens(chunk)
             losses.index_add_(0, torch.tensor(chunk.prompt_index), per_row.detach().double().cpu() / len(rows))
             yield
         for part, leaf in parts:
+            self.num_tokens_computed += 2 * sum(part.lengths)
             torch.autograd.backward(part.tensors(), [tensor.grad for tensor in leaf.tensors()])
             yield
         return dict(zip(population.alive, losses.tolist(), strict=True))

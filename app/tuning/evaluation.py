@@ -1,46 +1,124 @@
-"""How well a prompt does on examples it was not tuned on, on the plain differentiable path."""
+"""How well a prompt does on examples it was not tuned on: the figures, and the plain path to the answers.
+
+The server finds the same answers through its engine (`app.api.evaluation`) and counts them here; a test holds the two
+equal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.special import logsumexp
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.model.layout import Template, continue_prompt
+from app.model.layout import BARE, Template, continue_prompt
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning import metrics
-from app.tuning.dataset import Example
+from app.tuning.calibration import Calibration, fit_temperature
+from app.tuning.dataset import Example, check_labels
 from app.tuning.encoding import Batch, EncodedExample, by_length, encode_text_within
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import LabelTree, encode_labels, label_log_likelihoods
+from app.tuning.metrics import LabelScore
 from app.tuning.slices import Slices, run_to_end
 
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory when labels or vocabularies are many."""
+DEFAULT_MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Attributes:
-    metrics: name to value; labelled tasks have accuracy, accuracy_low, accuracy_high (95 %), macro_f1, label_mass (mean
-        probability of all labels together); generating ones exact_match, token_f1, rouge_l, and entity_f1 where the
-        targets are entity lists; both have num_examples.
+    metrics: name to value. Labelled tasks have accuracy, accuracy_low, accuracy_high (95 %), macro_f1, label_mass (mean
+        probability of all labels together), nll and ece (the calibration's); with a temperature other than 1 also
+        uncalibrated_nll and uncalibrated_ece, which are those at 1. Generating ones have exact_match, token_f1,
+        rouge_l, and entity_f1 where the targets are entity lists. Both have num_examples.
     predictions: in the order of the examples.
-    confusion: counts, targets by predictions, in the order of `labels`; empty for generating tasks.
+    labels: the task's; empty where it generates, as are the rest.
+    confusion: counts, targets by predictions, in the order of `labels`.
+    per_label: in that order.
+    calibration: of the probabilities as they are served, with the version's temperature.
     """
 
     metrics: dict[str, float]
     predictions: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    confusion: list[list[int]] = field(default_factory=list)
+    confusion: tuple[tuple[int, ...], ...] = ()
+    per_label: tuple[LabelScore, ...] = ()
+    calibration: Calibration | None = None
+
+    @classmethod
+    def of_scores(
+        cls, scores: npt.ArrayLike, labels: Sequence[str], targets: Sequence[str], *, temperature: float | None = 1.0
+    ) -> Evaluation:
+        """Of a labelled task.
+
+        Args:
+            scores: (num_examples, num_labels) log P(label | prompt, text), natural logarithm.
+            targets: each one of the labels.
+            temperature: of the probabilities; None fits it to these very examples.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        right = [labels.index(target) for target in targets]
+        predictions = [labels[i] for i in values.argmax(axis=1)]
+        share = metrics.accuracy(predictions, targets)
+        low, high = metrics.wilson_interval(share, len(targets))
+        raw = Calibration.measure(values, right)
+        tempered = Calibration.measure(values, right, temperature or fit_temperature(values, right))
+        figures = {
+            "accuracy": share,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "macro_f1": metrics.macro_f1(predictions, targets),
+            "label_mass": float(np.exp(logsumexp(values, axis=1)).mean()),
+            "nll": tempered.nll,
+            "ece": tempered.error,
+        }
+        if tempered.temperature != 1.0:
+            figures |= {"uncalibrated_nll": raw.nll, "uncalibrated_ece": raw.error}
+        return cls(
+            figures | {"num_examples": float(len(targets))},
+            tuple(predictions),
+            tuple(labels),
+            metrics.confusion(predictions, targets, labels),
+            metrics.per_label(predictions, targets, labels),
+            tempered,
+        )
+
+    @classmethod
+    def of_texts(cls, predictions: Sequence[str], targets: Sequence[str]) -> Evaluation:
+        """Of a task that generates."""
+        figures = {
+            "exact_match": metrics.exact_match(predictions, targets),
+            "token_f1": metrics.token_f1(predictions, targets),
+            "rouge_l": metrics.rouge_l(predictions, targets),
+        }
+        if metrics.is_entity_list(targets):
+            figures["entity_f1"] = metrics.entity_f1(predictions, targets)
+        return cls(figures | {"num_examples": float(len(targets))}, tuple(predictions))
 
     @property
     def main_metric(self) -> str:
         """The one to compare versions by."""
         return next(name for name in ("accuracy", "entity_f1", "rouge_l") if name in self.metrics)
+
+    def record(self, digest: str, data_sha256: str, data_name: str = "") -> RecordedEvaluation:
+        """As the registry keeps it. Args: digest: of the prompt that was measured."""
+        return RecordedEvaluation(digest=digest, data_sha256=data_sha256, data_name=data_name, metrics=self.metrics)
+
+    @property
+    def label_temperature(self) -> float | None:
+        """Of a labelled task."""
+        return None if self.calibration is None else self.calibration.temperature
 
 
 def evaluate(
@@ -50,16 +128,22 @@ def evaluate(
     labels: Sequence[str],
     examples: Sequence[Example],
     *,
+    label_temperature: float | None = 1.0,
+    stop: Sequence[str] = (),
     max_input_tokens: int = 0,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     batch_size: int = 32,
 ) -> Evaluation:
     """With labels: the likeliest label. Without: what greedy decoding writes.
 
     Args:
         prompt: of any kind; None asks the backbone alone.
+        label_temperature: of the labels' probabilities; None fits it to these very examples.
+        stop: strings that end a generated text and are not part of it.
         max_input_tokens: longer inputs lose their end; 0 takes what the backbone's positions allow.
         max_new_tokens: of generating tasks.
+
+    Raises InvalidInput: no examples, a target that is no label, or a prompt that leaves no room.
     """
     return run_to_end(
         evaluate_in_slices(
@@ -68,6 +152,8 @@ def evaluate(
             template,
             labels,
             examples,
+            label_temperature=label_temperature,
+            stop=stop,
             max_input_tokens=max_input_tokens,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -83,24 +169,74 @@ def evaluate_in_slices(
     labels: Sequence[str],
     examples: Sequence[Example],
     *,
+    label_temperature: float | None = 1.0,
+    stop: Sequence[str] = (),
     max_input_tokens: int = 0,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     batch_size: int = 32,
 ) -> Slices[Evaluation]:
     """`evaluate`, one forward at a time: whoever shares the device may use it in between."""
     if not examples:
         raise InvalidInput("there are no examples to evaluate on", param="examples")
-    inputs = [example.input for example in examples]
-    targets = [example.target for example in examples]
-    prefix = Prefix.of_prompt(backbone, prompt)
-    num_after = max(len(ids) for ids in encode_labels(backbone, template, labels)) if labels else max_new_tokens
-    room = _room(backbone, prefix, max_input_tokens, num_after)
-    texts = encode_inputs(backbone, prompt, template, inputs, room)
     if labels:
-        scores = yield from _score_in_slices(backbone, prefix, template, labels, texts, batch_size)
-        return _of_scores(scores, labels, targets)
-    answers = yield from _generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
-    return _of_texts(answers, targets)
+        check_labels(examples, labels, "examples")
+    targets = [example.target for example in examples]
+    num_after = max(map(len, encode_labels(backbone, template, labels))) if labels else max_new_tokens
+    num_virtual_tokens = prompt.num_virtual_tokens if prompt else 0
+    room = input_room(backbone.max_model_len, num_virtual_tokens, num_after, max_input_tokens)
+    texts = encode_inputs(backbone, prompt, template, [example.input for example in examples], room)
+    prefix = Prefix.of_prompt(backbone, prompt)
+    if labels:
+        scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)
+        return Evaluation.of_scores(scores, labels, targets, temperature=label_temperature)
+    written = yield from generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
+    return Evaluation.of_texts([cut_at(text, stop) for text in written], targets)
+
+
+def evaluate_version(
+    backbone: Backbone, version: Version, prompt: TaskPrompt, examples: Sequence[Example], *, batch_size: int = 32
+) -> Evaluation:
+    """A published version as it is served: its template, labels, temperature, stop strings and longest answer.
+
+    Other sampling defaults play no part: an evaluation is greedy.
+    """
+    return run_to_end(evaluate_version_in_slices(backbone, version, prompt, examples, batch_size=batch_size))
+
+
+def evaluate_version_in_slices(
+    backbone: Backbone, version: Version, prompt: TaskPrompt, examples: Sequence[Example], *, batch_size: int = 32
+) -> Slices[Evaluation]:
+    """`evaluate_version`, one forward at a time."""
+    return evaluate_in_slices(
+        backbone,
+        prompt,
+        version.template or BARE,
+        version.labels,
+        examples,
+        label_temperature=version.label_temperature or 1.0,
+        stop=stop_strings(version.sampling),
+        max_new_tokens=longest_answer(version.sampling),
+        batch_size=batch_size,
+    )
+
+
+def stop_strings(sampling: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a version's sampling defaults."""
+    stop = sampling.get("stop", ())
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def longest_answer(sampling: Mapping[str, Any]) -> int:
+    """In tokens, of a version's sampling defaults."""
+    return int(sampling.get("max_tokens", DEFAULT_MAX_NEW_TOKENS))
+
+
+def input_room(max_model_len: int, num_virtual_tokens: int, num_after: int, max_input_tokens: int = 0) -> int:
+    """Tokens of text that fit between a prompt and an answer. Raises InvalidInput: none do."""
+    room = max_model_len - num_virtual_tokens - num_after
+    if room < 1:
+        raise InvalidInput("prompt and answer together are longer than the backbone's positions", param="prompt")
+    return min(room, max_input_tokens or room)
 
 
 def encode_inputs(
@@ -111,20 +247,7 @@ def encode_inputs(
     return [EncodedExample(tuple(continue_prompt(backbone.tokenizer, prompt, ids)), ()) for ids in encoded]
 
 
-def score_labels(
-    backbone: Backbone,
-    prefix: Prefix,
-    template: Template,
-    labels: Sequence[str],
-    texts: Sequence[EncodedExample],
-    *,
-    batch_size: int = 32,
-) -> torch.Tensor:
-    """log P(label | prompt, text), natural log: (num_texts, num_labels) float32 on CPU."""
-    return run_to_end(_score_in_slices(backbone, prefix, template, labels, texts, batch_size))
-
-
-def _score_in_slices(
+def score_labels_in_slices(
     backbone: Backbone,
     prefix: Prefix,
     template: Template,
@@ -132,6 +255,7 @@ def _score_in_slices(
     texts: Sequence[EncodedExample],
     batch_size: int,
 ) -> Slices[torch.Tensor]:
+    """log P(label | prompt, text), natural log: (num_texts, num_labels) float32 on CPU."""
     tree = LabelTree.build(encode_labels(backbone, template, labels))
     limit = max(1, MAX_LOGITS // ((len(tree.inner) + 1) * backbone.vocab_size))
     scores = torch.empty(len(texts), len(labels))
@@ -142,7 +266,7 @@ def _score_in_slices(
     return scores
 
 
-def _generate_in_slices(
+def generate_in_slices(
     backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], max_new_tokens: int, batch_size: int
 ) -> Slices[list[str]]:
     """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed."""
@@ -191,38 +315,11 @@ def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: in
     return [[token_id for token_id in row if token_id >= 0] for row in rows]
 
 
-def _room(backbone: Backbone, prefix: Prefix, max_input_tokens: int, num_after: int) -> int:
-    room = backbone.max_model_len - prefix.num_columns - num_after
-    if room < 1:
-        raise InvalidInput("prompt and answer together are longer than the backbone's positions", param="prompt")
-    return min(room, max_input_tokens or room)
-
-
 def _window(backbone: Backbone) -> int | None:
     return getattr(backbone.model.config.get_text_config(), "sliding_window", None)
 
 
-def _of_scores(scores: torch.Tensor, labels: Sequence[str], targets: Sequence[str]) -> Evaluation:
-    predictions = [labels[i] for i in scores.argmax(dim=1).tolist()]
-    share = metrics.accuracy(predictions, targets)
-    low, high = metrics.wilson_interval(share, len(targets))
-    values = {
-        "accuracy": share,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "macro_f1": metrics.macro_f1(predictions, targets),
-        "label_mass": float(scores.double().logsumexp(dim=1).exp().mean()),
-        "num_examples": float(len(targets)),
-    }
-    return Evaluation(values, tuple(predictions), tuple(labels), metrics.confusion(predictions, targets, labels))
-
-
-def _of_texts(predictions: Sequence[str], targets: Sequence[str]) -> Evaluation:
-    values = {
-        "exact_match": metrics.exact_match(predictions, targets),
-        "token_f1": metrics.token_f1(predictions, targets),
-        "rouge_l": metrics.rouge_l(predictions, targets),
-    }
-    if metrics.is_entity_list(targets):
-        values["entity_f1"] = metrics.entity_f1(predictions, targets)
-    return Evaluation(values | {"num_examples": float(len(targets))}, tuple(predictions))
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """The text in front of the first stop string in it, blanks trimmed."""
+    places = [text.find(each) for each in stop if each in text]
+    return text[: min(places)].strip() if places else text

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.tuning.config import Loss, TuneConfig
+from app.tuning.config import Loss
 from app.tuning.encoding import Batch, EncodedExample
 from app.tuning.evaluation import MAX_LOGITS
 from app.tuning.forward import Prefix, target_log_likelihoods
@@ -24,6 +24,7 @@ from app.tuning.label_tree import (
     label_log_likelihoods,
     node_log_likelihoods,
 )
+from app.tuning.plan import TuningPlan
 
 MAX_TREE_NODES = 48
 """Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
@@ -108,7 +109,7 @@ class LabelObjective(Objective):
     def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
         if not self._reads_tree:
             return self._tokens.loss_per_row(prefix, rows, prompt_index)
-        nodes = node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
+        nodes = self._node_scores(prefix, rows, prompt_index)
         wanted = self._label_index(rows).to(nodes.device)
         among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
         lengths = torch.tensor([len(row.target_ids) for row in rows], device=nodes.device)
@@ -132,6 +133,16 @@ class LabelObjective(Objective):
     @property
     def max_rows(self) -> int:
         return max(1, MAX_LOGITS // ((len(self._tree.inner) + 1) * self._backbone.vocab_size))
+
+    def _label_scores(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
+        """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
+        nodes = self._node_scores(prefix, rows, prompt_index)
+        return nodes @ self._scored.to(nodes.device)
+
+    def _node_scores(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        return node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
 
     def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> Batch:
         texts = [EncodedExample(row.text_ids, ()) for row in rows]
@@ -169,15 +180,50 @@ class LabelObjective(Objective):
         return matrix
 
 
-def choose_objective(
-    backbone: Backbone, template: Template, labels: Sequence[str], train: Sequence[EncodedExample], config: TuneConfig
-) -> Objective:
-    """The objective of a task; Loss.AUTO is decided here."""
+class DistillationObjective(LabelObjective):
+    """Divergence of the labels from a teacher's (see `distillation`); accuracy is agreement with the teacher."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        template: Template,
+        labels: Sequence[str],
+        taught: dict[tuple[int, ...], torch.Tensor],
+        *,
+        mass_weight: float,
+    ) -> None:
+        """Args:
+        taught: ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
+        mass_weight: of the divergence between how likely any label is at all.
+        """
+        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight)
+        self._taught = taught
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        scores = self._label_scores(prefix, rows, prompt_index)
+        taught = torch.stack([self._taught[row.text_ids] for row in rows]).to(scores.device)
+        divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
+        return divergence.sum(dim=1) + self._token_weight * _binary_divergence(scores.logsumexp(1), taught.logsumexp(1))
+
+
+def _binary_divergence(log_mass: torch.Tensor, taught_log_mass: torch.Tensor) -> torch.Tensor:
+    """KL(taught || learned) of an event and its opposite, from the logarithms of its probability."""
+    learned, taught = (each.clamp(max=-1e-6) for each in (log_mass, taught_log_mass))
+    rest, taught_rest = torch.log(-torch.expm1(learned)), torch.log(-torch.expm1(taught))
+    return taught.exp() * (taught - learned) + taught_rest.exp() * (taught_rest - rest)
+
+
+def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[EncodedExample]) -> Objective:
+    """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
+    config, template, labels = plan.config, plan.template, plan.labels
     if not labels:
         return TokenObjective(backbone)
+    if plan.lesson is not None and plan.lesson.scores is not None:
+        taught = dict(zip((row.text_ids for row in train), plan.lesson.scores, strict=True))
+        return DistillationObjective(backbone, template, labels, taught, mass_weight=config.token_weight)
     reads_tree = config.loss is Loss.LABELS
     if config.loss is Loss.AUTO:
         tree = LabelTree.build(encode_labels(backbone, template, labels))
-        longest = config.num_virtual_tokens + max(row.num_tokens for row in train)
+        longest = max(plan.search.nums_virtual_tokens) + max(row.num_tokens for row in train)
         reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
     return LabelObjective(backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight)

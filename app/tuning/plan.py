@@ -7,12 +7,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+import torch
+
 from app.errors import InvalidInput
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
 from app.tuning.search import Search
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a teacher answered to some inputs (see `distillation`).
+
+    Attributes:
+        examples: the inputs, each with the answer.
+        scores: (num_examples, num_labels) float32, log P(label | teacher, text); None where the task writes.
+    """
+
+    examples: tuple[Example, ...]
+    scores: torch.Tensor | None = None
+
+    @property
+    def digest(self) -> str:
+        scores = b"" if self.scores is None else self.scores.numpy().tobytes()
+        return hashlib.sha256(hash_examples(self.examples).encode() + scores).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +44,7 @@ class TuningPlan:
     config: what all members share.
     search: what they differ in.
     init_prompt: belongs to init "prompt".
+    lesson: the training examples as a teacher answered them; its scores are learned instead of the answers.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -33,6 +54,7 @@ class TuningPlan:
     config: TuneConfig
     search: Search
     init_prompt: TaskPrompt | None = None
+    lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
         for name, examples in (("train", self.train), ("validation", self.validation)):
@@ -91,5 +113,6 @@ class TuningPlan:
             self.init_prompt.digest if self.init_prompt else None,
             hash_examples(self.train),
             hash_examples(self.validation),
+            self.lesson.digest if self.lesson else None,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -26,12 +26,13 @@ class TuneResult:
         plan: as asked for.
         members: the configuration of each member.
         member: number of the best one.
-        validation: of the prompt, on all validation examples.
+        validation: of the prompt, on all validation examples, with the label temperature fitted to them.
         history: every measurement of every member, in order.
         best_step: updates done when the prompt was measured; 0 is the initialisation.
         num_steps: updates done in all.
         stop_reason: "finished", "patience", "not finite" or "stopped".
         tuning_s: seconds on the device.
+        num_tokens_computed: put through the backbone, a backward counted like a forward.
     """
 
     prompt: TaskPrompt
@@ -45,6 +46,7 @@ class TuneResult:
     num_steps: int
     stop_reason: str
     tuning_s: float
+    num_tokens_computed: int
 
     @property
     def config(self) -> TuneConfig:

@@ -73,7 +73,7 @@ class TuningRun:
             raise InvalidInput("the saved state belongs to another tuning run", param="state")
         rows = RunRows.of(backbone, plan)
         self._train, self._validation = rows.train, rows.validation
-        objective = choose_objective(backbone, plan.template, plan.labels, self._train, plan.config)
+        objective = choose_objective(backbone, plan, self._train)
         self._chunker = Chunker(
             max_rows=min(plan.config.micro_batch_size, objective.max_rows),
             num_extra_tokens=objective.num_extra_tokens,
@@ -132,6 +132,7 @@ class TuningRun:
             "step": self.step,
             "num_worse": self._num_worse,
             "elapsed_s": self._elapsed_s,
+            "num_tokens_computed": self._descent.num_tokens_computed,
             "chunker": self._chunker.as_dict(),
             "history": [asdict(event) for event in self._history],
             "members": [member.books() for member in members],
@@ -151,7 +152,7 @@ class TuningRun:
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
             yield from self._update([self._train[i] for i in next(batches)])
-            if self._is_time_to_measure():
+            if self._population.alive and self._is_time_to_measure():
                 yield from self._measure()
                 self._cut()
             yield Mark.UPDATE
@@ -203,6 +204,7 @@ class TuningRun:
     def _restore(self, state: RunState) -> None:
         books = state.books
         self.step, self._num_worse, self._elapsed_s = books["step"], books["num_worse"], books["elapsed_s"]
+        self._descent.num_tokens_computed = books["num_tokens_computed"]
         self._chunker.restore(books["chunker"])
         self._history = [Evaluated(**event) for event in books["history"]]
         for member, known in zip(self._population.members, books["members"], strict=True):
@@ -284,6 +286,7 @@ class TuningRun:
             plan.template,
             plan.labels,
             plan.validation,
+            label_temperature=None,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
             batch_size=self._chunker.max_rows,
@@ -300,6 +303,7 @@ class TuningRun:
             num_steps=self.step,
             stop_reason=reason,
             tuning_s=self._elapsed_s,
+            num_tokens_computed=self._descent.num_tokens_computed,
         )
 
 

@@ -61,7 +61,8 @@ def test_every_route_refuses_every_wrong_key_and_takes_the_right_ones(
 ) -> None:
     with httpx.Client(base_url=guarded.url, timeout=60) as client:
         for route in routes:
-            path = route.path_format.format(task="a", number=1, alias="live", model="a")
+            values = dict.fromkeys(("task", "model", "file_id", "fine_tuning_job_id"), "a")
+            path = route.path_format.format(number=1, alias="live", **values)
             for method in route.methods:
                 is_public = route.path in PUBLIC_PATHS
                 for headers in WRONG:

@@ -63,7 +63,7 @@ def test_a_rollback_is_an_alias_moved(own: httpx.Client, backbone: Backbone) -> 
 
     assert live() == "moving@2"
     moved = own.put("/v1/tasks/moving/aliases/live", json={"version": 1})
-    assert moved.json() == {"object": "task.alias", "task": "moving", "alias": "live", "target": 1}
+    assert moved.json() == {"object": "task.alias", "task": "moving", "alias": "live", "target": 1, "gate": None}
     assert live() == "moving@1"
     shared = own.put("/v1/tasks/moving/aliases/live", json={"weights": {"1": 1, "2": 1}})
     assert shared.json()["target"] == {"1": 1.0, "2": 1.0}

@@ -98,7 +98,7 @@ def test_a_run_has_the_objective_and_the_rows_of_prompt_tuning() -> None:
     before = copied.state()
     run = WeightRun(copied, plan)
     rows = RunRows.of(backbone, plan).train
-    objective = choose_objective(twin.backbone, plan.template, plan.labels, rows, plan.config)
+    objective = choose_objective(twin.backbone, plan, rows)
     objective.loss_per_row(Prefix.empty(), rows, [0] * len(rows)).mean().backward()
     assert run._update(rows, 0)
     for parameter, old, other in zip(copied.parameters, before, twin.parameters, strict=True):

@@ -9,6 +9,7 @@ Each answers with one line: {"acknowledged": [[operation, task, number, digest],
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -24,11 +25,15 @@ import torch
 
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.gate import Gate
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from tests.models import tiny_backbone
 from tests.registry.prompts import random_prompt
 
+EXAMPLES = b'["a", "b"]\n'
+GATE = Gate(hashlib.sha256(EXAMPLES).hexdigest(), "accuracy")
 DISK_CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 
 
@@ -40,6 +45,17 @@ def act(registry: Registry, backbone: Backbone, operation: str, task: str, seed:
     if operation == "publish aside":
         version = registry.publish(task, random_prompt(backbone, 3, seed=seed), alias=None)
         return [operation, task, version.number, version.digest]
+    if operation == "publish behind a gate":
+        prompt = random_prompt(backbone, 3, seed=seed)
+        measured = RecordedEvaluation(digest=prompt.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 1.0})
+        version = registry.publish(task, prompt, evaluations=[measured])
+        return ["publish", task, version.number, version.digest]
+    if operation == "attach a gate":
+        live = registry.resolve(task)
+        measured = RecordedEvaluation(digest=live.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 0.5})
+        registry.record(live, measured)
+        registry.set_alias(task, "live", live.number, gate=GATE, gate_examples=EXAMPLES)
+        return ["roll back", task, live.number, ""]
     if operation == "roll back":
         number = min(version.number for version in registry.versions(task))
         registry.set_alias(task, "live", number)

@@ -28,6 +28,9 @@ SCRIPTS = {
     "a roll-back": (["publish", "publish"], "roll back"),
     "the deletion of a version": (["publish", "publish"], "delete version"),
     "the deletion of a task": (["publish", "publish aside"], "delete task"),
+    "the attachment of a gate": (["publish"], "attach a gate"),
+    "a publication behind a gate": (["publish", "attach a gate"], "publish behind a gate"),
+    "the deletion of a gated task": (["publish", "attach a gate"], "delete task"),
     "a publication after that": (["publish", "delete task"], "publish"),
 }
 
@@ -96,6 +99,7 @@ class Promises:
         """The registry equals the promises but for at most one operation that was under way. Then it is the truth."""
         registry = Registry(FileStore(root), tiny_backbone())
         assert registry.faults() == {}
+        check_gates(root, registry)
         assert leftovers(root) == []
         num_differences = 0
         for task in {*self.task_to_versions, *(summary.task for summary in registry.tasks())}:
@@ -116,6 +120,15 @@ class Promises:
         self.task_to_versions[task] = present
         self.task_to_highest[task] = max([self.task_to_highest.get(task, 0), *present])
         self.task_to_live[task] = live
+
+
+def check_gates(root: Path, registry: Registry) -> None:
+    """Where there is a gate, there are its examples, and a score of what the alias means."""
+    for summary in registry.tasks():
+        for alias, gate in summary.gates.items():
+            assert registry.gate_examples(summary.task, gate)
+            live = registry.resolve(f"{summary.task}@{alias}")
+            assert registry.find_evaluation(live, gate.data_sha256) is not None
 
 
 def registry_versions(registry: Registry, task: str) -> dict[int, str]:

@@ -90,6 +90,20 @@ GOOD = b'{"input": "a", "target": "x"}\n'
         ("d.csv", b'text,label\na,x\n"b,y\n', "d.csv, line 3: is not CSV"),
         ("d.csv", b"text,label\n" + b"a" * 2**21 + b",x\n", "d.csv, line 2: is not CSV"),
         ("d.csv", b"one,two\na,x\n", "d.csv, line 2: input and target are missing"),
+        ("d.csv", b"text,label,text\na,x,b\n", "d.csv, line 1: two columns have the same name"),
+        ("d.jsonl", GOOD + b'{"input": " ", "target": "x"}', "d.jsonl, line 2: input is empty"),
+        ("d.jsonl", '{"input": "a", "target": "x"}'.encode("utf-16-le"), "d.jsonl, line 1: is not UTF-8"),
+        ("d.jsonl", b'{"messages": [{"role": ["user"], "content": "a"}]}', "d.jsonl, line 1: messages must be one"),
+        (
+            "d.jsonl",
+            b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}',
+            "d.jsonl, line 1: content is empty",
+        ),
+        (
+            "d.jsonl",
+            b'{"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "x"}]}',
+            "d.jsonl, line 1: messages must be one user",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name_and_line(name: str, data: bytes, message: str) -> None:
@@ -154,3 +168,11 @@ def test_open_targets_are_no_labels(targets: list[str]) -> None:
 def test_a_target_that_is_no_label_is_refused_with_its_number() -> None:
     with pytest.raises(InvalidInput, match="train: the target of example 2"):
         check_labels([Example("a", "x"), Example("b", "z")], ["x", "y"], "train")
+
+
+def test_a_wrong_label_is_refused_with_file_and_line() -> None:
+    dataset = read_dataset(b"\n" + GOOD + b"\r\n" + b'{"input": "b", "target": "y"}\r\n', name="d.jsonl")
+    assert dataset.lines == (2, 4)
+    dataset.require_labels(["x", "y"])
+    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 4: the target is none of the 1 labels"):
+        dataset.require_labels(["x"])

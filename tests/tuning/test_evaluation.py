@@ -56,6 +56,34 @@ def test_a_labelled_task_reports_what_its_predictions_say() -> None:
     assert measured.main_metric == "accuracy"
 
 
+def test_a_temperature_changes_probabilities_and_no_answer() -> None:
+    backbone, labels = tiny_backbone(), ("no", "yes", "perhaps")
+    asked = [Example(text, labels[i % 3]) for i, text in enumerate(INPUTS)]
+    raw = evaluate(backbone, prompt_of(backbone), TEMPLATE, labels, asked)
+    fitted = evaluate(backbone, prompt_of(backbone), TEMPLATE, labels, asked, label_temperature=None)
+    assert fitted.predictions == raw.predictions
+    assert fitted.label_temperature not in (None, 1.0)
+    assert fitted.metrics["nll"] < raw.metrics["nll"] == fitted.metrics["uncalibrated_nll"]
+    assert fitted.metrics["uncalibrated_ece"] == raw.metrics["ece"]
+    assert fitted.metrics["label_mass"] == raw.metrics["label_mass"]
+    assert "uncalibrated_ece" not in raw.metrics
+
+
+def test_stop_strings_end_an_answer_and_are_not_part_of_it() -> None:
+    backbone = tiny_backbone()
+    [whole] = evaluate(backbone, None, TEMPLATE, (), [Example("a", "x")], max_new_tokens=8).predictions
+    middle = whole[len(whole) // 2]
+    [cut] = evaluate(
+        backbone, None, TEMPLATE, (), [Example("a", "x")], max_new_tokens=8, stop=("never", middle)
+    ).predictions
+    assert cut == whole[: whole.index(middle)].strip()
+
+
+def test_a_target_that_is_no_label_is_refused_with_its_number() -> None:
+    with pytest.raises(InvalidInput, match="example 2 is none of the 2 labels"):
+        evaluate(tiny_backbone(), None, TEMPLATE, ("no", "yes"), [Example("a", "no"), Example("b", "maybe")])
+
+
 def test_an_entity_task_is_measured_by_entities_and_another_by_rouge() -> None:
     backbone = tiny_backbone()
     entities = evaluate(

@@ -13,7 +13,16 @@ def test_labels_are_counted_by_class() -> None:
     targets, predictions = ["a", "a", "a", "b"], ["a", "a", "b", "b"]
     assert metrics.accuracy(predictions, targets) == 0.75
     assert metrics.macro_f1(predictions, targets) == pytest.approx((0.8 + 2 / 3) / 2)
-    assert metrics.confusion(predictions, targets, ["a", "b"]) == [[2, 1], [0, 1]]
+    assert metrics.confusion(predictions, targets, ["a", "b"]) == ((2, 1), (0, 1))
+
+
+def test_each_label_has_its_own_precision_and_recall() -> None:
+    targets, predictions = ["a", "a", "a", "b"], ["a", "a", "b", "b"]
+    found = {each.label: each for each in metrics.per_label(predictions, targets, ["b", "a", "unseen"])}
+    assert list(found) == ["b", "a", "unseen"]
+    assert (found["a"].precision, found["a"].recall, found["a"].num_examples) == (1.0, pytest.approx(2 / 3), 3)
+    assert (found["b"].precision, found["b"].recall, found["b"].num_examples) == (0.5, 1.0, 1)
+    assert (found["unseen"].f1, found["unseen"].num_examples) == (0.0, 0)
 
 
 def test_the_majority_baseline_is_chosen_on_training_targets() -> None:

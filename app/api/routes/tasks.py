@@ -9,15 +9,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from app.api.deps import ServicesDep
+from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
+from app.api.gates import move_alias, publish_measured
 from app.api.guard import BODY_LIMIT, GuardedRoute
-from app.api.limits import MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
+from app.api.limits import MAX_EXAMPLES_BODY_BYTES, MAX_MODEL_CHARS, MAX_NEAREST, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
 from app.api.schemas.tasks import (
     ALIAS_PATTERN,
     Alias,
     AliasRequest,
     Deleted,
+    EvaluationList,
     PromptTokens,
     Task,
     TaskList,
@@ -26,11 +28,12 @@ from app.api.schemas.tasks import (
     VersionList,
 )
 from app.api.services import Services
-from app.api.task_objects import target_object, task_object, version_object
+from app.api.task_objects import gate_object, recorded_object, target_object, task_object, version_object
 from app.api.uploads import read_version
 from app.errors import InvalidInput, NotFound
 from app.insight.tokens import view_prompt
 from app.registry.aliases import AliasTarget
+from app.tuning.gates import find_gate
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 TASK_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -44,6 +47,7 @@ IfMatch = Annotated[
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
 READ = describe_statuses(400, 401, 404, 500)
 WRITE = describe_statuses(400, 401, 404, 408, 412, 413, 415, 500)
+MEASURE = WRITE | describe_statuses(503, 504)
 
 
 @router.get("/v1/tasks", operation_id="listTasks", summary="List tasks", response_model=TaskList, responses=READ)
@@ -100,13 +104,30 @@ async def retrieve_version(task: TaskName, number: Number, services: ServicesDep
     return version_object(await asyncio.to_thread(services.registry.resolve, f"{task}@{number}"))
 
 
+@router.get(
+    "/v1/tasks/{task}/versions/{number}/evaluations",
+    operation_id="listEvaluations",
+    summary="List a version's evaluations",
+    response_model=EvaluationList,
+    responses=READ,
+)
+async def list_evaluations(task: TaskName, number: Number, services: ServicesDep) -> Any:
+    """What was measured after the publication, for a gate or with `record`; its own figures are in `metrics`."""
+
+    def read() -> EvaluationList:
+        found = services.registry.evaluations(services.registry.resolve(f"{task}@{number}"))
+        return EvaluationList(data=[recorded_object(each) for each in found])
+
+    return await asyncio.to_thread(read)
+
+
 @router.post(
     "/v1/tasks/{task}/versions",
     operation_id="createVersion",
     summary="Publish a version",
     status_code=201,
     response_model=Version,
-    responses=WRITE,
+    responses=MEASURE,
     openapi_extra={
         BODY_LIMIT: MAX_UPLOAD_BODY_BYTES,
         "requestBody": {
@@ -134,21 +155,25 @@ async def retrieve_version(task: TaskName, number: Number, services: ServicesDep
     },
 )
 async def create_version(
-    task: TaskName, request: Request, services: ServicesDep, response: Response, if_match: IfMatch = None
+    *,
+    task: TaskName,
+    request: Request,
+    services: ServicesDep,
+    response: Response,
+    deadline_s: DeadlineDep,
+    if_match: IfMatch = None,
 ) -> Any:
     """A soft prompt as a safetensors file in a form, or a hand-written text as JSON. It can be used when this answers.
+
+    Where the alias has a gate, the prompt is measured on the gate's examples first; if it scores lower than the version
+    it would replace, the answer is 412 and nothing is published, unless `force` is set or `alias` is null.
 
     curl -F file=@adapter_model.safetensors -F 'metadata={"labels": ["no", "yes"]}' .../v1/tasks/mine/versions
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
     prompt, metadata = await read_version(request, services.backbone)
-    version = await asyncio.to_thread(
-        services.registry.publish,
-        task,
-        prompt,
-        **metadata.given(),
-        alias=metadata.alias,
-        if_match=_unquote(if_match),
+    version = await publish_measured(
+        services, task, prompt, metadata, if_match=_unquote(if_match), deadline_s=deadline_s
     )
     await _add_etag(services, task, response)
     response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
@@ -160,7 +185,8 @@ async def create_version(
     operation_id="setAlias",
     summary="Move an alias",
     response_model=Alias,
-    responses=WRITE,
+    responses=MEASURE,
+    openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
 )
 async def set_alias(
     *,
@@ -169,15 +195,43 @@ async def set_alias(
     request: AliasRequest,
     services: ServicesDep,
     response: Response,
+    deadline_s: DeadlineDep,
     if_match: IfMatch = None,
 ) -> Any:
-    """Roll out, roll back, or share requests between two versions. Requests that already run are not touched."""
+    """Roll out, roll back, or share requests between two versions. Requests that already run are not touched.
+
+    With a `gate`, here or from an earlier call, every version the alias shall mean is measured on the gate's examples
+    and compared with the one it means now; a lower score is answered with 412, unless `force` is set.
+    """
     if (request.version is None) == (request.weights is None):
         raise InvalidInput("needs either version or weights", param="version")
     target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
-    await asyncio.to_thread(services.registry.set_alias, task, alias, target, if_match=_unquote(if_match))
+    await move_alias(
+        services,
+        task,
+        alias,
+        target,
+        asked=request.gate,
+        force=bool(request.force),
+        if_match=_unquote(if_match),
+        deadline_s=deadline_s,
+    )
     await _add_etag(services, task, response)
-    return Alias(task=task, alias=alias, target=target_object(target))
+    gate = await asyncio.to_thread(find_gate, services.registry, task, alias)
+    return Alias(task=task, alias=alias, target=target_object(target), gate=None if gate is None else gate_object(gate))
+
+
+@router.delete(
+    "/v1/tasks/{task}/aliases/{alias}/gate",
+    operation_id="deleteGate",
+    summary="Take an alias's gate away",
+    response_model=Deleted,
+    responses=WRITE,
+)
+async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+    """The alias stays and moves freely; the gate's examples are no longer kept."""
+    await asyncio.to_thread(services.registry.delete_gate, task, alias, if_match=_unquote(if_match))
+    return Deleted(id=f"{task}@{alias}", object="task.gate")
 
 
 @router.delete(

@@ -14,8 +14,10 @@ from app.api.limits import (
     MAX_LABELS,
     MAX_TEMPLATE_CHARS,
 )
+from app.api.schemas.evaluation import Examples
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
+from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 
 ALIAS_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$"
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
@@ -34,6 +36,9 @@ class Version(Reply):
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
     template: str | None
     labels: list[str]
+    label_temperature: float | None = Field(
+        description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."
+    )
     sampling: dict[str, JsonValue]
     metrics: dict[str, JsonValue]
     provenance: dict[str, JsonValue]
@@ -49,6 +54,40 @@ class VersionList(Reply):
     has_more: bool
 
 
+class RecordedEvaluation(Reply):
+    """Figures of a version that were kept with it."""
+
+    data_sha256: str = Field(description="Of the examples.")
+    data_name: str
+    metrics: dict[str, float]
+    created_at: int = Field(description="Seconds since 1970.")
+
+
+class EvaluationList(Reply):
+    """Figures that were kept, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RecordedEvaluation]
+
+
+class GateRequest(Strict):
+    """Examples that every version the alias moves to is compared on with the one it means."""
+
+    examples: Examples
+    metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"] | None = Field(
+        None, description="The figure that must not fall; accuracy without it, entity_f1 or rouge_l for texts."
+    )
+    tolerance: float | None = Field(None, ge=0, le=1, description="How much lower a version may score; 0 without it.")
+
+
+class Gate(Reply):
+    """What keeps an alias from moving to a version that scores lower than the one it means."""
+
+    data_sha256: str = Field(description="Of its examples, which the task keeps.")
+    metric: str
+    tolerance: float
+
+
 class Task(Reply):
     """A task and what its names mean now."""
 
@@ -59,6 +98,7 @@ class Task(Reply):
     aliases: dict[str, int | dict[str, float]] = Field(
         description="Each alias's version number, or two numbers with the shares of requests they get."
     )
+    gates: dict[str, Gate] = Field(description="Of those aliases that have one.")
 
 
 class TaskList(Reply):
@@ -90,6 +130,10 @@ class AliasRequest(Strict):
         ]
         | None
     ) = Field(None, description="Version number to its share of the requests.")
+    gate: GateRequest | None = Field(
+        None, description="From now on, and for this move already; without it the alias keeps the gate it has."
+    )
+    force: bool | None = Field(None, description="Move the alias whatever its gate says, and without measuring.")
 
 
 class Alias(Reply):
@@ -99,6 +143,7 @@ class Alias(Reply):
     task: str
     alias: str
     target: int | dict[str, float]
+    gate: Gate | None
 
 
 class VersionMetadata(Strict):
@@ -110,6 +155,9 @@ class VersionMetadata(Strict):
     labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]] | None = Field(
         None, max_length=MAX_LABELS, description="What the task answers with; none for one that generates."
     )
+    label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = Field(
+        None, description="Divides the labels' log-likelihoods, so that their probabilities can be trusted."
+    )
     sampling: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = Field(
         None, description="Defaults for requests that leave a sampling parameter out."
     )
@@ -119,10 +167,11 @@ class VersionMetadata(Strict):
     alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] | None = Field(
         "live", description="The alias that shall mean this version at once; null moves none."
     )
+    force: bool | None = Field(None, description="Move the alias whatever its gate says.")
 
     def given(self) -> dict[str, Any]:
         """Arguments of `Registry.publish`."""
-        values = {name: getattr(self, name) for name in VersionMetadata.model_fields if name != "alias"}
+        values = {name: getattr(self, name) for name in VersionMetadata.model_fields if name not in ("alias", "force")}
         given = {name: value for name, value in values.items() if value is not None}
         return {**given, "template": Template(self.template)} if self.template is not None else given
 
@@ -157,7 +206,7 @@ class Deleted(Reply):
     """What is gone."""
 
     id: str
-    object: Literal["task", "task.version", "task.alias"]
+    object: Literal["task", "task.version", "task.alias", "task.gate"]
     deleted: Literal[True] = True
 
 

@@ -1,0 +1,132 @@
+"""Evaluation through the running engine: the same figures as `app.tuning.evaluation`, beside the requests it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.api.batch import all_of
+from app.api.generation import Ask, collect, num_positions
+from app.engine.scoring import plan_scoring
+from app.errors import DeadlineExceeded, InvalidInput
+from app.sampling import SamplingParams
+from app.tuning.dataset import Example
+from app.tuning.evaluation import (
+    Evaluation,
+    cut_at,
+    encode_inputs,
+    input_room,
+    longest_answer,
+    stop_strings,
+)
+
+if TYPE_CHECKING:
+    from app.api.schemas.evaluation import ExampleItem
+    from app.api.services import Services
+    from app.api.targets import Target
+
+Result = TypeVar("Result")
+MAX_SEQUENCES_AT_ONCE = 32
+"""Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
+
+
+async def evaluate_target(
+    services: Services, target: Target, examples: Sequence[Example], deadline_s: float
+) -> Evaluation:
+    """What `tuning.evaluation.evaluate_version` says, found by the engine.
+
+    Args:
+        deadline_s: seconds from now for the whole of it.
+
+    Raises:
+        InvalidInput: no examples, a target that is no label, or a prompt that leaves no room.
+        Overloaded, Draining, DeadlineExceeded, ...: as `AsyncEngine.score` and `generate`.
+    """
+    services.check_accepting()
+    targets = [example.target for example in examples]
+    if target.labels:
+        _require_labels(examples, target)
+        scores = await _score(services, target, examples, deadline_s)
+        return await asyncio.to_thread(
+            Evaluation.of_scores, scores, target.labels, targets, temperature=target.label_temperature
+        )
+    answers = await _generate(services, target, examples, deadline_s)
+    return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
+
+
+def read_examples(items: Sequence[ExampleItem]) -> list[Example]:
+    """Raises InvalidInput: a target is blank."""
+    for index, item in enumerate(items):
+        if not item.target.strip():
+            raise InvalidInput("a target must not be blank", param=f"examples.{index}.target")
+    return [Example(item.input, item.target.strip()) for item in items]
+
+
+def _require_labels(examples: Sequence[Example], target: Target) -> None:
+    for index, example in enumerate(examples):
+        if example.target not in target.labels:
+            raise InvalidInput(f"the target is none of {target.flow}'s labels", param=f"examples.{index}.target")
+
+
+async def _score(
+    services: Services, target: Target, examples: Sequence[Example], deadline_s: float
+) -> list[list[float]]:
+    """log P(label | prompt, text) of every label for every example."""
+    label_ids = services.labels.encode(target.input_template, target.labels)
+    texts = await _encode(services, target, examples, max(map(len, label_ids)))
+
+    async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
+        return await services.engine.score(
+            token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=left_s
+        )
+
+    return await _each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))
+
+
+async def _generate(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> list[str]:
+    """The likeliest answers, blanks trimmed."""
+    params = SamplingParams(
+        temperature=0.0, max_tokens=longest_answer(target.sampling), stop=stop_strings(target.sampling)
+    )
+    texts = await _encode(services, target, examples, params.max_tokens)
+
+    async def generate(token_ids: Sequence[int], left_s: float) -> str:
+        [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
+        return cut_at(choice.text.strip(), params.stop)
+
+    return await _each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
+
+
+async def _encode(
+    services: Services, target: Target, examples: Sequence[Example], num_after: int
+) -> list[tuple[int, ...]]:
+    """Texts as they stand behind the prompt; those too long lose their end, as in tuning."""
+    if not examples:
+        raise InvalidInput("there are no examples to evaluate on", param="examples")
+    room = input_room(num_positions(services), target.num_virtual_tokens, num_after)
+    inputs = [example.input for example in examples]
+    encoded = await asyncio.to_thread(
+        encode_inputs, services.backbone, target.prompt, target.input_template, inputs, room
+    )
+    return [row.text_ids for row in encoded]
+
+
+async def _each(
+    texts: Sequence[Sequence[int]],
+    ask: Callable[[Sequence[int], float], Coroutine[Any, Any, Result]],
+    deadline_s: float,
+    *,
+    at_once: int,
+) -> list[Result]:
+    """`ask` of every text, given the seconds that are left; the first error ends the others."""
+    ends_at = time.monotonic() + deadline_s
+
+    async def answer(token_ids: Sequence[int]) -> Result:
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the request's deadline passed before every example was evaluated")
+        return await ask(token_ids, left_s)
+
+    return await all_of((answer(token_ids) for token_ids in texts), at_once=max(1, at_once))

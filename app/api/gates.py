@@ -1,0 +1,130 @@
+"""Gates on the server: the scores a move asks for are found by the running engine, and kept by the registry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from app.api.evaluation import evaluate_target, read_examples
+from app.api.targets import Target, version_target
+from app.registry.aliases import AliasTarget, main_number, numbers_of
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.gate import Gate
+from app.registry.manifest import read_sampling
+from app.tuning.dataset import Example, pack_examples, unpack_examples
+from app.tuning.gates import find_gate, make_gate, numbers_to_score, unscored
+
+if TYPE_CHECKING:
+    from app.api.schemas.tasks import GateRequest, VersionMetadata
+    from app.api.services import Services
+    from app.registry.version import Version
+    from app.task_prompt import TaskPrompt
+
+
+async def move_alias(
+    services: Services,
+    task: str,
+    alias: str,
+    target: AliasTarget,
+    *,
+    asked: GateRequest | None,
+    force: bool,
+    if_match: str | None,
+    deadline_s: float,
+) -> None:
+    """`Registry.set_alias`, after the scores its gate asks for were found.
+
+    Args: asked: the gate the alias shall have from now on.
+
+    Raises GateFailed, and what `set_alias` and `evaluate_target` raise.
+    """
+    gate, examples = await _attach(services, task, target, asked, deadline_s) if asked else (None, [])
+    standing = gate or await asyncio.to_thread(find_gate, services.registry, task, alias)
+    if standing is not None and not force:
+        numbers = await asyncio.to_thread(numbers_to_score, services.registry, task, alias, target)
+        await _score_versions(services, task, standing, numbers, deadline_s, examples=examples)
+    await asyncio.to_thread(
+        services.registry.set_alias,
+        task,
+        alias,
+        target,
+        gate=gate,
+        gate_examples=pack_examples(examples),
+        force=force,
+        if_match=if_match,
+    )
+
+
+async def publish_measured(
+    services: Services,
+    task: str,
+    prompt: TaskPrompt,
+    metadata: VersionMetadata,
+    *,
+    if_match: str | None,
+    deadline_s: float,
+) -> Version:
+    """`Registry.publish`, with the scores that the alias's gate asks for. Raises GateFailed, and what that raises."""
+    evaluations: list[RecordedEvaluation] = []
+    gate = await asyncio.to_thread(find_gate, services.registry, task, metadata.alias)
+    if gate is not None and not metadata.force:
+        examples = unpack_examples(await asyncio.to_thread(services.registry.gate_examples, task, gate))
+        present = services.registry.aliases(task).get(metadata.alias or "")
+        if present is not None:
+            await _score_versions(services, task, gate, [main_number(present)], deadline_s, examples=examples)
+        measured = await evaluate_target(services, _candidate(task, prompt, metadata), examples, deadline_s)
+        evaluations = [measured.record(prompt.digest, gate.data_sha256)]
+    return await asyncio.to_thread(
+        services.registry.publish,
+        task,
+        prompt,
+        **metadata.given(),
+        alias=metadata.alias,
+        force=bool(metadata.force),
+        evaluations=evaluations,
+        if_match=if_match,
+    )
+
+
+async def _attach(
+    services: Services, task: str, target: AliasTarget, asked: GateRequest, deadline_s: float
+) -> tuple[Gate, list[Example]]:
+    """The gate, and its examples, which every version the alias shall mean must be able to answer."""
+    examples = read_examples(asked.examples)
+    version = await asyncio.to_thread(services.registry.resolve, f"{task}@{main_number(target)}")
+    gate = make_gate(examples, version.labels, metric=asked.metric, tolerance=asked.tolerance or 0.0)
+    await _score_versions(services, task, gate, numbers_of(target), deadline_s, examples=examples)
+    return gate, examples
+
+
+async def _score_versions(
+    services: Services,
+    task: str,
+    gate: Gate,
+    numbers: Collection[int],
+    deadline_s: float,
+    *,
+    examples: Sequence[Example] = (),
+) -> None:
+    """Measure and record what is missing. Args: examples: the gate's, where they are at hand."""
+    registry = services.registry
+    for version in await asyncio.to_thread(unscored, registry, task, gate, numbers):
+        examples = examples or unpack_examples(await asyncio.to_thread(registry.gate_examples, task, gate))
+        prompt = await asyncio.to_thread(registry.prompt, version)
+        measured = await evaluate_target(services, version_target(version, prompt), examples, deadline_s)
+        await asyncio.to_thread(registry.record, version, measured.record(version.digest, gate.data_sha256))
+
+
+def _candidate(task: str, prompt: TaskPrompt, metadata: VersionMetadata) -> Target:
+    """A prompt that is no version yet, as the version would be served."""
+    fields: dict[str, Any] = metadata.given()
+    return Target(
+        model_id=task,
+        flow=task,
+        prompt=prompt,
+        template=fields.get("template"),
+        labels=tuple(fields.get("labels", ())),
+        sampling=read_sampling(fields.get("sampling", {})),
+        label_temperature=metadata.label_temperature or 1.0,
+    )

@@ -1,0 +1,164 @@
+"""From a request for a job to its specification: OpenAI's words to ours, and what the request leaves open."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from app.api.schemas.fine_tuning import (
+    JobRequest,
+    Method,
+    PromptTuningHyperparameters,
+    PromptTuningMethod,
+    SupervisedHyperparameters,
+    SupervisedMethod,
+)
+from app.errors import InvalidInput
+from app.task_prompt import PromptKind
+from app.tuning.jobs.job import JobSpec
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+    from app.registry.version import Version
+
+SEARCHED = {
+    "kind": "kinds",
+    "init": "inits",
+    "learning_rate": "learning_rates",
+    "num_virtual_tokens": "nums_virtual_tokens",
+    "seeds": "seeds",
+}
+"""Hyperparameters that may have several values, and their names in Search."""
+RENAMED = {"n_epochs": "num_epochs"}
+PLACE = "method.prompt_tuning.hyperparameters"
+MAX_DEFAULT_TASK_CHARS = 48
+
+
+def make_spec(services: Services, request: JobRequest) -> JobSpec:
+    """Reads the registry and the file's name. Raises NotFound, NoSuchFile, InvalidInput that names the field."""
+    method = _require_method(request)
+    tuning = method.prompt_tuning or PromptTuningMethod()
+    origin = _find_origin(services, request.model)
+    task = request.suffix or (origin.task if origin else _name_after_file(services, request.training_file))
+    if task == services.backbone.name:
+        raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
+    continued = origin if origin and origin.task == task else None
+    return JobSpec(
+        task=task,
+        alias=tuning.alias,
+        model=request.model,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        init_version=origin.id if origin else None,
+        template=_choose_template(tuning, continued),
+        labels=_choose_labels(tuning, continued),
+        description=tuning.description,
+        hyperparameters=_hyperparameters(method, request.seed),
+        search=_search(method, request.seed, origin),
+        learning_rate_multiplier=_supervised(method).learning_rate_multiplier or 1.0,
+        method=method.model_dump(mode="json", exclude_none=True),
+        seed=request.seed or 0,
+        metadata=request.metadata,
+    )
+
+
+def _require_method(request: JobRequest) -> Method:
+    """The request's method; OpenAI's older clients say `hyperparameters` beside it."""
+    if request.method is None:
+        return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
+    if request.hyperparameters is not None:
+        raise InvalidInput("stands in method; give it there alone", param="hyperparameters")
+    for name in ("supervised", "prompt_tuning"):
+        if name != request.method.type and getattr(request.method, name) is not None:
+            raise InvalidInput(f"method.type is {request.method.type}, so leave {name} out", param=f"method.{name}")
+    return request.method
+
+
+def _supervised(method: Method) -> SupervisedHyperparameters:
+    given = method.supervised and method.supervised.hyperparameters
+    return given or SupervisedHyperparameters()
+
+
+def _prompt_tuning(method: Method) -> PromptTuningHyperparameters:
+    given = method.prompt_tuning and method.prompt_tuning.hyperparameters
+    return given or PromptTuningHyperparameters()
+
+
+def _find_origin(services: Services, model: str) -> Version | None:
+    """The version to go on from; None for the backbone itself."""
+    if model == services.backbone.name:
+        return None
+    version = services.registry.resolve(model)
+    if version.kind is PromptKind.TEXT:
+        raise InvalidInput("a written prompt has no rows to go on from", param="model")
+    return version
+
+
+def _name_after_file(services: Services, file_id: str) -> str:
+    """A task of its own: what was not named must not take another task's place."""
+    filename = services.require_workshop().files.get(file_id, param="training_file").filename
+    stem = re.sub(r"[^a-z0-9._-]+", "-", filename.rpartition(".")[0].lower())[:MAX_DEFAULT_TASK_CHARS].strip("-._")
+    name = stem or "task"
+    is_taken = name == services.backbone.name or any(each.task == name for each in services.registry.tasks())
+    return f"{name}-{uuid.uuid4().hex[:8]}" if is_taken else name
+
+
+def _choose_template(tuning: PromptTuningMethod, continued: Version | None) -> str | None:
+    if tuning.template is None and continued and continued.template:
+        return continued.template.text
+    return tuning.template
+
+
+def _choose_labels(tuning: PromptTuningMethod, continued: Version | None) -> tuple[str, ...] | None:
+    if tuning.labels is None:
+        return continued.labels if continued else None
+    if len(set(tuning.labels)) < len(tuning.labels):
+        raise InvalidInput("labels must differ from one another", param="method.prompt_tuning.labels")
+    return tuple(tuning.labels)
+
+
+def _hyperparameters(method: Method, seed: int | None) -> dict[str, Any]:
+    """Fields of TuneConfig that the request says something about."""
+    given = _prompt_tuning(method).model_dump(exclude_none=True) | _supervised(method).model_dump(exclude_none=True)
+    others = {*SEARCHED, "num_cuts", "learning_rate_multiplier"}
+    fields = {RENAMED.get(name, name): value for name, value in given.items() if name not in others}
+    if "init_text" in fields:
+        fields["init"] = "text"
+    return fields | ({} if seed is None else {"seed": seed})
+
+
+def _search(method: Method, seed: int | None, origin: Version | None) -> dict[str, Any]:
+    """Fields of Search that the request says something about. A prompt to go on from decides the shape."""
+    tuning = _prompt_tuning(method)
+    fields = {ours: getattr(tuning, name) for name, ours in SEARCHED.items() if getattr(tuning, name) is not None}
+    if tuning.num_cuts is not None:
+        fields["num_cuts"] = tuning.num_cuts
+    if seed is not None:
+        fields.setdefault("seeds", [seed])
+    if tuning.init_text is not None:
+        fields.setdefault("inits", ["text"])
+    if origin is not None:
+        fields.setdefault("inits", ["prompt"])
+    _check_inits(fields.get("inits", ()), tuning, origin)
+    if origin is not None and "prompt" in fields["inits"]:
+        _take_shape(fields, origin)
+    return fields
+
+
+def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, origin: Version | None) -> None:
+    if "prompt" in inits and origin is None:
+        raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{PLACE}.init")
+    if ("text" in inits) != (tuning.init_text is not None):
+        raise InvalidInput("is needed by init text, and by nothing else", param=f"{PLACE}.init_text")
+
+
+def _take_shape(fields: dict[str, Any], origin: Version) -> None:
+    shape = {
+        "kinds": ("kind", origin.kind.value),
+        "nums_virtual_tokens": ("num_virtual_tokens", origin.num_virtual_tokens),
+    }
+    for ours, (name, value) in shape.items():
+        if fields.setdefault(ours, [value]) != [value]:
+            raise InvalidInput(f"{origin.id}, from which tuning goes on, has {value}", param=f"{PLACE}.{name}")

@@ -1,0 +1,61 @@
+"""`POST /v1/tasks/{task}/evaluate`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.api.deps import DeadlineDep, ServicesDep
+from app.api.errors import describe_statuses
+from app.api.evaluation import evaluate_target, read_examples
+from app.api.evaluation_objects import evaluation_object
+from app.api.guard import BODY_LIMIT, GuardedRoute
+from app.api.limits import MAX_EXAMPLES_BODY_BYTES
+from app.api.routes.runs import TaskReference
+from app.api.schemas.evaluation import EvaluateRequest, Evaluation
+from app.api.services import Services
+from app.api.targets import Target, find_target
+from app.errors import InvalidInput
+from app.tuning.dataset import Example, hash_examples
+from app.tuning.evaluation import Evaluation as Measured
+
+router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
+
+
+@router.post(
+    "/v1/tasks/{task}/evaluate",
+    operation_id="evaluateTask",
+    summary="Measure a task",
+    response_model=Evaluation,
+    response_model_exclude_unset=True,
+    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+    openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
+)
+async def evaluate_task(
+    task: TaskReference, request: EvaluateRequest, services: ServicesDep, deadline_s: DeadlineDep
+) -> Any:
+    """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
+    that generates exact match, token F1 and ROUGE-L.
+
+    The examples go through the running engine, a few at a time beside other requests. Inputs that are too long lose
+    their end, as in tuning. Answers are greedy. The examples are not kept, the figures only with `record`.
+    """
+    if request.data_name is not None and not request.record:
+        raise InvalidInput("data_name belongs to record", param="data_name")
+    target = await find_target(services, task, param="task")
+    examples = read_examples(request.examples)
+    measured = await evaluate_target(services, target, examples, deadline_s)
+    if request.record:
+        await asyncio.to_thread(_record, services, target, examples, measured, request.data_name or "")
+    return await asyncio.to_thread(
+        evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
+    )
+
+
+def _record(services: Services, target: Target, examples: list[Example], measured: Measured, name: str) -> None:
+    if target.prompt is None:
+        raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
+    version = services.registry.resolve(target.model_id)
+    services.registry.record(version, measured.record(target.prompt.digest, hash_examples(examples), name))

@@ -1,0 +1,201 @@
+"""`softswap eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import (
+    ApiKey,
+    AsJson,
+    Device,
+    InputField,
+    Model,
+    RegistryFolder,
+    TargetField,
+    Url,
+    find_server,
+    read_settings,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from app.tuning.dataset import Dataset
+
+MAX_CONFUSION = 12
+"""Labels up to which the confusion matrix fits a terminal."""
+MAX_LABELS_SHOWN = 30
+BAR_WIDTH = 30
+
+
+def evaluate(
+    *,
+    task: Annotated[str, typer.Argument(help="A task or a version of it: sentiment, sentiment@3.")],
+    data: Annotated[
+        Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
+    ],
+    input_field: InputField = None,
+    target_field: TargetField = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures with the version.")] = False,
+    with_predictions: Annotated[
+        bool, typer.Option("--predictions", help="With --json: the prediction of each example too.")
+    ] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    registry: RegistryFolder = None,
+    device: Device = None,
+) -> None:
+    """Measure a task on examples it was not tuned on.
+
+        softswap eval sentiment test.jsonl
+        softswap eval sentiment@2 test.csv --json
+
+    Labels: accuracy with a 95 % interval, macro F1, precision and recall of each, confusion, calibration. Texts: exact
+    match, token F1, ROUGE-L. The backbone is loaded here, unless --url names a running server.
+    """
+    from app.tuning.dataset import read_dataset
+
+    dataset = read_dataset(data, input_field=input_field, target_field=target_field)
+    server = find_server(url, api_key)
+    if server is None:
+        shown = _evaluate_here(
+            task,
+            dataset,
+            model=model,
+            registry=registry,
+            device=device,
+            record=record,
+            with_predictions=with_predictions,
+        )
+    else:
+        from app.cli.remote import task_path
+
+        examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
+        body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
+        if record:
+            body |= {"record": True, "data_name": dataset.name}
+        shown = server.call("POST", task_path(task, "evaluate"), body)
+    if as_json:
+        write_json(shown)
+    else:
+        _print(shown, dataset.name)
+
+
+def _evaluate_here(
+    task: str,
+    dataset: Dataset,
+    *,
+    model: str | None,
+    registry: Path | None,
+    device: str | None,
+    record: bool,
+    with_predictions: bool,
+) -> dict[str, Any]:
+    from app.api.evaluation_objects import evaluation_object
+    from app.cli.registries import open_folder
+    from app.main import load_backbone
+    from app.tuning.evaluation import evaluate_version
+
+    backbone = load_backbone(read_settings(model=model, device=device))
+    opened = open_folder(registry, backbone)
+    version = opened.resolve(task)
+    measured = evaluate_version(backbone, version, opened.prompt(version), dataset.examples)
+    if record:
+        opened.record(version, measured.record(version.digest, dataset.data_hash, dataset.name))
+    shown = evaluation_object(version.id, dataset.examples, measured, with_predictions=with_predictions)
+    return shown.model_dump(exclude_unset=True)
+
+
+def _print(shown: dict[str, Any], name: str) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    num_examples = round(shown["metrics"]["num_examples"])
+    console.print(f"[bold]{shown['model']}[/bold] on {name}: {num_examples:,} examples\n")
+    for part in _parts(shown):
+        console.print(part)
+        console.print()
+
+
+def _parts(shown: dict[str, Any]) -> Iterator[RenderableType]:
+    yield _figures(shown["metrics"])
+    if "labels" not in shown:
+        return
+    yield _label_table(shown["labels"])
+    if len(shown["labels"]) <= MAX_CONFUSION:
+        yield _confusion_table([each["label"] for each in shown["labels"]], shown["confusion"])
+    yield _calibration_table(shown["calibration"])
+
+
+def _figures(metrics: dict[str, float]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in metrics.items():
+        if name in ("accuracy_low", "accuracy_high", "num_examples"):
+            continue
+        interval = (
+            f"95 %: {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}" if name == "accuracy" else ""
+        )
+        table.add_row(name, f"{value:.3f}", f"[dim]{interval}[/dim]")
+    return table
+
+
+def _label_table(labels: Sequence[dict[str, Any]]) -> RenderableType:
+    """Of many labels those with the lowest F1."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = None if len(labels) <= MAX_LABELS_SHOWN else f"the {MAX_LABELS_SHOWN} weakest of {len(labels)} labels"
+    chosen = labels if title is None else sorted(labels, key=lambda each: float(each["f1"]))[:MAX_LABELS_SHOWN]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("label", "precision", "recall", "F1", "examples"):
+        table.add_column(heading, justify="left" if heading == "label" else "right")
+    for each in chosen:
+        table.add_row(
+            escape(each["label"]),
+            *(f"{each[name]:.3f}" for name in ("precision", "recall", "f1")),
+            f"{each['num_examples']:,}",
+        )
+    return table
+
+
+def _confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> RenderableType:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("target \\ answer", box=None, pad_edge=False)
+    for label in labels:
+        table.add_column(escape(label), justify="right")
+    for row, label in enumerate(labels):
+        cells = [f"[bold]{n}[/bold]" if row == column else str(n or "·") for column, n in enumerate(counts[row])]
+        table.add_row(escape(label), *cells)
+    return table
+
+
+def _calibration_table(calibration: dict[str, Any]) -> RenderableType:
+    """How often the answers of each confidence are right, beside that confidence."""
+    from rich.table import Table
+
+    title = f"calibration (temperature {calibration['temperature']:.3g})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("probability", "examples", "confidence", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_column("", justify="left")
+    for each in calibration["bins"]:
+        bar = "█" * round(BAR_WIDTH * each["accuracy"])
+        table.add_row(
+            f"{each['low']:.2f} to {each['high']:.2f}",
+            f"{each['num_examples']:,}",
+            f"{each['confidence']:.3f}",
+            f"{each['accuracy']:.3f}",
+            f"[dim]{bar}[/dim]",
+        )
+    return table

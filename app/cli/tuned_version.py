@@ -1,0 +1,68 @@
+"""What commands that tune do with their result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from app.cli.options import write_json
+from app.errors import GateFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.model.backbone import Backbone
+    from app.registry.registry import Registry
+    from app.registry.version import Version
+    from app.tuning.result import TuneResult
+
+
+def publish_result(
+    backbone: Backbone,
+    registry: Registry,
+    task: str,
+    result: TuneResult,
+    *,
+    description: str,
+    alias: str,
+    more_provenance: Mapping[str, Any] | None = None,
+) -> Version:
+    """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
+    from app.tuning.gates import publish_measured
+
+    provenance = {**result.provenance, **(more_provenance or {})}
+    config = provenance.pop("config")
+    fields: dict[str, Any] = {
+        "template": result.template,
+        "labels": result.labels,
+        "label_temperature": result.validation.label_temperature,
+        "sampling": {} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
+        "metrics": result.metrics,
+        "data_sha256": provenance.pop("data_hash"),
+        "tuning": config,
+        "provenance": provenance,
+        "description": description,
+    }
+    try:
+        return publish_measured(backbone, registry, task, result.prompt, alias=alias or None, **fields)
+    except GateFailed as error:
+        typer.echo(f"{alias} stays where it is: {error.message}", err=True)
+        return registry.publish(task, result.prompt, alias=None, **fields)
+
+
+def report_result(version: Version, result: TuneResult, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"id": version.id, "metrics": result.metrics, "curves": result.curves, **result.provenance})
+        return
+    main = result.validation.main_metric
+    typer.echo(
+        f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on "
+        f"{len(result.plan.validation)} examples, best after {result.best_step} of {result.num_steps} updates"
+    )
+    if len(result.members) > 1:
+        config = result.config
+        typer.echo(
+            f"best of {len(result.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
+            f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
+        )

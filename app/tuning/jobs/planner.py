@@ -1,0 +1,97 @@
+"""Planner: from what a job was asked to do to a run that does it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from app.model.layout import Template
+from app.task_prompt import PromptKind, TaskPrompt
+from app.tuning.config import Init, Loss, OptimizerKind, Schedule, TuneConfig
+from app.tuning.jobs.job import JobSpec
+from app.tuning.plan import TuningPlan
+from app.tuning.run import TuningRun
+from app.tuning.run_state import RunState
+from app.tuning.search import Search
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+    from app.registry.registry import Registry
+    from app.tuning.events import OnEvent
+    from app.tuning.jobs.file_book import FileBook
+
+DEFAULT_PATIENCE = 5
+_ENUMS = {"kind": PromptKind, "init": Init, "optimizer": OptimizerKind, "schedule": Schedule, "loss": Loss}
+
+
+class Planner:
+    """Args: slice_s: seconds a run may take the device for at a time; None sets no bound."""
+
+    def __init__(self, backbone: Backbone, registry: Registry, files: FileBook, *, slice_s: float | None) -> None:
+        self._backbone = backbone
+        self._registry = registry
+        self._files = files
+        self._slice_s = slice_s
+
+    def plan(self, spec: JobSpec) -> TuningPlan:
+        """Reads the files again and checks everything that can be checked without the device.
+
+        Raises:
+            NoSuchFile, NotFound: a file or the version to go on from is gone.
+            InvalidInput: a file, a label, or a hyperparameter that cannot be; the message names it.
+            CorruptState, CorruptPrompt: what is stored is damaged.
+        """
+        train = self._files.load(spec.training_file, param="training_file")
+        validation = None
+        if spec.validation_file is not None:
+            validation = self._files.load(spec.validation_file, param="validation_file")
+        for dataset in (train, validation):
+            if dataset is not None and spec.labels:
+                dataset.require_labels(spec.labels)
+        config = make_config(spec)
+        plan = TuningPlan.make(
+            train,
+            validation,
+            config,
+            template=None if spec.template is None else Template(spec.template),
+            labels=spec.labels,
+            init_prompt=self._init_prompt(spec),
+        )
+        return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
+
+    def start(self, plan: TuningPlan, state: bytes | None, on_event: OnEvent) -> TuningRun:
+        """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
+        return TuningRun(
+            self._backbone,
+            plan,
+            state=None if state is None else RunState.from_bytes(state),
+            slice_s=self._slice_s,
+            on_event=on_event,
+        )
+
+    def _init_prompt(self, spec: JobSpec) -> TaskPrompt | None:
+        if spec.init_version is None:
+            return None
+        return self._registry.prompt(self._registry.resolve(spec.init_version))
+
+
+def make_config(spec: JobSpec) -> TuneConfig:
+    """Raises InvalidInput."""
+    asked = {name: _typed(name, value) for name, value in spec.hyperparameters.items()}
+    return TuneConfig(**{"patience": DEFAULT_PATIENCE, **asked})
+
+
+def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool) -> Search:
+    """What was asked for, and for the rest the default. Raises InvalidInput."""
+    default = Search.default(config, has_labels=has_labels)
+    rates = tuple(rate * spec.learning_rate_multiplier for rate in default.learning_rates)
+    asked = {name: _typed_values(name, value) for name, value in spec.search.items()}
+    return dataclasses.replace(default, **{"learning_rates": rates, **asked})
+
+
+def _typed_values(name: str, value: Any) -> Any:
+    return tuple(_typed(name.removesuffix("s"), each) for each in value) if isinstance(value, list) else value
+
+
+def _typed(name: str, value: Any) -> Any:
+    return _ENUMS[name](value) if name in _ENUMS else value

@@ -1,0 +1,83 @@
+"""JobRunner: works through the queue, one job at a time, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+from app.errors import Draining, EngineDead, SoftswapError
+from app.tuning.jobs.job import Job, JobError
+from app.tuning.jobs.session import Bench, Session
+
+RETRY_S: Final = 5.0
+STOP_TIMEOUT_S: Final = 30.0
+logger = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """`start` once; `wake` whenever a job may be waiting; `stop`, and `close` to wait for it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._news = threading.Event()
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tuning", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def stop(self) -> None:
+        """Save the present job at its next update and queue it again. Does not wait."""
+        self._is_stopping.set()
+        self._news.set()
+
+    def close(self) -> None:
+        """`stop`, and wait until it is done. A job too slow for that goes on from what was saved of it before."""
+        self.stop()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while not self._is_stopping.is_set():
+            self._news.clear()
+            try:
+                has_worked = self._take_turn()
+            except Exception:
+                logger.exception("the books of the jobs could not be kept; trying again")
+                self._is_stopping.wait(RETRY_S)
+            else:
+                if not has_worked:
+                    self._news.wait()
+
+    def _take_turn(self) -> bool:
+        """Work on the next job, if there is one. Nothing else runs, so what seems to run does not."""
+        self._bench.jobs.recover()
+        job = self._bench.jobs.claim()
+        if job is None:
+            return False
+        self._work_on(job)
+        return True
+
+    def _work_on(self, job: Job) -> None:
+        try:
+            Session(self._bench, job, self._is_stopping.is_set).work()
+        except (Draining, EngineDead):
+            self._is_stopping.set()
+            self._bench.jobs.put_back(job.id, "Job queued again: the server is stopping")
+        except SoftswapError as error:
+            self._fail(job, JobError.of(error))
+        except Exception:
+            logger.exception("job %s failed", job.id)
+            self._fail(job, JobError("internal_error", "the server had an error; its log has it under the job's id"))
+
+    def _fail(self, job: Job, error: JobError) -> None:
+        self._bench.jobs.fail(job.id, error)
+        self._bench.folder.remove_run(job.id)

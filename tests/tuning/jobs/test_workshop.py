@@ -1,0 +1,356 @@
+"""Jobs from their creation to their end, with pauses, stops and everything that can break in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import (
+    CorruptState,
+    Draining,
+    InvalidInput,
+    NoSuchFile,
+    NoSuchJob,
+    OutOfMemory,
+    Overloaded,
+    TuningUnavailable,
+)
+from app.tuning.dataset import Example, pack_examples, read_examples
+from app.tuning.evaluation import evaluate_version
+from app.tuning.gates import make_gate
+from app.tuning.jobs import job_book
+from app.tuning.jobs.job import JobStatus, Order
+from app.tuning.jobs.workshop import Workshop
+from tests.models import tiny_backbone
+from tests.tuning.jobs.shop import (
+    DATA,
+    Gate,
+    all_events,
+    curve,
+    make_spec,
+    open_registry,
+    open_shop,
+    wait_for,
+    wait_until,
+)
+
+EXAMPLES = read_examples(DATA)
+OpenShop = Callable[..., Workshop]
+
+
+@pytest.fixture
+def shops(tmp_path: Path) -> Iterator[OpenShop]:
+    """Opens workshops on one folder, one after the other, and closes what the test leaves open."""
+    opened: list[Workshop] = []
+
+    def open_next(*arguments: object, **options: object) -> Workshop:
+        if opened:
+            opened[-1].close()
+        opened.append(open_shop(tmp_path, *arguments, **options))
+        return opened[-1]
+
+    yield open_next
+    if opened:
+        opened[-1].close()
+
+
+def test_a_job_publishes_its_result_and_its_checkpoints(shops: OpenShop, tmp_path: Path) -> None:
+    shop = shops()
+    job = shop.create_job(make_spec(shop))
+    assert (job.status, job.version) == (JobStatus.QUEUED, None)
+    shop.start()
+    done = wait_for(shop, job, JobStatus.SUCCEEDED)
+    registry = open_registry(tmp_path)
+    assert registry.resolve("likes").id == done.version
+    assert (done.step, done.num_steps, done.error) == (12, 12, None)
+    assert done.finished_at is not None
+    checkpoints = shop.checkpoints.of(job.id)
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    assert len(steps) >= 2
+    assert steps == sorted(set(steps))
+    for checkpoint in checkpoints:
+        version = registry.resolve(checkpoint.version)
+        assert registry.prompt(version).num_virtual_tokens == 2
+        assert version.provenance["job"] == job.id
+    assert shop.jobs.get(job.id) == done
+
+
+def test_jobs_run_one_at_a_time_in_the_order_of_their_creation(shops: OpenShop) -> None:
+    shop = shops()
+    jobs = [shop.create_job(make_spec(shop, task=name)) for name in ("one", "two", "three")]
+    shop.start()
+    ends = [wait_for(shop, job, JobStatus.SUCCEEDED) for job in jobs]
+    assert [job.finished_at for job in ends] == sorted(job.finished_at for job in ends)
+    firsts = [all_events(shop, job)[1].created_at for job in jobs]
+    assert firsts == sorted(firsts)
+
+
+def test_a_paused_job_goes_on_as_if_it_had_never_stopped(shops: OpenShop) -> None:
+    gate = Gate()
+    shop = shops(gate)
+    spec = make_spec(shop)
+    job = shop.create_job(spec)
+    shop.start()
+    gate.allow(9)
+    wait_until(lambda: gate.num_slices == 9)
+    assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
+    gate.open()
+    wait_until(lambda: shop.jobs.get(job.id).status is JobStatus.PAUSED and gate.num_slices < 15)
+    other = shop.create_job(make_spec(shop, task="other"))
+    wait_for(shop, other, JobStatus.SUCCEEDED)
+    assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
+    assert 0 < shop.jobs.get(job.id).step < 12
+    assert shop.give(job.id, Order.RESUME).status in (JobStatus.QUEUED, JobStatus.RUNNING)
+    wait_for(shop, job, JobStatus.SUCCEEDED)
+    assert curve(shop, job) == curve(shop, other)
+    assert shop.jobs.get(job.id).num_runs == 2
+
+
+def test_a_cancelled_job_ends_within_a_slice_and_its_checkpoints_stay(shops: OpenShop, tmp_path: Path) -> None:
+    gate = Gate()
+    shop = shops(gate)
+    job = shop.create_job(make_spec(shop))
+    shop.start()
+    wait_until(lambda: gate.allow(1) is None and bool(shop.checkpoints.of(job.id)))
+    assert shop.give(job.id, Order.CANCEL).status is JobStatus.CANCELLED
+    before = gate.num_slices
+    gate.open()
+    wait_until(lambda: not list((tmp_path / "prompts/.state/runs").iterdir()))
+    assert gate.num_slices <= before + 2
+    assert shop.jobs.get(job.id).status is JobStatus.CANCELLED
+    [checkpoint] = shop.checkpoints.of(job.id)
+    assert open_registry(tmp_path).resolve(checkpoint.version)
+
+
+@pytest.mark.parametrize(
+    ("status", "order", "becomes"),
+    [
+        ("queued", "cancel", "cancelled"),
+        ("queued", "pause", "paused"),
+        ("queued", "resume", "queued"),
+        ("paused", "cancel", "cancelled"),
+        ("paused", "pause", "paused"),
+        ("paused", "resume", "queued"),
+        ("running", "cancel", "cancelled"),
+        ("running", "pause", "paused"),
+        ("running", "resume", "running"),
+        ("cancelled", "cancel", "cancelled"),
+        ("cancelled", "pause", None),
+        ("cancelled", "resume", None),
+        ("failed", "cancel", None),
+        ("failed", "pause", None),
+        ("failed", "resume", None),
+        ("succeeded", "cancel", None),
+        ("succeeded", "pause", None),
+        ("succeeded", "resume", None),
+    ],
+)
+def test_an_order_means_the_same_whenever_it_comes(status: str, order: str, becomes: str | None) -> None:
+    if becomes is None:
+        with pytest.raises(InvalidInput, match="so it cannot be"):
+            Order(order).apply(JobStatus(status))
+    else:
+        assert Order(order).apply(JobStatus(status)) == becomes
+
+
+def test_a_stopping_server_saves_its_job_and_the_next_one_finishes_it(shops: OpenShop) -> None:
+    gate = Gate()
+    shop = shops(gate, save_every_s=3600)
+    job = shop.create_job(make_spec(shop))
+    shop.start()
+    gate.allow(9)
+    wait_until(lambda: gate.num_slices == 9)
+    shop.stop()
+    gate.open()
+    after = shops()
+    stopped = after.jobs.get(job.id)
+    assert stopped.status is JobStatus.QUEUED
+    assert stopped.step > 0
+    after.start()
+    wait_for(after, job, JobStatus.SUCCEEDED)
+    other = after.create_job(make_spec(after, task="other"))
+    wait_for(after, other, JobStatus.SUCCEEDED)
+    assert curve(after, job) == curve(after, other)
+
+
+@pytest.mark.parametrize("fault", [Draining("stopping"), OutOfMemory("not even one row fits"), RuntimeError("oops")])
+def test_a_job_whose_device_fails_says_so_and_the_next_one_runs(shops: OpenShop, fault: Exception) -> None:
+    gate = Gate()
+    shop = shops(gate)
+    job = shop.create_job(make_spec(shop))
+    shop.start()
+    gate.allow(5)
+    wait_until(lambda: gate.num_slices == 5)
+    gate.fault = fault
+    gate.open()
+    if isinstance(fault, Draining):
+        wait_for(shop, job, JobStatus.QUEUED)
+        return
+    failed = wait_for(shop, job, JobStatus.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == getattr(fault, "code", "internal_error")
+    assert "oops" not in failed.error.message
+    gate.fault = None
+    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+
+
+def test_a_run_that_diverges_fails_and_leaves_what_was_good(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.tuning.descent import Descent
+
+    real = Descent.update
+
+    def diverging(self: Descent, rows: object, step: int, num_steps: int):
+        losses = yield from real(self, rows, step, num_steps)
+        return {} if step >= 8 else losses
+
+    monkeypatch.setattr(Descent, "update", diverging)
+    shop = shops()
+    shop.start()
+    failed = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "numerical_error"
+    assert failed.version is None
+    assert shop.checkpoints.of(failed.id)
+
+
+def test_damaged_files_and_states_fail_the_job_and_not_the_server(shops: OpenShop, tmp_path: Path) -> None:
+    gate = Gate()
+    shop = shops(gate)
+    first = shop.create_job(make_spec(shop))
+    shop.start()
+    gate.allow(9)
+    wait_until(lambda: gate.num_slices == 9)
+    shop.stop()
+    gate.open()
+    shop.close()
+    state = tmp_path / "prompts/.state"
+    [saved] = (state / "runs").iterdir()
+    saved.write_bytes(saved.read_bytes()[:-1] + b"x")
+    shop = shops()
+    content = shop.files.add("other.jsonl", DATA + b"\n" + DATA)
+    second = shop.create_job(make_spec(shop, training_file=content.id))
+    (state / "files" / content.digest).write_bytes(b"damaged")
+    third = shop.create_job(make_spec(shop))
+    shop.start()
+    for job, word in ((first, "saved state"), (second, "content")):
+        failed = wait_for(shop, job, JobStatus.FAILED)
+        assert failed.error is not None
+        assert (failed.error.code, word in failed.error.message) == ("corrupt_state", True)
+    wait_for(shop, third, JobStatus.SUCCEEDED)
+
+
+def test_what_a_job_needs_is_checked_when_it_is_created(shops: OpenShop) -> None:
+    shop = shops()
+    with pytest.raises(NoSuchFile):
+        shop.create_job(make_spec(shop, training_file="file-none"))
+    with pytest.raises(InvalidInput, match=r"likes\.jsonl, line 2: the target is none of the 2 labels"):
+        shop.create_job(make_spec(shop, labels=("no", "maybe")))
+    with pytest.raises(InvalidInput, match="template"):
+        shop.create_job(make_spec(shop, template="{input}"))
+    spec = make_spec(shop)
+    shop._folder.remove_file(shop.files.get(spec.training_file).digest)
+    with pytest.raises(CorruptState):
+        shop.create_job(spec)
+    assert shop.jobs.page(None, 10) == ([], False)
+
+
+def test_the_queue_and_the_books_are_bounded(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = shops()
+    spec = make_spec(shop)
+    monkeypatch.setattr(job_book, "MAX_UNFINISHED_JOBS", 2)
+    monkeypatch.setattr(job_book, "MAX_JOBS", 3)
+    first = shop.create_job(spec)
+    shop.create_job(spec)
+    with pytest.raises(Overloaded):
+        shop.create_job(spec)
+    shop.give(first.id, Order.CANCEL)
+    shop.create_job(spec)
+    with pytest.raises(InvalidInput, match="keeps 3 jobs"):
+        shop.create_job(spec)
+    with pytest.raises(InvalidInput, match="not ended"):
+        shop.jobs.delete(shop.jobs.page(None, 1)[0][0].id)
+    shop.jobs.delete(first.id)
+    with pytest.raises(NoSuchJob):
+        shop.jobs.get(first.id)
+
+
+def test_a_file_that_a_job_needs_cannot_go(shops: OpenShop) -> None:
+    shop = shops()
+    job = shop.create_job(make_spec(shop))
+    with pytest.raises(InvalidInput, match="needs this file"):
+        shop.delete_file(job.spec.training_file)
+    shop.give(job.id, Order.CANCEL)
+    shop.delete_file(job.spec.training_file)
+
+
+def test_a_folder_has_one_workshop_at_a_time(shops: OpenShop, tmp_path: Path) -> None:
+    shop = shops()
+    with pytest.raises(TuningUnavailable, match="another server"):
+        open_shop(tmp_path)
+    shop.close()
+    shops()
+
+
+def test_a_damaged_database_is_said_and_the_registry_is_untouched(shops: OpenShop, tmp_path: Path) -> None:
+    shop = shops()
+    shop.start()
+    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    shop.close()
+    (tmp_path / "prompts/.state/jobs.sqlite3").write_bytes(b"no database" * 1000)
+    with pytest.raises(TuningUnavailable, match="begin anew"):
+        open_shop(tmp_path)
+    assert open_registry(tmp_path).resolve("likes")
+
+
+def test_a_version_published_before_a_crash_is_found_again(shops: OpenShop, tmp_path: Path) -> None:
+    """The crash comes between the publication and its entry in the books."""
+    shop = shops()
+    job = shop.create_job(make_spec(shop))
+    real = shop.jobs.succeed
+    shop.jobs.succeed = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    shop.start()
+    wait_until(lambda: not shop._runner.is_alive)
+    shop.jobs.succeed = real
+    published = [version.id for version in open_registry(tmp_path).versions("likes")]
+    after = shops()
+    after.start()
+    done = wait_for(after, job, JobStatus.SUCCEEDED)
+    assert done.version == published[-1]
+    assert [version.id for version in open_registry(tmp_path).versions("likes")] == published
+
+
+def test_each_member_of_a_population_has_its_curve(shops: OpenShop) -> None:
+    shop = shops()
+    shop.start()
+    job = shop.create_job(make_spec(shop, search={"learning_rates": [0.01, 0.1], "seeds": [0, 1], "num_cuts": 0}))
+    wait_for(shop, job, JobStatus.SUCCEEDED)
+    assert {member for _, member, _ in curve(shop, job)} == {-1, 0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_an_alias_with_a_gate_moves_only_for_a_better_result(
+    shops: OpenShop, tmp_path: Path, *, is_better: bool
+) -> None:
+    """The gate's examples are answered by the first version, rightly or wrongly; the second learned nothing."""
+    shop = shops()
+    shop.start()
+    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    registry = open_registry(tmp_path)
+    live = registry.resolve("likes")
+    answers = evaluate_version(tiny_backbone(), live, registry.prompt(live), EXAMPLES).predictions
+    other = {"yes": "no", "no": "yes"}
+    targets = [other[answer] if is_better else answer for answer in answers]
+    examples = [Example(example.input, target) for example, target in zip(EXAMPLES, targets, strict=True)]
+    gate = make_gate(examples, live.labels)
+    registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples), force=True)
+    spec = make_spec(shop, hyperparameters={"learning_rate": 0.0, "max_steps": 1})
+    second = wait_for(shop, shop.create_job(spec), JobStatus.SUCCEEDED)
+    registry.refresh()
+    assert second.version != first.version
+    moved = registry.resolve("likes").id == second.version
+    has_warned = any("was not moved" in event.message for event in all_events(shop, second))
+    assert moved == (not has_warned)
+    assert moved or not is_better
+    assert registry.resolve(second.version or "").id == second.version
