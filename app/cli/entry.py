@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.compare import compare
 from app.cli.distill import distill
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
 app.command(rich_help_panel="Make")(tune)
+app.command(rich_help_panel="Make")(compare)
 app.command(rich_help_panel="Make")(distill)
 app.command("eval", rich_help_panel="Make")(evaluate)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")

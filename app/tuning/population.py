@@ -12,9 +12,10 @@ import torch
 
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
-from app.tuning.config import OptimizerKind, TuneConfig
+from app.tuning.config import TuneConfig
 from app.tuning.forward import Prefix
 from app.tuning.objective import Score
+from app.tuning.optimizer import make_optimizer
 from app.tuning.search import MAX_MEMBERS
 
 OPTIMIZER = "optimizer."
@@ -51,7 +52,7 @@ class Member:
         self.initial = initial
         self.unit = unit
         self.scaled = torch.nn.Parameter(initial / unit)
-        self.optimizer = _make_optimizer(config, self.scaled)
+        self.optimizer = make_optimizer(config, [self.scaled])
         self.best: Best | None = None
         self.is_alive = True
 
@@ -149,9 +150,3 @@ class Population:
 
 def _shape(member: Member) -> tuple[str, int]:
     return member.config.kind.value, member.config.num_virtual_tokens
-
-
-def _make_optimizer(config: TuneConfig, scaled: torch.nn.Parameter) -> torch.optim.Optimizer:
-    if config.optimizer is OptimizerKind.ADAFACTOR:
-        return torch.optim.Adafactor([scaled], lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.AdamW([scaled], lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -20,9 +20,8 @@ from app.model.backbone import Backbone
 from app.task_prompt import PromptKind
 from app.tuning.chunks import Chunker
 from app.tuning.config import Init, TuneConfig
-from app.tuning.dataset import Example
 from app.tuning.descent import Descent
-from app.tuning.encoding import EncodedExample, encode_examples, shuffled_batches
+from app.tuning.encoding import EncodedExample, shuffled_batches
 from app.tuning.evaluation import evaluate_in_slices
 from app.tuning.events import Evaluated, MembersDropped, OnEvent, StepDone, TuningStarted, TuningStopped, ignore_event
 from app.tuning.forward import Prefix
@@ -31,6 +30,7 @@ from app.tuning.objective import Score, choose_objective
 from app.tuning.plan import TuningPlan
 from app.tuning.population import Member, Population
 from app.tuning.result import TuneResult
+from app.tuning.rows import RunRows
 from app.tuning.run_state import RunState
 from app.tuning.search import keep_better_half
 
@@ -71,8 +71,8 @@ class TuningRun:
         self._digest = plan.digest(backbone.fingerprint)
         if state is not None and state.books.get("plan") != self._digest:
             raise InvalidInput("the saved state belongs to another tuning run", param="state")
-        self._train = _encode(backbone, plan, plan.train)
-        self._validation = _encode(backbone, plan, _spread(plan.validation, plan.config.max_validation_rows))
+        rows = RunRows.of(backbone, plan)
+        self._train, self._validation = rows.train, rows.validation
         objective = choose_objective(backbone, plan, self._train)
         self._chunker = Chunker(
             max_rows=min(plan.config.micro_batch_size, objective.max_rows),
@@ -305,30 +305,6 @@ class TuningRun:
             tuning_s=self._elapsed_s,
             num_tokens_computed=self._descent.num_tokens_computed,
         )
-
-
-def _encode(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
-    config = plan.config
-    room = backbone.max_model_len - max(plan.search.nums_virtual_tokens) - config.max_target_tokens
-    if room < 1:
-        raise InvalidInput(
-            f"num_virtual_tokens and max_target_tokens leave no room in {backbone.max_model_len} positions",
-            param="num_virtual_tokens",
-        )
-    return encode_examples(
-        backbone,
-        plan.template,
-        examples,
-        max_input_tokens=min(room, config.max_input_tokens or room),
-        max_target_tokens=config.max_target_tokens,
-    )
-
-
-def _spread(examples: Sequence[Example], num: int) -> list[Example]:
-    """At most `num` examples at equal distances: files are often sorted by label."""
-    if len(examples) <= num:
-        return list(examples)
-    return [examples[i * len(examples) // num] for i in range(num)]
 
 
 def _describe(config: TuneConfig) -> dict[str, object]:

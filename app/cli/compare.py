@@ -1,0 +1,174 @@
+"""`softswap compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import AsJson, Device, Model, read_settings, write_json
+from app.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from app.comparison.comparison import Comparison
+    from app.comparison.method import Method
+    from app.comparison.summary import Summary
+    from app.comparison.trial import Trial
+
+DATA, WRITTEN, BUDGET = "Data", "Written prompts", "Budget, the same for every method that is tuned"
+FILE = {"exists": True, "dir_okay": False, "rich_help_panel": DATA}
+
+
+def compare(
+    *,
+    data: Annotated[
+        Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
+    ],
+    validation: Annotated[
+        Path | None, typer.Option(help="What everything is chosen by. (default: a tenth of DATA)", **FILE)
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="What is measured on in the end. (default: another tenth of DATA)", **FILE)
+    ] = None,
+    input_field: Annotated[str | None, typer.Option(help="Field of the input.", rich_help_panel=DATA)] = None,
+    target_field: Annotated[str | None, typer.Option(help="Field of the answer.", rich_help_panel=DATA)] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.", rich_help_panel=DATA),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Possible answers, separated by commas; '' for a task that writes text. "
+                     "(default: found in DATA)", rich_help_panel=DATA),
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="Of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora and full, separated by commas. "
+                     "(default: all)", show_default=False),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Separated by commas; two or more give an interval over them.")] = "0,1,2",
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt to try; may be repeated. (default: some made of the labels)",
+                     rich_help_panel=WRITTEN),
+    ] = None,
+    num_shots: Annotated[
+        int, typer.Option("--shots", help="Examples of a few-shot prompt, as far as they fit.", rich_help_panel=WRITTEN)
+    ] = 8,
+    max_steps: Annotated[int, typer.Option(help="Updates of a run.", rich_help_panel=BUDGET)] = 400,
+    batch_size: Annotated[int, typer.Option(help="Examples in an update.", rich_help_panel=BUDGET)] = 16,
+    num_virtual_tokens: Annotated[
+        int, typer.Option("--virtual-tokens", help="Rows of a tuned prompt or prefix.", rich_help_panel=BUDGET)
+    ] = 20,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's updates.", rich_help_panel=BUDGET)] = 8,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw score against trained parameters into this SVG file.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+    model: Model = None,
+    device: Device = None,
+) -> None:  # fmt: skip
+    r"""Compare written prompts, prompt tuning, prefix tuning, LoRA and full fine-tuning on your examples.
+
+        softswap compare reviews.jsonl --test unseen.jsonl --plot reviews.svg
+
+    All on one backbone with one split, one objective and one evaluation; only what is trained differs. Each tuned
+    method chooses its learning rate and its best state on validation: prompts as a population of twelve (six for a task
+    that writes text) that is halved three times, which costs about four runs; LoRA and full fine-tuning as four runs
+    with four learning rates. Test is measured once for each seed. Nothing is published and the backbone stays as it is.
+    LoRA and full fine-tuning are for comparison: softswap does not serve them.
+    Needs: pip install 'softswap\[compare]'.
+    """
+    settings = read_settings(model=model, device=device)
+    from app.comparison.comparison import compare as compare_methods
+    from app.comparison.comparison import require_packages
+    from app.comparison.isolation import Checkpoint
+    from app.comparison.setting import Setting
+    from app.model.layout import Template
+    from app.tuning.config import TuneConfig
+    from app.tuning.dataset import read_dataset
+
+    if plot is not None:
+        require_packages(iter(("matplotlib",)))
+    fields = {"input_field": input_field, "target_field": target_field}
+    train, held_out, unseen = (
+        None if path is None else read_dataset(path, **fields) for path in (data, validation, test)
+    )
+    assert train is not None
+    config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
+    setting = Setting.make(
+        train, held_out, unseen, config,
+        template=None if template is None else Template(template.replace("\\n", "\n")),
+        labels=None if labels is None else [label.strip() for label in labels.split(",") if label.strip()],
+        instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
+    )  # fmt: skip
+    checkpoint = Checkpoint(str(settings.model), settings.revision, settings.dtype, settings.device)
+    found = compare_methods(checkpoint, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
+    if plot is not None:
+        from app.comparison.plot import plot_methods
+
+        plot_methods(found.summaries, plot, f"{data.name}: {len(found.setting.test)} test examples")
+    _report(found, as_json=as_json)
+
+
+def _parse_methods(text: str) -> list[Method]:
+    from app.comparison.method import Method
+
+    try:
+        return [Method(part.strip()) for part in text.split(",")] if text else list(Method)
+    except ValueError:
+        raise InvalidInput(f"--methods must be of {', '.join(Method)}", param="methods") from None
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InvalidInput("--seeds must be whole numbers, separated by commas", param="seeds") from None
+
+
+def _show(trial: Trial) -> None:
+    rate = f", learning rate {trial.chosen['learning_rate']:g}" if trial.method.is_tuned else ""
+    typer.echo(
+        f"{trial.method.words}, seed {trial.seed}: {trial.metric} {trial.value:.3f} after {trial.tuning_s:.0f} s, "
+        f"best of {trial.num_tries}{rate}",
+        err=True,
+    )
+
+
+def _report(found: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        write_json(found.as_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    summaries = found.summaries
+    table = Table(
+        "method", f"{summaries[0].metric}, % [95 %]", "interval", "trained parameters", "bytes per task", "tries",
+        "tuning, s", "peak memory, MB", "latency, ms",
+    )  # fmt: skip
+    for summary in summaries:
+        table.add_row(*_cells(summary))
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    console.print(f"Peak memory on top of the loaded backbone: {found.trials[0].memory_measure}.", style="dim")
+    console.print("Latency: median of one request at a time through the engine.", style="dim")
+
+
+def _cells(summary: Summary) -> list[str]:
+    low, high = summary.interval.low, summary.interval.high
+    reach = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    peak = summary.peak_memory_bytes
+    return [
+        summary.method.words,
+        f"{100 * summary.value:.1f}{reach}",
+        summary.interval.kind,
+        f"{summary.num_parameters:,}",
+        f"{summary.num_stored_bytes:,}",
+        str(summary.num_tries),
+        f"{summary.tuning_s:.0f}",
+        "not measured" if peak is None else f"{peak / 1e6:.0f}",
+        "not served here" if summary.latency_s is None else f"{1000 * summary.latency_s:.1f}",
+    ]
