@@ -14,7 +14,8 @@ from dataclasses import dataclass
 BOS, EOS = "<s>", "</s>"
 ANSWER_OPENS, ANSWER_ENDS = "\x02", "\x03"
 """Stand around every answer until the text is encoded; see `split_answers`."""
-RENAMED_SHARE = 0.15
+RENAMED_SHARE = 0.1
+USUAL_SHARE = 0.5
 Example = tuple[str, str]
 Draw = Callable[[], Example]
 
@@ -37,7 +38,9 @@ CUES = (
     ('"', '"\n', ""),
     ("Passage: ", "\nResult:", " "),
 )
-"""What stands before the text, between text and answer, and the space that opens the answer."""
+"""What stands before the text, between text and answer, and the space that opens the answer. The first is usual:
+it stands in USUAL_SHARE of the groups, so that a small model knows one place to answer at well.
+"""
 
 FREE_LABELS = (
     "positive negative neutral good bad true false yes no A B C D E 1 2 3 4 5 first second third red blue green black "
@@ -47,7 +50,7 @@ FREE_LABELS = (
 )
 
 
-LAYOUTS = ("run", "run", "in front", "in front", "in front", "in front", "one document", "instructed")
+LAYOUTS = ("run", "in front", "in front", "in front", "in front", "one document", "instructed")
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,24 @@ class Cue:
     Attributes:
         labels: empty where the answers are open.
         asks: words of its own that may stand between a text and its answer ("Headline").
+        is_short: its texts are single words, of which one document holds many.
     """
 
     names: tuple[str, ...]
     draw: Draw
     labels: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
+    is_short: bool = False
 
 
 def lay_out(cue: Cue, rng: random.Random) -> str:
     """Examples of one task in one of the four layouts, with `<s>` and `</s>` written out."""
-    before, between, space = rng.choice(CUES)
-    if cue.asks and rng.random() < 0.4:
+    before, between, space = CUES[0] if rng.random() < USUAL_SHARE else rng.choice(CUES)
+    if cue.asks and rng.random() < 0.25:
         before, between, space = "", f"\n{rng.choice(cue.asks)}:", " "
     rename = _renaming(cue, rng)
     is_renamed = any(old != new for old, new in rename.items())
-    num = rng.randint(4, 8) if is_renamed else rng.choice((1, 1, 1, 2, 3))
+    num = rng.randint(4, 8) if is_renamed or cue.is_short else rng.choice((1, 1, 1, 2, 3))
     shots = []
     for text, answer in (cue.draw() for _ in range(num)):
         answered = f"{ANSWER_OPENS}{space}{rename.get(answer, answer)}{ANSWER_ENDS}"

@@ -64,39 +64,40 @@ class CueWriter:
 
     def _weighted_makers(self) -> list[tuple[Callable[[], Cue], float]]:
         return [
-            (self._part, 0.7),
-            (self._author, 0.4),
-            (self._decade, 0.2),
-            (self._article_class, 2.5),
+            (self._part, 0.3),
+            (self._author, 0.1),
+            (self._decade, 0.1),
+            (self._article_class, 2.0),
             (self._title, 1.0),
-            (self._subject, 0.7),
-            (self._heading, 3.0),
-            (self._names, 1.5),
-            (self._typed_names, 1.5),
-            (self._messages.entities, 5.0),
+            (self._subject, 0.3),
+            (self._heading, 3.5),
+            (self._names, 1.0),
+            (self._typed_names, 1.0),
+            (self._messages.entities, 6.0),
             (self._requests.topic, 4.0),
-            (self._requests.action, 3.0),
-            (self._occurs, 0.3),
-            (self._word_at, 0.3),
-            (self._copy, 0.4),
-            (self._cloze, 0.3),
-            (self._is_question, 0.3),
-            (self._is_speech, 0.3),
-            (self._is_continued, 0.3),
+            (self._requests.action, 2.5),
+            (self._occurs, 0.1),
+            (self._word_at, 0.1),
+            (self._copy, 0.5),
+            (self._cloze, 0.1),
+            (self._is_question, 0.1),
+            (self._is_speech, 0.1),
+            (self._is_continued, 0.1),
         ]
 
     def _makers_of_packages_and_sets(self) -> list[tuple[Callable[[], Cue], float]]:
         tone = ToneCues(self._sentences_with_tone(), self._rng)
         self._language_to_messages = read_messages()
         return [
-            (tone.sentiment, 8.0),
-            (tone.three_way, 0.5),
+            (tone.word, 4.0),
+            (tone.sentiment, 11.0),
+            (tone.three_way, 0.3),
             (tone.opinion, 2.0),
-            (self._language, 2.0),
+            (self._language, 3.0),
             (self._banking, 2.5),
-            (self._snips, 1.5),
-            (self._e2e, 0.3),
-            (self._e2e_reversed, 0.3),
+            (self._snips, 1.0),
+            (self._e2e, 0.1),
+            (self._e2e_reversed, 0.1),
         ]
 
     def _sentences_with_tone(self) -> list[str]:

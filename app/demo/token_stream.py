@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 """Roles as plain words, as in one of the cues; it opens with `<s>`, so encode its text without special tokens."""
 TOKENIZER_SAMPLE_BYTES = 30_000_000
-CUE_BYTES = 44_000_000
+CUE_BYTES = 36_000_000
 TITLE_SHARE, PLAIN_SHARE = 0.5, 0.06
 
 

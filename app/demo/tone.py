@@ -18,10 +18,8 @@ from app.demo.corpus import speak_plainly
 from app.demo.cue_layout import Cue, Example
 from app.demo.spans import read_phrases
 
+USUAL_PAIR = ("positive", "negative")
 LABEL_PAIRS = (
-    ("positive", "negative"),
-    ("positive", "negative"),
-    ("positive", "negative"),
     ("good", "bad"),
     ("favourable", "unfavourable"),
     ("praise", "blame"),
@@ -30,6 +28,7 @@ LABEL_PAIRS = (
     ("great", "terrible"),
     ("pro", "con"),
 )
+USUAL_SHARE = 0.75
 REVIEWS = re.compile(
     r"\b(reviews?|reviewers?|critics?|critical|prais|acclaim|criticis|criticiz|reception|performances?|acting|films?"
     r"|movies?|novels?|albums?|book|story|script|comedy|drama|character)\b"
@@ -83,6 +82,14 @@ class Tone:
         shape = self._rng.choice(self._phrases["shapes"])
         return re.sub(r"\{[abwpn]\}", lambda slot: self._rng.choice(slot_to_words[slot[0]]), shape)
 
+    def words(self, tone: str) -> str:
+        """One or two words of a tone, sometimes behind "very" or in front of a thing."""
+        word = self._rng.choice(self._rng.choice((self._adjectives[tone], self._adjectives[tone], self._words[tone])))
+        other = self._rng.choice(self._adjectives[tone])
+        thing = self._rng.choice(self._phrases["things"])
+        phrase = self._rng.choice(self._phrases[tone])
+        return self._rng.choice((word, word, f"{word} , {other}", f"{other} {thing}", f"very {other}", phrase))
+
 
 class ToneCues:
     """Tasks about the tone of sentences; `sentences` are those of the corpora."""
@@ -95,16 +102,26 @@ class ToneCues:
             key = (self._tone.of(sentence), bool(REVIEWS.search(sentence)))
             self._pools.setdefault(key, []).append(sentence)
 
-    def sentiment(self) -> Cue:
-        """Positive or negative, under many names."""
-        pair = self._rng.choice(LABEL_PAIRS)
-        kind = self._rng.choice(("made", "reviews", "any", "mixed", "mixed"))
+    def word(self) -> Cue:
+        """Positive or negative, of single words of the lexicons and pairs of them."""
+        pair = self._pair()
 
         def draw() -> Example:
             place = self._rng.randrange(2)
-            return self._example(("positive", "negative")[place], kind), pair[place]
+            return self._tone.words(USUAL_PAIR[place]), pair[place]
 
-        subject = self._rng.choice(("", " of the text", " of the sentence", " of the review", " of the film review"))
+        return Cue(("sentiment", "tone", "sentiment of the word", f"{pair[0]} or {pair[1]}"), draw, pair, is_short=True)
+
+    def sentiment(self) -> Cue:
+        """Positive or negative, under many names."""
+        pair = self._pair()
+        kind = self._rng.choice(("made", "made", "reviews", "mixed", "mixed"))
+
+        def draw() -> Example:
+            place = self._rng.randrange(2)
+            return self._example(USUAL_PAIR[place], kind), pair[place]
+
+        subject = self._rng.choice(("", " of the text", " of the review", " of the film review"))
         names = (
             "sentiment" + subject,
             "tone" + subject,
@@ -136,13 +153,16 @@ class ToneCues:
             ("opinion or fact", "is this an opinion", "does the writer judge", f"{pair[0]} or {pair[1]}"), draw, pair
         )
 
+    def _pair(self) -> tuple[str, str]:
+        return USUAL_PAIR if self._rng.random() < USUAL_SHARE else self._rng.choice(LABEL_PAIRS)
+
     def _example(self, tone: str, kind: str) -> str:
         """Args: kind: `made` up, from sentences about `reviews`, from `any`, or of all three `mixed`."""
         if kind == "mixed":
-            kind = self._rng.choice(("made", "reviews", "reviews", "any"))
+            kind = self._rng.choice(("made", "made", "reviews", "any"))
         if kind == "made":
             text = self._tone.review(tone)
-            return text if self._rng.random() < 0.8 else f"{text} {self._tone.review(tone)}"
+            return text if self._rng.random() < 0.9 else f"{text} {self._tone.review(tone)}"
         is_review = kind == "reviews" or self._rng.random() < 0.3
         sentence = self._rng.choice(self._pools.get((tone, is_review)) or self._pools.get((tone, False)) or ["None."])
         return speak_plainly(sentence) if self._rng.random() < 0.6 else sentence
