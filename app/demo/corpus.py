@@ -14,7 +14,7 @@ from typing import Any
 HEADLINE_KEY_CHARS = 60
 MAX_PASSAGE_CHARS = 2400
 PART_TO_BYTES = {
-    "novel": 30_000_000,
+    "novel": 14_000_000,
     "encyclopedia": 30_000_000,
     "news": 22_000_000,
     "miscellany": 3_000_000,

@@ -14,9 +14,15 @@ from typing import TypeVar
 
 from app.demo.corpus import Document, speak_plainly
 from app.demo.cue_layout import Cue, Example, lay_out
+from app.demo.headings import heading_of
+from app.demo.languages import read_messages
+from app.demo.messages import MessageCues
 from app.demo.spans import TYPE_TO_PATTERN, names_of, sentences_of, words_of
+from app.demo.spoken import RequestCues
+from app.demo.tone import REVIEWS, ToneCues
 
 Group = TypeVar("Group")
+NUM_TONE_SENTENCES = 120_000
 ARTICLE_CLASSES = (
     "footballer politician actor actress singer writer novelist poet painter journalist lawyer player coach film "
     "album song single band novel book series episode village town city district river mountain lake island company "
@@ -27,7 +33,12 @@ ARTICLE_CLASSES = (
 
 
 class CueWriter:
-    """Writes endless documents with cues; `write` is deterministic in the seed and the order of calls."""
+    """Writes endless documents with cues; `write` is deterministic in the seed and the order of calls.
+
+    Args:
+        task_folder: of the openly licensed sets; without it, those and the lexicons and translations of other packages
+            are left out.
+    """
 
     def __init__(self, passages: dict[str, list[Document]], task_folder: Path | None, seed: int) -> None:
         self._rng = random.Random(seed)  # noqa: S311, a sample and no secret
@@ -40,34 +51,60 @@ class CueWriter:
         self._intents = _group(
             [Document("request", text, title=intent) for text, intent in self._sets["banking77"]], "title"
         )
-        self._makers = self._weighted_makers(has_tasks=task_folder is not None)
+        self._messages = MessageCues(self._by_class, self._sentence, self._rng)
+        self._requests = RequestCues(self._rng)
+        self._makers = self._weighted_makers()
+        if task_folder is not None:
+            self._makers += self._makers_of_packages_and_sets()
 
     def write(self) -> str:
         """One group of documents on one task, with `<s>` and `</s>` written out."""
         maker = self._rng.choices([m for m, _ in self._makers], [w for _, w in self._makers])[0]
         return lay_out(maker(), self._rng)
 
-    def _weighted_makers(self, has_tasks: bool) -> list[tuple[Callable[[], Cue], float]]:
-        makers: list[tuple[Callable[[], Cue], float]] = [
-            (self._part, 2.0),
-            (self._author, 1.0),
-            (self._decade, 0.5),
-            (self._article_class, 4.0),
+    def _weighted_makers(self) -> list[tuple[Callable[[], Cue], float]]:
+        return [
+            (self._part, 0.3),
+            (self._author, 0.1),
+            (self._decade, 0.1),
+            (self._article_class, 2.0),
             (self._title, 1.0),
-            (self._subject, 1.0),
-            (self._names, 2.5),
-            (self._typed_names, 2.0),
-            (self._occurs, 0.7),
-            (self._word_at, 0.7),
+            (self._subject, 0.3),
+            (self._heading, 3.5),
+            (self._names, 1.0),
+            (self._typed_names, 1.0),
+            (self._messages.entities, 6.0),
+            (self._requests.topic, 4.0),
+            (self._requests.action, 2.5),
+            (self._occurs, 0.1),
+            (self._word_at, 0.1),
             (self._copy, 0.5),
-            (self._cloze, 1.0),
-            (self._is_question, 0.7),
-            (self._is_speech, 0.7),
-            (self._is_continued, 0.7),
+            (self._cloze, 0.1),
+            (self._is_question, 0.1),
+            (self._is_speech, 0.1),
+            (self._is_continued, 0.1),
         ]
-        if has_tasks:
-            makers += [(self._banking, 2.5), (self._snips, 2.5), (self._e2e, 1.0), (self._e2e_reversed, 0.5)]
-        return makers
+
+    def _makers_of_packages_and_sets(self) -> list[tuple[Callable[[], Cue], float]]:
+        tone = ToneCues(self._sentences_with_tone(), self._rng)
+        self._language_to_messages = read_messages()
+        return [
+            (tone.word, 4.0),
+            (tone.sentiment, 11.0),
+            (tone.three_way, 0.3),
+            (tone.opinion, 2.0),
+            (self._language, 3.0),
+            (self._banking, 2.5),
+            (self._snips, 1.0),
+            (self._e2e, 0.1),
+            (self._e2e_reversed, 0.1),
+        ]
+
+    def _sentences_with_tone(self) -> list[str]:
+        """Every sentence of the modern parts that speaks of a work, and some of all the others."""
+        passages = [p for part in ("encyclopedia", "news", "miscellany") for p in self._passages[part]]
+        of_works = {s[:300] for passage in passages for s in sentences_of(passage.text) if REVIEWS.search(s)}
+        return sorted(of_works) + [self._sentence() for _ in range(NUM_TONE_SENTENCES)]
 
     # Tasks
 
@@ -103,6 +140,28 @@ class CueWriter:
                     return text, found[1]
 
         return Cue(("what is it", "description", "definition"), draw)
+
+    def _heading(self) -> Cue:
+        def draw() -> Example:
+            while True:
+                document = self._rng.choice(self._passages[self._rng.choice(("news", "news", "news", "encyclopedia"))])
+                heading = heading_of(document.text)
+                if heading:
+                    num_sentences = self._rng.randint(1, 4)
+                    return " ".join(sentences_of(document.text)[:num_sentences])[:600].strip(), heading
+
+        names = ("headline", "headline of the news article", "short summary", "title in a few words", "heading")
+        return Cue(names, draw, asks=("Headline", "Headline", "Heading", "Title", "Summary", "In short"))
+
+    def _language(self) -> Cue:
+        messages = self._some(self._language_to_messages, self._rng.choice((2, 3, 8, 12, 21)))
+
+        def draw() -> Example:
+            language = self._rng.choice(list(messages))
+            return self._rng.choice(messages[language])[:300], language
+
+        names = ("language", "language of the text", "name of the language", "in which language is this written")
+        return Cue(names, draw, tuple(messages), asks=("Language",))
 
     def _names(self) -> Cue:
         key = self._rng.choice(("names", "name", "entities", "list", ""))

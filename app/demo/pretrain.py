@@ -2,7 +2,8 @@
 
 The learning rate warms up, stays, and decays to zero (WSD; Hu et al. 2024, MiniCPM, section 4). The decay starts at
 `--decay-at` or once a file named `decay` lies in the work folder. Matrices of the layers are trained with Muon
-(Jordan et al. 2024), everything else with AdamW.
+(Jordan et al. 2024), everything else with AdamW. A backbone is trained further by `prepare --tokenizer DIR` with
+another seed and `train --start-from DIR`, in a work folder of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -30,7 +31,10 @@ NUM_HELD_OUT_TOKENS = 32_768
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes in tokens, rates per step; a step sees `batch_tokens` tokens in rows of `row_tokens`."""
+    """Sizes in tokens, rates per step; a step sees `batch_tokens` tokens in rows of `row_tokens`.
+
+    The tokens of an answer count `answer_weight` times in the loss.
+    """
 
     hidden_size: int = 256
     intermediate_size: int = 704
@@ -45,6 +49,7 @@ class Recipe:
     micro_tokens: int = 4096
     cue_share: float = 0.2
     decay_cue_share: float = 0.35
+    answer_weight: float = 1.0
     matrix_lr: float = 0.02
     other_lr: float = 3e-3
     weight_decay: float = 0.05
@@ -56,24 +61,39 @@ class Recipe:
 class TokenRows:
     """Rows of one token stream, read in order; the last tokens are held out, the rest repeats when it ends."""
 
-    def __init__(self, path: Path) -> None:
-        tokens = np.load(path, mmap_mode="r")
+    def __init__(self, work: Path, name: str) -> None:
+        tokens = np.load(work / f"{name}.npy", mmap_mode="r")
         self.held_out = torch.from_numpy(tokens[-NUM_HELD_OUT_TOKENS:].astype(np.int64))
         self._tokens = tokens[:-NUM_HELD_OUT_TOKENS]
+        self._is_answer = np.load(work / f"{name}_answers.npy", mmap_mode="r")
         self.num_read = 0
 
     def take(self, num_rows: int, row_tokens: int) -> Tensor:
-        """int64 (num_rows, row_tokens + 1); neighbouring rows share one token."""
+        """int64 (2, num_rows, row_tokens + 1): the tokens and whether each is of an answer.
+
+        Neighbouring rows share one token.
+        """
         length = num_rows * row_tokens
         start = self.num_read % (len(self._tokens) - length - 1)
         self.num_read += length
-        block = torch.from_numpy(self._tokens[start : start + length + 1].astype(np.int64))
-        return block.unfold(0, row_tokens + 1, row_tokens)
+        both = (stream[start : start + length + 1].astype(np.int64) for stream in (self._tokens, self._is_answer))
+        return torch.stack([torch.from_numpy(block).unfold(0, row_tokens + 1, row_tokens) for block in both])
 
 
-def train(work: Path, recipe: Recipe, max_steps: int, decay_at: int | None, save_every_s: float) -> None:
-    """Trains until the decay has ended or `max_steps`; resumes from the checkpoint in `work` if there is one."""
-    run = Run(work, recipe, decay_at)
+def train(
+    work: Path,
+    recipe: Recipe,
+    max_steps: int,
+    decay_at: int | None,
+    save_every_s: float,
+    start_from: Path | None = None,
+) -> None:
+    """Trains until the decay has ended or `max_steps`; resumes from the checkpoint in `work` if there is one.
+
+    Args:
+        start_from: an export whose weights a new run starts from, with optimizers of its own.
+    """
+    run = Run(work, recipe, decay_at, start_from)
     run.resume()
     saved = time.monotonic()
     while not run.is_done and run.step < max_steps:
@@ -87,11 +107,13 @@ def train(work: Path, recipe: Recipe, max_steps: int, decay_at: int | None, save
 class Run:
     """The state of one training run; everything that a resumed run needs is in `checkpoint.pt` (our own file)."""
 
-    def __init__(self, work: Path, recipe: Recipe, decay_at: int | None) -> None:
+    def __init__(self, work: Path, recipe: Recipe, decay_at: int | None, start_from: Path | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.work, self.recipe, self.step, self.decay_at = work, recipe, 0, decay_at
-        self.streams = {name: TokenRows(work / f"{name}.npy") for name in ("text", "cues")}
+        self.streams = {name: TokenRows(work, name) for name in ("text", "cues")}
         self.model = build_model(recipe)
+        if start_from:
+            self.model.load_state_dict(read_weights(start_from))
         self.optimizers = build_optimizers(self.model, recipe)
         self.loss: Callable[[Tensor], Tensor] = torch.compile(self._loss, dynamic=False)
 
@@ -169,18 +191,18 @@ class Run:
 
     def _loss(self, rows: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return mean_nats(self.model, rows)
+            return mean_nats(self.model, rows[0], 1.0 + (self.recipe.answer_weight - 1.0) * rows[1, :, 1:])
 
     def _batch(self) -> list[Tensor]:
-        """Micro-batches (rows, row_tokens + 1), the text and the cue rows mixed evenly."""
+        """Micro-batches as `TokenRows.take` gives them, the text and the cue rows mixed evenly."""
         recipe = self.recipe
         row_tokens = recipe.decay_row_tokens if self.is_decaying else recipe.row_tokens
         num_rows = recipe.batch_tokens // row_tokens
         num_cues = round(num_rows * (recipe.decay_cue_share if self.is_decaying else recipe.cue_share))
         text = self.streams["text"].take(num_rows - num_cues, row_tokens)
-        rows = torch.cat([text, self.streams["cues"].take(num_cues, row_tokens)])
+        rows = torch.cat([text, self.streams["cues"].take(num_cues, row_tokens)], dim=1)
         order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(self.step))
-        return list(rows[order].split(recipe.micro_tokens // row_tokens))
+        return list(rows[:, order].split(recipe.micro_tokens // row_tokens, dim=1))
 
     def _log(self, loss: float, norm: float, took_s: float) -> None:
         if self.step % 10 == 0:
@@ -197,10 +219,15 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
 
-def mean_nats(model: LlamaForCausalLM, rows: Tensor) -> Tensor:
-    """Mean next-token cross-entropy (nats, float32) of int64 rows (rows, tokens + 1)."""
+def mean_nats(model: LlamaForCausalLM, rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean next-token cross-entropy (nats, float32) of int64 rows (rows, tokens + 1).
+
+    Args:
+        weights: float32 (rows, tokens), how much each predicted token counts; all alike without it.
+    """
     logits = model(rows[:, :-1], use_cache=False).logits
-    return cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+    nats = cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="none")
+    return nats.mean() if weights is None else (nats * weights.flatten()).sum() / weights.sum()
 
 
 def build_model(recipe: Recipe) -> LlamaForCausalLM:
@@ -237,6 +264,12 @@ def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> tuple[torch.opt
     )
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The float32 weights of an export, with the tied output matrix that its file leaves out."""
+    weights = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
+    return weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
+
+
 def export(model: LlamaForCausalLM, tokenizer: Path, folder: Path) -> None:
     """Writes the Hugging Face layout with bfloat16 weights; the folder appears whole or not at all."""
     temporary = folder.with_name(folder.name + ".tmp")
@@ -258,10 +291,19 @@ def main() -> None:
     recipe = Recipe(**{name: getattr(arguments, name) for name in asdict(Recipe())})
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.command == "prepare":
-        prepare(arguments.data, arguments.work, recipe.vocab_size, recipe.max_position, recipe.seed)
+        prepare(
+            arguments.data, arguments.work, recipe.vocab_size, recipe.max_position, recipe.seed, arguments.tokenizer
+        )
     else:
         (arguments.work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-        train(arguments.work, recipe, arguments.max_steps, arguments.decay_at, arguments.save_every_s)
+        train(
+            arguments.work,
+            recipe,
+            arguments.max_steps,
+            arguments.decay_at,
+            arguments.save_every_s,
+            arguments.start_from,
+        )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -269,6 +311,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("command", choices=("prepare", "train"))
     parser.add_argument("--work", type=Path, required=True, help="folder of tokens, checkpoints, log and export")
     parser.add_argument("--data", type=Path, help="folder with corpora/ and tasks/ (prepare)")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer to keep instead of a new one (prepare)")
+    parser.add_argument("--start-from", type=Path, help="folder of an export to train further (train)")
     parser.add_argument("--max-steps", type=int, default=10**9)
     parser.add_argument("--decay-at", type=int, help="step at which the decay starts")
     parser.add_argument("--save-every-s", type=float, default=300.0)

@@ -1,8 +1,11 @@
-"""Spans of a text that can be told by their form: words, sentences, names, typed entities."""
+"""Spans of a text that can be told by their form (words, sentences, names, typed entities), and written phrases."""
 
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
+from typing import Any
 
 NAME = r"[A-Z][\w'’-]+(?: (?:of |the |de |van |von )?[A-Z][\w'’-]+)*"
 MONTHS = "January|February|March|April|June|July|August|September|October|November|December"
@@ -33,3 +36,8 @@ def sentences_of(text: str) -> list[str]:
 def words_of(text: str) -> list[str]:
     """Runs of letters."""
     return re.findall(r"[^\W\d_]+", text)
+
+
+def read_phrases(name: str) -> dict[str, Any]:
+    """The lists of `phrases/NAME.toml`."""
+    return tomllib.loads((Path(__file__).parent / "phrases" / f"{name}.toml").read_text(encoding="utf-8"))

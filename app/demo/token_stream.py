@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from app.demo.corpus import PART_TO_BYTES, Document, passages, read_corpora, speak_plainly
-from app.demo.cue_layout import BOS, EOS
+from app.demo.cue_layout import BOS, EOS, split_answers
 from app.demo.cues import CueWriter
 
 PAD = "<pad>"
@@ -24,12 +25,20 @@ CHAT_TEMPLATE = (
 )
 """Roles as plain words, as in one of the cues; it opens with `<s>`, so encode its text without special tokens."""
 TOKENIZER_SAMPLE_BYTES = 30_000_000
-CUE_BYTES = 26_000_000
+CUE_BYTES = 36_000_000
 TITLE_SHARE, PLAIN_SHARE = 0.5, 0.06
 
 
-def prepare(data: Path, work: Path, vocab_size: int, max_position: int, seed: int) -> None:
-    """Writes `tokenizer/`, `text.npy`, `cues.npy` (uint16 token ids) and `counts.json` into `work`."""
+def prepare(
+    data: Path, work: Path, vocab_size: int, max_position: int, seed: int, tokenizer_folder: Path | None = None
+) -> None:
+    """Writes `tokenizer/`, the two streams and `counts.json` into `work`.
+
+    A stream is `NAME.npy`, uint16 token ids, and `NAME_answers.npy`, which of them belong to an answer.
+
+    Args:
+        tokenizer_folder: of a backbone that is to be trained further; without it a tokenizer is trained.
+    """
     rng = random.Random(seed)  # noqa: S311, a sample and no secret
     corpora = read_corpora(data / "corpora", data / "tasks" / "wikinews_headline")
     parts = {part: passages(documents, PART_TO_BYTES[part], rng) for part, documents in corpora.items()}
@@ -38,15 +47,24 @@ def prepare(data: Path, work: Path, vocab_size: int, max_position: int, seed: in
     writer = CueWriter(parts, data / "tasks", seed)
     cues = list(_up_to(CUE_BYTES, iter(writer.write, None)))
     rng.shuffle(cues)
-    tokenizer = train_tokenizer(
-        [*_up_to(TOKENIZER_SAMPLE_BYTES, iter(texts)), *_up_to(6_000_000, iter(cues))], vocab_size
-    )
-    save_tokenizer(tokenizer, work / "tokenizer", max_position)
+    if tokenizer_folder:
+        tokenizer = copy_tokenizer(tokenizer_folder, work / "tokenizer")
+    else:
+        sample = (split_answers(cue)[0] for cue in cues)
+        tokenizer = train_tokenizer(
+            [*_up_to(TOKENIZER_SAMPLE_BYTES, iter(texts)), *_up_to(6_000_000, sample)], vocab_size
+        )
+        save_tokenizer(tokenizer, work / "tokenizer", max_position)
     counts = {"documents": {part: len(documents) for part, documents in parts.items()}}
     for name, stream in (("text", texts), ("cues", cues)):
-        tokens = encode(tokenizer, stream)
+        tokens, is_answer = encode(tokenizer, stream)
         np.save(work / f"{name}.npy", tokens)
-        counts[name] = {"tokens": len(tokens), "bytes": sum(len(text.encode()) for text in stream)}
+        np.save(work / f"{name}_answers.npy", is_answer)
+        counts[name] = {
+            "tokens": len(tokens),
+            "answer_tokens": int(is_answer.sum()),
+            "bytes": sum(len(text.encode()) for text in stream),
+        }
     (work / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
 
 
@@ -82,13 +100,39 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_position: int) -> Non
     fast.save_pretrained(folder, save_jinja_files=False)
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], num_per_call: int = 2000) -> np.ndarray:
-    """The token ids of all texts in a row, uint16; `<s>` and `</s>` are written out in the texts."""
-    blocks = []
+def copy_tokenizer(folder: Path, copy: Path) -> Tokenizer:
+    """Copies the tokenizer's two files and reads them."""
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / name, copy / name)
+    return Tokenizer.from_file(str(copy / "tokenizer.json"))
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], num_per_call: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """The token ids of all texts in a row, uint16, and which of them are part of an answer or end one, bool.
+
+    `<s>` and `</s>` are written out in the texts; answers are marked as `split_answers` reads them.
+    """
+    ids, answers = [], []
     for start in range(0, len(texts), num_per_call):
-        rows = tokenizer.encode_batch_fast(texts[start : start + num_per_call], add_special_tokens=False)
-        blocks += [np.array(row.ids, dtype=np.uint16) for row in rows]
-    return np.concatenate(blocks)
+        split = [split_answers(text) for text in texts[start : start + num_per_call]]
+        rows = tokenizer.encode_batch([text for text, _ in split], add_special_tokens=False)
+        for row, (_, spans) in zip(rows, split, strict=True):
+            ids.append(np.array(row.ids, dtype=np.uint16))
+            answers.append(_in_spans(row.offsets, spans))
+    is_answer = np.concatenate(answers)
+    is_end = np.concatenate(ids) == tokenizer.token_to_id(EOS)
+    is_answer[1:] |= is_end[1:] & is_answer[:-1]
+    return np.concatenate(ids), is_answer
+
+
+def _in_spans(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> np.ndarray:
+    """Which tokens end inside one of the spans (characters, in order)."""
+    ends = np.array([end for _, end in offsets], dtype=np.int64)
+    is_inside = np.zeros(len(ends), dtype=bool)
+    for first, last in spans:
+        is_inside |= (ends > first) & (ends <= last)
+    return is_inside
 
 
 def _as_text(passage: Document, rng: random.Random) -> str:
