@@ -60,7 +60,9 @@ def distill(
     ] = None,
     seed: Annotated[str | None, typer.Option(help="Of the initialisation.", rich_help_panel=TRIED)] = None,
     num_epochs: Annotated[
-        float | None, typer.Option("--epochs", help="Passes over the inputs. (default: 3)", rich_help_panel=STUDENT)
+        float | None,
+        typer.Option("--epochs", help="Passes over the inputs. (default: 3, at least 50 updates)",
+                     rich_help_panel=STUDENT),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Updates, whatever the number of inputs.", rich_help_panel=STUDENT)

@@ -50,7 +50,9 @@ def tune(
         str | None, typer.Option(help="Where they start: vocab, labels, text or random.", rich_help_panel=TRIED)
     ] = None,
     num_epochs: Annotated[
-        float | None, typer.Option("--epochs", help="Passes over the examples. (default: 3)", rich_help_panel=TUNING)
+        float | None,
+        typer.Option("--epochs", help="Passes over the examples. (default: 3, at least 50 updates)",
+                     rich_help_panel=TUNING),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Updates, whatever the number of examples.", rich_help_panel=TUNING)

@@ -9,6 +9,9 @@ from enum import StrEnum
 from app.errors import InvalidInput
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
+DEFAULT_EPOCHS = 3
+MIN_DEFAULT_STEPS = 50
+
 
 class Init(StrEnum):
     """Where the rows of a prompt start (Lester et al. 2021, section 3.2)."""
@@ -65,7 +68,8 @@ class TuneConfig:
         loss, token_weight: see Loss.
         batch_size: rows of an update.
         micro_batch_size: rows of one forward; gradients are accumulated over them. On CPU small ones are faster.
-        num_epochs: passes over the training examples, unless `max_steps` says how many updates.
+        num_epochs: passes over the training examples, unless `max_steps` says how many updates; 0 chooses: three
+            passes, or 50 updates where these are more.
         eval_every: updates between two measurements on validation; 0 chooses about twenty measurements.
         max_validation_rows: rows used for these measurements; the final one uses all.
         patience: measurements without improvement after which tuning ends; 0 never ends early.
@@ -88,7 +92,7 @@ class TuneConfig:
     token_weight: float = 0.1
     batch_size: int = 32
     micro_batch_size: int = 32
-    num_epochs: float = 3.0
+    num_epochs: float = 0.0
     max_steps: int = 0
     eval_every: int = 0
     max_validation_rows: int = 500
@@ -108,7 +112,7 @@ class TuneConfig:
         _check("token_weight", self.token_weight, 0.0, 100.0)
         _check("batch_size", self.batch_size, 1, 65_536)
         _check("micro_batch_size", self.micro_batch_size, 1, 65_536)
-        _check("num_epochs", self.num_epochs, 0.001, 10_000)
+        _check("num_epochs", self.num_epochs, 0.0, 10_000)
         _check("max_steps", self.max_steps, 0, 10_000_000)
         _check("eval_every", self.eval_every, 0, 10_000_000)
         _check("max_validation_rows", self.max_validation_rows, 1, 10_000_000)
@@ -121,7 +125,8 @@ class TuneConfig:
 
     def num_steps(self, num_examples: int) -> int:
         """Updates of a whole run."""
-        return self.max_steps or max(1, math.ceil(self.num_epochs * num_examples / self.batch_size))
+        num_steps = math.ceil((self.num_epochs or DEFAULT_EPOCHS) * num_examples / self.batch_size)
+        return self.max_steps or max(1 if self.num_epochs else MIN_DEFAULT_STEPS, num_steps)
 
     def num_steps_between_evals(self, num_steps: int) -> int:
         return self.eval_every or max(1, math.ceil(num_steps / 20))

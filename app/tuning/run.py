@@ -216,7 +216,7 @@ class TuningRun:
             return "not finite"
         if self.step >= self.num_steps:
             return "finished"
-        if patience and self._num_worse >= patience:
+        if patience and self._num_worse >= patience and self._is_settled:
             return "patience"
         return "stopped" if self._is_stopping else None
 
@@ -243,6 +243,13 @@ class TuningRun:
     def _is_time_to_cut(self) -> bool:
         is_moment = self._plan.search.is_cut_at(self.step, self.num_steps)
         return is_moment and len(self._population.alive) > 1
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether no cut is to come: before that, those that learn late are not behind for good."""
+        search = self._plan.search
+        is_cut_once = search.num_members > 1 and search.num_cuts > 0
+        return not is_cut_once or self.step >= self.num_steps // 2
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best

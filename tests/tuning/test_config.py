@@ -19,7 +19,7 @@ from app.tuning.config import Init, Schedule, TuneConfig
         ("learning_rate", -1.0),
         ("batch_size", 0),
         ("micro_batch_size", 0),
-        ("num_epochs", 0.0),
+        ("num_epochs", -1.0),
         ("warmup_share", 1.5),
         ("seed", -1),
         ("init_text", "belongs to init text"),
@@ -38,7 +38,13 @@ def test_init_text_needs_a_text() -> None:
 
 def test_epochs_become_steps_unless_steps_are_given() -> None:
     assert TuneConfig(batch_size=32, num_epochs=2).num_steps(100) == 7
+    assert TuneConfig(batch_size=32, num_epochs=0.01).num_steps(100) == 1
     assert TuneConfig(max_steps=5).num_steps(100) == 5
+
+
+def test_without_either_few_examples_get_fifty_updates_and_many_three_passes() -> None:
+    assert TuneConfig(batch_size=32).num_steps(100) == 50
+    assert TuneConfig(batch_size=32).num_steps(3200) == 300
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
