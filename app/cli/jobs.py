@@ -13,6 +13,7 @@ from app.cli.remote import RemoteServer
 from app.errors import InvalidInput
 
 ROUTE = "/v1/fine_tuning/jobs"
+MAX_LINE_CHARS = 1000  # an id that is cut to the width of a terminal is of no use
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 jobs = typer.Typer(
@@ -131,7 +132,7 @@ def _print_jobs(found: list[dict[str, Any]]) -> None:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
         updates = f"{job['step']}/{job['total_steps'] or '-'}"
         table.add_row(job["id"], job["task"], job["status"], updates, job["fine_tuned_model"] or "-", created)
-    Console(soft_wrap=True).print(table)
+    Console(width=MAX_LINE_CHARS, soft_wrap=True).print(table)
 
 
 def _print_job(job: dict[str, Any], checkpoints: list[dict[str, Any]]) -> None:
