@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import AsJson, Device, Model, read_settings, write_json
+from app.cli.options import (
+    DATA,
+    AsJson,
+    Device,
+    InputField,
+    Labels,
+    Model,
+    TargetField,
+    TemplateText,
+    parse_labels,
+    parse_template,
+    read_settings,
+    write_json,
+)
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -16,7 +29,7 @@ if TYPE_CHECKING:
     from app.comparison.summary import Summary
     from app.comparison.trial import Trial
 
-DATA, WRITTEN, BUDGET = "Data", "Written prompts", "Budget, the same for every method that is tuned"
+WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
 FILE = {"exists": True, "dir_okay": False, "rich_help_panel": DATA}
 
 
@@ -31,17 +44,10 @@ def compare(
     test: Annotated[
         Path | None, typer.Option(help="What is measured on in the end. (default: another tenth of DATA)", **FILE)
     ] = None,
-    input_field: Annotated[str | None, typer.Option(help="Field of the input.", rich_help_panel=DATA)] = None,
-    target_field: Annotated[str | None, typer.Option(help="Field of the answer.", rich_help_panel=DATA)] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.", rich_help_panel=DATA),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="Possible answers, separated by commas; '' for a task that writes text. "
-                     "(default: found in DATA)", rich_help_panel=DATA),
-    ] = None,
+    input_field: InputField = None,
+    target_field: TargetField = None,
+    template: TemplateText = None,
+    labels: Labels = None,
     methods: Annotated[
         str,
         typer.Option(help="Of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora and full, separated by commas. "
@@ -85,7 +91,6 @@ def compare(
     from app.comparison.comparison import require_packages
     from app.comparison.isolation import Checkpoint
     from app.comparison.setting import Setting
-    from app.model.layout import Template
     from app.tuning.config import TuneConfig
     from app.tuning.dataset import read_dataset
 
@@ -99,8 +104,7 @@ def compare(
     config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
     setting = Setting.make(
         train, held_out, unseen, config,
-        template=None if template is None else Template(template.replace("\\n", "\n")),
-        labels=None if labels is None else [label.strip() for label in labels.split(",") if label.strip()],
+        template=parse_template(template), labels=parse_labels(labels),
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
     checkpoint = Checkpoint(str(settings.model), settings.revision, settings.dtype, settings.device)

@@ -12,6 +12,7 @@ from app.errors import InvalidInput
 
 if TYPE_CHECKING:
     from app.cli.remote import RemoteServer
+    from app.model.layout import Template
     from app.settings import Settings
 
 Model = Annotated[
@@ -27,8 +28,25 @@ Url = Annotated[
     typer.Option(help="Ask a running server instead, such as http://127.0.0.1:8000. Also SOFTSWAP_URL."),
 ]
 ApiKey = Annotated[str | None, typer.Option(help="The server's key. Better in SOFTSWAP_API_KEY than here.")]
-InputField = Annotated[str | None, typer.Option(help="Field of the input.")]
-TargetField = Annotated[str | None, typer.Option(help="Field of the answer.")]
+DATA = "Data"
+InputField = Annotated[str | None, typer.Option(help="Field of the input.", rich_help_panel=DATA)]
+TargetField = Annotated[str | None, typer.Option(help="Field of the answer.", rich_help_panel=DATA)]
+TemplateText = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.",
+        rich_help_panel=DATA,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="Possible answers, separated by commas; '' for a task that writes text. (default: found in the examples)",
+        rich_help_panel=DATA,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object a line.")]
 
 
@@ -45,6 +63,18 @@ def read_settings(**given: Any) -> Settings:
         name = "_".join(str(part) for part in problem["loc"][:1])
         flag = f"--{name.replace('_', '-')} (SOFTSWAP_{name.upper()})"
         raise InvalidInput(f"{flag}: {problem['msg'].removeprefix('Value error, ')}", param=name) from None
+
+
+def parse_template(text: str | None) -> Template | None:
+    r"""With `\n` for the end of a line. Raises InvalidInput."""
+    from app.model.layout import Template
+
+    return None if text is None else Template(text.replace("\\n", "\n"))
+
+
+def parse_labels(text: str | None) -> list[str] | None:
+    """None where nothing was said, empty for a task that writes text."""
+    return None if text is None else [label.strip() for label in text.split(",") if label.strip()]
 
 
 def find_server(url: str | None, api_key: str | None) -> RemoteServer | None:

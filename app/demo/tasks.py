@@ -32,6 +32,7 @@ from app.tuning.events import Evaluated, TuneEvent
 from app.tuning.metrics import majority_baseline
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
+from app.tuning.rows import spread
 from app.tuning.tune import tune_task
 
 PACKAGE = Path(__file__).parent
@@ -219,10 +220,6 @@ def merge_results(path: Path, found: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | found, indent=1, ensure_ascii=False) + "\n")
-
-
-def spread(examples: Sequence[Example], num: int) -> list[Example]:
-    return [examples[i * len(examples) // num] for i in range(num)] if len(examples) > num else list(examples)
 
 
 def rounded(name_to_value: dict[str, float]) -> dict[str, float]:

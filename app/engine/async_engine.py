@@ -237,7 +237,8 @@ class AsyncEngine:
                 self._take_commands()
                 if self._engine.has_unfinished:
                     self._step()
-                self._give_turn()
+                if self.lease.has_turns:
+                    self._give_turn()
         except BaseException:
             logger.exception("the engine's thread ended")
         finally:

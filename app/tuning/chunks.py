@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from app.tuning.encoding import EncodedExample
 
-MIN_TRIAL_TOKENS = 64
-MAX_TRIAL_TOKENS = 2**16
+TRIAL_SIZES = tuple(2**power for power in range(6, 17))
+"""Tokens of the chunks that tell how long a chunk takes."""
 
 
 @dataclass
@@ -41,25 +41,29 @@ class Chunker:
         self.max_tokens: int | None = None
         self._num_extra_tokens = num_extra_tokens
 
-    @property
-    def trial_sizes(self) -> Iterator[int]:
-        """Tokens to try, each twice the one before."""
-        size = MIN_TRIAL_TOKENS
-        while size <= MAX_TRIAL_TOKENS:
-            yield size
-            size *= 2
-
     def chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> Iterator[Chunk]:
         """Every row with every prompt once; rows of similar length together, the longest first."""
         return self._cut(rows, num_prompts, self.max_tokens)
 
-    def first_chunk(self, rows: Sequence[EncodedExample], num_prompts: int, max_tokens: int) -> Chunk:
-        """What a chunk of that many tokens would be."""
-        return next(self._cut(rows, num_prompts, max_tokens))
+    def trial_chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> list[Chunk]:
+        """Chunks of the longest rows, each twice as large as the one before, as far as `max_rows` allows."""
+        chunks = [next(self._cut(rows, num_prompts, size)) for size in TRIAL_SIZES]
+        return [chunk for i, chunk in enumerate(chunks) if i == 0 or len(chunk.rows) > len(chunks[i - 1].rows)]
 
     def num_tokens(self, chunk: Chunk) -> int:
         """Padding left out."""
         return sum(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
+    def num_padded_tokens(self, chunk: Chunk) -> int:
+        """What `max_tokens` bounds."""
+        return len(chunk.rows) * max(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
+    def num_rows_within(self, rows: Sequence[EncodedExample]) -> int:
+        """Of such rows, how many a forward may have, whichever they are."""
+        if self.max_tokens is None:
+            return self.max_rows
+        longest = max(row.num_tokens + self._num_extra_tokens for row in rows)
+        return max(1, min(self.max_rows, self.max_tokens // longest))
 
     def halve(self) -> None:
         self.max_rows = max(1, self.max_rows // 2)

@@ -81,15 +81,16 @@ class Descent:
 
     def calibrate(self, rows: Sequence[EncodedExample], slice_s: float) -> Slices[None]:
         """Find how many tokens a slice may have: double them until one takes half the time there is."""
-        num_tokens, took_s = 1, slice_s
+        chunks = self._chunker.trial_chunks(rows, len(self._population.alive))
+        tokens_per_s = 0.0
         for _ in range(2):  # the first pass pays for first times
-            for num_tokens in self._chunker.trial_sizes:
-                chunk = self._chunker.first_chunk(rows, len(self._population.alive), num_tokens)
+            for chunk in chunks:
                 took_s = self._time(chunk)
+                tokens_per_s = self._chunker.num_padded_tokens(chunk) / took_s
                 yield
                 if took_s > slice_s / 2:
                     break
-        self._chunker.max_tokens = max(1, int(num_tokens * slice_s / took_s))
+        self._chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
 
     def _gradients(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, float]]:
         """Adds up every member's gradient; returns the mean loss of each."""

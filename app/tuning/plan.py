@@ -57,6 +57,7 @@ class TuningPlan:
     lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
+        self.search.members(self.config)  # raises where a member could not be configured
         for name, examples in (("train", self.train), ("validation", self.validation)):
             if not examples:
                 raise InvalidInput(f"{name} has no examples", param=name)

@@ -296,7 +296,7 @@ class TuningRun:
             label_temperature=None,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
-            batch_size=self._chunker.max_rows,
+            batch_size=self._chunker.num_rows_within(self._validation),
         )
         self._result = TuneResult(
             prompt=prompt,

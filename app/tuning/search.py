@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from app.errors import InvalidInput
 from app.task_prompt import PromptKind
@@ -52,15 +53,19 @@ class Search:
         )
 
     @classmethod
-    def default(cls, config: TuneConfig, *, has_labels: bool) -> Search:
-        """Twelve members around what `config` says; six where there are no labels to start from."""
-        return cls(
+    def default(cls, config: TuneConfig, *, has_labels: bool, **tried: Any) -> Search:
+        """Twelve members around what `config` says; six where there are no labels to start from.
+
+        Args: tried: fields to set instead. Raises InvalidInput.
+        """
+        chosen = cls(
             kinds=(config.kind,),
             inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
             learning_rates=(0.01, 0.03, 0.1),
             nums_virtual_tokens=(config.num_virtual_tokens,),
             seeds=(config.seed, config.seed + 1),
         )
+        return replace(chosen, **tried)
 
     @property
     def num_members(self) -> int:
