@@ -55,10 +55,11 @@ def prepare_tokens(work: Path, data: Path) -> Path:
 
 def pretrain(size: Size, work: Path, tokens: Path, num_tokens: int) -> Path:
     """The folder of the backbone in Hugging Face layout; goes on where an interrupted call stopped."""
-    folder, done = work / size.name, work / size.name / "pretrained.json"
     decay_at, num_steps = schedule(size.recipe, num_tokens)
     seen = num_steps * size.recipe.batch_tokens
-    if done.exists() and json.loads(done.read_text())["num_tokens"] == seen:
+    folder = work / f"{size.name}-{seen}"  # a checkpoint belongs to its schedule
+    done = folder / "pretrained.json"
+    if done.exists():
         return folder / "export"
     folder.mkdir(parents=True, exist_ok=True)
     for entry in [*tokens.glob("*.npy"), tokens / "tokenizer"]:

@@ -20,10 +20,10 @@ from app.comparison.isolation import Checkpoint, run_isolated
 from app.comparison.method import Method
 from app.comparison.setting import Setting
 from app.demo.recipes import RECIPES, find_recipe
+from app.demo.tasks import read_splits
 from app.model.backbone import fingerprint_files
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
-from app.tuning.dataset import read_dataset
 from benchmarks.backbone_sizes import SIZES, Size, prepare_tokens, pretrain, write_json
 from benchmarks.machine import Machine
 from benchmarks.size_page import read_results, write_page
@@ -71,17 +71,14 @@ def _try(size: Size, model: Path, setting: Setting, method: Method, seed: int, o
 
 def _setting(options: argparse.Namespace) -> Setting:
     recipe = find_recipe(options.task)
-    train, validation, test = (
-        read_dataset(options.data / "tasks" / recipe.data / f"{split}.jsonl")
-        for split in ("train", "validation", "test")
-    )
+    splits = read_splits(options.data / "tasks" / recipe.data)
     return Setting.make(
-        train,
-        validation,
-        test,
+        splits.train,
+        splits.validation,
+        splits.test,
         TuneConfig(max_steps=options.max_steps, batch_size=options.batch_size),
         template=Template(recipe.template),
-        labels=sorted({example.target for example in train.examples}) if recipe.is_labelled else (),
+        labels=splits.labels(recipe),
         instructions=recipe.instructions,
         num_shots=recipe.num_shots,
     )

@@ -69,7 +69,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     loaded: list[Backbone] = []
     yield _try("backbone", lambda: _backbone(settings, loaded))
     if loaded:
-        yield Finding("attention", True, _attention(settings, loaded[0]))
+        yield _try("attention", lambda: _attention(settings, loaded[0]))
     yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
 
 

@@ -1,4 +1,4 @@
-"""Spoken requests to an assistant, made of written patterns and word lists; topic, action and both as classes."""
+"""Spoken requests to an assistant, made of written patterns and word lists; topic and action as classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.demo.spans import read_phrases
 
 
 class RequestCues:
-    """Tasks about what a request is about; some requests are of the SNIPS and BANKING77 training sets."""
+    """Tasks about what a request is about, and what its speaker wants."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

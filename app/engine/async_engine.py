@@ -170,7 +170,7 @@ class AsyncEngine:
     def close(self) -> None:
         """End the thread. What still runs is told that the server is stopping."""
         self._is_draining = self._is_closing = True
-        self._commands.put(lambda: None)
+        self._commands.put(_nothing)
         if self._thread.is_alive():
             self._thread.join()
 
@@ -243,9 +243,9 @@ class AsyncEngine:
             logger.exception("the engine's thread ended")
         finally:
             self._is_dead = True
+            self.lease.close(self._end_error())
             self._end_all(self._end_error())
             self._answer_rest()
-            self.lease.close(self._end_error())
 
     def _take_commands(self) -> None:
         """Carry out what was asked for; wait a moment for it when there is nothing else to do."""

@@ -183,15 +183,13 @@ def attend_sdpa(
     outputs = []
     if num_decodes:
         outputs.append(_attend_decodes(query[:num_decodes], keys, values, batch, scale, window))
-    start = num_decodes
     for i in range(num_decodes, len(batch.query_lens)):
-        length, kv_len = batch.query_lens[i], batch.kv_lens[i]
+        (start, end), kv_len = batch.spans[i], batch.kv_lens[i]
         k, v = (_gather(blocks, batch.block_tables[i : i + 1], kv_len) for blocks in (keys, values))
-        mask_key = ("chunk", length, kv_len, window)
+        mask_key = ("chunk", end - start, kv_len, window)
         if mask_key not in batch.memo:
-            batch.memo[mask_key] = _visible(length, kv_len, window, query.device)
-        outputs.append(_attend_chunk(query[start : start + length], k, v, batch.memo[mask_key], scale))
-        start += length
+            batch.memo[mask_key] = _visible(end - start, kv_len, window, query.device)
+        outputs.append(_attend_chunk(query[start:end], k, v, batch.memo[mask_key], scale))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 

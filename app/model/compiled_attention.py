@@ -54,6 +54,9 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
         window: int | None,
     ) -> torch.Tensor:
         """The same as `attend_reference` in C, to the last bit the same for a token in every batch."""
+        assert keys.dtype == values.dtype == dtype, "the C code was compiled for another type"
+        assert keys.shape[3] == head_dim
+        assert batch.block_tables.dtype == torch.int32
         if "runs" not in batch.memo:
             batch.memo["runs"] = _runs(batch)
         wide_query = query.float().contiguous()

@@ -41,7 +41,7 @@ def load_library(source: Path, macros: Mapping[str, int]) -> ctypes.CDLL:
         if not library.exists():
             _build(command, source, library)
         return ctypes.CDLL(str(library))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise CompilationError(f"the compiled library cannot be kept or loaded: {error}") from error
 
 
@@ -56,7 +56,7 @@ def _cache_folder() -> Path:
     """The folder, made if need be. Nobody else may write there: what it holds is run."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softswap"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
+    status = folder.lstat()  # a link could be turned elsewhere between this look and the loading
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise CompilationError(f"others can write to {folder}")
     return folder

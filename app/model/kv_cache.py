@@ -59,9 +59,10 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
     A decode step reads blocks from all over the cache, and each of them lies on other pages: with pages of 4 KiB it
     waits for their addresses too.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):  # only Linux has the flag
         return torch.zeros(size, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize)
-    with suppress(AttributeError, OSError):  # only Linux has the flag, and not every Linux the pages
+    # private: shared memory gets huge pages only where `shmem_enabled` says so, by default nowhere
+    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # not every Linux has the pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(size)

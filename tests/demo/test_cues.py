@@ -89,7 +89,7 @@ def test_written_phrases_are_distinct(name: str) -> None:
         if isinstance(node, dict):
             for child in node.values():
                 check(child)
-        elif isinstance(node, list) and name != "messages":
+        elif isinstance(node, list):
             assert len(set(filter(None, node))) == len(list(filter(None, node)))
 
     check(read_phrases(name))

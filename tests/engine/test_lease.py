@@ -156,5 +156,14 @@ def test_work_runs_on_the_engines_thread_beside_sequences_that_all_end(engine: A
 
 def test_a_closed_engine_lends_nothing(engine: AsyncEngine) -> None:
     engine.close()
-    with pytest.raises((Draining, EngineDead)):
+    with pytest.raises(Draining):
+        engine.lease(lambda: None)
+
+
+def test_a_guest_of_an_engine_that_dies_is_told_so(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: bool) -> float:
+        raise RuntimeError("the thread is to end")
+
+    monkeypatch.setattr(engine.lease, "give_turn", fail)
+    with pytest.raises(EngineDead):
         engine.lease(lambda: None)

@@ -66,6 +66,23 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(cache: Path, source: P
         load_library(source, {"ANSWER": 1})
 
 
+def test_a_folder_that_is_a_link_is_not_trusted(cache: Path, source: Path, tmp_path: Path) -> None:
+    cache.parent.mkdir()
+    cache.symlink_to(tmp_path)
+    with pytest.raises(CompilationError, match="others can write"):
+        load_library(source, {"ANSWER": 1})
+
+
+def test_a_user_without_a_home_folder_is_no_crash(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(CompilationError, match="home directory"):
+        load_library(source, {"ANSWER": 1})
+
+
 def test_a_place_where_nothing_can_be_kept_is_no_crash(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
     with pytest.raises(CompilationError, match="cannot be kept"):

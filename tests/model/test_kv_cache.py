@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
 import torch
 
 from app.model.kv_cache import KVCache, KVShape
@@ -52,3 +56,24 @@ def test_clearing_touches_only_the_blocks_named() -> None:
     cache.clear([1, 3])
     is_nan = cache.blocks.isnan().all(dim=5).all(dim=4).all(dim=3).all(dim=1).all(dim=0)
     assert is_nan.tolist() == [True, False, True, False, True]
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no transparent huge pages"
+)
+def test_the_cache_is_private_memory_that_may_lie_on_huge_pages() -> None:
+    """Flags of proc(5): `hg` is what was asked for; `sh` would be shared memory, which gets none by default."""
+    cache = KVCache(KVShape(4, 2, 64), num_blocks=300, block_size=16, dtype=torch.float32, device=torch.device("cpu"))
+    flags = _vm_flags(cache.blocks.data_ptr())
+    assert "hg" in flags
+    assert "sh" not in flags
+
+
+def _vm_flags(address: int) -> list[str]:
+    is_inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            is_inside = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif is_inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError("the address is mapped nowhere")
