@@ -1,4 +1,4 @@
-"""Backbones of several sizes, pre-trained alike: the same recipe, tokenizer, corpus and number of tokens."""
+"""Backbones of several widths, pre-trained alike: the same recipe, tokenizer, corpus and number of tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from app.demo.pretrain import Recipe, train
 from app.demo.token_stream import prepare
 
 SAVE_EVERY_S = 300.0
+ASKING = replace(Recipe(), batch_tokens=4096, cue_share=0.7, decay_cue_share=0.7, answer_weight=5.0)
+"""Most of the tokens ask and answer: of few tokens, these make a backbone that a prompt can steer soonest."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Size:
 
 def _narrower(hidden_size: int, intermediate_size: int, num_heads: int, num_kv_heads: int) -> Recipe:
     return replace(
-        Recipe(),
+        ASKING,
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_heads=num_heads,
@@ -36,7 +38,7 @@ SIZES = (
     Size("0.3M", _narrower(48, 128, num_heads=2, num_kv_heads=1)),
     Size("0.9M", _narrower(104, 288, num_heads=4, num_kv_heads=2)),
     Size("2M", _narrower(168, 464, num_heads=4, num_kv_heads=2)),
-    Size("4M", Recipe()),
+    Size("4M", ASKING),
 )
 """From the smallest; the last has the demo backbone's shape. Depth and vocabulary are the same: width is what grows."""
 
