@@ -106,6 +106,11 @@ class TuningRun:
         assert self._result is not None, "the run is not done"
         return self._result
 
+    @property
+    def num_rows_at_once(self) -> int:
+        """Rows of a forward that measures: as many as fit a slice, however long they are."""
+        return self._chunker.num_rows_within(self._validation)
+
     def advance(self) -> Mark:
         """Compute one slice.
 
@@ -296,7 +301,7 @@ class TuningRun:
             label_temperature=None,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
-            batch_size=self._chunker.num_rows_within(self._validation),
+            batch_size=self.num_rows_at_once,
         )
         self._result = TuneResult(
             prompt=prompt,

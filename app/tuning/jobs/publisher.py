@@ -65,8 +65,11 @@ class Publisher:
             provenance=provenance,
         )
 
-    def find_scores(self, version: Version, lease: Lease) -> None:
-        """Measure, turn by turn, what the gate of the job's alias will ask of the version, if it has one."""
+    def find_scores(self, version: Version, lease: Lease, num_rows_at_once: int) -> None:
+        """Measure, turn by turn, what the gate of the job's alias will ask of the version, if it has one.
+
+        Raises what `lease` raises; what was measured by then is kept.
+        """
         registry, task, alias = self._registry, version.task, self._job.spec.alias
         gate = find_gate(registry, task, alias)
         if gate is None or alias is None:
@@ -74,7 +77,9 @@ class Publisher:
         examples = unpack_examples(registry.gate_examples(task, gate))
         numbers = numbers_to_score(registry, task, alias, version.number)
         for each in unscored(registry, task, gate, numbers):
-            slices = evaluate_version_in_slices(self._backbone, each, registry.prompt(each), examples)
+            slices = evaluate_version_in_slices(
+                self._backbone, each, registry.prompt(each), examples, batch_size=num_rows_at_once
+            )
             registry.record(each, take_turns(lease, slices).record(each.digest, gate.data_sha256))
 
     def move_alias(self, version: Version) -> None:

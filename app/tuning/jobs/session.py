@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.errors import GateFailed, NumericalError
 from app.tuning.jobs.checkpoint_book import CheckpointBook
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from app.tuning.result import TuneResult
 
 NUM_CHECKPOINT_MOMENTS: Final = 4
+Result = TypeVar("Result")
+
+
+class _HasToLeaveError(Exception):
+    """The server stops, or the job was paused or cancelled, while the result is measured."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,10 @@ class Session:
         )
 
     def _is_time_to_save(self) -> bool:
-        is_due = time.monotonic() - self._saved_s >= self._bench.save_every_s
-        return is_due or self._should_stop() or not self._bench.jobs.is_running(self._job.id)
+        return time.monotonic() - self._saved_s >= self._bench.save_every_s or self._is_called_off()
+
+    def _is_called_off(self) -> bool:
+        return self._should_stop() or not self._bench.jobs.is_running(self._job.id)
 
     def _is_time_to_publish(self) -> bool:
         """At the first improvement, and then whenever another quarter of the updates is done."""
@@ -161,10 +168,20 @@ class Session:
             raise NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
         version = self._publisher.publish_result(result)
         self._add_checkpoint(_best_of(result), version.id)
-        self._publisher.find_scores(version, self._bench.lease)
+        try:
+            self._publisher.find_scores(version, self._take_turn, self._run.num_rows_at_once)
+        except _HasToLeaveError:
+            self._leave()
+            return
         self._succeed(version)
         if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
+
+    def _take_turn(self, work: Callable[[], Result]) -> Result:
+        """A turn on the device, as long as the job may go on."""
+        if self._is_called_off():
+            raise _HasToLeaveError
+        return self._bench.lease(work)
 
     def _succeed(self, version: Version) -> None:
         """The alias moves and the job ends as one decision, which no order can come between."""

@@ -341,3 +341,36 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     [warning] = [event.message for event in all_events(shop, second) if event.level == "warn"]
     assert warning.startswith("live stays where it is: version")
     assert registry.find_evaluation(registry.resolve(second.version), gate.data_sha256) is not None
+
+
+@pytest.mark.parametrize("order", [Order.CANCEL, Order.PAUSE, None])
+def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: OpenShop, order: Order | None) -> None:
+    shop = shops()
+    shop.start()
+    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    lease = Gate()
+    shop = shops(lease)
+    registry = shop._planner._registry
+    live = registry.resolve("likes")
+    examples = [Example(f"good {n}", "no") for n in range(400)]
+    gate = make_gate(examples, live.labels)
+    registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
+    shop.start()
+    job = shop.create_job(make_spec(shop))
+    allow_until(lease, lambda: sum("result_step" in each.provenance for each in registry.versions("likes")) == 2)
+    num_slices = lease.num_slices
+    if order is None:
+        shop.stop()
+        lease.open()
+        wait_until(lambda: not shop._runner.is_alive)
+    else:
+        shop.give(job.id, order)
+        other = shop.create_job(make_spec(shop))
+        lease.allow(1)
+        wait_until(lambda: shop.jobs.get(other.id).status is JobStatus.RUNNING)
+    expected = {Order.CANCEL: JobStatus.CANCELLED, Order.PAUSE: JobStatus.PAUSED, None: JobStatus.QUEUED}[order]
+    assert shop.jobs.get(job.id).status is expected
+    assert lease.num_slices <= num_slices + 1
+    assert registry.find_evaluation(live, gate.data_sha256) is None
+    assert registry.resolve("likes").id == first.version
+    lease.open()
