@@ -285,23 +285,20 @@ class Registry:
             self._catalog.write_table(task, record.table.without_alias(alias))
 
     def delete_version(self, task: str, number: int, *, if_match: str | None = None) -> None:
-        """Sequences that run keep its prompt. Deleting a task's only version deletes the task.
+        """Sequences that run keep its prompt.
 
         Raises:
             NotFound: no such version.
-            InvalidInput: an alias names it; move that first.
+            InvalidInput: an alias names it; move that first, or delete the task.
             Conflict: see `publish`.
         """
         with self._writing(task, if_match) as record:
             if number not in record.numbers:
                 raise NotFound(f"task {task} has no such version", param="version")
-            aliases = record.table.aliases_of(number)
-            if record.numbers == {number}:
-                self._delete(record, record.numbers, {})
-            elif aliases:
-                raise InvalidInput(f"{task}@{number} is what alias {aliases[0]} names; move it first", param="version")
-            else:
-                self._delete(record, {number}, record.table.aliases)
+            if aliases := record.table.aliases_of(number):
+                advice = "move it first" if len(record.numbers) > 1 else "delete the task instead"
+                raise InvalidInput(f"{task}@{number} is what alias {aliases[0]} names; {advice}", param="version")
+            self._delete(record, {number}, record.table.aliases)
 
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
         """All its versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""

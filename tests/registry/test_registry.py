@@ -191,8 +191,14 @@ def test_a_version_an_alias_names_is_not_deleted(registry: Registry, backbone: B
         registry.resolve("a@2")
 
 
-def test_deleting_the_only_version_deletes_the_task(registry: Registry, backbone: Backbone) -> None:
+def test_the_only_version_goes_with_the_task_and_not_alone_while_an_alias_names_it(
+    registry: Registry, backbone: Backbone
+) -> None:
     registry.publish("a", random_prompt(backbone))
+    with pytest.raises(InvalidInput, match="alias live names; delete the task instead"):
+        registry.delete_version("a", 1)
+    assert registry.resolve("a").number == 1
+    registry.delete_alias("a", "live")
     registry.delete_version("a", 1)
     assert registry.tasks() == []
     for lookup in (registry.versions, registry.aliases, registry.etag, registry.resolve, registry.delete_task):

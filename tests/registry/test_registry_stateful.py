@@ -90,7 +90,7 @@ class RegistryMachine(RuleBasedStateMachine):
         is_named = any(number in _numbers(target) for target in self.aliases.get(task, {}).values())
         if number not in versions:
             self._refused(NotFound, lambda: self.registry.delete_version(task, number))
-        elif is_named and len(versions) > 1:
+        elif is_named:
             self._refused(InvalidInput, lambda: self.registry.delete_version(task, number))
         else:
             self.registry.delete_version(task, number)
