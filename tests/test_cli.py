@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -143,6 +144,20 @@ def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path)
 def test_a_setting_that_cannot_be_is_named(flag: tuple[str, str]) -> None:
     message = call("serve", *flag, code=1)
     assert message.startswith(f"{flag[0]} (SOFTSWAP_")
+
+
+def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tuning.tune.tune_task", None)
+    monkeypatch.setattr("app.tuning.distillation.distill_prompt", None)
+    data = local / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"input": f"good {n}", "target": "yes"}) for n in range(40)))
+    assert "a task's name has" in call("tune", str(data), "--task", "Liked", code=1)
+    assert "an alias has" in call("tune", str(data), "--task", "liked", "--alias", "LIVE", code=1)
+    backbone = Path(os.environ["SOFTSWAP_MODEL"]).name
+    assert "backbone's own name" in call("tune", str(data), "--task", backbone, code=1)
+    no_folder = call("tune", str(data), "--task", "liked", "--registry", str(data / "prompts"), code=1)
+    assert no_folder == f"the registry {data / 'prompts'} cannot be written; name another with --registry"
+    assert "a task's name has" in call("distill", str(data), "--prompt", str(data), "--task", "Liked", code=1)
 
 
 def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:

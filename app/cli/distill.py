@@ -19,7 +19,7 @@ from app.cli.options import (
     read_settings,
     write_json,
 )
-from app.cli.tuned_version import publish_result, report_result
+from app.cli.tuned_version import open_to_publish, publish_result, report_result
 from app.cli.tuning_options import (
     Alias,
     BatchSize,
@@ -94,15 +94,13 @@ def distill(
     shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
-    from app.registry.registry import Registry
-    from app.registry.store import FileStore
     from app.tuning.dataset import read_inputs
     from app.tuning.distillation import DistillationReport, distill_prompt
     from app.tuning.search import Search
 
     texts = read_inputs(inputs)
     backbone = load_backbone(settings)
-    opened = Registry(FileStore(settings.registry), backbone)
+    opened = open_to_publish(settings.registry, backbone, task, alias)
     found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
     asked = parse_labels(labels)
     chosen = its_labels if asked is None else asked

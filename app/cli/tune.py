@@ -22,7 +22,7 @@ from app.cli.options import (
     parse_template,
     read_settings,
 )
-from app.cli.tuned_version import publish_result, report_result
+from app.cli.tuned_version import open_to_publish, publish_result, report_result
 from app.cli.tuning_options import (
     SHARED,
     Alias,
@@ -93,8 +93,6 @@ def tune(
     shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size, "patience": patience}
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
-    from app.registry.registry import Registry
-    from app.registry.store import FileStore
     from app.tuning.dataset import read_dataset
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search
@@ -108,7 +106,7 @@ def tune(
     plan = TuningPlan.make(train, held_out, config, template=parse_template(template), labels=parse_labels(labels))
     plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), **tried))
     backbone = load_backbone(settings)
-    opened = Registry(FileStore(settings.registry), backbone)
+    opened = open_to_publish(settings.registry, backbone, task, alias)
     with interruptible() as should_stop, TuningView(as_json=as_json) as progress:
         result = tune_task(backbone, plan, on_event=progress.show, should_stop=should_stop)
     version = publish_result(backbone, opened, task, result, description=description, alias=alias)

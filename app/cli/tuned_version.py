@@ -1,13 +1,15 @@
-"""What commands that tune do with their result."""
+"""Where commands that tune publish, and what they do with their result."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from app.cli.options import write_json
-from app.errors import GateFailed
+from app.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.tuning.result import TuneResult
+
+
+def open_to_publish(folder: Path, backbone: Backbone, task: str, alias: str) -> Registry:
+    """The registry of a folder. Raises InvalidInput before anything is computed that could not be published."""
+    from app.registry.registry import Registry
+    from app.registry.store import FileStore
+
+    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (present.is_dir() and os.access(present, os.W_OK)):
+        raise InvalidInput(f"the registry {folder} cannot be written; name another with --registry", param="registry")
+    registry = Registry(FileStore(folder), backbone)
+    registry.require_names(task, alias or None)
+    return registry
 
 
 def publish_result(

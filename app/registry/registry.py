@@ -166,10 +166,8 @@ class Registry:
             Conflict: the task is not in the state `if_match` names.
             GateFailed: the prompt scores lower than what the alias means now, or no score says how; nothing changed.
         """
-        require_task_name(task)
-        if alias is not None:
-            require_alias_name(alias)
-        backbone = self._require_servable(task, prompt)
+        backbone = self.require_names(task, alias)
+        require_fit(prompt, backbone)
         fields = {
             "template": None if template is None else template.text,
             "labels": tuple(labels),
@@ -197,6 +195,20 @@ class Registry:
                 self._catalog.write_table(task, moved)
         self._cache.put(prompt)
         return self.resolve(f"{task}@{number}")
+
+    def require_names(self, task: str, alias: str | None) -> Backbone:
+        """Whether something may be published under them: worth asking before it is made. Returns for which backbone.
+
+        Raises InvalidInput.
+        """
+        require_task_name(task)
+        if alias is not None:
+            require_alias_name(alias)
+        if self._backbone is None:
+            raise InvalidInput("publishing needs the backbone the prompt is for", param="model")
+        if task == self._backbone.name:
+            raise InvalidInput("this is the backbone's own name; choose another", param="task")
+        return self._backbone
 
     def set_alias(
         self,
@@ -367,14 +379,6 @@ class Registry:
             return None if found is None else found.metrics.get(gate.metric)
 
         comparison.require(gate, score_of)
-
-    def _require_servable(self, task: str, prompt: TaskPrompt) -> Backbone:
-        if self._backbone is None:
-            raise InvalidInput("publishing needs the backbone the prompt is for", param="model")
-        if task == self._backbone.name:
-            raise InvalidInput("this is the backbone's own name; choose another", param="task")
-        require_fit(prompt, self._backbone)
-        return self._backbone
 
     @contextmanager
     def _explaining_absence(self, version: Version) -> Iterator[None]:
