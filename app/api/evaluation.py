@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.batch import all_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.api.services import Services
     from app.api.targets import Target
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
@@ -97,7 +98,7 @@ async def _score(
             token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=left_s
         )
 
-    return await _each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))
+    return await ask_each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))
 
 
 async def _generate(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> list[str]:
@@ -111,7 +112,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
         [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
         return cut_at(choice.text.strip(), params.stop)
 
-    return await _each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
+    return await ask_each(texts, generate, deadline_s)
 
 
 async def encode_texts(
@@ -128,20 +129,20 @@ async def encode_texts(
     return [row.text_ids for row in encoded]
 
 
-async def _each(
-    texts: Sequence[Sequence[int]],
-    ask: Callable[[Sequence[int], float], Coroutine[Any, Any, Result]],
+async def ask_each(
+    items: Iterable[Item],
+    ask: Callable[[Item, float], Coroutine[Any, Any, Result]],
     deadline_s: float,
     *,
-    at_once: int,
+    at_once: int = MAX_SEQUENCES_AT_ONCE,
 ) -> list[Result]:
-    """`ask` of every text, given the seconds that are left; the first error ends the others."""
+    """`ask` of every item, given the seconds that are left of all; the first error ends the others."""
     ends_at = time.monotonic() + deadline_s
 
-    async def answer(token_ids: Sequence[int]) -> Result:
+    async def answer(item: Item) -> Result:
         left_s = ends_at - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the request's deadline passed before every example was evaluated")
-        return await ask(token_ids, left_s)
+        return await ask(item, left_s)
 
-    return await all_of((answer(token_ids) for token_ids in texts), at_once=max(1, at_once))
+    return await all_of((answer(item) for item in items), at_once=max(1, at_once))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from app.api.batch import all_of
-from app.api.evaluation import MAX_SEQUENCES_AT_ONCE, encode_texts, evaluate_target
+from app.api.evaluation import ask_each, encode_texts, evaluate_target
 from app.api.limits import MAX_ABLATIONS
 from app.errors import DeadlineExceeded, InvalidInput
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
@@ -103,15 +102,14 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
     answers = [(*template.encode_target(tokenizer, example.target), *eos) for example in examples]
     texts = await encode_texts(services, target, examples, max(map(len, answers)))
 
-    async def loss(token_ids: Sequence[int], answer: Sequence[int]) -> float:
+    async def loss(pair: tuple[Sequence[int], Sequence[int]], left_s: float) -> float:
+        text, answer = pair
         [log_likelihood] = await services.engine.score(
-            token_ids, [answer], prompt=target.prompt, flow=target.flow, deadline_s=deadline_s
+            text, [answer], prompt=target.prompt, flow=target.flow, deadline_s=left_s
         )
         return -log_likelihood / len(answer)
 
-    losses = await all_of(
-        (loss(text, answer) for text, answer in zip(texts, answers, strict=True)), at_once=MAX_SEQUENCES_AT_ONCE
-    )
+    losses = await ask_each(zip(texts, answers, strict=True), loss, deadline_s)
     return sum(losses) / len(losses)
 
 

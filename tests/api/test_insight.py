@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 
 import httpx
@@ -153,6 +155,21 @@ def test_a_task_that_writes_is_measured_by_the_loss_of_its_targets(
     assert found["present"] == {"loss": pytest.approx(plain(prompt), abs=1e-4), "accuracy": None}
     for index, effect in enumerate(found["without"]):
         assert effect["loss"] == pytest.approx(plain(without_token(prompt, index)) - plain(prompt), abs=1e-4)
+
+
+def test_every_question_of_a_measurement_gets_the_seconds_that_are_left(
+    http: httpx.Client, live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_s: list[float] = []
+    score = live.services.engine.score
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        left_s.append(options["deadline_s"])
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(live.services.engine, "score", watched)
+    assert measure(http, "title", TITLES * 20).status_code == 200
+    assert all(later < earlier for earlier, later in pairwise(left_s))
 
 
 def test_the_last_virtual_token_can_be_left_out(http: httpx.Client) -> None:

@@ -24,6 +24,7 @@ from app.api.generation import (
     finish_reason_of,
     generate_all,
     make_params,
+    naming_text,
     require_room,
 )
 from app.api.guard import GuardedRoute
@@ -62,6 +63,11 @@ async def create_chat_completion(request: ChatRequest, services: ServicesDep, de
     """OpenAI's chat completions: `chat.completion` objects, or a stream of `chat.completion.chunk`."""
     target = await find_target(services, request.model)
     _check_pairs(request)
+    with naming_text("messages"):
+        return await _answer(services, target, request, deadline_s)
+
+
+async def _answer(services: Services, target: Target, request: ChatRequest, deadline_s: float) -> Any:
     token_ids = await _render(services, target, request.messages)
     given = request.given_sampling()
     params = make_params(services, target, given, num_tokens=len(token_ids), default_max_tokens=None)

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
-from app.api.generation import encode_for
+from app.api.generation import encode_for, naming_text
 from app.api.guard import GuardedRoute
 from app.api.labels import LabelChances
 from app.api.questions import TEMPLATE, Asked, ask, choice_answer
@@ -66,9 +66,10 @@ async def _decide_by_labels(
         message = f"{target.flow} has labels and answers its own question; leave questions out"
         raise InvalidInput(message, param="questions")
     template = target.input_template
-    token_ids = await encode_for(services, target.prompt, template.render(request.text))
     label_ids = services.labels.encode(template, target.labels)
-    chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
+    with naming_text("input"):
+        token_ids = await encode_for(services, target.prompt, template.render(request.text))
+        chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
     answer = choice_answer(target.flow, target.labels, chances)
     return _reply(target, [answer], len(token_ids) + target.num_virtual_tokens)
 

@@ -10,7 +10,7 @@ from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
-from app.api.generation import Begun
+from app.api.generation import Begun, naming_text
 from app.api.guard import GuardedRoute
 from app.api.limits import MAX_MODEL_CHARS
 from app.api.runs import Run, run_all, stream_run, total_usage
@@ -50,7 +50,8 @@ async def run_task(task: TaskReference, request: RunRequest, services: ServicesD
         if request.input is None:
             raise InvalidInput("stream takes a single input", param="stream")
         run = Run(target, request.input, "input")
-        return EventStream(await Begun.wait(stream_run(services, run, given, deadline_s)))
+        with naming_text(run.param):
+            return EventStream(await Begun.wait(stream_run(services, run, given, deadline_s)))
     names = ["input"] if request.inputs is None else [f"inputs.{index}" for index in range(len(request.texts))]
     runs = [Run(target, text, name) for text, name in zip(request.texts, names, strict=True)]
     outcomes = await run_all(services, runs, given, deadline_s)
