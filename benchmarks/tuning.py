@@ -1,0 +1,105 @@
+"""`python -m benchmarks.tuning`: what learning prompts costs, and whether it finds good ones by itself.
+
+On the demo backbone, float32. The part `grid` takes hours and may be interrupted: it goes on where it was. The last
+line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from app.demo.tasks import PACKAGE
+from app.model.backbone import Backbone
+from app.tuning.config import TuneConfig
+from benchmarks.machine import Machine
+from benchmarks.report import save
+from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
+
+DEMO = PACKAGE / "backbone"
+
+
+class Part(Protocol):
+    """One question, answered."""
+
+    name: str
+    question: str
+
+    def as_json(self) -> dict[str, Any]: ...
+
+    def show(self, console: Console) -> None: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    progress = Console(stderr=True)
+    console = Console(quiet=options.json, width=140)
+    machine = Machine.here()
+    console.print(str(machine))
+    parts = []
+    for name in options.only:
+        parts.append(NAME_TO_PART[name](options, lambda line: progress.print(line, style="dim", highlight=False)))
+        console.print(f"\n[bold]{parts[-1].name}[/bold]: {parts[-1].question}")
+        parts[-1].show(console)
+    result = {
+        "benchmark": "tuning",
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": asdict(machine),
+        "setting": {"shape": "-".join(options.only)},
+        "parts": {part.name: part.as_json() for part in parts},
+    }
+    if options.save:
+        progress.print(f"kept as {save(result)}")
+    print(json.dumps(result))
+
+
+def _grid(options: argparse.Namespace, say: Say) -> Part:
+    return measure_grid(
+        Backbone.load(str(DEMO)),
+        options.data,
+        options.work,
+        say,
+        tasks=options.task,
+        config=TuneConfig(max_steps=options.max_steps),
+        grid=Grid(TuneConfig(max_steps=options.max_steps)),
+    )
+
+
+NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {"grid": _grid}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tuning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", choices=list(NAME_TO_PART), help="one part; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print only the JSON object")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: as torch chooses)")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
+    grid = parser.add_argument_group("grid")
+    grid.add_argument("--data", type=Path, help="folder of the sets, one folder each")
+    grid.add_argument("--work", type=Path, default=Path("grid"), help="folder of one file for each run; is made")
+    grid.add_argument("--task", nargs="+", default=list(TASKS), choices=TASKS, help="(default: all)")
+    grid.add_argument("--max-steps", type=int, default=200, help="updates of every run, the default's and the grid's")
+    options = parser.parse_args(arguments)
+    options.only = options.only or list(NAME_TO_PART)
+    if "grid" in options.only and options.data is None:
+        parser.error("--data is needed for the part grid")
+    return options
+
+
+if __name__ == "__main__":
+    main()
