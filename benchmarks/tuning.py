@@ -1,7 +1,8 @@
 """`python -m benchmarks.tuning`: what learning prompts costs, and whether it finds good ones by itself.
 
-On the demo backbone, float32. The part `grid` takes hours and may be interrupted: it goes on where it was. The last
-line printed is one JSON object.
+On the demo backbone, float32. `co-serving` asks a server while a job runs there. `grid` compares the default settings
+with a grid of single runs; it takes hours and may be interrupted: it goes on where it was. The last line printed is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from app.demo.tasks import PACKAGE
 from app.model.backbone import Backbone
 from app.tuning.config import TuneConfig
+from benchmarks.co_serving import measure_co_serving
 from benchmarks.machine import Machine
 from benchmarks.report import save
 from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
@@ -78,7 +80,11 @@ def _grid(options: argparse.Namespace, say: Say) -> Part:
     )
 
 
-NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {"grid": _grid}
+def _co_serving(options: argparse.Namespace, say: Say) -> Part:
+    return measure_co_serving(say, num_rounds=options.repetitions, round_s=options.seconds)
+
+
+NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {"co-serving": _co_serving, "grid": _grid}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -89,6 +95,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
+    parser.add_argument("--repetitions", type=int, default=3, help="rounds in which every contender has its turn")
+    serving = parser.add_argument_group("co-serving")
+    serving.add_argument("--seconds", type=float, default=12.0, help="of each load in a round")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--data", type=Path, help="folder of the sets, one folder each")
     grid.add_argument("--work", type=Path, default=Path("grid"), help="folder of one file for each run; is made")

@@ -250,9 +250,11 @@ class AsyncEngine:
     def _take_commands(self) -> None:
         """Carry out what was asked for; wait a moment for it when there is nothing else to do."""
         try:
-            is_busy = self._engine.has_unfinished or self.lease.has_turns
-            timeout_s = None if is_busy else IDLE_HEARTBEAT_S
-            self._commands.get(block=timeout_s is not None, timeout=timeout_s)()
+            patience_s = self.lease.rest_s if self.lease.has_turns else IDLE_HEARTBEAT_S
+            if self._engine.has_unfinished or not patience_s:
+                self._commands.get_nowait()()
+            else:
+                self._commands.get(timeout=patience_s)()
             while True:
                 self._commands.get_nowait()()
         except Empty:

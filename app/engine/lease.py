@@ -6,6 +6,7 @@ the GPU's queue. A guest hands in a bounded piece of work, waits, and gets what 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,8 @@ Result = TypeVar("Result")
 
 MAX_CREDIT_S = 0.1
 """Time a guest may have saved up, so that it does not come with a burst after a long pause."""
+REST_S = 0.5
+"""How long load is remembered: clients that were all answered at the same moment are about to ask again."""
 
 
 @dataclass(eq=False)
@@ -31,8 +34,8 @@ class _Turn:
 class DeviceLease:
     """Guests call it from threads of their own; the engine's thread calls `note_step` and `give_turn`.
 
-    An idle engine gives every turn at once. While sequences run, turns take `share` of the time on average; under load,
-    none.
+    An idle engine gives every turn at once. While sequences run, turns take `share` of the time on average; under load
+    and for REST_S after it, none.
 
     Args:
         wake: makes the engine's thread look again, when it waits for something to do.
@@ -49,6 +52,7 @@ class DeviceLease:
         self._clock = clock
         self._turns: deque[_Turn] = deque()
         self._credit_s = 0.0
+        self._rests_until_s = -math.inf
         self._end: SoftswapError | None = None
 
     def __call__(self, work: Callable[[], Result]) -> Result:
@@ -66,6 +70,11 @@ class DeviceLease:
         """Whether a guest waits."""
         return bool(self._turns)
 
+    @property
+    def rest_s(self) -> float:
+        """Seconds until an idle device is lent again; 0 after a rest."""
+        return max(0.0, self._rests_until_s - self._clock())
+
     def note_step(self, duration_s: float) -> None:
         """The engine computed for others that long."""
         self._credit_s = min(MAX_CREDIT_S, self._credit_s + duration_s * self._ratio)
@@ -77,7 +86,9 @@ class DeviceLease:
             is_idle: no sequence wants the device.
             is_loaded: more sequences want it than it can compute.
         """
-        is_due = is_idle or (self._credit_s > 0 and not is_loaded)
+        if is_loaded:
+            self._rests_until_s = self._clock() + REST_S
+        is_due = not self.rest_s and (is_idle or self._credit_s > 0)
         if not self._turns or not is_due:
             return 0.0
         turn = self._turns.popleft()

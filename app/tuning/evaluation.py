@@ -33,6 +33,8 @@ from app.tuning.metrics import LabelScore
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory when labels or vocabularies are many."""
 DEFAULT_MAX_NEW_TOKENS = 64
+NUM_ENCODED_AT_ONCE = 100
+"""Texts to token ids in one slice: thousands would take as long as many forwards."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,11 @@ def evaluate_in_slices(
     num_after = max(map(len, encode_labels(backbone, template, labels))) if labels else max_new_tokens
     num_virtual_tokens = prompt.num_virtual_tokens if prompt else 0
     room = input_room(backbone.max_model_len, num_virtual_tokens, num_after, max_input_tokens)
-    texts = encode_inputs(backbone, prompt, template, [example.input for example in examples], room)
+    texts = []
+    for start in range(0, len(examples), NUM_ENCODED_AT_ONCE):
+        inputs = [example.input for example in examples[start : start + NUM_ENCODED_AT_ONCE]]
+        texts += encode_inputs(backbone, prompt, template, inputs, room)
+        yield
     prefix = Prefix.of_prompt(backbone, prompt)
     if labels:
         scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)

@@ -11,7 +11,7 @@ import pytest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.lease import MAX_CREDIT_S, DeviceLease
+from app.engine.lease import MAX_CREDIT_S, REST_S, DeviceLease
 from app.errors import Draining, EngineDead
 from app.sampling import SamplingParams
 from tests.models import tiny_backbone
@@ -83,7 +83,22 @@ def test_an_idle_device_is_the_guests_and_a_loaded_one_is_not(clock: Clock) -> N
         assert give(lease, is_idle=True) == pytest.approx(0.02)
         lease.note_step(1.0)
         assert give(lease, is_loaded=True) == 0.0
+        clock.now_s += REST_S
     assert guest.num_turns == 10
+    guest.end()
+
+
+def test_a_moment_without_load_is_not_the_end_of_it(clock: Clock) -> None:
+    """Clients that ask again as soon as they are answered leave the device idle for a moment."""
+    lease = DeviceLease(lambda: None, share=0.2, clock=clock)
+    guest = Guest(lease, clock, duration_s=0.02)
+    assert give(lease, is_loaded=True) == 0.0
+    clock.now_s += REST_S / 2
+    lease.note_step(1.0)
+    assert give(lease, is_idle=True) == give(lease) == 0.0
+    assert lease.rest_s == pytest.approx(REST_S / 2)
+    clock.now_s += REST_S / 2
+    assert give(lease) == pytest.approx(0.02)
     guest.end()
 
 

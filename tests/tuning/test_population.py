@@ -172,7 +172,7 @@ def _short_of_memory(loss_per_row, *, max_rows):  # type: ignore[no-untyped-def]
 def test_slices_are_as_small_as_the_time_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock of its own: every token takes a millisecond."""
     monkeypatch.setattr(
-        Descent, "_time", lambda _, chunk: len(chunk.rows) * max(row.num_tokens for row in chunk.rows) / 1000
+        Descent, "_time", lambda _, prefixes, chunk: len(chunk.rows) * max(row.num_tokens for row in chunk.rows) / 1000
     )
     run = TuningRun(tiny_backbone(), plan(), slice_s=0.1)
     while run.advance() is not Mark.UPDATE:
