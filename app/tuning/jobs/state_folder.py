@@ -38,10 +38,9 @@ class StateFolder:
         self._lock.close()
 
     def put_file(self, content: bytes) -> str:
-        """Keep an upload by its sha256, which is returned."""
+        """Keep an upload by its sha256, which is returned. One that was damaged on the disk is whole again then."""
         digest = hashlib.sha256(content).hexdigest()
-        if self._store.entry(f"{FILES}/{digest}") is None:
-            self._store.replace(f"{FILES}/{digest}", content)
+        self._store.replace(f"{FILES}/{digest}", content)
         return digest
 
     def read_file(self, digest: str) -> bytes:

@@ -16,6 +16,8 @@ def test_contents_are_kept_once_and_checked_when_they_are_read(tmp_path: Path) -
     (tmp_path / "state/files" / digest).write_bytes(b"other")
     with pytest.raises(CorruptState, match="damaged"):
         folder.read_file(digest)
+    folder.put_file(b"content")
+    assert folder.read_file(digest) == b"content"
     folder.remove_file(digest)
     with pytest.raises(CorruptState, match="missing"):
         folder.read_file(digest)
