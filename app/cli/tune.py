@@ -67,8 +67,9 @@ def tune(
     max_steps: MaxSteps = None,
     batch_size: BatchSize = None,
     patience: Annotated[
-        int, typer.Option(help="Measurements without progress until it ends; 0 never.", rich_help_panel=SHARED)
-    ] = 5,
+        int | None,
+        typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=SHARED)
+    ] = None,
     description: Description = "",
     alias: Alias = "live",
     as_json: AsJson = False,
@@ -90,14 +91,16 @@ def tune(
     tried = parse_tried(
         kinds=kind, inits=init, learning_rates=learning_rate, nums_virtual_tokens=num_virtual_tokens, seeds=seed
     )
-    shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size, "patience": patience}
-    config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
+    from app.tuning.config import DEFAULT_PATIENCE
     from app.tuning.dataset import read_dataset
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search
     from app.tuning.tune import tune_task
 
+    shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
+    shared["patience"] = DEFAULT_PATIENCE if patience is None else patience
+    config = make_config(tried, {"init_text": init_text, **shared})
     train, held_out = (
         None if path is None else read_dataset(path, input_field=input_field, target_field=target_field)
         for path in (data, validation)

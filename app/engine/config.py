@@ -33,7 +33,7 @@ class EngineConfig:
     num_blocks: int
     max_waiting_requests: int
     max_waiting_tokens: int
-    tuning_share: float = 0.2
+    tuning_share: float = 0.0
 
     @classmethod
     def sized_for(
@@ -47,7 +47,7 @@ class EngineConfig:
         kv_cache_bytes: int | None = None,
         max_waiting_requests: int = 1024,
         max_waiting_tokens: int | None = None,
-        tuning_share: float = 0.2,
+        tuning_share: float = 0.0,
     ) -> EngineConfig:
         """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
         is_cuda = backbone.device.type == "cuda"

@@ -11,6 +11,8 @@ from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
 DEFAULT_EPOCHS = 3
 MIN_DEFAULT_STEPS = 50
+DEFAULT_PATIENCE = 5
+"""Of `softswap tune` and of jobs. A TuneConfig that says nothing never ends early."""
 
 
 class Init(StrEnum):
