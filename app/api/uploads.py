@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 
 from app.api.errors import Refused, explain
+from app.api.forms import open_form, read_file
 from app.api.limits import MAX_UPLOAD_BYTES
 from app.api.schemas.tasks import TextVersionRequest, UploadMetadata, VersionMetadata
 from app.api.strict_json import parse_json
@@ -44,16 +44,19 @@ async def read_version(request: Request, backbone: Backbone) -> tuple[TaskPrompt
 
 async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
     """The tensor's bytes, and what the form says about them."""
-    form = await request.form(max_files=1, max_fields=1, max_part_size=MAX_UPLOAD_BYTES)
-    unknown = next((name for name in form if name not in {"file", "metadata"}), None)
-    if unknown is not None:
-        raise InvalidInput("the form has the fields file and metadata", param=unknown)
-    file, text = form.get("file"), form.get("metadata", "{}")
-    if not isinstance(file, UploadFile):
-        raise InvalidInput("the form needs a file with the tensor", param="file")
-    if not isinstance(text, str):
-        raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
-    return await file.read(), _validate(UploadMetadata, parse_json(text.encode()))
+    async with open_form(request, ("file", "metadata"), max_part_bytes=MAX_UPLOAD_BYTES) as form:
+        text = form.get("metadata", "{}")
+        if not isinstance(text, str):
+            raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
+        _, content = await read_file(form)
+        return content, _validate(UploadMetadata, _parse_metadata(text))
+
+
+def _parse_metadata(text: str) -> Any:
+    try:
+        return parse_json(text.encode())
+    except Refused as error:
+        raise InvalidInput(error.detail.replace("The body", "metadata"), param="metadata") from None
 
 
 def _validate(schema: type[Metadata], value: Any) -> Metadata:

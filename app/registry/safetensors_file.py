@@ -64,10 +64,10 @@ def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:
     if len(data) < _LENGTH_BYTES:
-        _refuse("the file is cut short")
+        _refuse("the file is no safetensors file: it is too short")
     num_header_bytes = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if num_header_bytes > MAX_HEADER_BYTES:
-        _refuse(f"the header may have at most {MAX_HEADER_BYTES} bytes")
+        _refuse(f"the file is no safetensors file, or one with a header of more than {MAX_HEADER_BYTES} bytes")
     begin = _LENGTH_BYTES + num_header_bytes
     if begin > len(data):
         _refuse("the file is cut short")

@@ -6,11 +6,11 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from app.api.deps import ServicesDep, WorkshopDep
 from app.api.errors import describe_statuses
+from app.api.forms import open_form, read_file
 from app.api.guard import BODY_LIMIT, GuardedRoute
 from app.api.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS
 from app.api.schemas.files import FileDeleted, FileList, FileObject
@@ -20,6 +20,7 @@ from app.tuning.jobs.file_book import MAX_FILES
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
 PURPOSE = "fine-tune"
+MAX_FIELD_BYTES = 2**16
 FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["file-abc123"])]
 READ = describe_statuses(400, 401, 404, 500, 503)
 WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
@@ -133,13 +134,7 @@ async def delete_file(file_id: FileId, workshop: WorkshopDep) -> Any:
 
 async def _read_form(request: Request) -> tuple[str, bytes]:
     """Name and content of the file. Raises InvalidInput."""
-    async with request.form(max_files=1, max_fields=8, max_part_size=2**16) as form:
-        unknown = next((name for name in form if name not in {"file", "purpose"}), None)
-        if unknown is not None:
-            raise InvalidInput("the form has the fields file and purpose", param=unknown)
+    async with open_form(request, ("purpose", "file"), max_part_bytes=MAX_FIELD_BYTES) as form:
         if form.get("purpose") != PURPOSE:
             raise InvalidInput(f"purpose must be {PURPOSE}", param="purpose")
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise InvalidInput("the form needs a file with a name", param="file")
-        return (file.filename or "").replace("\\", "/").rpartition("/")[2], await file.read()
+        return await read_file(form)
