@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from app.api.naming import naming
 from app.api.schemas.fine_tuning import (
     JobRequest,
     Method,
@@ -34,6 +36,25 @@ SEARCHED = {
 RENAMED = {"n_epochs": "num_epochs"}
 PLACE = "method.prompt_tuning.hyperparameters"
 MAX_DEFAULT_TASK_CHARS = 48
+
+
+@contextmanager
+def naming_place(request: JobRequest) -> Iterator[None]:
+    """What tuning refuses is named by where the request says it."""
+    try:
+        yield
+    except InvalidInput as error:
+        if error.param and request.method is not None and request.method.prompt_tuning is not None:
+            error.param = _place_of(error.param)
+        raise
+
+
+def _place_of(name: str) -> str:
+    """Where `method.prompt_tuning` has a field of TuneConfig, Search or TuningPlan; other names stay."""
+    asked = {ours: theirs for theirs, ours in {**SEARCHED, **RENAMED}.items()}.get(name, name)
+    if asked in PromptTuningHyperparameters.model_fields:
+        return f"{PLACE}.{asked}"
+    return f"method.prompt_tuning.{asked}" if asked in PromptTuningMethod.model_fields else name
 
 
 def make_spec(services: Services, request: JobRequest) -> JobSpec:
@@ -69,7 +90,7 @@ def _require_method(request: JobRequest) -> Method:
     if request.method is None:
         return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
     if request.hyperparameters is not None:
-        raise InvalidInput("stands in method; give it there alone", param="hyperparameters")
+        raise InvalidInput("hyperparameters belong into method when there is one", param="hyperparameters")
     for name in ("supervised", "prompt_tuning"):
         if name != request.method.type and getattr(request.method, name) is not None:
             raise InvalidInput(f"method.type is {request.method.type}, so leave {name} out", param=f"method.{name}")
@@ -90,7 +111,8 @@ def _find_origin(services: Services, model: str) -> Version | None:
     """The version to go on from; None for the backbone itself."""
     if model == services.backbone.name:
         return None
-    version = services.registry.resolve(model)
+    with naming("model"):
+        version = services.registry.resolve(model)
     if version.kind is PromptKind.TEXT:
         raise InvalidInput("a written prompt has no rows to go on from", param="model")
     return version
@@ -151,7 +173,7 @@ def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, orig
     if "prompt" in inits and origin is None:
         raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{PLACE}.init")
     if ("text" in inits) != (tuning.init_text is not None):
-        raise InvalidInput("is needed by init text, and by nothing else", param=f"{PLACE}.init_text")
+        raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{PLACE}.init_text")
 
 
 def _take_shape(fields: dict[str, Any], origin: Version) -> None:
@@ -161,4 +183,4 @@ def _take_shape(fields: dict[str, Any], origin: Version) -> None:
     }
     for ours, (name, value) in shape.items():
         if fields.setdefault(ours, [value]) != [value]:
-            raise InvalidInput(f"{origin.id}, from which tuning goes on, has {value}", param=f"{PLACE}.{name}")
+            raise InvalidInput(f"{origin.id}, from which tuning goes on, has {name} {value}", param=f"{PLACE}.{name}")

@@ -243,10 +243,14 @@ def test_pause_resume_cancel_and_forget(client: OpenAI, live: LiveServer, file_i
         ({"hyperparameters": {"beta": 1}}, "hyperparameters.beta"),
         ({"seed": -1}, "seed"),
         ({"metadata": {"k": 1}}, "metadata.k"),
-        ({"method": prompt_tuning(template="no place")}, "template"),
+        ({"method": prompt_tuning(template="no place")}, "method.prompt_tuning.template"),
         ({"method": prompt_tuning(labels=["a", "a"])}, "method.prompt_tuning.labels"),
-        ({"method": prompt_tuning(labels=["no", "maybe"])}, "labels"),
+        ({"method": prompt_tuning(labels=["no", "maybe"])}, "method.prompt_tuning.labels"),
         ({"method": prompt_tuning(alias="3")}, "method.prompt_tuning.alias"),
+        (
+            {"method": prompt_tuning(hyperparameters={"seeds": list(range(64)), "learning_rate": [0.1, 0.2]})},
+            "method.prompt_tuning.hyperparameters.seeds",
+        ),
         *(
             ({"method": prompt_tuning(hyperparameters={name: value})}, f"method.prompt_tuning.hyperparameters.{path}")
             for name, value, path in (
@@ -261,10 +265,9 @@ def test_pause_resume_cancel_and_forget(client: OpenAI, live: LiveServer, file_i
                 ("seeds", list(range(100)), "seeds"),
                 ("patience", "some", "patience"),
                 ("nonsense", 1, "nonsense"),
+                ("learning_rate", [0.1, 0.1], "learning_rate"),
             )
         ),
-        ({"method": prompt_tuning(hyperparameters={"seeds": list(range(64)), "learning_rate": [0.1, 0.2]})}, "seeds"),
-        ({"method": prompt_tuning(hyperparameters={"learning_rate": [0.1, 0.1]})}, "learning_rates"),
     ],
 )
 def test_what_cannot_be_honoured_is_named(
@@ -299,7 +302,8 @@ def test_followers_are_bounded_and_told_when_the_server_stops(
 ) -> None:
     monkeypatch.setattr(bell, "MAX_LISTENERS", 0)
     answer = httpx.get(f"{live.url}/v1/fine_tuning/jobs/{done.id}/events?stream=true")
-    assert '"code": "queue_full"' in answer.text
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_a_closed_bell_wakes_everybody() -> None:

@@ -12,7 +12,7 @@ from app.api.deps import ServicesDep, WorkshopDep
 from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
 from app.api.guard import GuardedRoute
-from app.api.job_specs import make_spec
+from app.api.job_specs import make_spec, naming_place
 from app.api.limits import MAX_ID_CHARS, MAX_PAGE
 from app.api.schemas.fine_tuning import (
     CheckpointList,
@@ -53,7 +53,8 @@ async def create_job(request: JobRequest, services: ServicesDep, workshop: Works
     services.check_accepting()
 
     def create() -> Job:
-        return workshop.create_job(make_spec(services, request))
+        with naming_place(request):
+            return workshop.create_job(make_spec(services, request))
 
     return job_object(await asyncio.to_thread(create))
 
@@ -160,6 +161,7 @@ async def list_events(
     """
     await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id)
     if stream:
+        workshop.bell.require_room()
         begin = last_event_id or after
         await asyncio.to_thread(workshop.events.since, fine_tuning_job_id, begin, 1)
         return EventStream(_follow(workshop, fine_tuning_job_id, begin), id_of=lambda event: event.id)

@@ -43,8 +43,7 @@ class Bell:
         """Raises Overloaded: as many listen as may."""
         listener = Listener(job_id)
         with self._lock:
-            if len(self._listeners) >= MAX_LISTENERS:
-                raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
+            self.require_room()
             self._listeners.add(listener)
             listener.is_closed = self._is_closed
         if listener.is_closed:
@@ -54,6 +53,11 @@ class Bell:
         finally:
             with self._lock:
                 self._listeners.discard(listener)
+
+    def require_room(self) -> None:
+        """Worth asking while the refusal can still be a status. Raises Overloaded: as many listen as may."""
+        if len(self._listeners) >= MAX_LISTENERS:
+            raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
 
     def ring(self, job_id: str) -> None:
         with self._lock:
