@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
@@ -68,17 +68,6 @@ async def encode_for(services: Services, prompt: TaskPrompt | None, text: str) -
     token_ids = continue_prompt(tokenizer, prompt, token_ids)
     require_room(services, prompt, len(token_ids))
     return tuple(token_ids)
-
-
-@contextmanager
-def naming_text(param: str) -> Iterator[None]:
-    """In errors about the text: what the request calls it. Here and in the engine it is `prompt`, as in completions."""
-    try:
-        yield
-    except InvalidInput as error:
-        if error.param == "prompt":
-            error.param = param
-        raise
 
 
 def require_room(services: Services, prompt: TaskPrompt | None, num_tokens: int) -> None:

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.errors import NotFound, SoftswapError
+from app.api.naming import naming
+from app.errors import NotFound
 from app.model.layout import BARE, Template
 
 if TYPE_CHECKING:
@@ -54,11 +55,8 @@ async def find_target(services: Services, name: str, *, param: str = "model") ->
     """
     if name == services.backbone.name:
         return Target(name, name, None, None, (), {})
-    try:
+    with naming(param):
         version, prompt = await asyncio.to_thread(resolve_prompt, services, name)
-    except SoftswapError as error:
-        error.param = param
-        raise
     return version_target(version, prompt)
 
 

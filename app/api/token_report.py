@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from app.api.naming import naming
 from app.api.targets import resolve_prompt, version_target
 from app.api.token_effects import measure_effects
-from app.errors import SoftswapError
 from app.insight.difference import compare_prompts
 from app.insight.report import PromptReport
 from app.insight.view import view_prompt
@@ -37,7 +37,8 @@ async def report_tokens(
 
     Raises InvalidInput, NotFound, and what `measure_effects` raises.
     """
-    version, prompt = await asyncio.to_thread(resolve_prompt, services, task)
+    with naming("task"):
+        version, prompt = await asyncio.to_thread(resolve_prompt, services, task)
     report = await asyncio.to_thread(_look, services, version, prompt, num_nearest, compare)
     if not examples:
         return report
@@ -53,9 +54,6 @@ def _look(
     view = view_prompt(services.backbone, prompt, num_nearest=num_nearest, initial=initial)
     if compare is None:
         return PromptReport(version.id, view)
-    try:
+    with naming("compare"):
         other_version, other = resolve_prompt(services, compare)
-    except SoftswapError as error:
-        error.param = "compare"
-        raise
     return PromptReport(version.id, view, other_version.id, compare_prompts(prompt, other))

@@ -82,10 +82,7 @@ class FolderRegistry:
         if selector:
             return version_object(registry.resolve(f"{task}@{selector}")).model_dump()
         versions = [version_object(version).model_dump() for version in registry.versions(task)]
-        found = next((summary for summary in registry.tasks() if summary.task == task), None)
-        if found is None:
-            raise NotFound(f"there is no task {task}")
-        return {**task_object(found).model_dump(), "versions": versions}
+        return {**task_object(registry.task(task)).model_dump(), "versions": versions}
 
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
         from app.api.task_objects import version_object

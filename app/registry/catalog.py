@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from difflib import get_close_matches
 
 from app.errors import NotFound, SoftswapError
 from app.registry.adoption import Adopter
@@ -24,6 +25,7 @@ from app.registry.task_record import OWN_FOLDER, TaskRecord
 
 # The fraction of its time the watcher may spend on looking, which it takes from the engine.
 _MAX_WATCHING = 0.05
+_MAX_SUGGESTED_FROM = 256
 _logger = logging.getLogger(__name__)
 
 
@@ -51,12 +53,18 @@ class Catalog:
         """Raises NotFound."""
         record = self._name_to_record.get(task)
         if record is None or not record.numbers:
-            raise NotFound(f"there is no task {task}", param="model")
+            raise NotFound(f"there is no task {task}{self._suggest(task)}", param="task")
         return record
 
     def faults(self) -> dict[str, str]:
         """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
         return {place: reason for record in self._name_to_record.values() for place, reason in _faults_of(record)}
+
+    def _suggest(self, task: str) -> str:
+        """A name that is there and nearly the same, where so few are there that looking costs nothing."""
+        present = [name for name, record in self._name_to_record.items() if record.versions]
+        near = get_close_matches(task, present, n=1) if len(present) <= _MAX_SUGGESTED_FROM else []
+        return f"; is it {near[0]}?" if near else ""
 
     @contextmanager
     def writing(self, task: str) -> Iterator[TaskRecord]:

@@ -129,13 +129,15 @@ def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
     """
     if not sampling:
         return {}
-    unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingParams)}
+    unknown = sorted(set(sampling) - {field.name for field in dataclasses.fields(SamplingParams)})
     if unknown:
-        raise InvalidInput("sampling has a parameter that does not exist", param="sampling")
+        raise InvalidInput(f"sampling.{unknown[0]} is no sampling parameter", param=f"sampling.{unknown[0]}")
     try:
         params = _SAMPLING.validate_json(json.dumps(sampling), strict=True)
     except ValidationError as error:
         raise InvalidInput(_first_fault(error), param=f"sampling.{_first_field(error)}") from error
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=f"sampling.{error.param}") from error
     return {name: getattr(params, name) for name in sampling}
 
 

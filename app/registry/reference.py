@@ -29,7 +29,7 @@ class Reference:
         """Raises NotFound: no task, version or alias can have that name."""
         task, at, selector = name.partition("@")
         if not _TASK.fullmatch(task):
-            raise NotFound("there is no such task", param="model")
+            raise NotFound("there is no such task: names have 1 to 63 of a-z 0-9 . _ -", param="task")
         if not at:
             return cls(task, alias=LIVE)
         if _NUMBER.fullmatch(selector):
@@ -38,7 +38,7 @@ class Reference:
             return cls(task, digest=match[1])
         if _ALIAS.fullmatch(selector):
             return cls(task, alias=selector)
-        raise NotFound(f"task {task} has no such version or alias", param="model")
+        raise NotFound(f"task {task} has no such version or alias", param="version")
 
 
 def is_task_name(name: str) -> bool:

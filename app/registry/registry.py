@@ -111,6 +111,10 @@ class Registry:
         records = self._catalog.records
         return [records[name].summary for name in sorted(records) if records[name].versions]
 
+    def task(self, task: str) -> TaskSummary:
+        """Raises NotFound."""
+        return self._catalog.record(task).summary
+
     def versions(self, task: str) -> list[Version]:
         """Ascending. Raises NotFound."""
         return list(self._catalog.record(task).versions.values())
@@ -277,7 +281,7 @@ class Registry:
         """
         with self._writing(version.task, None) as record:
             if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
-                raise NotFound(f"{version.id} is another version by now", param="model")
+                raise NotFound(f"{version.id} is another version by now", param="version")
             Evaluations(self._store, version.task).write(version.number, evaluation)
 
     def evaluations(self, version: Version) -> list[RecordedEvaluation]:
@@ -401,7 +405,7 @@ def _require_state(record: TaskRecord, if_match: str | None) -> None:
 
 def _require_task(record: TaskRecord) -> None:
     if not record.numbers:
-        raise NotFound(f"there is no task {record.name}", param="model")
+        raise NotFound(f"there is no task {record.name}", param="task")
 
 
 def _as_json(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:

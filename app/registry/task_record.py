@@ -87,7 +87,7 @@ class TaskRecord:
             raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
         if target is None:
             raise NotFound(
-                f"task {self.name} has no alias {reference.alias}; pin a version as {self.name}@1", param="model"
+                f"task {self.name} has no alias {reference.alias}; pin a version as {self.name}@1", param="alias"
             )
         return self._numbered(_choose(target, rng))
 
@@ -96,14 +96,14 @@ class TaskRecord:
             return self.versions[number]
         if number in self.faults:
             raise CorruptPrompt(f"{self.name}@{number} cannot be served: {self.faults[number]}")
-        raise NotFound(f"task {self.name} has no version {number}", param="model")
+        raise NotFound(f"task {self.name} has no version {number}", param="version")
 
     def _with_digest(self, digits: str) -> Version:
         found = {version.digest: version for version in self.versions.values() if version.digest.startswith(digits)}
         if len(found) > 1:
-            raise NotFound("more than one version has a digest that begins so; give more digits", param="model")
+            raise NotFound("more than one version has a digest that begins so; give more digits", param="version")
         if not found:
-            raise NotFound(f"task {self.name} has no version with this digest", param="model")
+            raise NotFound(f"task {self.name} has no version with this digest", param="version")
         return next(iter(found.values()))
 
 

@@ -24,11 +24,11 @@ from app.api.generation import (
     finish_reason_of,
     generate_all,
     make_params,
-    naming_text,
     require_room,
 )
 from app.api.guard import GuardedRoute
 from app.api.logprobs import chat_logprobs
+from app.api.naming import naming_text
 from app.api.schemas.chat import (
     AssistantMessage,
     ChatChoice,

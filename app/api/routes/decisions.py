@@ -10,9 +10,10 @@ from fastapi import APIRouter
 from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import describe_statuses
-from app.api.generation import encode_for, naming_text
+from app.api.generation import encode_for
 from app.api.guard import GuardedRoute
 from app.api.labels import LabelChances
+from app.api.naming import naming, naming_text
 from app.api.questions import TEMPLATE, Asked, ask, choice_answer
 from app.api.runs import score_labels
 from app.api.schemas.decisions import (
@@ -77,13 +78,10 @@ async def _decide_by_labels(
 async def _judge(
     services: Services, target: Target, asked: Asked, text: str, *, param: str, deadline_s: float
 ) -> tuple[LabelChances, int]:
-    try:
+    with naming(param):
         token_ids = await encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
         label_ids = encode_labels(services.backbone, TEMPLATE, asked.answers)
         chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
-    except InvalidInput as error:
-        error.param = param
-        raise
     return chances, len(token_ids) + target.num_virtual_tokens
 
 

@@ -11,6 +11,7 @@ from app.api.deps import ServicesDep
 from app.api.errors import describe_statuses
 from app.api.guard import GuardedRoute
 from app.api.limits import MAX_MODEL_CHARS
+from app.api.naming import naming
 from app.api.schemas.models import Model, ModelList
 from app.api.services import Services
 from app.registry.version import Version
@@ -48,7 +49,8 @@ async def retrieve_model(
     """A task, a version or alias of it, or the backbone. `root` is the version that would answer."""
     if model == services.backbone.name:
         return _backbone_model(services)
-    version = await asyncio.to_thread(services.registry.resolve, model)
+    with naming("model"):
+        version = await asyncio.to_thread(services.registry.resolve, model)
     return _task_model(services, model, version)
 
 

@@ -10,9 +10,10 @@ from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
-from app.api.generation import Begun, naming_text
+from app.api.generation import Begun
 from app.api.guard import GuardedRoute
 from app.api.limits import MAX_MODEL_CHARS
+from app.api.naming import naming_text
 from app.api.runs import Run, run_all, stream_run, total_usage
 from app.api.schemas.runs import MixedRunRequest, RunReply, RunRequest, RunsReply
 from app.api.targets import find_target

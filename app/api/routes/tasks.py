@@ -62,10 +62,7 @@ async def list_tasks(
 @router.get("/v1/tasks/{task}", operation_id="retrieveTask", summary="Show a task", response_model=Task, responses=READ)
 async def retrieve_task(task: TaskName, services: ServicesDep, response: Response) -> Any:
     """The task, its live version and its aliases. The `ETag` header is what `If-Match` asks for."""
-    summaries = await asyncio.to_thread(services.registry.tasks)
-    found = next((summary for summary in summaries if summary.task == task), None)
-    if found is None:
-        raise NotFound(f"there is no task {task}", param="task")
+    found = await asyncio.to_thread(services.registry.task, task)
     await _add_etag(services, task, response)
     return task_object(found)
 
@@ -201,7 +198,7 @@ async def set_alias(
     and compared with the one it means now; a lower score is answered with 412, unless `force` is set.
     """
     if (request.version is None) == (request.weights is None):
-        raise InvalidInput("needs either version or weights", param="version")
+        raise InvalidInput("give either version or weights", param="version")
     target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
     await move_alias(
         services,
