@@ -1,6 +1,7 @@
 """`python -m benchmarks.tuning`: what learning prompts costs, and whether it finds good ones by itself.
 
-On the demo backbone, float32. `co-serving` asks a server while a job runs there. `grid` compares the default settings
+On the demo backbone, float32. `co-serving` asks a server while a job runs there. `population` updates eight prompts in
+one batch, and one by one; on other shapes too. `grid` compares the default settings
 with a grid of single runs; it takes hours and may be interrupted: it goes on where it was. The last line printed is one
 JSON object.
 """
@@ -21,10 +22,13 @@ from transformers.utils import logging as transformers_logging
 
 from app.demo.tasks import PACKAGE
 from app.model.backbone import Backbone
+from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
 from benchmarks.co_serving import measure_co_serving
 from benchmarks.machine import Machine
 from benchmarks.report import save
+from benchmarks.shapes import SMOLLM2_135M, TINY
+from benchmarks.side_by_side import measure_side_by_side
 from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
 
 DEMO = PACKAGE / "backbone"
@@ -84,7 +88,30 @@ def _co_serving(options: argparse.Namespace, say: Say) -> Part:
     return measure_co_serving(say, num_rounds=options.repetitions, round_s=options.seconds)
 
 
-NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {"co-serving": _co_serving, "grid": _grid}
+def _population(options: argparse.Namespace, say: Say) -> Part:
+    return measure_side_by_side(
+        _load(options.shape),
+        say,
+        kinds=[PromptKind(kind) for kind in options.kind],
+        batch_sizes=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
+        num_rounds=options.repetitions,
+    )
+
+
+def _load(name: str) -> Backbone:
+    """The demo backbone, or random weights of a known shape."""
+    shape = next((shape for shape in (SMOLLM2_135M, TINY) if shape.name == name), None)
+    if shape is None:
+        return Backbone.load(str(DEMO))
+    return Backbone.from_model(shape.build_model(), shape.build_tokenizer(), name=shape.name)
+
+
+NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {
+    "co-serving": _co_serving,
+    "population": _population,
+    "grid": _grid,
+}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -98,6 +125,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3, help="rounds in which every contender has its turn")
     serving = parser.add_argument_group("co-serving")
     serving.add_argument("--seconds", type=float, default=12.0, help="of each load in a round")
+    population = parser.add_argument_group("population")
+    population.add_argument("--shape", default="demo", choices=["demo", SMOLLM2_135M.name, TINY.name])
+    population.add_argument("--kind", nargs="+", default=["embeddings", "kv"], choices=["embeddings", "kv"])
+    population.add_argument("--batch-size", nargs="+", type=int, default=[4, 8, 16], help="rows of each prompt")
+    population.add_argument("--micro-batch-size", type=int, default=32, help="rows of a forward")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--data", type=Path, help="folder of the sets, one folder each")
     grid.add_argument("--work", type=Path, default=Path("grid"), help="folder of one file for each run; is made")

@@ -19,8 +19,8 @@ from app.errors import SoftswapError
 
 Result = TypeVar("Result")
 
-MAX_CREDIT_S = 0.1
-"""Time a guest may have saved up, so that it does not come with a burst after a long pause."""
+MAX_CREDIT_S = 0.02
+"""Time a guest may have saved up: after a pause it gets one turn, and not one behind every step."""
 REST_S = 0.5
 """How long load is remembered: clients that were all answered at the same moment are about to ask again."""
 
