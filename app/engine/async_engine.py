@@ -270,6 +270,8 @@ class AsyncEngine:
 
     def _give_turn(self) -> None:
         stats, is_idle = self._engine.stats, not self._engine.has_unfinished
+        if not is_idle and not self._commands.empty():
+            return  # who has come during the step is not to wait for a guest
         is_full = stats.num_running >= FULL_SHARE * self.config.max_num_seqs
         took_s = self.lease.give_turn(is_idle=is_idle, is_loaded=is_full or stats.num_waiting > 0)
         if took_s:

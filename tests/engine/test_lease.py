@@ -169,6 +169,24 @@ def test_work_runs_on_the_engines_thread_beside_sequences_that_all_end(engine: A
     assert set(names) == {"engine"}
 
 
+def test_who_came_during_a_step_is_looked_at_before_a_guest() -> None:
+    backbone = tiny_backbone()
+    idle = AsyncEngine(Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=4)))  # its thread is this one
+    idle._engine.add([0, 5], params=PARAMS)
+    guest = threading.Thread(target=lambda: idle.lease(lambda: None))
+    guest.start()
+    while not idle.lease.has_turns:
+        pass
+    idle._engine.step()
+    idle.lease.note_step(1.0)
+    idle._give_turn()  # the command that announced the guest is not taken yet, as a request's would not be
+    assert idle.lease.has_turns
+    idle._take_commands()
+    idle._give_turn()
+    assert not idle.lease.has_turns
+    guest.join()
+
+
 def test_a_closed_engine_lends_nothing(engine: AsyncEngine) -> None:
     engine.close()
     with pytest.raises(Draining):
