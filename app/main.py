@@ -25,6 +25,7 @@ from app.engine.engine import Engine
 from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
+from app.model.packed_weights import PackedWeights
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.sampling import SamplingParams
@@ -80,7 +81,10 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)
         attend = attend_sdpa if settings.attention == "sdpa" else None
-        engine = AsyncEngine(Engine(backbone, size_engine(settings, backbone), metrics, attend=attend))
+        packed_weights = PackedWeights() if settings.packed_weights == "off" else None
+        engine = AsyncEngine(
+            Engine(backbone, size_engine(settings, backbone), metrics, attend=attend, packed_weights=packed_weights)
+        )
         stack.callback(engine.close)
         yield Services(
             backbone=backbone,

@@ -289,6 +289,8 @@ def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}
     (attention,) = (finding["fact"] for finding in findings if finding["name"] == "attention")
     assert attention.startswith(("attend_compiled (compiled for", "attend_sdpa (no C compiler"))
+    (weights,) = (finding["fact"] for finding in findings if finding["name"] == "weights")
+    assert weights.startswith("packed weights: ")
     assert (
         "attend_sdpa (as told)"
         in runner.invoke(app, ["doctor", "--port", "0"], env={"SOFTSWAP_ATTENTION": "sdpa"}).output

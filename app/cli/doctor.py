@@ -70,6 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _try("backbone", lambda: _backbone(settings, loaded))
     if loaded:
         yield _try("attention", lambda: _attention(settings, loaded[0]))
+        yield _try("weights", lambda: _packed_weights(settings, loaded[0]))
     yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
 
 
@@ -147,6 +148,12 @@ def _attention(settings: Settings, backbone: Backbone) -> str:
         return "attend_sdpa (as told)"
     attend, reason = choose_attend(backbone.device, backbone.dtype, backbone.head_dim)
     return f"{attend.__name__} ({reason})"
+
+
+def _packed_weights(settings: Settings, backbone: Backbone) -> str:
+    if settings.packed_weights == "off":
+        return "packed weights: none, as told"
+    return f"packed weights: {backbone.packed_weights[1]}"
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:

@@ -25,6 +25,9 @@ def serve(
     attention: Annotated[
         str | None, typer.Option(help="auto is the fastest that can run; sdpa is torch's own.")
     ] = None,
+    packed_weights: Annotated[
+        str | None, typer.Option(help="auto: a second copy of the weights where that is faster, on CPU; off: none.")
+    ] = None,
     watch_interval: Annotated[
         float | None, typer.Option(help="Seconds between looks for dropped task folders; 0 is never.")
     ] = None,

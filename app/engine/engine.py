@@ -23,6 +23,7 @@ from app.engine.sequence import FinishReason, Sequence
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
+from app.model.packed_weights import PackedWeights
 from app.model.sampler import SampleRow, TokenLogprob, log_probabilities, sample
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
@@ -44,6 +45,7 @@ class Engine:
     Args:
         clock: monotonic seconds; tests give their own.
         attend: the attention implementation; None chooses the fastest.
+        packed_weights: what its linear layers compute with; None chooses the fastest.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         attend: Attend | None = None,
+        packed_weights: PackedWeights | None = None,
     ) -> None:
         self.backbone = backbone
         self.config = config
@@ -65,7 +68,11 @@ class Engine:
             blocks, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
         )
         self.model_runner = ModelRunner(
-            backbone, num_blocks=config.num_blocks, block_size=config.block_size, attend=attend
+            backbone,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            attend=attend,
+            packed_weights=packed_weights,
         )
         self._id_to_sequence: dict[int, Sequence] = {}
         self._id_to_output: dict[int, _Output] = {}

@@ -15,6 +15,7 @@ from app.model.attention import Attend, AttentionBatch, no_mask
 from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
 from app.model.kv_cache import KVCache
+from app.model.packed_weights import PackedWeights
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,26 @@ class ModelRunner:
 
     Args:
         attend: the attention implementation; None chooses the fastest the device can run.
+        packed_weights: what its linear layers compute with; None chooses what is fastest on this machine.
     """
 
-    def __init__(self, backbone: Backbone, *, num_blocks: int, block_size: int, attend: Attend | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_blocks: int,
+        block_size: int,
+        attend: Attend | None = None,
+        packed_weights: PackedWeights | None = None,
+    ) -> None:
         self._backbone = backbone
         self._block_size = block_size
         device, dtype = backbone.device, backbone.dtype
         self.attend, reason = (attend, "as told") if attend else choose_attend(device, dtype, backbone.head_dim)
         logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
+        told = None if packed_weights is None else (packed_weights, f"{len(packed_weights.layers) or 'none'}, as told")
+        self._packed_weights, reason = told or backbone.packed_weights
+        logger.info("packed weights: %s", reason)
         self.kv_cache = KVCache(
             backbone.kv_shape,
             num_blocks=num_blocks,
@@ -68,14 +81,15 @@ class ModelRunner:
             return [], torch.empty(0, self._backbone.vocab_size)
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
         rows, places = _logit_rows(items)
-        output = self._backbone.model(
-            inputs_embeds=self._embed(items)[None],
-            position_ids=self._tensor(_positions(items))[None],
-            attention_mask=no_mask(self._backbone.device),
-            use_cache=False,
-            logits_to_keep=self._tensor(places),
-            batch=self._attention_batch(items, batch.copies),
-        )
+        with self._packed_weights.in_place():
+            output = self._backbone.model(
+                inputs_embeds=self._embed(items)[None],
+                position_ids=self._tensor(_positions(items))[None],
+                attention_mask=no_mask(self._backbone.device),
+                use_cache=False,
+                logits_to_keep=self._tensor(places),
+                batch=self._attention_batch(items, batch.copies),
+            )
         return rows, output.logits[0].float()
 
     def _embed(self, items: list[Item]) -> torch.Tensor:

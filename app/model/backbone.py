@@ -18,6 +18,8 @@ from app.errors import InvalidInput, UnsupportedModel
 from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
 from app.model.exactness import check_packing
 from app.model.kv_cache import KVShape
+from app.model.packed_weights import PackedWeights
+from app.model.packed_weights_choice import choose_packed_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -176,6 +178,11 @@ class Backbone:
         if declared is None:
             return ()
         return tuple(declared) if isinstance(declared, Iterable) else (int(declared),)
+
+    @cached_property
+    def packed_weights(self) -> tuple[PackedWeights, str]:
+        """What speeds up its linear layers on this machine, and why, measured at first use; all engines share it."""
+        return choose_packed_weights(self.model)
 
     @property
     def has_chat_template(self) -> bool:

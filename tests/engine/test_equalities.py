@@ -21,6 +21,7 @@ from app.engine.sequence import FinishReason
 from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
+from app.model.packed_weights import PackedWeights
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.engine import naive
@@ -64,9 +65,13 @@ def make_engine(
     block_size: int = 16,
     num_blocks: int | None = None,
     attend: Attend | None = None,
+    packed_weights: PackedWeights | None = None,
     **sizes: int,
 ) -> Engine:
-    """An engine with the attention it chooses itself, on a CPU the compiled one, unless another is given."""
+    """An engine with the attention it chooses itself, on a CPU the compiled one, unless another is given.
+
+    Its linear layers compute with the packed weights that it measured to be faster, unless others are given.
+    """
     config = EngineConfig(
         max_model_len=min(512, backbone.max_model_len),
         max_num_seqs=sizes.get("max_num_seqs", 8),
@@ -76,7 +81,7 @@ def make_engine(
         max_waiting_requests=1024,
         max_waiting_tokens=10**6,
     )
-    return Engine(backbone, config, attend=attend)
+    return Engine(backbone, config, attend=attend, packed_weights=packed_weights)
 
 
 def assert_same(deltas: list[Delta], tokens: list[int], logprobs: torch.Tensor, tolerance: float = 2e-4) -> None:
@@ -160,6 +165,23 @@ def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, 
     for sequence_id, (tokens, logprobs) in wanted.items():
         assert_same(found[sequence_id], tokens, logprobs)
     assert len({token for tokens, _ in wanted.values() for token in tokens}) > 3, "the model answers alike to all"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_weights_at_every_layer_answer_as_generate_does(architecture: str) -> None:
+    backbone = tiny_backbone(architecture)
+    packed_weights = PackedWeights.everywhere(backbone.model)
+    engine, plain = (make_engine(backbone, packed_weights=weights) for weights in (packed_weights, PackedWeights()))
+    wanted, same = {}, {}
+    for k, length in enumerate(PROMPT_LENGTHS):
+        prompt, ids = random_prompt(backbone, length), random_ids(5 + 9 * k, seed=k)
+        sequence_id = engine.add(ids, prompt=prompt, params=GREEDY)
+        wanted[sequence_id] = generate_on_embeddings(backbone, prompt, ids)
+        same[sequence_id] = plain.add(ids, prompt=prompt, params=GREEDY)
+    found, found_plainly = naive.run(engine), naive.run(plain)
+    for sequence_id, (tokens, logprobs) in wanted.items():
+        assert_same(found[sequence_id], tokens, logprobs)
+        assert naive.tokens(found_plainly[same[sequence_id]]) == tokens
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
