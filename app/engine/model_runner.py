@@ -56,7 +56,7 @@ class ModelRunner:
         device, dtype = backbone.device, backbone.dtype
         self.attend, reason = (attend, "as told") if attend else choose_attend(device, dtype, backbone.head_dim)
         logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
-        told = None if packed_weights is None else (packed_weights, f"{len(packed_weights.layers) or 'none'}, as told")
+        told = None if packed_weights is None else (packed_weights, f"{packed_weights.num_layers or 'none'}, as told")
         self._packed_weights, reason = told or backbone.packed_weights
         logger.info("packed weights: %s", reason)
         self.kv_cache = KVCache(

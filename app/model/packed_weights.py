@@ -1,7 +1,8 @@
 """PackedWeights: a second copy of a model's linear layers, in the layout that oneDNN multiplies with.
 
 `torch.nn.functional.linear` gets every weight row by row and brings it into its kernel's layout anew in each call. A
-weight that never changes can be brought there once, as torch's inductor does when it freezes a model.
+weight that never changes can be brought there once, as torch's inductor does when it freezes a model; and layers that
+are given the same input, such as queries, keys and values, can be multiplied at once.
 """
 
 from __future__ import annotations
@@ -19,57 +20,81 @@ PACKED_FOR_ROWS = 64
 """oneDNN's layout is that of a product with so many rows; others are multiplied with it as it is."""
 
 
-class PackedLinear:
-    """The `forward` of one linear layer at inference, on the packed copy of its weight where that is faster.
+class PackedGroup:
+    """Linear layers that are given the same input, and one packed copy of all their weights; mostly one layer.
 
     Attributes:
-        linear: the layer itself, which stays as it is.
+        layers: the layers themselves, in the order in which the model calls them. They stay as they are.
         is_faster: for each bucket of numbers of rows, whether the packed copy is to be used.
     """
 
-    __slots__ = ("_bias", "_multiply", "_weight", "is_faster", "linear")
-
-    def __init__(self, linear: nn.Linear, is_faster: Sequence[bool] = (True,) * NUM_BUCKETS) -> None:
-        self.linear = linear
+    def __init__(self, layers: Sequence[nn.Linear], is_faster: Sequence[bool] = (True,) * NUM_BUCKETS) -> None:
+        self.layers = tuple(layers)
         self.is_faster = is_faster
-        self._bias = linear.bias
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_FOR_ROWS)
+        self._widths = [layer.out_features for layer in layers]
+        weights = [layer.weight.detach() for layer in layers]
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self._bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(whole, PACKED_FOR_ROWS)
         self._multiply = torch.ops.mkldnn._linear_pointwise.default
+        self._pending: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features). Where gradients may be wanted, the layer's own product."""
-        if torch.is_inference_mode_enabled() and self.is_faster[bucket(inputs.numel() // inputs.shape[-1])]:
-            return self.multiply(inputs)
-        return self.multiply_plainly(inputs)
-
-    def multiply(self, inputs: torch.Tensor) -> torch.Tensor:
+    def multiply(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(..., in_features) to (..., out_features) of each layer, which are views of one product."""
         product: torch.Tensor = self._multiply(inputs, self._weight, self._bias, "none", [], "")
-        return product
+        return (product,) if len(self._widths) == 1 else product.split(self._widths, -1)
 
-    def multiply_plainly(self, inputs: torch.Tensor) -> torch.Tensor:
+    def multiply_plainly(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The reference."""
-        return F.linear(inputs, self.linear.weight, self.linear.bias)
+        return tuple(F.linear(inputs, layer.weight, layer.bias) for layer in self.layers)
+
+    def forward(self, place: int, inputs: torch.Tensor) -> torch.Tensor:
+        """What the layer at this place computes. Where gradients may be wanted, that is its own product."""
+        layer = self.layers[place]
+        num_rows = inputs.numel() // max(1, inputs.shape[-1])
+        if not (torch.is_inference_mode_enabled() and self.is_faster[bucket(num_rows)]):
+            return F.linear(inputs, layer.weight, layer.bias)
+        if len(self.layers) == 1:
+            return self.multiply(inputs)[0]
+        pending = self._pending
+        if pending is None or pending[0] is not inputs:
+            pending = self._pending = (inputs, self.multiply(inputs))
+        if place == len(self.layers) - 1:
+            self._pending = None
+        return pending[1][place]
+
+    def forget(self) -> None:
+        """Let go of what was computed and not asked for."""
+        self._pending = None
 
     @property
     def num_bytes(self) -> int:
         """What the packed copy takes."""
-        return self.linear.weight.nbytes
+        return sum(layer.weight.nbytes for layer in self.layers)
+
+
+class _Member:
+    """Stands in for the `forward` of one layer of a group."""
+
+    __slots__ = ("_forward", "_place")
+
+    def __init__(self, group: PackedGroup, place: int) -> None:
+        self._forward, self._place = group.forward, place
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._forward(self._place, inputs)
 
 
 class PackedWeights:
     """Packed linear layers of one model, which takes them inside `with packed_weights.in_place()` only.
 
     Args:
-        layers: none, and the model computes as it is.
+        groups: none, and the model computes as it is.
     """
 
-    def __init__(self, layers: Sequence[PackedLinear] = ()) -> None:
-        self.layers = tuple(layers)
-
-    @classmethod
-    def everywhere(cls, model: nn.Module) -> PackedWeights:
-        """Every layer that can be packed, used for every number of rows: for tests and measurements."""
-        return cls([PackedLinear(linear) for linear in packable_layers(model)])
+    def __init__(self, groups: Sequence[PackedGroup] = ()) -> None:
+        self.groups = tuple(groups)
+        self._members = [(layer, _Member(group, i)) for group in groups for i, layer in enumerate(group.layers)]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -77,18 +102,24 @@ class PackedWeights:
 
         Another thread may use the model meanwhile: where gradients may be wanted, all is as ever.
         """
-        for layer in self.layers:
-            layer.linear.__dict__["forward"] = layer  # `__setattr__` of a module takes twenty times as long
+        for layer, member in self._members:
+            layer.__dict__["forward"] = member  # a module's own `__setattr__` takes many times as long
         try:
             yield
         finally:
-            for layer in self.layers:
-                layer.linear.__dict__.pop("forward", None)
+            for layer, _ in self._members:
+                layer.__dict__.pop("forward", None)
+            for group in self.groups:
+                group.forget()
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._members)
 
     @property
     def num_bytes(self) -> int:
         """What all copies take."""
-        return sum(layer.num_bytes for layer in self.layers)
+        return sum(group.num_bytes for group in self.groups)
 
 
 def bucket(num_rows: int) -> int:

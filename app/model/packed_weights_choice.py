@@ -5,6 +5,7 @@ oneDNN picks its kernels by shape, and now and then picks one that is several ti
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from app.model.packed_weights import NUM_BUCKETS, PackedLinear, PackedWeights, packable_layers
+from app.model.packed_weights import NUM_BUCKETS, PackedGroup, PackedWeights, packable_layers
+from app.model.shared_inputs import group_by_input
 
 MEASUREMENT_S = 0.012
 """Time for one shape of weight and one number of rows: the choice takes a second for a model, little for a tiny one."""
@@ -24,8 +26,8 @@ SLOW_CALL_S = 0.05
 MAX_SHARE_OF_MEMORY = 0.25
 MAX_RELATIVE_ERROR = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
-Shape = tuple[int, int, bool]
-Product = Callable[[torch.Tensor], torch.Tensor]
+Shape = tuple[tuple[int, ...], int, bool]
+Product = Callable[[torch.Tensor], object]
 
 
 def choose_packed_weights(model: nn.Module) -> tuple[PackedWeights, str]:
@@ -37,67 +39,93 @@ def choose_packed_weights(model: nn.Module) -> tuple[PackedWeights, str]:
     if num_bytes > _memory_bytes() * MAX_SHARE_OF_MEMORY:
         return PackedWeights(), f"none: a second copy of {num_bytes / 2**20:.0f} MiB is over a quarter of the memory"
     began = time.perf_counter()
-    chosen: list[PackedLinear] = []
-    for same_shape in _by_shape(layers).values():
-        packed = [PackedLinear(layer) for layer in same_shape]
+    weights = _pack_what_is_faster(group_by_input(model, layers))
+    if not _is_same_model(model, weights):  # it does something with products that views of one do not allow
+        weights = _pack_what_is_faster([[layer] for layer in layers])
+    took_s = time.perf_counter() - began
+    if not weights.groups:
+        return weights, f"none: plain ones are as fast, measured in {took_s:.1f} s"
+    return weights, (
+        f"{weights.num_layers} of {len(layers)} layers in {len(weights.groups)} products by oneDNN, where that is "
+        f"faster; a second copy of {weights.num_bytes / 2**20:.0f} MiB, measured in {took_s:.1f} s"
+    )
+
+
+def _pack_what_is_faster(groups: Sequence[Sequence[nn.Linear]]) -> PackedWeights:
+    shape_to_groups: dict[Shape, list[Sequence[nn.Linear]]] = {}
+    for layers in groups:
+        shape_to_groups.setdefault(_shape(layers), []).append(layers)
+    chosen: list[PackedGroup] = []
+    for same_shape in shape_to_groups.values():
+        packed = [PackedGroup(layers) for layers in same_shape]
         is_faster = _measure(packed)
-        for layer in packed:
-            layer.is_faster = is_faster
+        for group in packed:
+            group.is_faster = is_faster
         if any(is_faster):
             chosen += packed
-    took_s = time.perf_counter() - began
-    if not chosen:
-        return PackedWeights(), f"none: plain ones are as fast, measured in {took_s:.1f} s"
-    weights = PackedWeights(chosen)
-    return weights, (
-        f"{len(chosen)} of {len(layers)} layers by oneDNN, where that is faster; a second copy of "
-        f"{weights.num_bytes / 2**20:.0f} MiB, measured in {took_s:.1f} s"
-    )
+    return PackedWeights(chosen)
+
+
+def _shape(layers: Sequence[nn.Linear]) -> Shape:
+    return tuple(layer.out_features for layer in layers), layers[0].in_features, layers[0].bias is not None
+
+
+@torch.inference_mode()
+def _is_same_model(model: nn.Module, weights: PackedWeights) -> bool:
+    """Whether the model computes the same with these weights, wherever they can be used."""
+    ids = torch.zeros((1, 2), dtype=torch.int64)
+    everywhere = [copy.copy(group) for group in weights.groups]
+    for group in everywhere:
+        group.is_faster = (True,) * NUM_BUCKETS
+    plain = model(input_ids=ids, use_cache=False).logits
+    try:
+        with PackedWeights(everywhere).in_place():
+            packed = model(input_ids=ids, use_cache=False).logits
+    except RuntimeError:
+        return False
+    return _error(plain, packed) <= 10 * MAX_RELATIVE_ERROR[plain.dtype]
 
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _by_shape(layers: Sequence[nn.Linear]) -> dict[Shape, list[nn.Linear]]:
-    groups: dict[Shape, list[nn.Linear]] = {}
-    for layer in layers:
-        groups.setdefault((layer.out_features, layer.in_features, layer.bias is not None), []).append(layer)
-    return groups
-
-
 @torch.inference_mode()
-def _measure(layers: Sequence[PackedLinear]) -> tuple[bool, ...]:
-    """Bucket by bucket, whether layers of one shape are faster packed; a bucket is measured at its largest number."""
-    weight = layers[0].linear.weight
+def _measure(groups: Sequence[PackedGroup]) -> tuple[bool, ...]:
+    """Bucket by bucket, whether groups of one shape are faster packed; a bucket is measured at its largest number."""
+    weight = groups[0].layers[0].weight
     generator = torch.Generator().manual_seed(0)
     is_faster: list[bool] = []
     for i in range(NUM_BUCKETS):
         inputs = torch.randn(1, 2**i, weight.shape[1], generator=generator).to(weight.dtype)
-        if not _is_equal(layers[0], inputs):
+        if not _is_equal(groups[0], inputs):
             is_faster.append(False)
             continue
-        plain_s, packed_s = _time(layers, inputs)
+        plain_s, packed_s = _time(groups, inputs)
         is_faster.append(packed_s < plain_s)
         if min(plain_s, packed_s) > SLOW_CALL_S:
             break
     return (*is_faster, *[is_faster[-1]] * (NUM_BUCKETS - len(is_faster)))
 
 
-def _is_equal(layer: PackedLinear, inputs: torch.Tensor) -> bool:
+def _is_equal(group: PackedGroup, inputs: torch.Tensor) -> bool:
     """Whether both products agree; it also pays for what first calls cost."""
-    plain, packed = layer.multiply_plainly(inputs).float(), layer.multiply(inputs).float()
-    error = float((plain - packed).norm() / plain.norm().clamp(min=1e-6))
-    return error <= MAX_RELATIVE_ERROR[inputs.dtype]
+    plain, packed = torch.cat(group.multiply_plainly(inputs), -1), torch.cat(group.multiply(inputs), -1)
+    return _error(plain, packed) <= MAX_RELATIVE_ERROR[inputs.dtype]
 
 
-def _time(layers: Sequence[PackedLinear], inputs: torch.Tensor) -> tuple[float, float]:
-    """Median seconds of a plain and of a packed product, in turns, layer after layer as in a forward."""
+def _error(wanted: torch.Tensor, found: torch.Tensor) -> float:
+    """The difference's norm over that of what is wanted."""
+    return float((wanted.float() - found.float()).norm() / wanted.float().norm().clamp(min=1e-6))
+
+
+def _time(groups: Sequence[PackedGroup], inputs: torch.Tensor) -> tuple[float, float]:
+    """Median seconds of plain and of packed products, in turns, group after group as in a forward."""
     plain_s, packed_s = [], []
     began = time.perf_counter()
-    for layer in islice(cycle(layers), MAX_CALLS):
-        plain_s.append(_seconds(layer.multiply_plainly, inputs))
-        packed_s.append(_seconds(layer.multiply, inputs))
+    for group in islice(cycle(groups), MAX_CALLS):
+        plain_s.append(_seconds(group.multiply_plainly, inputs))
+        packed_s.append(_seconds(group.multiply, inputs))
         if len(plain_s) >= MIN_CALLS and time.perf_counter() - began > MEASUREMENT_S:
             break
     return median(plain_s), median(packed_s)

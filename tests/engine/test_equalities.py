@@ -25,6 +25,7 @@ from app.model.packed_weights import PackedWeights
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.engine import naive
+from tests.model.packed import needs_onednn, pack_everywhere
 from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 ARCHITECTURES = list(ARCHITECTURE_TO_CONFIG)
@@ -167,10 +168,11 @@ def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, 
     assert len({token for tokens, _ in wanted.values() for token in tokens}) > 3, "the model answers alike to all"
 
 
+@needs_onednn
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_packed_weights_at_every_layer_answer_as_generate_does(architecture: str) -> None:
     backbone = tiny_backbone(architecture)
-    packed_weights = PackedWeights.everywhere(backbone.model)
+    packed_weights = pack_everywhere(backbone.model)
     engine, plain = (make_engine(backbone, packed_weights=weights) for weights in (packed_weights, PackedWeights()))
     wanted, same = {}, {}
     for k, length in enumerate(PROMPT_LENGTHS):
