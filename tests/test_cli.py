@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 from app.cli.entry import app
 from app.cli.serve import serve
 from app.errors import SoftswapError
+from app.model import backbone as backbone_module
 from app.model.backbone import Backbone
+from app.model.packed_weights import PackedWeights
 from app.registry.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -272,6 +274,20 @@ def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbo
     ):
         assert words in shown
     call("tasks", "show", "sentiment", "--plot", "x.svg", code=2)
+
+
+def test_a_single_text_does_not_wait_for_measurements(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[object] = []
+
+    def measure(model: object) -> tuple[PackedWeights, str]:
+        measured.append(model)
+        return PackedWeights(), "none"
+
+    monkeypatch.setattr(backbone_module, "choose_packed_weights", measure)
+    call("run", "sentiment", "good", "--json")
+    assert not measured
+    call("run", "sentiment", "--json", stdin="good\nbad\n")
+    assert len(measured) == 1
 
 
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
