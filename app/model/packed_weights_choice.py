@@ -119,7 +119,7 @@ def _error(wanted: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def _time(groups: Sequence[PackedGroup], inputs: torch.Tensor) -> tuple[float, float]:
-    """Seconds of a plain and of a packed product, in turns, group after group as in a forward; the least disturbed ones."""
+    """Seconds of a plain and of a packed product, the least disturbed, in turns, group after group as in a forward."""
     plain_s, packed_s = [], []
     began = time.perf_counter()
     for group in islice(cycle(groups), MAX_CALLS):
