@@ -135,6 +135,7 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
         kv_cache_bytes=settings.kv_cache_memory,
         max_waiting_requests=settings.max_waiting_requests,
         max_waiting_tokens=settings.max_waiting_tokens,
+        prefix_caching=settings.prefix_caching,
         tuning_share=settings.tuning_share,
     )
 

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     kv_cache_memory: int | None = Field(
         None, ge=2**16, description="Bytes for keys and values, such as 2147483648, 512MiB or 4GB."
     )
+    prefix_caching: bool = Field(
+        True, description="Keep computed text for requests of the same key that begin alike, while there is room."
+    )
     max_waiting_requests: int = Field(
         1024, ge=1, le=1_000_000, description="Requests that may wait; more are refused with 503."
     )

@@ -71,6 +71,7 @@ class Bench:
             max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
             block_size=BLOCK_SIZE,
             max_waiting_requests=2 * self.setting.num_many_tasks,
+            prefix_caching=False,  # repetitions have the same texts, and each must compute them
         )
         return SoftswapPeer(self.backbone, replace(config, num_blocks=num_blocks))
 

@@ -6,10 +6,15 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers
 
 from app.api.errors import Refused
+
+cache_salt: ContextVar[str] = ContextVar("cache_salt", default="")
+"""Of the key in whose name this code runs: computed text is shared among requests of one key only, because how fast an
+answer comes would tell one caller what another has asked."""
 
 
 class ApiKeys:
@@ -26,7 +31,9 @@ class ApiKeys:
         return bool(self._digests)
 
     def check(self, headers: Headers, *, is_page: bool = False) -> None:
-        """Raises Refused with status 401 unless `Authorization: Bearer KEY` carries one of the keys.
+        """Let the request pass, under its key's cache salt.
+
+        Raises Refused with status 401 unless `Authorization: Bearer KEY` carries one of the keys.
 
         Args:
             is_page: also take the key as the password of Basic authentication, the only one browsers ask people for.
@@ -46,6 +53,7 @@ class ApiKeys:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": challenge},
             )
+        cache_salt.set(candidate.hex())
 
 
 def _read_password(credentials: str) -> str:

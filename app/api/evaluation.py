@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.api.auth import cache_salt
 from app.api.batch import all_of
 from app.api.generation import Ask, collect, num_positions
 from app.api.limits import MAX_EXAMPLES
@@ -95,7 +96,7 @@ async def _score(
 
     async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
         return await services.engine.score(
-            token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=left_s
+            token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=left_s
         )
 
     return await ask_each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
+from app.api.auth import cache_salt
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
 from app.model.layout import continue_prompt, encode_text
@@ -129,6 +130,7 @@ async def generate_all(
             ask.token_ids,
             prompt=target.prompt,
             params=ask.params,
+            cache_salt=cache_salt.get(),
             flow=target.flow,
             deadline_s=deadline_s,
             num_shared_tokens=ask.num_shared_tokens,

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.api.auth import cache_salt
 from app.api.batch import all_of
 from app.api.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
 from app.api.labels import LabelChances
@@ -121,7 +122,7 @@ async def score_labels(
 ) -> LabelChances:
     """Chances of each label as the continuation of `token_ids` behind the target's prompt."""
     log_likelihoods = await services.engine.score(
-        token_ids, label_ids, prompt=target.prompt, flow=target.flow, deadline_s=deadline_s
+        token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=deadline_s
     )
     chances = LabelChances.from_log_likelihoods(log_likelihoods, target.label_temperature)
     services.metrics.observe_label_mass(chances.mass)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from app.api.auth import cache_salt
 from app.api.evaluation import ask_each, encode_texts, evaluate_target
 from app.api.limits import MAX_ABLATIONS
 from app.errors import DeadlineExceeded, InvalidInput
@@ -105,7 +106,12 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
     async def loss(pair: tuple[Sequence[int], Sequence[int]], left_s: float) -> float:
         text, answer = pair
         [log_likelihood] = await services.engine.score(
-            text, [answer], prompt=target.prompt, flow=target.flow, deadline_s=left_s
+            text,
+            [answer],
+            prompt=target.prompt,
+            cache_salt=cache_salt.get(),
+            flow=target.flow,
+            deadline_s=left_s,
         )
         return -log_likelihood / len(answer)
 

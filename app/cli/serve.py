@@ -69,6 +69,14 @@ def serve(
     kv_cache_memory: Annotated[
         str | None, typer.Option(help="For keys and values: 512MiB, 4GB.", rich_help_panel=SIZES)
     ] = None,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Keep computed text for requests that begin alike.",
+            rich_help_panel=SIZES,
+        ),
+    ] = None,
     max_waiting_requests: Annotated[
         int | None, typer.Option(help="Requests that may wait before 503.", rich_help_panel=SIZES)
     ] = None,

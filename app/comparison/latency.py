@@ -26,7 +26,9 @@ def median_latency_s(backbone: Backbone, prompt: TaskPrompt | None, plan: Tuning
 
     One request before them pays for the prompt's prefix and for first times.
     """
-    engine = AsyncEngine(Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=MAX_NUM_SEQS)))
+    engine = AsyncEngine(
+        Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=MAX_NUM_SEQS, prefix_caching=False))
+    )
     engine.start()
     try:
         return asyncio.run(_time_all(engine, backbone, prompt, plan, inputs))

@@ -87,6 +87,7 @@ class AsyncEngine:
         *,
         prompt: TaskPrompt | None,
         params: SamplingParams,
+        cache_salt: str = "",
         flow: str = "",
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
@@ -95,6 +96,7 @@ class AsyncEngine:
 
         Args:
             token_ids: the text, beginning-of-sequence id included where the backbone has one.
+            cache_salt: who may find this text in the cache again: requests of the same salt.
             flow: whose fair share the tokens count against; also the metrics' label.
             deadline_s: seconds from now.
             num_shared_tokens: leading tokens that siblings of this request begin with too; computed once.
@@ -115,6 +117,7 @@ class AsyncEngine:
                 flow=flow,
                 deadline_s=deadline_s,
                 num_shared_tokens=num_shared_tokens,
+                cache_salt=cache_salt,
             )
 
         async with aclosing(self._follow(add)) as deltas:
@@ -127,6 +130,7 @@ class AsyncEngine:
         continuations: Ids[Ids[int]],
         *,
         prompt: TaskPrompt | None,
+        cache_salt: str = "",
         flow: str = "",
         deadline_s: float | None = None,
     ) -> list[float]:
@@ -146,7 +150,13 @@ class AsyncEngine:
         def add(text: list[int], targets: Mapping[int, tuple[int, ...]]) -> Callable[[], int]:
             shared = last if len(paths) > 1 else 0
             return lambda: self._engine.add_scoring(
-                text, targets, prompt=prompt, flow=flow, deadline_s=deadline_s, num_shared_tokens=shared
+                text,
+                targets,
+                prompt=prompt,
+                flow=flow,
+                deadline_s=deadline_s,
+                num_shared_tokens=shared,
+                cache_salt=cache_salt,
             )
 
         adds = [

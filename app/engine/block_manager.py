@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from app.engine.sequence import Prefix, Segment
 
@@ -28,6 +30,10 @@ class BlockManager:
 
     A segment that continues a prefix shares the prefix's full blocks by reference count; the partly filled last one
     is copied, so sharing is exact at any prompt length. Block 0 pads block tables and is never handed out.
+
+    A block that is remembered under a key keeps what it holds after its last owner gave it back: it is free, and until
+    it is handed out anew it can be had again by its key. Free blocks without a key go first, then the least recently
+    used.
     """
 
     def __init__(self, *, num_blocks: int, block_size: int) -> None:
@@ -35,9 +41,11 @@ class BlockManager:
             raise ValueError("a cache needs at least two blocks of at least one token")
         self.block_size = block_size
         self.num_blocks = num_blocks - 1
-        self._free = deque(range(1, num_blocks))
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
         self._ref_counts = [0] * num_blocks
         self._fresh: list[int] = []
+        self._key_to_block: dict[bytes, int] = {}
+        self._block_to_key: dict[int, bytes] = {}
 
     @property
     def num_free_blocks(self) -> int:
@@ -73,13 +81,48 @@ class BlockManager:
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def free(self, segment: Segment) -> None:
-        """Take all blocks back; what was computed is forgotten."""
+    def reuse(self, segment: Segment, keys: Iterable[bytes]) -> None:
+        """Give `segment`, which has no blocks and a computed parent, the remembered blocks that continue the parent.
+
+        Args:
+            keys: of the blocks behind the parent's full ones, in order; the first unknown one ends it.
+        """
+        known = [self._key_to_block[key] for key in takewhile(self._key_to_block.__contains__, keys)]
+        if not known:
+            return
+        inherited = segment.parent.block_table[: segment.num_parent_tokens // self.block_size] if segment.parent else []
+        segment.block_table = [*inherited, *known]
+        segment.num_computed_tokens = len(segment.block_table) * self.block_size
         for block in segment.block_table:
+            self._hold(block)
+
+    def remember(self, block: int, key: bytes) -> None:
+        """Let the block be found by its key. One whose content another block holds already is not needed."""
+        assert self._ref_counts[block] > 0, "a free block holds nothing to remember"
+        if key not in self._key_to_block and block not in self._block_to_key:
+            self._key_to_block[key] = block
+            self._block_to_key[block] = key
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Let nobody find these blocks again; their present owners keep them."""
+        for block in blocks:
+            key = self._block_to_key.pop(block, None)
+            if key is not None:
+                del self._key_to_block[key]
+
+    def forget_all(self) -> None:
+        self._key_to_block.clear()
+        self._block_to_key.clear()
+
+    def free(self, segment: Segment) -> None:
+        """Take all blocks back; what was computed is forgotten, except what is remembered by key."""
+        # the last block first, because a block is of use only together with those in front of it
+        for block in reversed(segment.block_table):
             self._ref_counts[block] -= 1
             assert self._ref_counts[block] >= 0, "a block was given back twice"
             if self._ref_counts[block] == 0:
-                self._free.append(block)
+                self._free[block] = None
+                self._free.move_to_end(block, last=block in self._block_to_key)
         segment.block_table = []
         segment.num_computed_tokens = 0
 
@@ -91,22 +134,27 @@ class BlockManager:
                 counts[block] += 1
         assert counts == self._ref_counts, "reference counts differ from the block tables"
         assert counts[NULL_BLOCK] == 0, "the null block was handed out"
-        assert len(set(self._free)) == len(self._free), "a block is free twice"
         assert all(counts[block] == 0 for block in self._free), "a free block is in use"
         assert len(self._free) + sum(count > 0 for count in counts) == self.num_blocks, "blocks were lost"
+        assert {block: key for key, block in self._key_to_block.items()} == self._block_to_key, "keys and blocks differ"
 
     def _share(self, segment: Segment, parent: Prefix) -> TailCopy | None:
         num_full, num_rows = divmod(parent.num_tokens, self.block_size)
         for block in parent.block_table[:num_full]:
-            self._ref_counts[block] += 1
+            self._hold(block)
             segment.block_table.append(block)
         if num_rows == 0:
             return None
         segment.block_table.append(self._take())
         return TailCopy(parent.block_table[num_full], segment.block_table[-1], num_rows, _depth(parent))
 
+    def _hold(self, block: int) -> None:
+        self._free.pop(block, None)
+        self._ref_counts[block] += 1
+
     def _take(self) -> int:
-        block = self._free.popleft()
+        block, _ = self._free.popitem(last=False)
+        self.forget([block])
         self._ref_counts[block] = 1
         self._fresh.append(block)
         return block

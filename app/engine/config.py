@@ -23,6 +23,7 @@ class EngineConfig:
         block_size: tokens in a block.
         num_blocks: blocks in the cache, the null block included.
         max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
+        prefix_caching: whether computed text is kept for texts that begin alike, as long as its room is not needed.
         tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
     """
 
@@ -33,6 +34,7 @@ class EngineConfig:
     num_blocks: int
     max_waiting_requests: int
     max_waiting_tokens: int
+    prefix_caching: bool = True
     tuning_share: float = 0.0
 
     @classmethod
@@ -47,6 +49,7 @@ class EngineConfig:
         kv_cache_bytes: int | None = None,
         max_waiting_requests: int = 1024,
         max_waiting_tokens: int | None = None,
+        prefix_caching: bool = True,
         tuning_share: float = 0.0,
     ) -> EngineConfig:
         """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
@@ -69,6 +72,7 @@ class EngineConfig:
             num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
             max_waiting_requests=max_waiting_requests,
             max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
+            prefix_caching=prefix_caching,
             tuning_share=tuning_share,
         )
 

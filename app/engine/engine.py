@@ -65,7 +65,10 @@ class Engine:
         self._clock = clock
         blocks = BlockManager(num_blocks=config.num_blocks, block_size=config.block_size)
         self.scheduler = Scheduler(
-            blocks, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+            blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            is_text_kept=config.prefix_caching,
         )
         self.model_runner = ModelRunner(
             backbone,
@@ -107,6 +110,7 @@ class Engine:
         flow: str = "",
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
+        cache_salt: str = "",
     ) -> int:
         """Queue a text behind a task prompt; returns the sequence's id.
 
@@ -114,6 +118,7 @@ class Engine:
             token_ids: the text, beginning-of-sequence id included where the backbone has one.
             deadline_s: seconds from now after which the sequence ends.
             num_shared_tokens: leading tokens that siblings added at the same time begin with too.
+            cache_salt: computed text is shared with sequences of the same salt only.
 
         Raises: InvalidInput, BackboneMismatch, Overloaded.
         """
@@ -128,6 +133,7 @@ class Engine:
                 seed=random.getrandbits(63) if params.seed is None else params.seed,
                 prompt=prompt,
                 num_shared_tokens=num_shared_tokens,
+                cache_salt=cache_salt,
                 flow=flow,
             ),
             deadline_s,
@@ -142,6 +148,7 @@ class Engine:
         flow: str = "",
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
+        cache_salt: str = "",
     ) -> int:
         """Queue a text only to see how likely some ids are behind some of its tokens.
 
@@ -157,6 +164,7 @@ class Engine:
             seed=0,
             prompt=prompt,
             num_shared_tokens=num_shared_tokens,
+            cache_salt=cache_salt,
             flow=flow,
             score_targets=targets,
         )
@@ -205,8 +213,7 @@ class Engine:
         """
         for sequence in list(self.scheduler.running):
             self._end(sequence, FinishReason.ERROR)
-        while self.scheduler.prefix_cache.evict():
-            pass
+        self.scheduler.prefix_cache.clear()
         return self._take_deltas()
 
     def check_queue(self, num_requests: int = 1) -> None:
@@ -373,6 +380,7 @@ class Engine:
     def _fail(self, sequence: Sequence) -> None:
         """The model gave values that are not finite: end the sequence, and let nobody find its prefix again."""
         parent = sequence.parent
+        self.scheduler.prefix_cache.forget_text(sequence)
         self._end(sequence, FinishReason.ERROR)
         while parent is not None:
             above = parent.parent

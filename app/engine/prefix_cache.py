@@ -1,19 +1,30 @@
-"""PrefixCache: the prefixes in memory, by content digest, least recently used dropped first."""
+"""PrefixCache: what was computed and can serve again, by content, least recently used dropped first.
+
+Two kinds of content. Task prompts, and texts that siblings share while they run, are prefixes with blocks of their own.
+Any other text is found again block by block: a conversation's next turn continues the blocks of the turns in front, and
+so does a long instruction that many inputs follow.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 
+from app.engine.block_keys import block_keys, prompt_prefix
 from app.engine.block_manager import BlockManager
-from app.engine.sequence import Prefix, Sequence
+from app.engine.sequence import Prefix, Segment, Sequence
 
 
 class PrefixCache:
-    """A prefix lives while somebody uses it, and after that until its blocks are needed."""
+    """A prefix lives while somebody uses it, and after that until its blocks are needed.
 
-    def __init__(self, block_manager: BlockManager) -> None:
+    Args:
+        is_text_kept: whether blocks of text are found again after their sequence ended.
+    """
+
+    def __init__(self, block_manager: BlockManager, *, is_text_kept: bool = True) -> None:
         self._block_manager = block_manager
+        self._is_text_kept = is_text_kept
         self._key_to_prefix: OrderedDict[str, Prefix] = OrderedDict()
 
     def __len__(self) -> int:
@@ -29,10 +40,34 @@ class PrefixCache:
         if sequence.num_shared_tokens:
             parent = self._acquire_text(sequence, parent)
         sequence.parent = parent
-        if parent is not None:
-            sequence.num_computed_tokens = parent.num_tokens
-            if sequence.num_preemptions == 0:
-                sequence.num_cached_tokens = _num_computed_tokens(parent)
+        sequence.num_computed_tokens = sequence.num_parent_tokens
+        self._reuse_text(sequence)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = _num_computed_tokens(sequence)
+
+    def keep_text(self, segment: Segment, num_new_tokens: int) -> None:
+        """Let others find the blocks of text that the last `num_new_tokens` computed tokens filled."""
+        size, end = self._block_manager.block_size, segment.num_computed_tokens
+        num_full_before, num_full = (end - num_new_tokens) // size, end // size
+        if not self._is_text_kept or num_full_before == num_full or not segment.text_ids:
+            return
+        prompt = prompt_prefix(segment)
+        if prompt is not None and not prompt.is_kept:
+            return
+        num_new = num_full - num_full_before
+        keys = block_keys(segment, end, size)[-num_new:]
+        for block, key in zip(segment.block_table[num_full_before:num_full], keys, strict=True):
+            self._block_manager.remember(block, key)
+
+    def forget_text(self, segment: Segment) -> None:
+        """Let no later sequence find the segment's blocks of text."""
+        self._block_manager.forget(segment.block_table)
+
+    def clear(self) -> None:
+        """Forget all that nobody uses, and all texts."""
+        self._block_manager.forget_all()
+        while self.evict():
+            pass
 
     def release(self, sequence: Sequence) -> None:
         """Count the sequence out again. Call after its blocks were freed."""
@@ -76,15 +111,28 @@ class PrefixCache:
 
     def _acquire_text(self, sequence: Sequence, parent: Prefix | None) -> Prefix:
         ids = tuple(sequence.token_ids[: sequence.num_shared_tokens])
-        key = _text_key(parent, ids)
+        key = _text_key(parent, sequence.cache_salt, ids)
         prefix = self._key_to_prefix.get(key)
         if prefix is None:
             prefix = Prefix(key=key, content=ids, num_own_tokens=len(ids), parent=parent, is_kept=False)
+            prefix.cache_salt = sequence.cache_salt
             prefix.num_computed_tokens = prefix.num_parent_tokens
+            self._reuse_text(prefix)
             return self._use(prefix)
         if parent is not None:
             self._drop_user(parent)
         return self._use(prefix)
+
+    def _reuse_text(self, segment: Segment) -> None:
+        """Give a segment that has nothing yet the blocks of its text that are there already."""
+        parent = segment.parent
+        if not self._is_text_kept or (parent is not None and not parent.is_computed):
+            return
+        size = self._block_manager.block_size
+        num_before = segment.num_parent_tokens // size
+        keys = block_keys(segment, segment.num_reusable_tokens, size)
+        num_virtual = segment.num_tokens - len(segment.text_ids)
+        self._block_manager.reuse(segment, keys[num_before - num_virtual // size :])
 
     def _use(self, prefix: Prefix) -> Prefix:
         self._key_to_prefix[prefix.key] = prefix
@@ -105,12 +153,11 @@ class PrefixCache:
             self._drop_user(prefix.parent)
 
 
-def _num_computed_tokens(prefix: Prefix) -> int:
-    """Tokens of the prefix and what it continues that are in the cache."""
-    parent = prefix.parent
-    return prefix.num_computed_tokens if parent is None or parent.is_computed else parent.num_computed_tokens
+def _num_computed_tokens(segment: Segment) -> int:
+    """Tokens of the segment and what it continues that are in the cache."""
+    parent = segment.parent
+    return segment.num_computed_tokens if parent is None or parent.is_computed else _num_computed_tokens(parent)
 
 
-def _text_key(parent: Prefix | None, token_ids: tuple[int, ...]) -> str:
-    content = ",".join(map(str, token_ids))
-    return hashlib.sha256(f"{parent.key if parent else ''}|{content}".encode()).hexdigest()
+def _text_key(parent: Prefix | None, salt: str, token_ids: tuple[int, ...]) -> str:
+    return hashlib.sha256(repr((parent and parent.key, salt, token_ids)).encode()).hexdigest()

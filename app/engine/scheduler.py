@@ -39,7 +39,8 @@ class Batch:
         planned: tokens planned of each segment.
         num_tokens: tokens of all items.
         num_prompt_logits: text tokens whose logits are wanted for more than choosing the next token.
-        num_prefix_queries, num_prefix_hits: virtual tokens of admitted sequences, and those found computed.
+        num_prefix_queries, num_prefix_hits: tokens of admitted sequences, virtual ones included, and those found
+            computed.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -78,13 +79,21 @@ class Scheduler:
     Args:
         max_num_seqs: sequences that run at a time.
         max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can go on.
+        is_text_kept: whether text is found again after its sequence ended.
     """
 
-    def __init__(self, block_manager: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        block_manager: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        is_text_kept: bool = True,
+    ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
         self.block_manager = block_manager
-        self.prefix_cache = PrefixCache(block_manager)
+        self.prefix_cache = PrefixCache(block_manager, is_text_kept=is_text_kept)
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -129,6 +138,7 @@ class Scheduler:
             prefix.num_computed_tokens = prefix.num_tokens
         for item in batch.items:
             item.segment.num_computed_tokens += item.num_tokens
+            self.prefix_cache.keep_text(item.segment, item.num_tokens)
             if isinstance(item.segment, Sequence):
                 self.waiting.charge(item.segment.flow, item.num_tokens)
 
@@ -225,9 +235,9 @@ class Scheduler:
                 return
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            if sequence.prompt is not None and sequence.num_preemptions == 0:
-                batch.num_prefix_queries += sequence.num_virtual_tokens
-                batch.num_prefix_hits += min(sequence.num_cached_tokens, sequence.num_virtual_tokens)
+            if sequence.num_preemptions == 0:
+                batch.num_prefix_queries += sequence.num_tokens
+                batch.num_prefix_hits += sequence.num_cached_tokens
             if not self._plan_sequence(sequence, batch):
                 return
 

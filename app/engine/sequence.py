@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -35,11 +36,15 @@ class Segment(ABC):
         parent: the prefix this continues.
         block_table: blocks from position 0 on; the parent's full blocks stand first and are shared.
         num_computed_tokens: tokens, the parent's included, whose keys and values are in the blocks.
+        cache_salt: texts are shared among segments of the same salt only.
+        block_keys: content keys of the full blocks of text, as far as somebody asked (`block_keys.py`).
     """
 
     parent: Prefix | None = None
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
+    cache_salt: str = ""
+    block_keys: list[bytes] = field(default_factory=list)
 
     @property
     def num_parent_tokens(self) -> int:
@@ -49,6 +54,16 @@ class Segment(ABC):
     @abstractmethod
     def num_tokens(self) -> int:
         """All tokens from position 0 on, the parent's included."""
+
+    @property
+    @abstractmethod
+    def text_ids(self) -> Ids[int]:
+        """Ids of the text from the task prompt's end on, the parent's text included."""
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Tokens from position 0 on that need not be computed if the cache holds them."""
+        return self.num_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -82,6 +97,10 @@ class Prefix(Segment):
     @property
     def num_tokens(self) -> int:
         return self.num_parent_tokens + self.num_own_tokens
+
+    @property
+    def text_ids(self) -> tuple[int, ...]:
+        return self.content if isinstance(self.content, tuple) else ()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -124,6 +143,20 @@ class Sequence(Segment):
     @property
     def num_tokens(self) -> int:
         return self.num_virtual_tokens + len(self.token_ids)
+
+    @property
+    def text_ids(self) -> list[int]:
+        return self.token_ids
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """All in front of the first token whose logits somebody wants."""
+        first = len(self.token_ids) - 1
+        if self.score_targets is not None:
+            first = min(self.score_targets)
+        elif self.num_wanted_logits:
+            first = self.num_reported_logprobs
+        return self.num_virtual_tokens + first
 
     @property
     def num_generated_tokens(self) -> int:

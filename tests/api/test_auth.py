@@ -107,3 +107,17 @@ def test_others_may_not_reach_a_server_without_keys(host: str, tmp_path: Path) -
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "[::1]"])
 def test_this_machine_may(host: str) -> None:
     Settings(host=host).require_safe_address(has_keys=False)
+
+
+def test_a_text_computed_for_one_key_is_found_under_that_key_only(guarded: LiveServer) -> None:
+    body = {"model": guarded.services.backbone.name, "prompt": "what one caller asked " * 5, "max_tokens": 1}
+
+    def num_cached(key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{guarded.url}/v1/completions", json=body, headers=headers).raise_for_status().json()
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert num_cached(KEY) == 0
+    assert num_cached(KEY) >= 16
+    assert num_cached(OTHER_KEY) == 0
+    assert num_cached(OTHER_KEY) >= 16

@@ -144,3 +144,60 @@ def test_random_allocation_and_giving_back_keep_the_books() -> None:
                 assert blocks.num_free_blocks == before - missing
                 alive.append(segment)
         blocks.audit(alive)
+
+
+def test_a_remembered_block_can_be_had_again_until_it_is_handed_out_anew() -> None:
+    blocks = BlockManager(num_blocks=5, block_size=4)
+    first, second, third = (make_prefix(8) for _ in range(3))
+    blocks.allocate(first, 8)
+    for block, key in zip(first.block_table, (b"a", b"b"), strict=True):
+        blocks.remember(block, key)
+    held = list(first.block_table)
+    blocks.free(first)
+    assert blocks.num_free_blocks == 4, "what is remembered is free all the same"
+    blocks.reuse(second, [b"a", b"b", b"c"])
+    assert (second.block_table, second.num_computed_tokens) == (held, 8)
+    blocks.reuse(third, [b"a"])
+    blocks.audit([second, third])
+    blocks.free(second)
+    blocks.free(third)
+    blocks.allocate(first, 12)
+    assert held[1] in first.block_table, "of a chain the end goes first"
+    assert held[0] not in first.block_table, "blocks without a key go before those with one"
+    blocks.reuse(second, [b"a", b"b"])
+    assert second.block_table == held[:1]
+    blocks.audit([first, second])
+
+
+def test_what_was_remembered_first_and_not_used_since_is_lost_first() -> None:
+    blocks = BlockManager(num_blocks=4, block_size=4)
+    for key in (b"a", b"b", b"c"):
+        segment = make_prefix(4)
+        blocks.allocate(segment, 4)
+        blocks.remember(segment.block_table[0], key)
+        blocks.free(segment)
+    used = make_prefix(4)
+    blocks.reuse(used, [b"a"])
+    blocks.free(used)
+    blocks.allocate(make_prefix(4), 4)
+    found = []
+    for key in (b"a", b"b", b"c"):
+        segment = make_prefix(4)
+        blocks.reuse(segment, [key])
+        found.append(bool(segment.block_table))
+    assert found == [True, False, True]
+
+
+def test_forgotten_blocks_are_not_found_and_stay_with_their_owner() -> None:
+    blocks = BlockManager(num_blocks=4, block_size=4)
+    owner, later = make_prefix(8), make_prefix(8)
+    blocks.allocate(owner, 8)
+    for block, key in zip(owner.block_table, (b"a", b"b"), strict=True):
+        blocks.remember(block, key)
+    blocks.forget(owner.block_table[:1])
+    blocks.reuse(later, [b"a", b"b"])
+    assert later.block_table == []
+    blocks.reuse(later, [b"b"])
+    assert later.block_table == owner.block_table[1:]
+    blocks.forget_all()
+    blocks.audit([owner, later])

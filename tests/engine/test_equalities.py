@@ -382,6 +382,35 @@ def test_a_cached_prefix_gives_the_logits_of_a_prompt_prefilled_with_the_text(ar
             assert len(reported) == len(ids)
 
 
+@pytest.mark.parametrize("kind", [None, *PromptKind])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_text_found_in_the_cache_gives_the_logits_of_text_that_is_computed(architecture: str, kind: str | None) -> None:
+    backbone = tiny_backbone(architecture)
+    prompt = random_prompt(backbone, 7, kind, seed=5) if kind else None
+    num_virtual = prompt.num_virtual_tokens if prompt else 0
+    engine = make_engine(backbone, block_size=4)
+    instruction = random_ids(30, seed=1)
+    for seed, num_cached in ((2, 0), (3, (num_virtual + 30) // 4 * 4)):
+        ids = [*instruction, *random_ids(9, seed=seed)[1:]]
+        sequence_id = engine.add(ids, prompt=prompt, params=GREEDY)
+        deltas = naive.run(engine)[sequence_id]
+        assert deltas[0].num_cached_tokens == num_cached
+        assert_same(deltas, *naive.greedy(backbone, prompt, ids, NUM_NEW))
+        # the conversation's next turn continues what was generated
+        turn = [*ids, *naive.tokens(deltas), *random_ids(5, seed=seed + 10)[1:]]
+        sequence_id = engine.add(turn, prompt=prompt, params=GREEDY)
+        deltas = naive.run(engine)[sequence_id]
+        assert deltas[0].num_cached_tokens == (num_virtual + len(ids) + NUM_NEW - 1) // 4 * 4
+        assert_same(deltas, *naive.greedy(backbone, prompt, turn, NUM_NEW))
+    echo = SamplingParams(temperature=0, max_tokens=0, prompt_logprobs=0)
+    sequence_id = engine.add(ids, prompt=prompt, params=echo)
+    reported = naive.run(engine)[sequence_id][-1].prompt_logprobs
+    assert reported is not None
+    logprobs = naive.text_logits(backbone, prompt, ids).log_softmax(-1)
+    wanted = [float(row[token_id]) for row, token_id in zip(logprobs, ids[1:], strict=False)]
+    assert [entry.logprob for entry in reported if entry] == pytest.approx(wanted, abs=2e-4)
+
+
 # 4. The tuner's logits = the engine's
 
 
@@ -415,6 +444,8 @@ def test_a_sequence_ends_on_the_prompt_it_began_with() -> None:
     old, new = random_prompt(backbone, 20, seed=1), random_prompt(backbone, 20, seed=2)
     engine = make_engine(backbone, block_size=4, num_blocks=60)
     ids = random_ids(10, seed=0)
+    engine.add(ids, prompt=old, params=SamplingParams(max_tokens=1))
+    naive.run(engine)  # the text behind the old prompt is in the cache, and the new one must not find it
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     first = engine.add(ids, prompt=old, params=params)
     found: dict[int, list[Delta]] = {}

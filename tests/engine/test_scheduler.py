@@ -10,9 +10,17 @@ from app.engine.sequence import Sequence
 from tests.engine.segments import make_prompt, make_sequence, step
 
 
-def make_scheduler(*, num_blocks: int = 200, block_size: int = 4, max_num_seqs: int = 8, budget: int = 16) -> Scheduler:
+def make_scheduler(
+    *,
+    num_blocks: int = 200,
+    block_size: int = 4,
+    max_num_seqs: int = 8,
+    budget: int = 16,
+    is_text_kept: bool = False,
+) -> Scheduler:
+    """Sequences here have one text, so it is computed anew for each unless a test asks otherwise."""
     blocks = BlockManager(num_blocks=num_blocks, block_size=block_size)
-    return Scheduler(blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=budget)
+    return Scheduler(blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=budget, is_text_kept=is_text_kept)
 
 
 def run(scheduler: Scheduler, *sequences: Sequence, max_steps: int = 5000) -> int:
@@ -116,8 +124,9 @@ def test_fresh_blocks_and_tail_copies_belong_to_what_is_planned() -> None:
     assert set(batch.fresh_blocks) == {*sequence.parent.block_table, *sequence.block_table[2:]}
 
 
-def test_prefix_hits_are_virtual_tokens_found_computed() -> None:
-    scheduler = make_scheduler(budget=64)
+@pytest.mark.parametrize(("is_text_kept", "num_hits"), [(False, 10), (True, 12)])
+def test_prefix_hits_are_tokens_found_computed(is_text_kept: bool, num_hits: int) -> None:
+    scheduler = make_scheduler(budget=64, is_text_kept=is_text_kept)
     counts = []
     for _ in range(2):
         scheduler.add(make_sequence(5, prompt=make_prompt(10), num_shared_tokens=3, max_tokens=1))
@@ -125,7 +134,7 @@ def test_prefix_hits_are_virtual_tokens_found_computed() -> None:
         counts.append((batch.num_prefix_queries, batch.num_prefix_hits))
         scheduler.complete(batch)
         scheduler.finish(scheduler.running[0])
-    assert counts == [(10, 0), (10, 10)]
+    assert counts == [(15, 0), (15, num_hits)]
 
 
 def test_text_tokens_of_a_step_leave_out_prompts_and_what_was_generated() -> None:
@@ -257,3 +266,45 @@ def test_a_flood_of_one_flow_leaves_the_other_its_share_of_tokens() -> None:
     while sum(sequence.flow == "calm" for sequence in finished) < 10:
         step(scheduler, finished)
     assert len(finished) <= 24
+
+
+def test_text_is_computed_once_for_those_that_come_after() -> None:
+    scheduler = make_scheduler(budget=64, is_text_kept=True)
+    sequence = make_sequence(17, prompt=make_prompt(10), max_tokens=6)
+    scheduler.add(sequence)
+    assert step(scheduler) == 27
+    scheduler.add(make_sequence(17, prompt=make_prompt(10), max_tokens=1))
+    # 24 of the 27 tokens are in full blocks of the first one, which still runs
+    assert step(scheduler) == 1 + 3
+    while scheduler.has_unfinished:
+        step(scheduler)
+    scheduler.add(make_sequence(17, prompt=make_prompt(10, seed=1), max_tokens=1))
+    assert step(scheduler) == 27, "behind another prompt it is another text"
+    turn = make_sequence(17, prompt=make_prompt(10), max_tokens=1)
+    turn.token_ids = [*sequence.token_ids, 50, 51, 52]
+    scheduler.add(turn)
+    # what was generated, the last token aside, is text that was computed: 32 of 17 + 10 + 6 - 1
+    assert step(scheduler) == 17 + 10 + 6 + 3 - 32
+
+
+def test_text_of_another_salt_is_another_text() -> None:
+    scheduler = make_scheduler(budget=64, is_text_kept=True)
+    for salt, num_computed in (("a", 17), ("b", 17), ("a", 1), ("", 17)):
+        sequence = make_sequence(17, max_tokens=1)
+        sequence.cache_salt = salt
+        scheduler.add(sequence)
+        assert step(scheduler) == num_computed
+
+
+@pytest.mark.parametrize(("num_shared_tokens", "num_reused"), [(0, 8), (9, 9)])
+def test_wanted_logits_are_computed_though_the_text_is_known(num_shared_tokens: int, num_reused: int) -> None:
+    scheduler = make_scheduler(budget=64, is_text_kept=True)
+    scheduler.add(make_sequence(17, max_tokens=1))
+    step(scheduler)
+    scheduler.add(make_sequence(17, max_tokens=1, prompt_logprobs=1))
+    assert step(scheduler) == 17
+    scored = make_sequence(17, max_tokens=0, num_shared_tokens=num_shared_tokens)
+    scored.score_targets = {9: (1,), 16: (2,)}
+    scheduler.add(scored)
+    scheduler.schedule()
+    assert scored.num_computed_tokens == num_reused

@@ -100,6 +100,7 @@ class Driver:
         )
         self.engine = Engine(backbone, config, clock=self.clock)
         self.open: dict[int, Wanted] = {}
+        self.num_text_hits = 0
         self.reasons: Counter[str] = Counter()
         self.expected = expected
 
@@ -132,7 +133,8 @@ class Driver:
                 params=params,
                 flow=self.random.choice("abc"),
                 deadline_s=self.random.choice([None, None, 9.0]),
-                num_shared_tokens=self.random.randrange(len(text)),
+                num_shared_tokens=self.random.choice([0, self.random.randrange(len(text))]),
+                cache_salt=self.random.choice(["", "", "other"]),
             ),
         )
 
@@ -169,6 +171,8 @@ class Driver:
             if delta.finish_reason is not None:
                 del self.open[sequence_id]
                 self.reasons[delta.finish_reason] += 1
+                num_virtual = 0 if wanted.prompt is None else self.prompts[wanted.prompt].num_virtual_tokens
+                self.num_text_hits += delta.num_cached_tokens > num_virtual
                 self.check(wanted, delta)
 
     def abort(self) -> None:
@@ -237,13 +241,15 @@ def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
     backbone = make_backbone()
     expected: dict[tuple[int | None, int], list[int]] = {}
     reasons: Counter[str] = Counter()
-    num_preemptions = 0
+    num_preemptions = num_text_hits = 0
     for seed in range(10_000 // NUM_OPERATIONS):
         driver = Driver(backbone, seed, expected)
         driver.run(NUM_OPERATIONS)
         reasons += driver.reasons
         num_preemptions += driver.engine.stats.num_preemptions
+        num_text_hits += driver.num_text_hits
     # the run says something only if all of it happened
     assert min(reasons[reason] for reason in ("length", "abort", "deadline", "error", "refused")) > 50
     assert num_preemptions > 30
+    assert num_text_hits > 50
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2

@@ -105,7 +105,9 @@ class StreamOptions(Strict):
 class PromptTokensDetails(Reply):
     """Where the prompt tokens came from."""
 
-    cached_tokens: int = Field(description="Tokens whose keys and values were there already: the task prompt's.")
+    cached_tokens: int = Field(
+        description="Tokens whose keys and values were there already: the task prompt's, and text computed before."
+    )
 
 
 class Usage(Reply):
