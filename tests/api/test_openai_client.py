@@ -146,7 +146,7 @@ def test_chat_through_a_tasks_template_is_the_tasks_run(client: OpenAI, server: 
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == "length"
-    assert last.usage == answer.usage
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (answer.usage.prompt_tokens, 6)
 
 
 def test_a_template_takes_one_user_message(client: OpenAI) -> None:
