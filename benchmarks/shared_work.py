@@ -25,7 +25,7 @@ from benchmarks.shapes import SMOLLM2_135M, TINY
 
 Ids = list[int]
 Load = Callable[[Engine, int], None]
-VOCAB = range(300, 8000)
+VOCAB = range(10, 500)
 
 
 def text(seed: str, num_tokens: int) -> Ids:
