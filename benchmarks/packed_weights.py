@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = shape.build_model().to(DTYPES[options.dtype])
     backbone = Backbone.from_model(model, shape.build_tokenizer(), name=shape.name)
     config = EngineConfig.sized_for(
-        backbone, max_num_seqs=MAX_NUM_SEQS, max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS, kv_cache_bytes=2**29
+        backbone,
+        max_num_seqs=MAX_NUM_SEQS,
+        max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
+        kv_cache_bytes=2**29,
+        prefix_caching=False,  # repetitions have the same texts, and each must compute them
     )
     machine = Machine.here()
     print(machine)
