@@ -174,11 +174,14 @@ class JobBook:
             self._bell.ring(job_id)
 
     def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
-        """What becomes of a running job; one that was paused or cancelled meanwhile stays so."""
-        with self._changing(job_id) as connection:
-            job = _find(connection, job_id)
-            if job.status is JobStatus.RUNNING:
-                self._set_status(connection, job, status, message, level=level, **values)
+        """What becomes of a running job; one that was paused, cancelled or forgotten meanwhile stays so."""
+        with self._deciding:
+            if self.is_over(job_id):
+                return
+            with self._changing(job_id) as connection:
+                job = _find(connection, job_id)
+                if job.status is JobStatus.RUNNING:
+                    self._set_status(connection, job, status, message, level=level, **values)
 
     def _set_status(
         self, connection: Connection, job: Job, status: JobStatus, message: str, *, level: str = "info", **values: Any

@@ -86,7 +86,7 @@ class Session:
         while True:
             done = self._bench.lease(self._advance)
             self._recorder.flush_if_due()
-            if done.candidate is not None:
+            if done.candidate is not None and not self._bench.jobs.is_over(self._job.id):
                 self._publish_checkpoint(done.candidate)
             if done.state is not None:
                 self._save(done.state)

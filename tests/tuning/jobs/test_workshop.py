@@ -21,7 +21,7 @@ from app.registry.evaluations import RecordedEvaluation
 from app.tuning.dataset import Example, pack_examples
 from app.tuning.gates import make_gate
 from app.tuning.jobs import job_book
-from app.tuning.jobs.job import JobStatus, Order
+from app.tuning.jobs.job import JobError, JobStatus, Order
 from app.tuning.jobs.workshop import Workshop
 from tests.tuning.jobs.shop import (
     DATA,
@@ -341,6 +341,27 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     [warning] = [event.message for event in all_events(shop, second) if event.level == "warn"]
     assert warning.startswith("live stays where it is: version")
     assert registry.find_evaluation(registry.resolve(second.version), gate.data_sha256) is not None
+
+
+def test_nothing_comes_of_a_job_after_it_was_cancelled_and_forgotten(
+    shops: OpenShop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forget_before_it_publishes(work: Callable[[], object]) -> object:
+        done = work()
+        if getattr(done, "candidate", None) is not None and shop.jobs.unfinished():
+            shop.give(job.id, Order.CANCEL)
+            shop.jobs.delete(job.id)
+        return done
+
+    shop = shops(forget_before_it_publishes)
+    job = shop.create_job(make_spec(shop))
+    shop.start()
+    wait_until(lambda: not shop.jobs.unfinished())
+    shop._runner.close()
+    assert shop.checkpoints.of(job.id) == []
+    assert shop._planner._registry.tasks() == []
+    shop.jobs.fail(job.id, JobError("internal_error", "too late"))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("order", [Order.CANCEL, Order.PAUSE, None])
