@@ -175,7 +175,7 @@ def test_who_came_during_a_step_is_looked_at_before_a_guest() -> None:
     idle._engine.add([0, 5], params=PARAMS)
     guest = threading.Thread(target=lambda: idle.lease(lambda: None))
     guest.start()
-    while not idle.lease.has_turns:
+    while idle._commands.empty():
         pass
     idle._engine.step()
     idle.lease.note_step(1.0)
