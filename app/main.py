@@ -22,6 +22,7 @@ from app.api.services import Services
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.engine.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
@@ -142,6 +143,7 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
 
 async def _start(services: Services) -> None:
     """Start the engine and send one small request through it, so that the first caller does not pay for first times."""
+    asyncio.get_running_loop().set_default_executor(PassingThreads())
     services.engine.start()
     began = time.perf_counter()
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
@@ -190,7 +192,7 @@ def serve(settings: Settings) -> None:
     """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be, or a taken address."""
     settings.require_safe_address(has_keys=bool(settings.read_api_keys()))
     address = bind(settings.host, settings.port)
-    app = create_app(settings)
+    app = on_passing_thread(lambda: create_app(settings))
     config = uvicorn.Config(
         app,
         http=DeadlineProtocol,

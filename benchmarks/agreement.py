@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.peers import PeftPeer
+from benchmarks.peers.peft import PeftPeer
 from benchmarks.workloads import Workload
 
 TIE = 1e-3  # logits have a standard deviation of about 1.4; float32 sums in another order differ by about 1e-5

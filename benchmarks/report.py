@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,9 @@ from benchmarks.agreement import Agreement
 from benchmarks.machine import Machine
 from benchmarks.rounds import Measurement
 
+Say = Callable[[str], None]
+"""Tells a person who waits what happens now."""
+
 RESULTS = Path(__file__).parent / "results"
 FOREIGN_CORES_LIMIT = 0.1
 
@@ -27,14 +30,14 @@ class Ratio:
 
     Attributes:
         value: by wall time.
-        cpu_value: the same quotient by CPU time. With one thread it holds on a busy machine, where `value` does not;
-            with several it counts OpenMP's waiting.
+        cpu_value: the same quotient by CPU time, where that was measured. With one thread it holds on a busy machine,
+            where `value` does not; with several it counts OpenMP's waiting.
         at_least, at_most: the bound that applies; None where there is none.
     """
 
     name: str
     value: float
-    cpu_value: float
+    cpu_value: float | None = None
     at_least: float | None = None
     at_most: float | None = None
 
@@ -53,7 +56,7 @@ class Ratio:
     def as_json(self) -> dict[str, object]:
         return {
             "value": round(self.value, 3),
-            "cpu_value": round(self.cpu_value, 3),
+            "cpu_value": None if self.cpu_value is None else round(self.cpu_value, 3),
             "target": self.target,
             "is_reached": self.is_reached,
         }
@@ -65,14 +68,18 @@ class Part:
 
     Attributes:
         setting: what a reader needs to know besides the dimensions, such as the size of the KV cache.
+        name_to_figures: what is not a run of a workload: a row's name to its columns.
+        name_to_reason: contenders that cannot do this, and why.
     """
 
     name: str
     question: str
     setting: Mapping[str, object]
-    name_to_measurement: Mapping[str, Measurement]
-    ratios: tuple[Ratio, ...]
+    name_to_measurement: Mapping[str, Measurement] = field(default_factory=dict)
+    ratios: tuple[Ratio, ...] = ()
     name_to_agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    name_to_figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    name_to_reason: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def max_foreign_cores(self) -> float | None:
@@ -86,13 +93,17 @@ class Part:
             "contenders": {name: each.as_json() for name, each in self.name_to_measurement.items()},
             "ratios": {ratio.name: ratio.as_json() for ratio in self.ratios},
             "agreement": {name: asdict(agreement) for name, agreement in self.name_to_agreement.items()},
+            "figures": {name: dict(figures) for name, figures in self.name_to_figures.items()},
+            "cannot": dict(self.name_to_reason),
         }
 
 
-def run_as_json(name: str, machine: Machine, setting: Mapping[str, object], parts: Iterable[Part]) -> dict[str, Any]:
+def run_as_json(
+    names: Sequence[str], machine: Machine, setting: Mapping[str, object], parts: Iterable[Part]
+) -> dict[str, Any]:
     """Everything a later page or comparison needs, without this program."""
     return {
-        "benchmark": name,
+        "benchmark": "+".join(names),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(machine),
         "setting": dict(setting),
@@ -112,7 +123,12 @@ def save(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 def show_part(console: Console, part: Part) -> None:
     console.print(f"\n[bold]{part.name}[/bold]: {part.question}")
     console.print("  " + ", ".join(f"{name} {value}" for name, value in part.setting.items()), style="dim")
-    console.print(_contender_table(part.name_to_measurement.values()))
+    if part.name_to_measurement:
+        console.print(_contender_table(part.name_to_measurement.values()))
+    if part.name_to_figures:
+        console.print(_figure_table(part.name_to_figures))
+    for name, reason in part.name_to_reason.items():
+        console.print(f"  {name}: {reason}")
     if part.ratios:
         console.print(_ratio_table(part.ratios))
     for name, agreement in part.name_to_agreement.items():
@@ -137,7 +153,7 @@ def _contender_table(measurements: Iterable[Measurement]) -> Table:
             str(measurement.num_requests),
             f"{measurement.median_wall_s:.2f}",
             f"{measurement.median_tokens_per_s:.1f}",
-            f"{measurement.median_first_token_s:.2f}",
+            "" if measurement.median_first_token_s is None else f"{measurement.median_first_token_s:.2f}",
             f"{measurement.median_cpu_s:.2f}",
             " ".join(f"{wall_s:.2f}" for wall_s in measurement.wall_s),
             "" if foreign is None else f"{foreign:.2f}",
@@ -145,9 +161,18 @@ def _contender_table(measurements: Iterable[Measurement]) -> Table:
     return table
 
 
+def _figure_table(name_to_figures: Mapping[str, Mapping[str, float]]) -> Table:
+    columns = list(dict.fromkeys(column for figures in name_to_figures.values() for column in figures))
+    table = Table("", *columns)
+    for name, figures in name_to_figures.items():
+        table.add_row(name, *(f"{figures[column]:.4g}" if column in figures else "" for column in columns))
+    return table
+
+
 def _ratio_table(ratios: Iterable[Ratio]) -> Table:
     table = Table("ratio", "value", "by CPU time", "target", "")
     for ratio in ratios:
+        cpu_value = "" if ratio.cpu_value is None else f"{ratio.cpu_value:.2f}"
         word = "" if not ratio.target else "[green]reached[/green]" if ratio.is_reached else "[red]missed[/red]"
-        table.add_row(ratio.name, f"{ratio.value:.2f}", f"{ratio.cpu_value:.2f}", ratio.target, word)
+        table.add_row(ratio.name, f"{ratio.value:.2f}", cpu_value, ratio.target, word)
     return table

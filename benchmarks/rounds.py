@@ -13,7 +13,8 @@ from itertools import count
 from typing import TypeVar
 
 from benchmarks.machine import Stopwatch
-from benchmarks.peers import Outcome, SoftswapRun
+from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.softswap import SoftswapRun
 from benchmarks.workloads import Workload
 
 T = TypeVar("T")
@@ -86,8 +87,9 @@ class Measurement:
         return self.median_cpu_s / self.num_generated_tokens
 
     @property
-    def median_first_token_s(self) -> float:
-        return statistics.median(self.first_token_s)
+    def median_first_token_s(self) -> float | None:
+        """None where the contender does not tell."""
+        return statistics.median(self.first_token_s) if self.first_token_s else None
 
     @property
     def max_foreign_cores(self) -> float | None:
@@ -97,13 +99,14 @@ class Measurement:
         self, workload: Workload, outcome: Outcome, *, wall_s: float, cpu_s: float, foreign_cores: float | None
     ) -> None:
         """Note a round."""
-        assert all(len(tokens) == workload.num_new_tokens for tokens in outcome.tokens)
+        assert all(count == workload.num_new_tokens for count in outcome.num_tokens)
         self.num_requests = len(workload.requests)
         self.num_generated_tokens = workload.num_generated_tokens
         self.wall_s.append(wall_s)
         self.cpu_s.append(cpu_s)
         self.tokens_per_s.append(workload.num_generated_tokens / wall_s)
-        self.first_token_s.append(statistics.median(outcome.first_token_s))
+        if outcome.first_token_s:
+            self.first_token_s.append(statistics.median(outcome.first_token_s))
         self.foreign_cores.append(foreign_cores)
         self.num_cached_tokens = outcome.num_cached_tokens
         self.first_tokens = self.first_tokens or outcome.tokens
@@ -115,7 +118,7 @@ class Measurement:
             "cpu_s": [round(value, 4) for value in self.cpu_s],
             "tokens_per_s": [round(value, 2) for value in self.tokens_per_s],
             "median_tokens_per_s": round(self.median_tokens_per_s, 2),
-            "median_first_token_s": round(self.median_first_token_s, 4),
+            "median_first_token_s": None if self.median_first_token_s is None else round(self.median_first_token_s, 4),
             "num_cached_tokens": self.num_cached_tokens,
             "foreign_cores": [None if value is None else round(value, 3) for value in self.foreign_cores],
         }
@@ -140,9 +143,11 @@ def _measure(contender: Contender, repetition: int, measurement: Measurement) ->
     workload = contender.workload(repetition)
     with Stopwatch() as stopwatch:
         outcome = contender.run(workload)
-    measurement.add(
-        workload, outcome, wall_s=stopwatch.wall_s, cpu_s=stopwatch.cpu_s, foreign_cores=stopwatch.foreign_cores
-    )
+    foreign_cores = stopwatch.foreign_cores
+    if foreign_cores is not None:
+        foreign_cores = max(0.0, foreign_cores - outcome.elsewhere_s / stopwatch.wall_s)
+    cpu_s = stopwatch.cpu_s + outcome.elsewhere_s
+    measurement.add(workload, outcome, wall_s=stopwatch.wall_s, cpu_s=cpu_s, foreign_cores=foreign_cores)
 
 
 def interleave_steps(

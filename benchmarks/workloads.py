@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,11 +26,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests that are all there at t = 0, in this order."""
+    """Requests that are all there at t = 0, in this order.
+
+    Attributes:
+        labels: ids of one token each; where there are any, a request is answered with the likeliest, which counts as
+            its one new token.
+        label_texts: what they are as text.
+    """
 
     requests: tuple[Request, ...]
     prompts: tuple[TaskPrompt, ...]
     num_new_tokens: int
+    labels: tuple[int, ...] = ()
+    label_texts: tuple[str, ...] = ()
 
     @property
     def num_generated_tokens(self) -> int:
@@ -103,6 +111,17 @@ def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_s
         Request(task=index % len(prompts), token_ids=next(texts)) for index in range(dimensions.num_requests)
     )
     return Workload(requests=requests, prompts=prompts, num_new_tokens=dimensions.num_new_tokens)
+
+
+def decisions(
+    dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], letters: Sequence[int], labels: Mapping[str, int]
+) -> Workload:
+    """One label for each request. Args: letters: ids the texts are made of. labels: text to id."""
+    mixed = mixed_tasks(replace(dimensions, num_new_tokens=1), prompts, len(letters))
+    requests = tuple(
+        replace(request, token_ids=tuple(letters[index] for index in request.token_ids)) for request in mixed.requests
+    )
+    return replace(mixed, requests=requests, labels=tuple(labels.values()), label_texts=tuple(labels))
 
 
 def random_prompts(

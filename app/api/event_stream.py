@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Protocol
 
 from pydantic import BaseModel
@@ -49,42 +49,45 @@ class EventStream(Response):
         self._id_of = id_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._items), aclosing(_encode(self._items, self._id_of)) as events:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with _keeping_alive(send) as write, aclosing(self._items), aclosing(self._encode()) as events:
             async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+                await write(event)
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
-
-async def _encode(items: Items, id_of: Callable[[Any], str] | None) -> AsyncGenerator[bytes, None]:
-    try:
-        async with aclosing(_with_keep_alive(items)) as spaced:
-            async for item in spaced:
-                if item is None:
-                    yield KEEP_ALIVE
-                else:
-                    yield _event(item.model_dump_json(exclude_unset=True), id_of(item) if id_of else None)
-    except Exception as error:
-        if not isinstance(error, SoftswapError):
-            logger.exception("a stream failed")
-        yield _event(json.dumps(Failure.of(error).body))
-
-
-async def _with_keep_alive(items: Items) -> AsyncGenerator[BaseModel | None, None]:
-    """The items, and None whenever KEEP_ALIVE_S pass without one, so that no proxy takes the silence for an end."""
-    while True:
-        pending = asyncio.ensure_future(anext(items, None))
+    async def _encode(self) -> AsyncGenerator[bytes, None]:
         try:
-            while not (await asyncio.wait({pending}, timeout=KEEP_ALIVE_S))[0]:
-                yield None
-            item = pending.result()
-        finally:
-            if not pending.done():
-                pending.cancel()
-                await asyncio.wait({pending})
-        if item is None:
-            return
-        yield item
+            async for item in self._items:
+                yield _event(item.model_dump_json(exclude_unset=True), self._id_of(item) if self._id_of else None)
+        except Exception as error:
+            if not isinstance(error, SoftswapError):
+                logger.exception("a stream failed")
+            yield _event(json.dumps(Failure.of(error).body))
+
+
+@asynccontextmanager
+async def _keeping_alive(send: Send) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """Gives what writes to the body; a comment ends each KEEP_ALIVE_S of silence, which a proxy takes for an end."""
+    clock = asyncio.get_running_loop().time
+    written_s = clock()
+
+    async def write(body: bytes) -> None:
+        nonlocal written_s
+        written_s = clock()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def break_silence() -> None:
+        while True:
+            await asyncio.sleep(written_s + KEEP_ALIVE_S - clock())
+            if clock() - written_s >= KEEP_ALIVE_S:
+                await write(KEEP_ALIVE)
+
+    breaker = asyncio.create_task(break_silence())
+    try:
+        yield write
+    finally:
+        breaker.cancel()
+        await asyncio.gather(breaker, return_exceptions=True)
 
 
 def _event(line: str, identifier: str | None = None) -> bytes:

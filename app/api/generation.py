@@ -183,6 +183,11 @@ class Begun(Generic[Item]):
 
 
 async def _interleave(streams: Sequence[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta], None]:
+    if len(streams) == 1:
+        async with aclosing(cast("AsyncGenerator[Delta, None]", streams[0])) as deltas:
+            async for delta in deltas:
+                yield 0, delta
+        return
     arrived: asyncio.Queue[tuple[int, Delta] | asyncio.Task[None]] = asyncio.Queue()
 
     async def pump(index: int, stream: AsyncIterator[Delta]) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from app.api.targets import Target
 
 DEFAULT_MAX_TOKENS = 64
+QUEUED_BATCHES = 4
+"""What one call puts into the queue at a time, in the engine's batches: enough to keep it busy, no more than others
+need room beside it."""
 GREEDY = {"temperature": 0.0}
 
 
@@ -54,7 +57,8 @@ async def run_all(
         SoftswapError: the first one; if an input is at fault, `param` names it.
     """
     services.check_accepting()
-    return await all_of(_run_named(services, run, given, deadline_s) for run in runs)
+    at_once = QUEUED_BATCHES * services.engine.config.max_num_seqs
+    return await all_of((_run_named(services, run, given, deadline_s) for run in runs), at_once=at_once)
 
 
 def total_usage(outcomes: Sequence[RunOutcome]) -> Usage:

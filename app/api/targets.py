@@ -56,8 +56,17 @@ async def find_target(services: Services, name: str, *, param: str = "model") ->
     if name == services.backbone.name:
         return Target(name, name, None, None, (), {})
     with naming(param):
-        version, prompt = await asyncio.to_thread(resolve_prompt, services, name)
+        version, prompt = await _find_prompt(services, name)
     return version_target(version, prompt)
+
+
+async def _find_prompt(services: Services, name: str) -> tuple[Version, TaskPrompt]:
+    """Without a thread where the prompt is in memory."""
+    version = services.registry.resolve(name)
+    loaded = services.registry.loaded_prompt(version)
+    if loaded is not None:
+        return version, loaded
+    return await asyncio.to_thread(resolve_prompt, services, name, version)
 
 
 def version_target(version: Version, prompt: TaskPrompt) -> Target:
@@ -72,13 +81,16 @@ def version_target(version: Version, prompt: TaskPrompt) -> Target:
     )
 
 
-def resolve_prompt(services: Services, name: str) -> tuple[Version, TaskPrompt]:
-    """A version can be deleted between its name and its values; then the name means another version already."""
+def resolve_prompt(services: Services, name: str, version: Version | None = None) -> tuple[Version, TaskPrompt]:
+    """A version can be deleted between its name and its values; then the name means another version already.
+
+    Args: version: what the name was found to mean a moment ago.
+    """
     for _ in range(NUM_TRIES - 1):
-        version = services.registry.resolve(name)
+        version = version or services.registry.resolve(name)
         try:
             return version, services.registry.prompt(version)
         except NotFound:
-            continue
+            version = None
     version = services.registry.resolve(name)
     return version, services.registry.prompt(version)

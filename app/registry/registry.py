@@ -82,14 +82,18 @@ class Registry:
             NotFound: it was deleted after it was resolved.
             InvalidInput: its values overflow in the dtype the backbone was loaded with.
         """
-        if self._backbone is not None:
-            require_same_backbone(version.backbone_fingerprint, self._backbone)
-        prompt = self._cache.get(version.digest)
+        prompt = self.loaded_prompt(version)
         if prompt is None:
             with self._explaining_absence(version):
                 prompt = self._reader.read(version)
             self._cache.put(prompt)
         return prompt
+
+    def loaded_prompt(self, version: Version) -> TaskPrompt | None:
+        """A version's values if they are in memory; does not block. Raises BackboneMismatch."""
+        if self._backbone is not None:
+            require_same_backbone(version.backbone_fingerprint, self._backbone)
+        return self._cache.get(version.digest)
 
     def initial(self, version: Version) -> torch.Tensor | None:
         """The rows its tuning started from, float32 on CPU; None where they were not kept. Raises as `prompt` does."""

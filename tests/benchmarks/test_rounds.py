@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.agreement import compare
-from benchmarks.peers import Outcome, PeftPeer
+from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.peft import PeftPeer
 from benchmarks.report import Ratio
 from benchmarks.rounds import Contender, SteppedContender, interleave, interleave_steps
 from benchmarks.shapes import TINY
@@ -24,7 +25,7 @@ def test_each_round_begins_with_another_contender():
     def contender(name):
         def run(given):
             order.append(name)
-            return Outcome(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
+            return Outcome.of(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
 
         return Contender(name, lambda number: workload, run)
 
@@ -38,7 +39,7 @@ class FakeRun:
 
     def __init__(self, name, num_steps, order):
         self.wall_s, self.cpu_s = float(num_steps), 0.0
-        self.outcome = Outcome(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
+        self.outcome = Outcome.of(tokens=((1, 2, 3),) * 4, first_token_s=(0.0,) * 4)
         self._name, self._num_left, self._order = name, num_steps, order
 
     @property

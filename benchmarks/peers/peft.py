@@ -1,120 +1,20 @@
-"""What is measured: softswap's engine, and what a user would run instead."""
+"""PEFT: what its documentation shows, and the fastest way it offers."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import torch
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from transformers import LlamaForCausalLM
 
-from app.engine.config import EngineConfig
-from app.engine.delta import Delta
-from app.engine.engine import Engine
-from app.model.backbone import Backbone
-from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
-from app.telemetry import Metrics
 from benchmarks.machine import Stopwatch
+from benchmarks.peers.outcome import Outcome
 from benchmarks.workloads import Request, Workload
 
 PAD_ID = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a contender did with a workload.
-
-    Attributes:
-        tokens: the generated ids of each request, in the workload's order.
-        first_token_s: seconds from t = 0 to each request's first token, in the same order.
-        num_cached_tokens: prefix tokens that were found computed, over all requests.
-    """
-
-    tokens: tuple[tuple[int, ...], ...]
-    first_token_s: tuple[float, ...]
-    num_cached_tokens: int = 0
-
-
-class SoftswapPeer:
-    """An `Engine`, driven without HTTP."""
-
-    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
-        self.config = config
-        self._engine = Engine(backbone, config, Metrics())
-
-    def run(self, workload: Workload) -> Outcome:
-        run = self.start(workload)
-        while not run.is_finished:
-            run.step()
-        return run.outcome
-
-    def start(self, workload: Workload) -> SoftswapRun:
-        return SoftswapRun(self._engine, workload)
-
-
-class SoftswapRun:
-    """A workload on its way through an engine, for those who take turns with others step by step.
-
-    Attributes:
-        wall_s, cpu_s: what its own steps took so far.
-    """
-
-    def __init__(self, engine: Engine, workload: Workload) -> None:
-        self.wall_s = self.cpu_s = 0.0
-        self._engine = engine
-        with self._timed():
-            self._answers = [_Answer(_add(engine, workload, request)) for request in workload.requests]
-        self._sequence_id_to_answer = {answer.sequence_id: answer for answer in self._answers}
-
-    @property
-    def is_finished(self) -> bool:
-        return not self._engine.has_unfinished
-
-    def step(self) -> None:
-        with self._timed():
-            deltas = self._engine.step()
-        for sequence_id, delta in deltas:
-            self._sequence_id_to_answer[sequence_id].take(delta, self.wall_s)
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome(
-            tokens=tuple(tuple(answer.tokens) for answer in self._answers),
-            first_token_s=tuple(answer.first_token_s for answer in self._answers),
-            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._answers),
-        )
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        yield
-        self.wall_s += time.perf_counter() - wall_s
-        self.cpu_s += time.process_time() - cpu_s
-
-
-def _add(engine: Engine, workload: Workload, request: Request) -> int:
-    params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
-    flow = "" if request.task is None else f"task{request.task}"
-    return engine.add(request.token_ids, prompt=workload.prompt(request), params=params, flow=flow)
-
-
-@dataclass
-class _Answer:
-    sequence_id: int
-    tokens: list[int] = field(default_factory=list)
-    first_token_s: float = 0.0
-    num_cached_tokens: int = 0
-
-    def take(self, delta: Delta, elapsed_s: float) -> None:
-        if not self.tokens:
-            self.first_token_s = elapsed_s
-        self.tokens.extend(delta.token_ids)
-        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
 
 
 class PeftPeer:
@@ -155,7 +55,7 @@ class PeftPeer:
                 index_to_tokens.update(zip(indices, rows, strict=True))
                 index_to_first_token_s.update(dict.fromkeys(indices, stamp.elapsed_s))
         order = range(len(workload.requests))
-        return Outcome(
+        return Outcome.of(
             tokens=tuple(index_to_tokens[index] for index in order),
             first_token_s=tuple(index_to_first_token_s[index] for index in order),
         )

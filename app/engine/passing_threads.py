@@ -1,0 +1,37 @@
+"""Threads that end with their work, so that the engine's thread is the only one with OpenMP threads behind it.
+
+Every thread that computes something in parallel gets a team of OpenMP threads for as long as it lives. Where all teams
+together have more threads than the machine has cores, libgomp lets them sleep instead of spin between two parallel
+regions (`gomp_throttled_spin_count`), and a step of the engine takes a third longer: its hundreds of regions each wait
+for a thread to wake up. The team ends with the thread that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+MAX_THREADS = 8
+
+
+def on_passing_thread(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises, computed by a thread of its own that is gone when this returns."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+class PassingThreads(ThreadPoolExecutor):
+    """An executor whose calls each have a thread of their own; at most MAX_THREADS run at a time.
+
+    Its own threads only wait. asyncio takes nothing but a ThreadPoolExecutor as a loop's default.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MAX_THREADS, thread_name_prefix="passing")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(on_passing_thread, partial(fn, *args, **kwargs))

@@ -1,0 +1,121 @@
+"""A peer in another process, spoken to in the lines of `benchmarks.peers.protocol`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.protocol import CannotError, Load, Run
+from benchmarks.workloads import Workload
+
+ROOT = Path(__file__).parents[2]
+
+
+class RemotePeer:
+    """Attributes: load_s, resident_bytes: what loading took, as the peer itself saw it."""
+
+    def __init__(self, process: subprocess.Popen[str], wanted: Load) -> None:
+        self._process = process
+        loaded = self._ask("load", asdict(wanted))
+        self.load_s = float(loaded["load_s"])
+        self.resident_bytes = int(loaded["resident_bytes"])
+
+    def run(self, workload: Workload) -> Outcome:
+        """Raises CannotError."""
+        tasks = [request.task for request in workload.requests]
+        assert None not in tasks, "peers serve tasks"
+        wanted = Run(
+            tasks=[int(task or 0) for task in tasks],
+            texts=[list(request.token_ids) for request in workload.requests],
+            num_new_tokens=workload.num_new_tokens,
+            labels=list(workload.labels),
+        )
+        ran = self._ask("run", asdict(wanted))
+        tokens = tuple(tuple(row) for row in ran["tokens"])
+        return Outcome.of(tokens, tuple(ran["first_token_s"]), elsewhere_s=ran["cpu_s"])
+
+    def _ask(self, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
+        stdin, stdout = _pipes(self._process)
+        try:
+            stdin.write(json.dumps([verb, fields]) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise CannotError("the peer's process ended; its log says why")
+        answer: dict[str, Any] = json.loads(line)
+        if "cannot" in answer:
+            raise CannotError(answer["cannot"])
+        return answer
+
+
+@contextmanager
+def start_peer(
+    python: Path,
+    module: str,
+    way: str,
+    *,
+    model: Path,
+    workload: Workload,
+    dtype: str,
+    max_num_seqs: int,
+    log: Path,
+) -> Iterator[RemotePeer]:
+    """Args:
+        python: the interpreter of the peer's environment.
+        module: such as `benchmarks.peers.vllm_peer`.
+        log: what the peer prints.
+
+    Raises: CannotError: it cannot be loaded.
+    """
+    with TemporaryDirectory() as folder, log.open("w") as stream:
+        prompts = Path(folder) / "prompts.npy"
+        rows = torch.stack([prompt.rows for prompt in workload.prompts if prompt.rows is not None])
+        np.save(prompts, rows.float().numpy())
+        longest = max(len(request.token_ids) for request in workload.requests)
+        process = subprocess.Popen(
+            [python, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        )
+        wanted = Load(
+            model=str(model),
+            prompts=str(prompts),
+            dtype=dtype,
+            way=way,
+            max_num_seqs=max_num_seqs,
+            num_positions=rows.shape[1] + longest + workload.num_new_tokens,
+            scratch=folder,
+        )
+        try:
+            yield RemotePeer(process, wanted)
+        finally:
+            stdin, _ = _pipes(process)
+            stdin.close()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

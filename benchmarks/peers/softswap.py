@@ -1,0 +1,100 @@
+"""softswap's engine, driven without HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from app.engine.config import EngineConfig
+from app.engine.delta import Delta
+from app.engine.engine import Engine
+from app.model.backbone import Backbone
+from app.sampling import SamplingParams
+from app.telemetry import Metrics
+from benchmarks.peers.outcome import Outcome
+from benchmarks.workloads import Request, Workload
+
+
+class SoftswapPeer:
+    """An `Engine`, driven without HTTP."""
+
+    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
+        self.config = config
+        self._engine = Engine(backbone, config, Metrics())
+
+    def run(self, workload: Workload) -> Outcome:
+        run = self.start(workload)
+        while not run.is_finished:
+            run.step()
+        return run.outcome
+
+    def start(self, workload: Workload) -> SoftswapRun:
+        return SoftswapRun(self._engine, workload)
+
+
+class SoftswapRun:
+    """A workload on its way through an engine, for those who take turns with others step by step.
+
+    Attributes:
+        wall_s, cpu_s: what its own steps took so far.
+    """
+
+    def __init__(self, engine: Engine, workload: Workload) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        self._engine = engine
+        with self._timed():
+            self._answers = [_Answer(_add(engine, workload, request)) for request in workload.requests]
+        self._sequence_id_to_answer = {answer.sequence_id: answer for answer in self._answers}
+
+    @property
+    def is_finished(self) -> bool:
+        return not self._engine.has_unfinished
+
+    def step(self) -> None:
+        with self._timed():
+            deltas = self._engine.step()
+        for sequence_id, delta in deltas:
+            self._sequence_id_to_answer[sequence_id].take(delta, self.wall_s)
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.of(
+            tokens=tuple(tuple(answer.tokens) for answer in self._answers),
+            first_token_s=tuple(answer.first_token_s for answer in self._answers),
+            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._answers),
+        )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        yield
+        self.wall_s += time.perf_counter() - wall_s
+        self.cpu_s += time.process_time() - cpu_s
+
+
+def _add(engine: Engine, workload: Workload, request: Request) -> int:
+    prompt, flow = workload.prompt(request), "" if request.task is None else f"task{request.task}"
+    if workload.labels:
+        targets = {len(request.token_ids) - 1: workload.labels}
+        return engine.add_scoring(request.token_ids, targets, prompt=prompt, flow=flow)
+    params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
+    return engine.add(request.token_ids, prompt=prompt, params=params, flow=flow)
+
+
+@dataclass
+class _Answer:
+    sequence_id: int
+    tokens: list[int] = field(default_factory=list)
+    first_token_s: float = 0.0
+    num_cached_tokens: int = 0
+
+    def take(self, delta: Delta, elapsed_s: float) -> None:
+        if not self.tokens:
+            self.first_token_s = elapsed_s
+        self.tokens.extend(delta.token_ids)
+        if delta.scores is not None:
+            (_, best), _ = max(delta.scores.items(), key=lambda pair: pair[1])
+            self.tokens.append(best)
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)

@@ -1,0 +1,98 @@
+"""`softswap serve` in a process of its own, with a shape's random weights and the benchmark's tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.registry.registry import Registry
+from app.registry.store import FileStore
+from app.task_prompt import TaskPrompt
+
+ROOT = Path(__file__).parents[1]
+LISTENING = re.compile(r"listening on http://([\d.]+):(\d+)")
+START_TIMEOUT_S = 120.0
+TEMPLATE = Template("{input}{target}")
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """Attributes:
+    ready_s: from the start of the process until `/ready` said yes.
+    """
+
+    host: str
+    port: int
+    process_id: int
+    ready_s: float
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def cpu_s(self) -> float:
+        """Of all its threads so far, fields utime and stime of proc_pid_stat(5)."""
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident_bytes(self) -> int:
+        return int(Path(f"/proc/{self.process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt], labels: Sequence[str] = ()) -> None:
+    """Each prompt as `task0`, `task1` and so on, with a template that is the bare input."""
+    registry = Registry(FileStore(folder), backbone)
+    for index, prompt in enumerate(prompts):
+        registry.publish(f"task{index}", prompt, template=TEMPLATE, labels=labels)
+    registry.close()
+
+
+@contextmanager
+def serve(model: Path, registry: Path, **settings: object) -> Iterator[RunningServer]:
+    """Args: settings: more of `softswap serve`'s, by their names in docs/settings.md."""
+    environment = {f"SOFTSWAP_{name.upper()}": str(value) for name, value in settings.items()}
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as stream:
+            began_s = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve", "--model", model, "--registry", registry, "--port", "0"],
+                stdout=stream,
+                stderr=stream,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "SOFTSWAP_STATE": folder, **environment},
+            )
+        try:
+            host, port = _wait_until_ready(process, log)
+            yield RunningServer(host, port, process.pid, time.perf_counter() - began_s)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> tuple[str, int]:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        time.sleep(0.02)
+        if found := LISTENING.search(log.read_text()):
+            try:
+                with urlopen(f"http://{found[1]}:{found[2]}/ready"):
+                    return found[1], int(found[2])
+            except (URLError, ConnectionError):
+                continue
+    raise RuntimeError(f"the server did not start: {log.read_text()}")

@@ -1,0 +1,93 @@
+"""The benchmarks rehearse on a tiny model, and what they report can be believed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.parts.catalogue import NAME_TO_PART
+from benchmarks.setting import Setting
+
+SMOKE = Setting.smoke()
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One rehearsal of all parts, as the last line of its output shows it."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
+        patch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        main([*NAME_TO_PART, "--smoke", "--repetitions", "2"])
+    return json.loads(output.getvalue().splitlines()[-1])
+
+
+def test_the_last_line_tells_machine_versions_and_sizes(result):
+    assert result["machine"]["num_cores"] >= 1
+    assert set(result["machine"]["versions"]) == {"python", "torch", "transformers", "peft"}
+    assert result["setting"]["dimensions"]["num_requests"] == SMOKE.dimensions.num_requests
+
+
+def test_every_part_answers_its_question_with_figures(result):
+    assert list(result["parts"]) == list(NAME_TO_PART)
+    for part in result["parts"].values():
+        assert part["contenders"] or part["figures"]
+
+
+def test_every_contender_ran_once_in_each_round(result):
+    for part in result["parts"].values():
+        assert all(len(contender["wall_s"]) == 2 for contender in part["contenders"].values())
+
+
+def test_softswap_and_continuous_batching_answer_as_peft_does_alone(result):
+    agreement = result["parts"]["peers"]["agreement"]
+    for name in ("softswap", "softswap, cold tasks", "transformers, continuous batching"):
+        compared = agreement[f"{name} = PEFT one by one"]
+        assert compared["num_compared"] == SMOKE.dimensions.num_requests // SMOKE.one_by_one_stride
+        assert compared["num_equal"] + compared["num_ties"] == compared["num_compared"]
+
+
+def test_a_peer_that_is_not_there_says_how_to_get_it(result):
+    reasons = result["parts"]["peers"]["cannot"]
+    assert reasons["vLLM, prompt_embeds"] == "not installed: python -m benchmarks.peers.environments vllm"
+
+
+def test_decisions_over_http_are_the_engines(result):
+    assert result["parts"]["http"]["setting"]["equal_decisions"] == SMOKE.num_decisions
+
+
+def test_prefixes_are_shared_only_where_the_report_says_so(result):
+    virtual_tokens = SMOKE.dimensions.num_virtual_tokens
+    cached = {
+        name: contender["num_cached_tokens"]
+        for part in ("peers", "prompt-length", "many-tasks")
+        for name, contender in result["parts"][part]["contenders"].items()
+    }
+    assert cached["softswap"] == SMOKE.dimensions.num_requests * virtual_tokens
+    assert cached["50 virtual tokens"] == SMOKE.dimensions.num_requests * 50
+    assert cached[f"{virtual_tokens}, computed for every request"] == cached["softswap, cold tasks"] == 0
+    assert cached["no virtual tokens"] == 0
+    assert cached["uniform over all tasks"] < cached["one task"] == SMOKE.num_many_requests * virtual_tokens
+
+
+def test_a_target_is_reached_or_missed_by_its_figure(result):
+    for part in result["parts"].values():
+        for ratio in part["ratios"].values():
+            word, _, bound = ratio["target"].partition(" ")
+            if word == ">=":
+                assert ratio["is_reached"] == (ratio["value"] >= float(bound))
+            elif word == "<=":
+                assert ratio["is_reached"] == (ratio["value"] <= float(bound))
+
+
+def test_one_part_can_be_asked_for_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path))
+    main(["cold-task", "--smoke", "--json"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert list(json.loads(lines[0])["parts"]) == ["cold-task"]
