@@ -17,7 +17,7 @@ from app.engine.engine import Engine
 from app.model.backbone import DTYPES, Backbone
 from app.model.packed_weights import PackedWeights
 from benchmarks.machine import Machine
-from benchmarks.peers import SoftswapRun
+from benchmarks.peers.softswap import SoftswapRun
 from benchmarks.rounds import SteppedContender, interleave_steps
 from benchmarks.setting import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from benchmarks.shapes import SMOLLM2_135M, TINY
