@@ -171,7 +171,8 @@ def test_work_runs_on_the_engines_thread_beside_sequences_that_all_end(engine: A
 
 def test_who_came_during_a_step_is_looked_at_before_a_guest() -> None:
     backbone = tiny_backbone()
-    idle = AsyncEngine(Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=4)))  # its thread is this one
+    config = EngineConfig.sized_for(backbone, max_num_seqs=4, tuning_share=0.2)
+    idle = AsyncEngine(Engine(backbone, config))  # its thread is this one
     idle._engine.add([0, 5], params=PARAMS)
     guest = threading.Thread(target=lambda: idle.lease(lambda: None))
     guest.start()
