@@ -284,9 +284,10 @@ def test_a_single_text_does_not_wait_for_measurements(local: Path, monkeypatch: 
         return PackedWeights(), "none"
 
     monkeypatch.setattr(backbone_module, "choose_packed_weights", measure)
-    call("run", "sentiment", "good", "--json")
+    call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
+    call("run", "greet", "you", "--max-tokens", "2")
     assert not measured
-    call("run", "sentiment", "--json", stdin="good\nbad\n")
+    call("run", "greet", "--max-tokens", "2", stdin="you\nme\n")
     assert len(measured) == 1
 
 
