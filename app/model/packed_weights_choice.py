@@ -25,7 +25,7 @@ SLOW_CALL_S = 0.05
 MAX_SHARE_OF_MEMORY = 0.25
 MAX_RELATIVE_ERROR = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
-Shape = tuple[tuple[int, ...], int, bool]
+Shape = tuple[tuple[int, ...], int, bool, torch.dtype]
 Product = Callable[[torch.Tensor], object]
 
 
@@ -38,9 +38,12 @@ def choose_packed_weights(model: nn.Module) -> tuple[PackedWeights, str]:
     if num_bytes > _memory_bytes() * MAX_SHARE_OF_MEMORY:
         return PackedWeights(), f"none: a second copy of {num_bytes / 2**20:.0f} MiB is over a quarter of the memory"
     began = time.perf_counter()
-    weights = _pack_what_is_faster(group_by_input(model, layers))
-    if not _is_same_model(model, weights):  # it does something with products that views of one do not allow
-        weights = _pack_what_is_faster([[layer] for layer in layers])
+    try:
+        weights = _pack_what_is_faster(group_by_input(model, layers))
+        if not _is_same_model(model, weights):  # it does something with products that views of one do not allow
+            weights = _pack_what_is_faster([[layer] for layer in layers])
+    except RuntimeError as error:  # oneDNN's own, of a build or a CPU that has less than it says
+        return PackedWeights(), f"none: oneDNN failed ({str(error).partition(chr(10))[0]})"
     took_s = time.perf_counter() - began
     if not weights.groups:
         return weights, f"none: plain ones are as fast, measured in {took_s:.1f} s"
@@ -66,7 +69,8 @@ def _pack_what_is_faster(groups: Sequence[Sequence[nn.Linear]]) -> PackedWeights
 
 
 def _shape(layers: Sequence[nn.Linear]) -> Shape:
-    return tuple(layer.out_features for layer in layers), layers[0].in_features, layers[0].bias is not None
+    first = layers[0]
+    return tuple(layer.out_features for layer in layers), first.in_features, first.bias is not None, first.weight.dtype
 
 
 @torch.inference_mode()

@@ -113,6 +113,24 @@ def test_what_is_really_measured_is_a_choice_for_every_number_of_rows(monkeypatc
     assert all(len(group.is_faster) == NUM_BUCKETS and any(group.is_faster) for group in chosen.groups)
 
 
+@needs_onednn
+def test_a_failure_of_onednn_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: PackedGroup, inputs: torch.Tensor) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(PackedGroup, "multiply", fail)
+    chosen, reason = choose_packed_weights(Model())
+    assert chosen.groups == ()
+    assert reason == "none: oneDNN failed (could not create a primitive)"
+
+
+@needs_onednn
+def test_layers_of_several_dtypes_are_measured_apart() -> None:
+    model = Model()
+    model.other = nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)
+    assert "measured in" in choose_packed_weights(model)[1]
+
+
 def test_without_onednn_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     chosen, reason = choose_packed_weights(Model())
