@@ -18,7 +18,7 @@ from app.model.packed_weights import NUM_BUCKETS, PackedGroup, PackedWeights, pa
 from app.model.shared_inputs import group_by_input
 
 MEASUREMENT_S = 0.012
-"""Time for one shape of weight and one number of rows: the choice takes a second for a model, little for a tiny one."""
+"""Time for one shape of weight and one number of rows, unless `MIN_CALLS` take longer."""
 MIN_CALLS, MAX_CALLS = 5, 20
 SLOW_CALL_S = 0.05
 """Once a product takes this long, more rows are not measured: they do as these did."""
