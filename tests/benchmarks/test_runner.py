@@ -21,7 +21,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """One rehearsal of all parts, as the last line of its output shows it."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
         patch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        main([*NAME_TO_PART, "--smoke", "--repetitions", "2"])
+        main([*NAME_TO_PART, "--smoke", "--repetitions", "1"])
     return json.loads(output.getvalue().splitlines()[-1])
 
 
@@ -37,9 +37,9 @@ def test_every_part_answers_its_question_with_figures(result):
         assert part["contenders"] or part["figures"]
 
 
-def test_every_contender_ran_once_in_each_round(result):
+def test_every_contender_ran_once_in_the_round(result):
     for part in result["parts"].values():
-        assert all(len(contender["wall_s"]) == 2 for contender in part["contenders"].values())
+        assert all(len(contender["wall_s"]) == 1 for contender in part["contenders"].values())
 
 
 def test_softswap_and_continuous_batching_answer_as_peft_does_alone(result):
