@@ -215,7 +215,27 @@ def test_a_task_is_measured_here_as_on_a_server(
     for words in ("sentiment@1 on test.csv: 20 examples", "accuracy", "95 %", "precision", "calibration"):
         assert words in shown
     data.write_text("text,label\na,neutral\n")
-    assert "example 1 is none of the 2 labels" in call("eval", "sentiment", str(data), code=1)
+    assert "test.csv, line 2: the target is none of the 2 labels" in call("eval", "sentiment", str(data), code=1)
+
+
+def test_an_ensemble_answers_and_is_measured_here_as_on_a_server(
+    local: Path, saved: Backbone, live: LiveServer
+) -> None:
+    publish_tasks(Registry(FileStore(local / "prompts"), saved), saved)
+    for combine in ("average", "vote"):
+        asked = ("run", "sentiment@1+2", "a film", "--json", "--combine", combine)
+        here, there = json.loads(call(*asked)), json.loads(call(*asked, "--url", live.url))
+        assert here["model"] == there["model"] == "sentiment@1+sentiment@2"
+        assert here["label"] == there["label"]
+        assert here["probabilities"] == pytest.approx(there["probabilities"], abs=1e-5)
+    data = local / "test.csv"
+    data.write_text("text,label\n" + "".join(f"film {n},{LABELS[n % 2]}\n" for n in range(20)))
+    asked = ("eval", "sentiment@1+2", str(data), "--json", "--combine", "vote")
+    here, there = json.loads(call(*asked)), json.loads(call(*asked, "--url", live.url))
+    assert here["metrics"] == pytest.approx(there["metrics"], abs=1e-4)
+    assert "sentiment@1+sentiment@2 on test.csv" in call("eval", "sentiment@1+2", str(data), "--combine", "vote")
+    assert "belongs to an ensemble" in call("eval", "sentiment", str(data), "--combine", "vote", code=1)
+    assert "an ensemble" in call("eval", "sentiment@1+2", str(data), "--record", code=1)
 
 
 def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:

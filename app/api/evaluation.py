@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.auth import cache_salt
 from app.api.batch import all_of
+from app.api.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
 from app.api.generation import Ask, collect, num_positions
+from app.api.labels import LabelChances
 from app.api.limits import MAX_EXAMPLES
+from app.api.targets import Target
 from app.engine.scoring import plan_scoring
 from app.errors import DeadlineExceeded, InvalidInput
 from app.sampling import SamplingParams
-from app.tuning.dataset import Example
+from app.tuning.dataset import Example, hash_examples
 from app.tuning.evaluation import (
     Evaluation,
     cut_at,
@@ -27,12 +31,49 @@ from app.tuning.evaluation import (
 if TYPE_CHECKING:
     from app.api.schemas.evaluation import ExampleItem, ExampleSource
     from app.api.services import Services
-    from app.api.targets import Target
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+TINY = 1e-300
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
+
+
+async def evaluate_answerer(
+    services: Services,
+    answerer: Target | Ensemble,
+    examples: Sequence[Example],
+    combine: Combine | None,
+    deadline_s: float,
+    *,
+    record: bool = False,
+) -> Evaluation:
+    """Of a version or of an ensemble.
+
+    Args:
+        combine: as the request has it.
+        record: whether the figures shall be kept afterwards (`record_evaluation`).
+
+    Raises InvalidInput: `combine` or `record` is not for this; and what `evaluate_target` raises.
+    """
+    how = choose_combine(answerer, combine)
+    if isinstance(answerer, Target):
+        if record and answerer.prompt is None:
+            raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
+        return await evaluate_target(services, answerer, examples, deadline_s)
+    if record:
+        raise InvalidInput("figures are kept with one version, and an ensemble is several", param="record")
+    return await evaluate_ensemble(services, answerer, examples, how, deadline_s)
+
+
+def record_evaluation(
+    services: Services, answerer: Target | Ensemble, examples: Sequence[Example], measured: Evaluation, name: str
+) -> None:
+    """Keep the figures, as `evaluate_answerer` was asked to. Raises what `Registry.record` raises."""
+    assert isinstance(answerer, Target)
+    assert answerer.prompt is not None
+    version = services.registry.resolve(answerer.model_id)
+    services.registry.record(version, measured.record(answerer.prompt.digest, hash_examples(examples), name))
 
 
 async def evaluate_target(
@@ -59,6 +100,36 @@ async def evaluate_target(
     return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
 
 
+async def evaluate_ensemble(
+    services: Services, ensemble: Ensemble, examples: Sequence[Example], combine: Combine, deadline_s: float
+) -> Evaluation:
+    """The same of several versions that answer together, each measured once. Raises what `evaluate_target` raises."""
+    services.check_accepting()
+    targets = [example.target for example in examples]
+    ends_at = time.monotonic() + deadline_s
+    if not ensemble.labels:
+        texts = [await _generate(services, each, examples, ends_at - time.monotonic()) for each in ensemble.members]
+        answers = [said[choose_text(said)] for said in zip(*texts, strict=True)]
+        return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
+    _require_labels(examples, ensemble)
+    scores = [await _score(services, each, examples, ends_at - time.monotonic()) for each in ensemble.members]
+    temperatures = [member.label_temperature for member in ensemble.members]
+    together = [
+        combine_chances(list(map(LabelChances.from_log_likelihoods, found, temperatures)), combine)
+        for found in zip(*scores, strict=True)
+    ]
+    if combine is Combine.VOTE:
+        answers = [ensemble.labels[best] for best, _ in together]
+        return await asyncio.to_thread(Evaluation.of_labels, answers, ensemble.labels, targets)
+    values = [_log_likelihoods(chances) for _, chances in together]
+    return await asyncio.to_thread(Evaluation.of_scores, values, ensemble.labels, targets)
+
+
+def _log_likelihoods(chances: LabelChances) -> list[float]:
+    """What would give these chances: of each label, natural logarithm."""
+    return [math.log(max(chance * chances.mass, TINY)) for chance in chances.probabilities]
+
+
 async def find_examples(services: Services, source: ExampleSource) -> Sequence[Example]:
     """Of a request: its own, or those of an upload.
 
@@ -81,7 +152,7 @@ def _read_items(items: Sequence[ExampleItem]) -> list[Example]:
     return [Example(item.input, item.target.strip()) for item in items]
 
 
-def _require_labels(examples: Sequence[Example], target: Target) -> None:
+def _require_labels(examples: Sequence[Example], target: Target | Ensemble) -> None:
     for index, example in enumerate(examples):
         if example.target not in target.labels:
             raise InvalidInput(f"the target is none of {target.flow}'s labels", param=f"examples.{index}.target")

@@ -20,9 +20,10 @@ def evaluation_object(
         main_metric=measured.main_metric,
         metrics=measured.metrics,
     )
-    if measured.calibration is not None:
+    if measured.labels:
         shown.labels = [LabelScore(**asdict(each)) for each in measured.per_label]
         shown.confusion = [list(row) for row in measured.confusion]
+    if measured.calibration is not None:
         shown.calibration = Calibration(
             temperature=measured.calibration.temperature,
             bins=[ConfidenceBin(**asdict(each)) for each in measured.calibration.bins],

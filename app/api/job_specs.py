@@ -157,6 +157,8 @@ def _search(method: Method, seed: int | None, origin: Version | None) -> dict[st
     fields = {ours: getattr(tuning, name) for name, ours in SEARCHED.items() if getattr(tuning, name) is not None}
     if tuning.num_cuts is not None:
         fields["num_cuts"] = tuning.num_cuts
+    if method.prompt_tuning is not None and method.prompt_tuning.publish > 1:
+        fields["num_kept"] = method.prompt_tuning.publish
     if seed is not None:
         fields.setdefault("seeds", [seed])
     if tuning.init_text is not None:

@@ -32,6 +32,7 @@ MAX_METADATA_KEY_CHARS: Final = 64
 MAX_METADATA_VALUE_CHARS: Final = 512
 
 MAX_INPUTS: Final = 1000
+MAX_ENSEMBLE: Final = 8
 MAX_EXAMPLES: Final = 5000
 MAX_EXAMPLES_BODY_BYTES: Final = 4 * 2**20
 MAX_QUESTIONS: Final = 64
@@ -75,6 +76,7 @@ LIMITS: Final[dict[str, float]] = {
     "logit_bias": MAX_LOGIT_BIAS,
     "messages": MAX_MESSAGES,
     "inputs": MAX_INPUTS,
+    "ensemble_members": MAX_ENSEMBLE,
     "examples": MAX_EXAMPLES,
     "examples_body_bytes": MAX_EXAMPLES_BODY_BYTES,
     "ablations": MAX_ABLATIONS,

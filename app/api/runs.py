@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.auth import cache_salt
 from app.api.batch import all_of
+from app.api.ensembles import Combine, Ensemble, choose_text, combine_chances
 from app.api.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
 from app.api.labels import LabelChances
 from app.api.schemas.fields import Usage
-from app.api.schemas.runs import RunChunk, RunResult
+from app.api.schemas.runs import MemberAnswer, RunChunk, RunResult
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -28,11 +29,28 @@ GREEDY = {"temperature": 0.0}
 
 @dataclass(frozen=True)
 class Run:
-    """One input to one task. `param` is the input's name in an error."""
+    """One input to one task. `param` is the input's name in an error; `combine` belongs to an ensemble."""
 
-    target: Target
+    target: Target | Ensemble
     text: str
     param: str
+    combine: Combine = Combine.AVERAGE
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a version or an ensemble makes of a text.
+
+    Attributes:
+        best: place of the label that is the answer.
+        num_prompt: tokens, of all members together.
+        members: of an ensemble, what each says by itself; empty for one version.
+    """
+
+    best: int
+    chances: LabelChances
+    num_prompt: int
+    members: tuple[LabelChances, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,30 +91,35 @@ async def stream_run(
     services: Services, run: Run, given: dict[str, Any], deadline_s: float
 ) -> AsyncGenerator[RunChunk, None]:
     """The text of one run piece by piece, blanks at its beginning removed; in the end the reason and the usage."""
-    if run.target.labels:
-        raise InvalidInput(f"{run.target.flow} answers with a label, which cannot be streamed", param="stream")
-    ask = await _ask(services, run, given)
+    target = run.target
+    if isinstance(target, Ensemble):
+        raise InvalidInput("an ensemble answers once all of its members have; leave stream out", param="stream")
+    if target.labels:
+        raise InvalidInput(f"{target.flow} answers with a label, which cannot be streamed", param="stream")
+    ask = await _ask(services, target, run.text, given)
     num_generated, num_cached, has_text = 0, 0, False
-    async with aclosing(generate_all(services, run.target, [ask], deadline_s)) as deltas:
+    async with aclosing(generate_all(services, target, [ask], deadline_s)) as deltas:
         async for _, delta in deltas:
             num_generated += len(delta.token_ids)
             num_cached = max(num_cached, delta.num_cached_tokens)
             text = delta.text if has_text else delta.text.lstrip()
             has_text = has_text or bool(text)
             if text:
-                yield RunChunk(model=run.target.model_id, text=text)
+                yield RunChunk(model=target.model_id, text=text)
             if delta.finish_reason is not None:
-                num_prompt = len(ask.token_ids) + run.target.num_virtual_tokens
+                num_prompt = len(ask.token_ids) + target.num_virtual_tokens
                 usage = Usage.of(num_prompt=num_prompt, num_completion=num_generated, num_cached=num_cached)
                 reason = finish_reason_of(delta.finish_reason)
-                yield RunChunk(model=run.target.model_id, text="", finish_reason=reason, usage=usage)
+                yield RunChunk(model=target.model_id, text="", finish_reason=reason, usage=usage)
 
 
 async def _run_named(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
     try:
         if run.target.labels:
             return await _choose_label(services, run, given, deadline_s)
-        return await _generate(services, run, given, deadline_s)
+        if isinstance(run.target, Ensemble):
+            return await _choose_text(services, run, run.target, given, deadline_s)
+        return await _generate(services, run.target, run.text, given, deadline_s)
     except InvalidInput as error:
         if error.param not in given:
             error.param = run.param
@@ -107,14 +130,45 @@ async def _choose_label(services: Services, run: Run, given: dict[str, Any], dea
     if given:
         name = next(iter(given))
         raise InvalidInput(f"{run.target.flow} answers with a label and samples nothing; leave {name} out", param=name)
-    template, labels = run.target.input_template, run.target.labels
-    token_ids = await encode_for(services, run.target.prompt, template.render(run.text))
-    chances = await score_labels(services, run.target, token_ids, services.labels.encode(template, labels), deadline_s)
-    ranked = sorted(zip(labels, chances.probabilities, strict=True), key=lambda pair: -pair[1])
+    labels = run.target.labels
+    judged = await judge(services, run.target, run.text, deadline_s, combine=run.combine)
+    chances = judged.chances.probabilities
+    ranked = sorted(range(len(labels)), key=lambda place: (-chances[place], place != judged.best))
     result = RunResult(
-        model=run.target.model_id, label=labels[chances.best], probabilities=dict(ranked), label_mass=chances.mass
+        model=run.target.model_id,
+        label=labels[judged.best],
+        probabilities={labels[place]: chances[place] for place in ranked},
+        label_mass=judged.chances.mass,
     )
-    return RunOutcome(result, len(token_ids) + run.target.num_virtual_tokens)
+    if isinstance(run.target, Ensemble):
+        result.members = [
+            MemberAnswer(model=member.model_id, label=labels[each.best], probability=each.probabilities[each.best])
+            for member, each in zip(run.target.members, judged.members, strict=True)
+        ]
+    return RunOutcome(result, judged.num_prompt)
+
+
+async def judge(
+    services: Services, answerer: Target | Ensemble, text: str, deadline_s: float, *, combine: Combine = Combine.AVERAGE
+) -> Judgement:
+    """How likely each of the task's labels is; of an ensemble all members are asked in one batch."""
+    if not isinstance(answerer, Ensemble):
+        chances, num_prompt = await _judge_alone(services, answerer, text, deadline_s)
+        return Judgement(chances.best, chances, num_prompt)
+    judged = await all_of(_judge_alone(services, member, text, deadline_s) for member in answerer.members)
+    members = tuple(chances for chances, _ in judged)
+    best, together = combine_chances(members, combine)
+    return Judgement(best, together, sum(num_prompt for _, num_prompt in judged), members)
+
+
+async def _judge_alone(services: Services, target: Target, text: str, deadline_s: float) -> tuple[LabelChances, int]:
+    """And the tokens in front of the answer."""
+    template = target.input_template
+    token_ids = await encode_for(services, target.prompt, template.render(text))
+    chances = await score_labels(
+        services, target, token_ids, services.labels.encode(template, target.labels), deadline_s
+    )
+    return chances, len(token_ids) + target.num_virtual_tokens
 
 
 async def score_labels(
@@ -133,21 +187,41 @@ async def score_labels(
     return chances
 
 
-async def _generate(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
-    ask = await _ask(services, run, given)
-    [choice] = await collect(services, run.target, [ask], deadline_s)
+async def _choose_text(
+    services: Services, run: Run, ensemble: Ensemble, given: dict[str, Any], deadline_s: float
+) -> RunOutcome:
+    """What most members write, as the first of them writes it."""
+    outcomes = await all_of(_generate(services, member, run.text, given, deadline_s) for member in ensemble.members)
+    texts = [outcome.result.text or "" for outcome in outcomes]
+    chosen = outcomes[choose_text(texts)].result
+    members = [
+        MemberAnswer(model=outcome.result.model, text=text) for outcome, text in zip(outcomes, texts, strict=True)
+    ]
+    return RunOutcome(
+        RunResult(model=ensemble.model_id, text=chosen.text, finish_reason=chosen.finish_reason, members=members),
+        num_prompt=sum(outcome.num_prompt for outcome in outcomes),
+        num_completion=sum(outcome.num_completion for outcome in outcomes),
+        num_cached=sum(outcome.num_cached for outcome in outcomes),
+    )
+
+
+async def _generate(
+    services: Services, target: Target, text: str, given: dict[str, Any], deadline_s: float
+) -> RunOutcome:
+    ask = await _ask(services, target, text, given)
+    [choice] = await collect(services, target, [ask], deadline_s)
     reason = "length" if choice.finish_reason is None else finish_reason_of(choice.finish_reason)
-    result = RunResult(model=run.target.model_id, text=choice.text.strip(), finish_reason=reason)
-    num_prompt = len(ask.token_ids) + run.target.num_virtual_tokens
+    result = RunResult(model=target.model_id, text=choice.text.strip(), finish_reason=reason)
+    num_prompt = len(ask.token_ids) + target.num_virtual_tokens
     return RunOutcome(result, num_prompt, len(choice.token_ids), choice.num_cached_tokens)
 
 
-async def _ask(services: Services, run: Run, given: dict[str, Any]) -> Ask:
-    token_ids = await encode_for(services, run.target.prompt, run.target.input_template.render(run.text))
-    silent = {} if "temperature" in run.target.sampling else GREEDY
+async def _ask(services: Services, target: Target, text: str, given: dict[str, Any]) -> Ask:
+    token_ids = await encode_for(services, target.prompt, target.input_template.render(text))
+    silent = {} if "temperature" in target.sampling else GREEDY
     params = make_params(
         services,
-        run.target,
+        target,
         {**silent, **given},
         num_tokens=len(token_ids),
         default_max_tokens=DEFAULT_MAX_TOKENS,

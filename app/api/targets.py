@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.naming import naming
-from app.errors import NotFound
+from app.errors import InvalidInput, NotFound
 from app.model.layout import BARE, Template
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from app.task_prompt import TaskPrompt
 
 NUM_TRIES = 5
+JOINT = "+"
+"""Stands between the members in an ensemble's name (`app.api.ensembles`)."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ async def find_target(services: Services, name: str, *, param: str = "model") ->
 
     Raises:
         NotFound, CorruptPrompt, BackboneMismatch: with `param`.
+        InvalidInput: the name is an ensemble's.
     """
     if name == services.backbone.name:
         return Target(name, name, None, None, (), {})
+    if JOINT in name:
+        raise InvalidInput("an ensemble answers runs, decisions and evaluations, and nothing else", param=param)
     with naming(param):
         version, prompt = await _find_prompt(services, name)
     return version_target(version, prompt)

@@ -118,7 +118,7 @@ def distill(
     if as_json:
         write_json({"id": version.id, **report.as_dict(), "stop_reason": result.stop_reason})
         return
-    report_result(version, result, as_json=False)
+    report_result([version], result, as_json=False)
     typer.echo(_in_words(report.as_dict()))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +13,13 @@ import typer
 from app.cli.options import (
     ApiKey,
     AsJson,
+    Combined,
     Device,
     InputField,
     Model,
     RegistryFolder,
     TargetField,
+    TaskName,
     Url,
     find_server,
     read_settings,
@@ -25,6 +29,7 @@ from app.cli.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from app.settings import Settings
     from app.tuning.dataset import Dataset
 
 MAX_CONFUSION = 12
@@ -35,12 +40,13 @@ BAR_WIDTH = 30
 
 def evaluate(
     *,
-    task: Annotated[str, typer.Argument(help="A task or a version of it: sentiment, sentiment@3.")],
+    task: TaskName,
     data: Annotated[
         Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
     ],
     input_field: InputField = None,
     target_field: TargetField = None,
+    combine: Combined = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the figures with the version.")] = False,
     with_predictions: Annotated[
         bool, typer.Option("--predictions", help="With --json: the prediction of each example too.")
@@ -56,6 +62,7 @@ def evaluate(
 
         softswap eval sentiment test.jsonl
         softswap eval sentiment@2 test.csv --json
+        softswap eval sentiment@1+2+3 test.jsonl
 
     Labels: accuracy with a 95 % interval, macro F1, precision and recall of each, confusion, calibration. Texts: exact
     match, token F1, ROUGE-L. The backbone is loaded here, unless --url names a running server.
@@ -65,20 +72,16 @@ def evaluate(
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     server = find_server(url, api_key)
     if server is None:
-        shown = _evaluate_here(
-            task,
-            dataset,
-            model=model,
-            registry=registry,
-            device=device,
-            record=record,
-            with_predictions=with_predictions,
-        )
+        settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
+        measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
+        shown = asyncio.run(measuring)
     else:
         from app.cli.remote import task_path
 
         examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
         body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
+        if combine is not None:
+            body["combine"] = combine
         if record:
             body |= {"record": True, "data_name": dataset.name}
         shown = server.call("POST", task_path(task, "evaluate"), body)
@@ -88,28 +91,27 @@ def evaluate(
         _print(shown, dataset.name)
 
 
-def _evaluate_here(
-    task: str,
-    dataset: Dataset,
-    *,
-    model: str | None,
-    registry: Path | None,
-    device: str | None,
-    record: bool,
-    with_predictions: bool,
+async def _evaluate_here(
+    settings: Settings, task: str, dataset: Dataset, combine: str | None, *, record: bool, with_predictions: bool
 ) -> dict[str, Any]:
+    """As the server does it: through an engine, which answers beside nobody here."""
+    from app.api.ensembles import Combine, find_answerer
+    from app.api.evaluation import evaluate_answerer, record_evaluation
     from app.api.evaluation_objects import evaluation_object
-    from app.cli.registries import open_folder
-    from app.main import load_backbone
-    from app.tuning.evaluation import evaluate_version
+    from app.main import open_services
 
-    backbone = load_backbone(read_settings(model=model, device=device))
-    opened = open_folder(registry, backbone)
-    version = opened.resolve(task)
-    measured = evaluate_version(backbone, version, opened.prompt(version), dataset.examples)
-    if record:
-        opened.record(version, measured.record(version.digest, dataset.data_hash, dataset.name))
-    shown = evaluation_object(version.id, dataset.examples, measured, with_predictions=with_predictions)
+    with open_services(settings) as services:
+        services.engine.start()
+        services.is_ready = True
+        answerer = await find_answerer(services, task, param="task")
+        if answerer.labels:
+            dataset.require_labels(answerer.labels)
+        asked = None if combine is None else Combine(combine)
+        examples = dataset.examples
+        measured = await evaluate_answerer(services, answerer, examples, asked, math.inf, record=record)
+        if record:
+            record_evaluation(services, answerer, examples, measured, dataset.name)
+    shown = evaluation_object(answerer.model_id, examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)
 
 
@@ -131,7 +133,8 @@ def _parts(shown: dict[str, Any]) -> Iterator[RenderableType]:
     yield _label_table(shown["labels"])
     if len(shown["labels"]) <= MAX_CONFUSION:
         yield _confusion_table([each["label"] for each in shown["labels"]], shown["confusion"])
-    yield _calibration_table(shown["calibration"])
+    if "calibration" in shown:
+        yield _calibration_table(shown["calibration"])
 
 
 def _figures(metrics: dict[str, float]) -> RenderableType:

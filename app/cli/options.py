@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from app.model.layout import Template
     from app.settings import Settings
 
+TaskName = Annotated[
+    str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
+]
+Combined = Annotated[
+    Literal["average", "vote"] | None,
+    typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="The backbone: a directory or a hub id. (default: the demo backbone)", show_default=False),

@@ -10,9 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
+from app.cli.options import (
+    ApiKey,
+    AsJson,
+    Combined,
+    Device,
+    Model,
+    RegistryFolder,
+    TaskName,
+    Url,
+    find_server,
+    read_settings,
+    write_json,
+)
 
 if TYPE_CHECKING:
+    from app.api.ensembles import Ensemble
     from app.api.services import Services
     from app.api.targets import Target
     from app.cli.remote import RemoteServer
@@ -23,13 +36,14 @@ BATCH_SIZE = 64
 
 def run(
     *,
-    task: Annotated[str, typer.Argument(help="A task or a version of it: sentiment, sentiment@3.")],
+    task: TaskName,
     text: Annotated[
         str | None, typer.Argument(help="The input; - or nothing reads one input a line from a pipe.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy, which is the default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    combine: Combined = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -41,10 +55,12 @@ def run(
 
         softswap run sentiment "a gorgeous, witty film"
         cat reviews.txt | softswap run sentiment --json
+        softswap run sentiment@1+2+3 "a gorgeous, witty film"
 
     The backbone is loaded here, unless --url names a running server. A generated text appears as it is written.
+    An ensemble answers with the average of its members' probabilities, or by a vote.
     """
-    given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "combine": combine}
     given = {name: value for name, value in given.items() if value is not None}
     if text is None and sys.stdin.isatty():
         raise typer.BadParameter("give a text, or a pipe with one input a line", param_hint="TEXT")
@@ -69,14 +85,13 @@ def run(
 async def _run_here(
     settings: Settings, task: str, given: dict[str, Any], text: str | None, *, is_piped: bool, as_json: bool
 ) -> None:
-    from app.api.targets import find_target
+    from app.api.ensembles import find_answerer
     from app.main import open_services
 
     with open_services(settings) as services:
         services.engine.start()
         services.is_ready = True
-        target = await find_target(services, task, param="task")
-        here = _Here(services, target, given)
+        here = _Here(services, await find_answerer(services, task, param="task"), given)
         await _answer(here, text, is_piped=is_piped, as_json=as_json)
 
 
@@ -85,7 +100,7 @@ async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, 
         for batch in _batches(line.rstrip("\r\n") for line in sys.stdin):
             for result in await runner.run(batch):
                 _show(result, as_json=as_json, is_line=True)
-    elif as_json or runner.has_labels:
+    elif as_json or not runner.can_stream:
         [result] = await runner.run([text or ""])
         _show(result, as_json=as_json)
     else:
@@ -98,16 +113,20 @@ async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, 
 class _Here:
     """The task on a backbone in this process."""
 
-    def __init__(self, services: Services, target: Target, given: dict[str, Any]) -> None:
+    def __init__(self, services: Services, target: Target | Ensemble, given: dict[str, Any]) -> None:
+        from app.api.ensembles import Combine, Ensemble, choose_combine
+
         self._services = services
         self._target = target
+        asked = given.pop("combine", None)
+        self._combine = choose_combine(target, None if asked is None else Combine(asked))
         self._given = given
-        self.has_labels = bool(target.labels)
+        self.can_stream = not isinstance(target, Ensemble) and not target.labels
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
         from app.api.runs import Run, run_all
 
-        runs = [Run(self._target, text, f"line {number}") for number, text in enumerate(texts, 1)]
+        runs = [Run(self._target, text, f"line {number}", self._combine) for number, text in enumerate(texts, 1)]
         outcomes = await run_all(self._services, runs, self._given, self._services.default_timeout_s)
         return [outcome.result.model_dump(exclude_unset=True) for outcome in outcomes]
 
@@ -131,7 +150,7 @@ class _Remote:
         self._path = task_path(task, "run")
         self._given = given
         live = server.call("GET", task_path(task.partition("@")[0]))["live"]
-        self.has_labels = bool(live and live["labels"])
+        self.can_stream = "+" not in task and not (live and live["labels"])
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = self._server.call("POST", self._path, {"inputs": texts, **self._given})[

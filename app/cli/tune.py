@@ -22,7 +22,7 @@ from app.cli.options import (
     parse_template,
     read_settings,
 )
-from app.cli.tuned_version import open_to_publish, publish_result, report_result
+from app.cli.tuned_version import open_to_publish, publish_all, report_result
 from app.cli.tuning_options import (
     SHARED,
     Alias,
@@ -35,6 +35,7 @@ from app.cli.tuning_options import (
     MaxSteps,
     NumEpochs,
     NumVirtualTokens,
+    Publish,
     Seed,
     make_config,
     parse_tried,
@@ -70,6 +71,7 @@ def tune(
         int | None,
         typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=SHARED)
     ] = None,
+    publish: Publish = 1,
     description: Description = "",
     alias: Alias = "live",
     as_json: AsJson = False,
@@ -107,10 +109,10 @@ def tune(
     )
     assert train is not None
     plan = TuningPlan.make(train, held_out, config, template=parse_template(template), labels=parse_labels(labels))
-    plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), **tried))
+    plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), num_kept=publish, **tried))
     backbone = load_backbone(settings)
     opened = open_to_publish(settings.registry, backbone, task, alias)
     with interruptible() as should_stop, TuningView(as_json=as_json) as progress:
         result = tune_task(backbone, plan, on_event=progress.show, should_stop=should_stop)
-    version = publish_result(backbone, opened, task, result, description=description, alias=alias)
-    report_result(version, result, as_json=as_json)
+    versions = publish_all(backbone, opened, task, result, description=description, alias=alias)
+    report_result(versions, result, as_json=as_json)

@@ -12,7 +12,7 @@ from app.cli.options import write_json
 from app.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
@@ -31,6 +31,17 @@ def open_to_publish(folder: Path, backbone: Backbone, task: str, alias: str) -> 
     registry = Registry(FileStore(folder), backbone)
     registry.require_names(task, alias or None)
     return registry
+
+
+def publish_all(
+    backbone: Backbone, registry: Registry, task: str, result: TuneResult, *, description: str, alias: str
+) -> list[Version]:
+    """The best result as `publish_result` does it, and the others aside."""
+    best = publish_result(backbone, registry, task, result, description=description, alias=alias)
+    others = (
+        publish_result(backbone, registry, task, other, description=description, alias="") for other in result.others
+    )
+    return [best, *others]
 
 
 def publish_result(
@@ -67,9 +78,14 @@ def publish_result(
         return registry.publish(task, result.prompt, alias=None, **fields)
 
 
-def report_result(version: Version, result: TuneResult, *, as_json: bool) -> None:
+def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: bool) -> None:
+    """Args: versions: the best first; more than one are an ensemble."""
+    from app.registry.version import name_together
+
+    version = versions[0]
     if as_json:
-        write_json({"id": version.id, "metrics": result.metrics, "curves": result.curves, **result.provenance})
+        more = {"ensemble": name_together(versions)} if len(versions) > 1 else {}
+        write_json({"id": version.id, **more, "metrics": result.metrics, "curves": result.curves, **result.provenance})
         return
     main = result.validation.main_metric
     typer.echo(
@@ -82,3 +98,5 @@ def report_result(version: Version, result: TuneResult, *, as_json: bool) -> Non
             f"best of {len(result.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
             f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
         )
+    if len(versions) > 1:
+        typer.echo(f"{name_together(versions)} answers as an ensemble")

@@ -32,6 +32,9 @@ NumEpochs = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Updates, whatever the size of the data.", rich_help_panel=SHARED)]
 BatchSize = Annotated[int | None, typer.Option(help="Examples in an update.", rich_help_panel=SHARED)]
+Publish = Annotated[
+    int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
+]
 Description = Annotated[str, typer.Option(help="One sentence for people.")]
 Alias = Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")]
 

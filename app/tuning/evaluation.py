@@ -7,7 +7,7 @@ equal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Evaluation:
     labels: the task's; empty where it generates, as are the rest.
     confusion: counts, targets by predictions, in the order of `labels`.
     per_label: in that order.
-    calibration: of the probabilities as they are served, with the version's temperature.
+    calibration: of the probabilities as they are served, with the version's temperature; a vote has none.
     """
 
     metrics: dict[str, float]
@@ -71,29 +71,36 @@ class Evaluation:
         """
         values = np.asarray(scores, dtype=np.float64)
         right = [labels.index(target) for target in targets]
-        predictions = [labels[i] for i in values.argmax(axis=1)]
-        share = metrics.accuracy(predictions, targets)
-        low, high = metrics.wilson_interval(share, len(targets))
+        judged = cls.of_labels([labels[i] for i in values.argmax(axis=1)], labels, targets)
         raw = Calibration.measure(values, right)
         tempered = Calibration.measure(values, right, temperature or fit_temperature(values, right))
         figures = {
-            "accuracy": share,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "macro_f1": metrics.macro_f1(predictions, targets),
             "label_mass": float(np.exp(logsumexp(values, axis=1)).mean()),
             "nll": tempered.nll,
             "ece": tempered.error,
         }
         if tempered.temperature != 1.0:
             figures |= {"uncalibrated_nll": raw.nll, "uncalibrated_ece": raw.error}
+        return replace(judged, metrics=judged.metrics | figures, calibration=tempered)
+
+    @classmethod
+    def of_labels(cls, predictions: Sequence[str], labels: Sequence[str], targets: Sequence[str]) -> Evaluation:
+        """Of a labelled task of which no more is known than what it answers, such as a vote."""
+        share = metrics.accuracy(predictions, targets)
+        low, high = metrics.wilson_interval(share, len(targets))
+        figures = {
+            "num_examples": float(len(targets)),
+            "accuracy": share,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "macro_f1": metrics.macro_f1(predictions, targets),
+        }
         return cls(
-            figures | {"num_examples": float(len(targets))},
+            figures,
             tuple(predictions),
             tuple(labels),
             metrics.confusion(predictions, targets, labels),
             metrics.per_label(predictions, targets, labels),
-            tempered,
         )
 
     @classmethod

@@ -132,8 +132,13 @@ class Population:
     @property
     def leader(self) -> Member | None:
         """Who holds the best state of all, alive or not."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> list[Member]:
+        """Those that were measured, alive or not, by their best states."""
         measured = [member for member in self.members if member.best is not None]
-        return max(measured, key=lambda member: member.best_rank, default=None)
+        return sorted(measured, key=lambda member: member.best_rank, reverse=True)
 
     def prefixes(self, max_tokens: int | None) -> Iterator[Prefix]:
         """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens`."""

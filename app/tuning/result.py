@@ -33,6 +33,7 @@ class TuneResult:
         stop_reason: "finished", "patience", "not finite" or "stopped".
         tuning_s: seconds on the device.
         num_tokens_computed: put through the backbone, a backward counted like a forward.
+        others: the next best members of the same run, where the search keeps more than one.
     """
 
     prompt: TaskPrompt
@@ -47,6 +48,7 @@ class TuneResult:
     stop_reason: str
     tuning_s: float
     num_tokens_computed: int
+    others: tuple[TuneResult, ...] = ()
 
     @property
     def config(self) -> TuneConfig:

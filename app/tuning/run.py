@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from itertools import islice
 
@@ -26,6 +26,7 @@ from app.tuning.evaluation import evaluate_in_slices
 from app.tuning.events import Evaluated, MembersDropped, OnEvent, StepDone, TuningStarted, TuningStopped, ignore_event
 from app.tuning.forward import Prefix
 from app.tuning.initialisation import embedding_rms, initial_rows, kv_rms
+from app.tuning.lease import Slices
 from app.tuning.objective import Score, choose_objective
 from app.tuning.plan import TuningPlan
 from app.tuning.population import Member, Population
@@ -247,7 +248,7 @@ class TuningRun:
     @property
     def _is_time_to_cut(self) -> bool:
         is_moment = self._plan.search.is_cut_at(self.step, self.num_steps)
-        return is_moment and len(self._population.alive) > 1
+        return is_moment and len(self._population.alive) > self._plan.search.num_kept
 
     @property
     def _is_settled(self) -> bool:
@@ -276,7 +277,7 @@ class TuningRun:
         """Let the worse half of the members go, where it is time."""
         if self._is_time_to_cut:
             alive = self._population.alive
-            kept = keep_better_half([member.best_rank for member in alive])
+            kept = keep_better_half([member.best_rank for member in alive], self._plan.search.num_kept)
             self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
 
     def _drop(self, members: Sequence[Member], reason: str) -> None:
@@ -287,11 +288,19 @@ class TuningRun:
             self._on_event(MembersDropped(self.step, tuple(member.number for member in members), reason))
 
     def _finish(self, reason: str) -> Iterator[None]:
-        plan, leader = self._plan, self.leader
-        assert leader is not None
-        assert leader.best is not None
-        self._on_event(TuningStopped(self.step, reason, leader.best.step))
-        prompt = leader.best_prompt(self._backbone)
+        ranked = self._population.ranked[: self._plan.search.num_kept]
+        assert ranked[0].best is not None
+        self._on_event(TuningStopped(self.step, reason, ranked[0].best.step))
+        results = []
+        for member in ranked:
+            results.append((yield from self._evaluate(member, reason)))  # noqa: PERF401  comprehensions cannot yield
+        self._result = replace(results[0], others=tuple(results[1:]))
+
+    def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
+        """What is to be known of a member's best state."""
+        plan = self._plan
+        assert member.best is not None
+        prompt = member.best_prompt(self._backbone)
         measured = yield from evaluate_in_slices(
             self._backbone,
             prompt,
@@ -303,15 +312,15 @@ class TuningRun:
             max_new_tokens=plan.config.max_target_tokens,
             batch_size=self.num_rows_at_once,
         )
-        self._result = TuneResult(
+        return TuneResult(
             prompt=prompt,
-            initial=leader.initial.cpu(),
+            initial=member.initial.cpu(),
             plan=plan,
-            members=tuple(member.config for member in self._population.members),
-            member=leader.number,
+            members=tuple(each.config for each in self._population.members),
+            member=member.number,
             validation=measured,
             history=tuple(self._history),
-            best_step=leader.best.step,
+            best_step=member.best.step,
             num_steps=self.step,
             stop_reason=reason,
             tuning_s=self._elapsed_s,

@@ -26,6 +26,7 @@ class Search:
     Attributes:
         kinds, inits, learning_rates, nums_virtual_tokens, seeds: values to try; see TuneConfig.
         num_cuts: 0 trains every member to the end.
+        num_kept: as many are trained to the end at least, and are the result: more than one for an ensemble.
     """
 
     kinds: tuple[PromptKind, ...]
@@ -34,6 +35,7 @@ class Search:
     nums_virtual_tokens: tuple[int, ...]
     seeds: tuple[int, ...]
     num_cuts: int = 3
+    num_kept: int = 1
 
     def __post_init__(self) -> None:
         for name in ("kinds", "inits", "learning_rates", "nums_virtual_tokens", "seeds"):
@@ -44,6 +46,11 @@ class Search:
             raise InvalidInput(f"the values make {self.num_members} members; at most {MAX_MEMBERS}", param="seeds")
         if not 0 <= self.num_cuts <= 10:
             raise InvalidInput("num_cuts must be at least 0 and at most 10", param="num_cuts")
+        if not 1 <= self.num_kept <= self.num_members:
+            raise InvalidInput(
+                f"of {self.num_members} prompts tuned side by side {self.num_kept} cannot be kept",
+                param="publish",
+            )
 
     @classmethod
     def single(cls, config: TuneConfig) -> Search:
@@ -94,7 +101,7 @@ class Search:
         return step in {num_steps >> shift for shift in range(1, self.num_cuts + 1)} - {0}
 
 
-def keep_better_half(ranks: Sequence[tuple[float, ...]]) -> list[int]:
-    """Indexes of the better half, rounded up, in their old order."""
+def keep_better_half(ranks: Sequence[tuple[float, ...]], at_least: int = 1) -> list[int]:
+    """Indexes of the better half, rounded up, in their old order; of more where `at_least` says so."""
     order = sorted(range(len(ranks)), key=lambda i: ranks[i], reverse=True)
-    return sorted(order[: math.ceil(len(order) / 2)])
+    return sorted(order[: max(at_least, math.ceil(len(order) / 2))])

@@ -9,13 +9,14 @@ from fastapi import APIRouter
 
 from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
+from app.api.ensembles import Ensemble, find_answerer
 from app.api.errors import describe_statuses
 from app.api.generation import encode_for
 from app.api.guard import GuardedRoute
 from app.api.labels import LabelChances
 from app.api.naming import naming, naming_text
 from app.api.questions import TEMPLATE, Asked, ask, choice_answer
-from app.api.runs import score_labels
+from app.api.runs import judge, score_labels
 from app.api.schemas.decisions import (
     Answer,
     Decision,
@@ -25,7 +26,7 @@ from app.api.schemas.decisions import (
     OutputTokensDetails,
 )
 from app.api.services import Services
-from app.api.targets import Target, find_target
+from app.api.targets import Target
 from app.errors import InvalidInput
 from app.tuning.label_tree import encode_labels
 
@@ -45,10 +46,12 @@ async def create_decision(request: DecisionRequest, services: ServicesDep, deadl
     A task with labels answers its own question, as one `choice`, and takes no `questions`. Any other model gets each
     question as text: the input, an empty line, the question with its options, and `Answer:`.
     """
-    target = await find_target(services, request.model)
+    target = await find_answerer(services, request.model)
     services.check_accepting()
     if target.labels:
         return await _decide_by_labels(services, target, request, deadline_s)
+    if isinstance(target, Ensemble):
+        raise InvalidInput("an ensemble answers its own question, and without labels it has none", param="model")
     if not request.questions:
         raise InvalidInput(f"{target.flow} has no labels, so the request needs questions", param="questions")
     asked = [ask(question, f"questions.{index}") for index, question in enumerate(request.questions)]
@@ -61,18 +64,14 @@ async def create_decision(request: DecisionRequest, services: ServicesDep, deadl
 
 
 async def _decide_by_labels(
-    services: Services, target: Target, request: DecisionRequest, deadline_s: float
+    services: Services, target: Target | Ensemble, request: DecisionRequest, deadline_s: float
 ) -> Decision:
     if request.questions:
         message = f"{target.flow} has labels and answers its own question; leave questions out"
         raise InvalidInput(message, param="questions")
-    template = target.input_template
-    label_ids = services.labels.encode(template, target.labels)
     with naming_text("input"):
-        token_ids = await encode_for(services, target.prompt, template.render(request.text))
-        chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
-    answer = choice_answer(target.flow, target.labels, chances)
-    return _reply(target, [answer], len(token_ids) + target.num_virtual_tokens)
+        judged = await judge(services, target, request.text, deadline_s)
+    return _reply(target, [choice_answer(target.flow, target.labels, judged.chances)], judged.num_prompt)
 
 
 async def _judge(
@@ -85,7 +84,7 @@ async def _judge(
     return chances, len(token_ids) + target.num_virtual_tokens
 
 
-def _reply(target: Target, answers: Sequence[Answer], num_tokens: int) -> Decision:
+def _reply(target: Target | Ensemble, answers: Sequence[Answer], num_tokens: int) -> Decision:
     usage = DecisionUsage(
         input_tokens=num_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
 
 from app.api.deps import DeadlineDep, ServicesDep
+from app.api.ensembles import find_answerer
 from app.api.errors import describe_statuses
-from app.api.evaluation import evaluate_target, find_examples
+from app.api.evaluation import evaluate_answerer, find_examples, record_evaluation
 from app.api.evaluation_objects import evaluation_object
 from app.api.guard import BODY_LIMIT, GuardedRoute
 from app.api.limits import MAX_EXAMPLES_BODY_BYTES
 from app.api.routes.runs import TaskReference
 from app.api.schemas.evaluation import EvaluateRequest, Evaluation
 from app.api.services import Services
-from app.api.targets import Target, find_target
 from app.errors import InvalidInput
-from app.tuning.dataset import Example, hash_examples
-from app.tuning.evaluation import Evaluation as Measured
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 
@@ -45,11 +42,14 @@ async def evaluate_task(
     """
     if request.data_name is not None and not request.record:
         raise InvalidInput("data_name belongs to record", param="data_name")
-    target = await find_target(services, task, param="task")
+    target = await find_answerer(services, task, param="task")
     examples = await find_examples(services, request)
-    measured = await evaluate_target(services, target, examples, deadline_s)
+    measured = await evaluate_answerer(
+        services, target, examples, request.combine, deadline_s, record=bool(request.record)
+    )
     if request.record:
-        await asyncio.to_thread(_record, services, target, examples, measured, _name_data(services, request))
+        name = _name_data(services, request)
+        await asyncio.to_thread(record_evaluation, services, target, examples, measured, name)
     return await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
     )
@@ -59,10 +59,3 @@ def _name_data(services: Services, request: EvaluateRequest) -> str:
     if request.data_name is not None or request.file is None:
         return request.data_name or ""
     return services.require_workshop().files.get(request.file, param="file").filename
-
-
-def _record(services: Services, target: Target, examples: Sequence[Example], measured: Measured, name: str) -> None:
-    if target.prompt is None:
-        raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
-    version = services.registry.resolve(target.model_id)
-    services.registry.record(version, measured.record(target.prompt.digest, hash_examples(examples), name))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 
 from app.api.batch import all_of
 from app.api.deps import DeadlineDep, ServicesDep
+from app.api.ensembles import Ensemble, choose_combine, find_answerer
 from app.api.errors import STREAMED, describe_statuses
 from app.api.event_stream import EventStream
 from app.api.generation import Begun
@@ -15,8 +16,8 @@ from app.api.guard import GuardedRoute
 from app.api.limits import MAX_MODEL_CHARS
 from app.api.naming import naming_text
 from app.api.runs import Run, run_all, stream_run, total_usage
-from app.api.schemas.runs import MixedRunRequest, RunReply, RunRequest, RunsReply
-from app.api.targets import find_target
+from app.api.schemas.runs import MixedRunRequest, RunItem, RunReply, RunRequest, RunsReply
+from app.api.targets import Target
 from app.errors import InvalidInput
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -26,7 +27,7 @@ TaskReference = Annotated[
     Path(
         min_length=1,
         max_length=MAX_MODEL_CHARS,
-        description="A task, or a version of it: `sentiment`, `sentiment@3`.",
+        description="A task, a version of it, or an ensemble: `sentiment`, `sentiment@3`, `sentiment@1+2+3`.",
         examples=["sentiment"],
     ),
 ]
@@ -45,16 +46,17 @@ async def run_task(task: TaskReference, request: RunRequest, services: ServicesD
 
     `input` answers with one object, `inputs` with `results` in their order, all computed in one batch.
     """
-    target = await find_target(services, task, param="task")
+    target = await find_answerer(services, task, param="task")
+    combine = choose_combine(target, request.combine)
     given = request.given_sampling()
     if request.stream:
         if request.input is None:
             raise InvalidInput("stream takes a single input", param="stream")
-        run = Run(target, request.input, "input")
+        run = Run(target, request.input, "input", combine)
         with naming_text(run.param):
             return EventStream(await Begun.wait(stream_run(services, run, given, deadline_s)))
     names = ["input"] if request.inputs is None else [f"inputs.{index}" for index in range(len(request.texts))]
-    runs = [Run(target, text, name) for text, name in zip(request.texts, names, strict=True)]
+    runs = [Run(target, text, name, combine) for text, name in zip(request.texts, names, strict=True)]
     outcomes = await run_all(services, runs, given, deadline_s)
     usage = total_usage(outcomes)
     if request.inputs is None:
@@ -74,9 +76,14 @@ async def run_mixed(items: MixedRunRequest, services: ServicesDep, deadline_s: D
     """Each item names its own task; all are computed in one batch, and the results keep their order."""
     first_places = {item.task: index for index, item in reversed(list(enumerate(items)))}
     found = await all_of(
-        find_target(services, name, param=f"items.{index}.task") for name, index in first_places.items()
+        find_answerer(services, name, param=f"items.{index}.task") for name, index in first_places.items()
     )
     targets = dict(zip(first_places, found, strict=True))
-    runs = [Run(targets[item.task], item.input, f"items.{index}.input") for index, item in enumerate(items)]
+    runs = [_run_of(targets[item.task], item, f"items.{index}") for index, item in enumerate(items)]
     outcomes = await run_all(services, runs, {}, deadline_s)
     return RunsReply(results=[outcome.result for outcome in outcomes], usage=total_usage(outcomes))
+
+
+def _run_of(target: Target | Ensemble, item: RunItem, place: str) -> Run:
+    combine = choose_combine(target, item.combine, param=f"{place}.combine")
+    return Run(target, item.input, f"{place}.input", combine)

@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 
 from app.api.limits import MAX_EXAMPLES, MAX_ID_CHARS
 from app.api.schemas.fields import Reply, Strict, Text
+from app.api.schemas.runs import CombineField
 
 
 class ExampleItem(Strict):
@@ -59,6 +60,7 @@ class EvaluateRequest(ExampleSource):
     data_name: Annotated[str, Field(max_length=256)] | None = Field(
         None, description="What people call the examples, with `record`; of a file its name without it."
     )
+    combine: CombineField = None
     with_predictions: bool | None = Field(None, description="Answer with the prediction of each example, in order.")
 
 
@@ -90,10 +92,10 @@ class Calibration(Reply):
 
 
 class Evaluation(Reply):
-    """The figures. `labels`, `confusion` and `calibration` are there for tasks with labels."""
+    """The figures. `labels`, `confusion` and `calibration` are there for labelled tasks; a vote is not calibrated."""
 
     object: Literal["task.evaluation"] = "task.evaluation"
-    model: str = Field(description="The version that was evaluated.")
+    model: str = Field(description="The version that was evaluated; of an ensemble all members.")
     data_sha256: str = Field(description="Of the examples, whatever form they came in.")
     main_metric: str
     metrics: dict[str, float]

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 from app.api.limits import (
     MAX_BATCH_SIZE,
     MAX_DESCRIPTION_CHARS,
+    MAX_ENSEMBLE,
     MAX_EPOCHS,
     MAX_ID_CHARS,
     MAX_INIT_TEXT_CHARS,
@@ -129,6 +130,9 @@ class PromptTuningMethod(Strict):
     )
     alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] | None = Field(
         "live", description="The alias that shall mean the result; null moves none."
+    )
+    publish: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)] = Field(
+        1, description="Publish the best so many prompts, an ensemble; the alias means the best of them."
     )
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] = Field("", description="For people.")
 

@@ -6,8 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from app.api.ensembles import Combine
 from app.api.limits import MAX_INPUTS
 from app.api.schemas.fields import ModelName, Reply, Sampling, Strict, Text, Usage
+
+CombineField = Annotated[
+    Combine | None,
+    Field(
+        strict=False,
+        description="How the members of an ensemble, such as `sentiment@1+2+3`, become one answer: by the average of "
+        "their probabilities, or by a vote. Without it labels are averaged, and texts are voted on.",
+    ),
+]
 
 
 class RunRequest(Sampling):
@@ -27,6 +37,7 @@ class RunRequest(Sampling):
     stream: bool | None = Field(
         None, description="Answer with server-sent events; for one input to a task that generates."
     )
+    combine: CombineField = None
 
     @model_validator(mode="after")
     def _check_one(self) -> RunRequest:
@@ -44,6 +55,7 @@ class RunItem(Strict):
 
     task: ModelName
     input: Text
+    combine: CombineField = None
 
 
 MixedRunRequest = Annotated[
@@ -56,10 +68,19 @@ MixedRunRequest = Annotated[
 ]
 
 
+class MemberAnswer(Reply):
+    """What one member of an ensemble says by itself: its label with its probability, or its text."""
+
+    model: str
+    label: str | None = None
+    probability: float | None = None
+    text: str | None = None
+
+
 class RunResult(Reply):
     """What the task says about one input: a label for a task with labels, a text for one that generates."""
 
-    model: str = Field(description="The version that answered, such as `sentiment@3`.")
+    model: str = Field(description="The version that answered, such as `sentiment@3`; of an ensemble all members.")
     label: str | None = Field(None, description="The likeliest label.")
     probabilities: dict[str, float] | None = Field(None, description="Of every label, likeliest first; they sum to 1.")
     label_mass: float | None = Field(
@@ -67,6 +88,7 @@ class RunResult(Reply):
     )
     text: str | None = Field(None, description="The generated text, blanks at its ends removed.")
     finish_reason: Literal["stop", "length"] | None = None
+    members: list[MemberAnswer] | None = Field(None, description="Of an ensemble, in the order of its name.")
 
 
 class RunReply(RunResult):

@@ -135,8 +135,9 @@ class JobBook:
     def fail(self, job_id: str, error: JobError) -> None:
         self._leave(job_id, JobStatus.FAILED, f"Job failed: {error.message}", level="error", error=asdict(error))
 
-    def succeed(self, job_id: str, version: str) -> None:
-        message = f"The job has successfully completed: {version}"
+    def succeed(self, job_id: str, version: str, note: str = "") -> None:
+        """Args: note: what the last event says behind the version's name."""
+        message = f"The job has successfully completed: {version}{note}"
         self._leave(job_id, JobStatus.SUCCEEDED, message, version=version)
 
     def warn(self, job_id: str, message: str) -> None:

@@ -52,8 +52,8 @@ class Publisher:
         )
 
     def publish_result(self, result: TuneResult) -> Version:
-        """The version that the job was for. No alias means it yet."""
-        mark = {"job": self._job.id, "result_step": result.best_step}
+        """The version that the job was for, or another of its ensemble. No alias means it yet."""
+        mark = {"job": self._job.id, "result_step": result.best_step, "result_member": result.member}
         provenance = {**result.provenance, **mark}
         tuning = provenance.pop("config")
         return self._find(mark) or self._publish(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.errors import GateFailed, NumericalError
+from app.registry.version import name_together
 from app.tuning.jobs.checkpoint_book import CheckpointBook
 from app.tuning.jobs.job import Job
 from app.tuning.jobs.job_book import JobBook
@@ -166,14 +167,14 @@ class Session:
         if result.stop_reason == "not finite":
             self._publish_last_good(result)
             raise NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
-        version = self._publisher.publish_result(result)
+        version, *others = (self._publisher.publish_result(each) for each in (result, *result.others))
         self._add_checkpoint(_best_of(result), version.id)
         try:
             self._publisher.find_scores(version, self._take_turn, self._run.num_rows_at_once)
         except _HasToLeaveError:
             self._leave()
             return
-        self._succeed(version)
+        self._succeed(version, f"; {name_together([version, *others])} answers as an ensemble" if others else "")
         if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
 
@@ -183,7 +184,7 @@ class Session:
             raise _HasToLeaveError
         return self._bench.lease(work)
 
-    def _succeed(self, version: Version) -> None:
+    def _succeed(self, version: Version, note: str) -> None:
         """The alias moves and the job ends as one decision, which no order can come between."""
         with self._bench.jobs.deciding(self._job.id) as is_still_running:
             if is_still_running:
@@ -191,7 +192,7 @@ class Session:
                     self._publisher.move_alias(version)
                 except GateFailed as error:
                     self._bench.jobs.warn(self._job.id, f"{self._job.spec.alias} stays where it is: {error.message}")
-                self._bench.jobs.succeed(self._job.id, version.id)
+                self._bench.jobs.succeed(self._job.id, version.id, note)
 
     def _publish_last_good(self, result: TuneResult) -> None:
         if result.best_step > max(self._checkpoint_steps, default=0):
