@@ -103,7 +103,12 @@ def open_workshop(settings: Settings, services: Services) -> Iterator[None]:
     """Uploads and jobs, where the state folder can be had; without it everything else is served all the same."""
     try:
         workshop = Workshop(
-            settings.state_folder, services.backbone, services.registry, services.engine.lease, slice_s=TUNING_SLICE_S
+            settings.state_folder,
+            services.backbone,
+            services.registry,
+            services.engine.lease,
+            slice_s=TUNING_SLICE_S,
+            metrics=services.metrics,
         )
     except TuningUnavailable as error:
         logger.warning("%s", error.message)

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from threading import Lock
 
@@ -48,6 +48,7 @@ class Metrics:
         self._define_step()
         self._define_finished()
         self._define_http()
+        self._define_tuning()
 
     def _define_step(self) -> None:
         self._running = self._gauge("num_requests_running", "Sequences in the batch")
@@ -59,7 +60,6 @@ class Metrics:
         self._prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts and texts asked of the cache")
         self._prefix_hits = self._counter("prefix_cache_hits", "Those found computed")
         self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
-        self._tuning = self._counter("tuning_device_seconds", "Time of the device that went to tuning")
         self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
 
     def _define_finished(self) -> None:
@@ -98,8 +98,28 @@ class Metrics:
             (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
         )
 
+    def _define_tuning(self) -> None:
+        self._tuning = self._counter("tuning_device_seconds", "Time of the device that went to tuning")
+        self._jobs = self._gauge("num_tuning_jobs", "Tuning jobs that have not ended", ["status"])
+        self._jobs_ended = self._counter("tuning_jobs", "Tuning jobs that ended", ["status"])
+        self._updates = self._counter("tuning_updates", "Updates of all prompts of a job")
+        self._trained = self._counter("tuning_tokens", "Tokens of examples, each as often as a prompt learned from it")
+
     def observe_tuning(self, duration_s: float) -> None:
         self._tuning.inc(duration_s)
+
+    def observe_jobs(self, status_to_num: Mapping[str, int]) -> None:
+        """How many jobs there are now of each status that is not final."""
+        for status, num_jobs in status_to_num.items():
+            self._jobs.labels(status).set(num_jobs)
+
+    def observe_job_ended(self, status: str) -> None:
+        self._jobs_ended.labels(status).inc()
+
+    def observe_learning(self, *, num_updates: int, num_tokens: int) -> None:
+        """What a job did since the last time, again included where a crash made it do it again."""
+        self._updates.inc(num_updates)
+        self._trained.inc(num_tokens)
 
     def observe_step(
         self,
@@ -182,8 +202,8 @@ class Metrics:
         """The Prometheus text exposition of every series."""
         return generate_latest(self.registry)
 
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(f"softswap_{name}", documentation, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(f"softswap_{name}", documentation, labels, registry=self.registry)
 
     def _counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"softswap_{name}", documentation, labels, registry=self.registry)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.naming import naming
 from app.api.schemas.fine_tuning import (
+    DistillationMethod,
     JobRequest,
     Method,
     PromptTuningHyperparameters,
@@ -17,7 +18,7 @@ from app.api.schemas.fine_tuning import (
     SupervisedHyperparameters,
     SupervisedMethod,
 )
-from app.errors import InvalidInput
+from app.errors import InvalidInput, NotFound
 from app.task_prompt import PromptKind
 from app.tuning.jobs.job import JobSpec
 
@@ -44,24 +45,26 @@ def naming_place(request: JobRequest) -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        if error.param and request.method is not None and request.method.prompt_tuning is not None:
-            error.param = _place_of(error.param)
+        method = request.method and (request.method.prompt_tuning or request.method.distillation)
+        if error.param and request.method and method:
+            error.param = _place_of(error.param, method, f"method.{request.method.type}")
         raise
 
 
-def _place_of(name: str) -> str:
-    """Where `method.prompt_tuning` has a field of TuneConfig, Search or TuningPlan; other names stay."""
+def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
+    """Where a method has a field of TuneConfig, Search, TuningPlan or Assignment; other names stay."""
     asked = {ours: theirs for theirs, ours in {**SEARCHED, **RENAMED}.items()}.get(name, name)
     if asked in PromptTuningHyperparameters.model_fields:
-        return f"{PLACE}.{asked}"
-    return f"method.prompt_tuning.{asked}" if asked in PromptTuningMethod.model_fields else name
+        return f"{place}.hyperparameters.{asked}"
+    return f"{place}.{asked}" if asked in type(method).model_fields else name
 
 
 def make_spec(services: Services, request: JobRequest) -> JobSpec:
     """Reads the registry and the file's name. Raises NotFound, NoSuchFile, InvalidInput that names the field."""
     method = _require_method(request)
-    tuning = method.prompt_tuning or PromptTuningMethod()
+    tuning = _tuning(method)
     origin = _find_origin(services, request.model)
+    teacher = _find_teacher(services, request, method.distillation)
     task = request.suffix or (origin.task if origin else _name_after_file(services, request.training_file))
     if task == services.backbone.name:
         raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
@@ -73,14 +76,16 @@ def make_spec(services: Services, request: JobRequest) -> JobSpec:
         training_file=request.training_file,
         validation_file=request.validation_file,
         init_version=origin.id if origin else None,
-        template=_choose_template(tuning, continued),
-        labels=_choose_labels(tuning, continued),
+        template=_choose_template(tuning, continued or teacher),
+        labels=_choose_labels(tuning, continued or teacher, place=f"method.{method.type}.labels"),
         description=tuning.description,
         hyperparameters=_hyperparameters(method, request.seed),
         search=_search(method, request.seed, origin),
         learning_rate_multiplier=_supervised(method).learning_rate_multiplier or 1.0,
         method=method.model_dump(mode="json", exclude_none=True),
         seed=request.seed or 0,
+        teacher_text=method.distillation.prompt if method.distillation else None,
+        teacher_version=teacher.id if teacher else None,
         metadata=request.metadata,
     )
 
@@ -91,7 +96,9 @@ def _require_method(request: JobRequest) -> Method:
         return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
     if request.hyperparameters is not None:
         raise InvalidInput("hyperparameters belong into method when there is one", param="hyperparameters")
-    for name in ("supervised", "prompt_tuning"):
+    if request.method.type == "distillation" and request.method.distillation is None:
+        raise InvalidInput("a distillation needs a prompt or a teacher", param="method.distillation")
+    for name in ("supervised", "prompt_tuning", "distillation"):
         if name != request.method.type and getattr(request.method, name) is not None:
             raise InvalidInput(f"method.type is {request.method.type}, so leave {name} out", param=f"method.{name}")
     return request.method
@@ -102,9 +109,29 @@ def _supervised(method: Method) -> SupervisedHyperparameters:
     return given or SupervisedHyperparameters()
 
 
+def _tuning(method: Method) -> PromptTuningMethod:
+    return method.prompt_tuning or method.distillation or PromptTuningMethod()
+
+
 def _prompt_tuning(method: Method) -> PromptTuningHyperparameters:
-    given = method.prompt_tuning and method.prompt_tuning.hyperparameters
-    return given or PromptTuningHyperparameters()
+    return _tuning(method).hyperparameters or PromptTuningHyperparameters()
+
+
+def _find_teacher(services: Services, request: JobRequest, asked: DistillationMethod | None) -> Version | None:
+    """The version to be distilled; None where the teacher is a text, or there is none."""
+    if asked is None:
+        return None
+    if request.model != services.backbone.name:
+        raise InvalidInput("a distillation begins with the backbone itself", param="model")
+    if request.validation_file is not None:
+        raise InvalidInput("a distillation holds out a tenth of its inputs; leave this out", param="validation_file")
+    if asked.teacher is None:
+        return None
+    try:
+        return services.registry.resolve(asked.teacher)
+    except NotFound as error:
+        error.param = "method.distillation.teacher"
+        raise
 
 
 def _find_origin(services: Services, model: str) -> Version | None:
@@ -133,11 +160,11 @@ def _choose_template(tuning: PromptTuningMethod, continued: Version | None) -> s
     return tuning.template
 
 
-def _choose_labels(tuning: PromptTuningMethod, continued: Version | None) -> tuple[str, ...] | None:
+def _choose_labels(tuning: PromptTuningMethod, continued: Version | None, *, place: str) -> tuple[str, ...] | None:
     if tuning.labels is None:
         return continued.labels if continued else None
     if len(set(tuning.labels)) < len(tuning.labels):
-        raise InvalidInput("labels must differ from one another", param="method.prompt_tuning.labels")
+        raise InvalidInput("labels must differ from one another", param=place)
     return tuple(tuning.labels)
 
 
@@ -157,25 +184,25 @@ def _search(method: Method, seed: int | None, origin: Version | None) -> dict[st
     fields = {ours: getattr(tuning, name) for name, ours in SEARCHED.items() if getattr(tuning, name) is not None}
     if tuning.num_cuts is not None:
         fields["num_cuts"] = tuning.num_cuts
-    if method.prompt_tuning is not None and method.prompt_tuning.publish > 1:
-        fields["num_kept"] = method.prompt_tuning.publish
+    if _tuning(method).publish > 1:
+        fields["num_kept"] = _tuning(method).publish
     if seed is not None:
         fields.setdefault("seeds", [seed])
     if tuning.init_text is not None:
         fields.setdefault("inits", ["text"])
     if origin is not None:
         fields.setdefault("inits", ["prompt"])
-    _check_inits(fields.get("inits", ()), tuning, origin)
+    _check_inits(fields.get("inits", ()), tuning, origin, f"method.{method.type}.hyperparameters")
     if origin is not None and "prompt" in fields["inits"]:
         _take_shape(fields, origin)
     return fields
 
 
-def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, origin: Version | None) -> None:
+def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, origin: Version | None, place: str) -> None:
     if "prompt" in inits and origin is None:
-        raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{PLACE}.init")
+        raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{place}.init")
     if ("text" in inits) != (tuning.init_text is not None):
-        raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{PLACE}.init_text")
+        raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{place}.init_text")
 
 
 def _take_shape(fields: dict[str, Any], origin: Version) -> None:

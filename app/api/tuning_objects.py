@@ -17,6 +17,7 @@ def file_object(file: TrainingFile) -> FileObject:
         bytes=file.num_bytes,
         created_at=file.created_at,
         filename=file.filename,
+        purpose=file.purpose.value,
         status_details=f"{file.num_examples} examples, {file.num_duplicates} of them duplicates",
     )
 
@@ -40,6 +41,8 @@ def job_object(job: Job) -> JobObject:
         step=job.step,
         total_steps=job.num_steps,
         estimated_finish=job.estimated_finish,
+        trained_tokens=job.trained_tokens or None,
+        result_files=[] if job.result_file is None else [job.result_file],
         metadata=None if job.spec.metadata is None else dict(job.spec.metadata),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -95,8 +95,9 @@ def distill(
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
     from app.tuning.dataset import read_inputs
-    from app.tuning.distillation import DistillationReport, distill_prompt
+    from app.tuning.distillation_run import Assignment
     from app.tuning.search import Search
+    from app.tuning.tune import distill_prompt
 
     texts = read_inputs(inputs)
     backbone = load_backbone(settings)
@@ -104,22 +105,18 @@ def distill(
     found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
     asked = parse_labels(labels)
     chosen = its_labels if asked is None else asked
-    with interruptible() as should_stop, TuningView(as_json=as_json) as view:
-        result = distill_prompt(
-            backbone, found, texts, config, Search.default(config, has_labels=bool(chosen), **tried),
-            template=parse_template(template) or its_template, labels=chosen,
-            on_event=view.show, should_stop=should_stop,
-        )  # fmt: skip
-    report = DistillationReport.of(result, found)
-    distilled = {"method": "distillation", "teacher": found.digest, "distillation": report.as_dict()}
-    version = publish_result(
-        backbone, opened, task, result, description=description, alias=alias, more_provenance=distilled
+    search = Search.default(config, has_labels=bool(chosen), **tried)
+    assignment = Assignment.make(
+        found, texts, config, search, template=parse_template(template) or its_template, labels=chosen
     )
+    with interruptible() as should_stop, TuningView(as_json=as_json) as view:
+        result = distill_prompt(backbone, assignment, on_event=view.show, should_stop=should_stop)
+    version = publish_result(backbone, opened, task, result, description=description, alias=alias)
     if as_json:
-        write_json({"id": version.id, **report.as_dict(), "stop_reason": result.stop_reason})
+        write_json({"id": version.id, **result.origin["distillation"], "stop_reason": result.stop_reason})
         return
     report_result([version], result, as_json=False)
-    typer.echo(_in_words(report.as_dict()))
+    typer.echo(result.note)
 
 
 def _find_teacher(
@@ -142,19 +139,3 @@ def _find_teacher(
     if not text:
         raise InvalidInput(f"{prompt.name}: the file is empty", param="prompt")
     return TaskPrompt.from_text(text, backbone.tokenizer(text)["input_ids"], backbone.fingerprint), Template(), ()
-
-
-def _in_words(report: dict[str, Any]) -> str:
-    agreement = "{agreement:.1%} [{agreement_low:.1%}, {agreement_high:.1%}]".format(**report)
-    lines = [
-        f"decides as the teacher does on {agreement} of the held-out inputs",
-        "{num_teacher_tokens} tokens became {num_virtual_tokens}: {num_tokens_saved} saved in each request".format(
-            **report
-        ),
-    ]
-    if report["num_requests_to_break_even"] is not None:
-        lines.append(
-            "tuning computed {num_tuning_tokens:,} tokens, as many as {num_requests_to_break_even:,} requests "
-            "save where the teacher is computed for each".format(**report)
-        )
-    return "\n".join(lines)

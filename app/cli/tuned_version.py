@@ -12,7 +12,7 @@ from app.cli.options import write_json
 from app.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
@@ -52,12 +52,11 @@ def publish_result(
     *,
     description: str,
     alias: str,
-    more_provenance: Mapping[str, Any] | None = None,
 ) -> Version:
     """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
     from app.tuning.gates import publish_measured
 
-    provenance = {**result.provenance, **(more_provenance or {})}
+    provenance = result.provenance
     config = provenance.pop("config")
     fields: dict[str, Any] = {
         "initial": result.initial,

@@ -98,12 +98,14 @@ def read_examples(
     return list(read_dataset(source, name=name, input_field=input_field, target_field=target_field).examples)
 
 
-def read_inputs(source: Path) -> tuple[str, ...]:
+def read_inputs(source: Path | bytes, *, name: str | None = None) -> tuple[str, ...]:
     """Inputs without targets: of a `.txt` file its lines, of others the input field of each row.
+
+    Args: name: what to call bytes in messages; its ending chooses the format.
 
     Raises InvalidInput, naming file, line and field.
     """
-    title = source.name
+    title = name or (source.name if isinstance(source, Path) else "data.jsonl")
     text = _decode(title, _read_bytes(title, source))
     if title.lower().endswith(".txt"):
         found = [line.strip() for line in text.splitlines() if line.strip()]

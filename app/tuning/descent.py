@@ -38,6 +38,8 @@ class Descent:
         self._on_event = on_event
         self.num_tokens_computed = 0
         """Tokens put through the backbone, paddings left out; a backward counts like a forward."""
+        self.num_tokens_trained = 0
+        """Tokens of the examples, text and answer, each as often as a member learned from it."""
 
     def update(self, rows: Sequence[EncodedExample], step: int, num_steps: int) -> Slices[dict[Member, float]]:
         """One update of every member alive whose loss and gradient are finite.
@@ -57,6 +59,7 @@ class Descent:
         sound = {m: loss for m, loss in losses.items() if math.isfinite(loss) and m.has_finite_gradient}
         for member in sound:
             member.update(step, num_steps)
+        self.num_tokens_trained += len(sound) * sum(row.num_tokens for row in rows)
         self._population.clear_gradients()
         return sound
 

@@ -19,17 +19,15 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.dataset import Example, split_examples
+from app.tuning.dataset import Example
 from app.tuning.evaluation import encode_inputs, generate_in_slices, input_room, score_labels_in_slices
-from app.tuning.events import OnEvent, ignore_event
 from app.tuning.forward import Prefix
 from app.tuning.label_tree import encode_labels
-from app.tuning.lease import Slices, run_to_end
+from app.tuning.lease import Slices
 from app.tuning.metrics import wilson_interval
 from app.tuning.plan import Lesson, TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.search import Search
-from app.tuning.tune import tune_task
 
 
 @torch.no_grad()
@@ -65,48 +63,26 @@ def teach_in_slices(
     return Lesson(tuple(map(Example, inputs, answers)), scores)
 
 
-def distill_prompt(
+def plan_distillation(
     backbone: Backbone,
-    teacher: TaskPrompt,
-    inputs: Sequence[str],
+    train: Lesson,
+    validation: Lesson,
     config: TuneConfig,
     search: Search,
     *,
     template: Template,
     labels: Sequence[str],
-    on_event: OnEvent = ignore_event,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> TuneResult:
-    """Let the teacher answer and the student learn, with the device to itself.
-
-    Args: inputs: a tenth of them, chosen by a hash, is held out. Raises as `teach_in_slices` and TuningRun do.
-    """
-    parts = split_examples([Example(text, "") for text in dict.fromkeys(inputs)])
-    train, validation = (
-        run_to_end(
-            teach_in_slices(
-                backbone,
-                teacher,
-                template,
-                labels,
-                [example.input for example in part],
-                max_new_tokens=config.max_target_tokens,
-            )
-        )
-        for part in parts
-    )
-    plan = plan_distillation(train, validation, config, search, template=template, labels=labels)
-    return tune_task(backbone, plan, on_event=on_event, should_stop=should_stop)
-
-
-def plan_distillation(
-    train: Lesson, validation: Lesson, config: TuneConfig, search: Search, *, template: Template, labels: Sequence[str]
 ) -> TuningPlan:
-    """A plan that learns what the teacher said; inputs it answered with nothing are left out.
+    """A plan that learns what the teacher said; inputs it answered with nothing, or without an end, are left out.
 
-    Raises InvalidInput: it said nothing to all of them.
+    Raises InvalidInput: those are all.
     """
-    learned, measured = (_answered(lesson) for lesson in (train, validation))
+    most = config.max_target_tokens - (backbone.tokenizer.eos_token_id is not None)
+
+    def is_lesson(answer: str) -> bool:
+        return bool(answer) and (bool(labels) or len(template.encode_target(backbone.tokenizer, answer)) <= most)
+
+    learned, measured = (_answered(lesson, is_lesson) for lesson in (train, validation))
     return TuningPlan(
         train=learned.examples,
         validation=measured.examples,
@@ -118,10 +94,10 @@ def plan_distillation(
     )
 
 
-def _answered(lesson: Lesson) -> Lesson:
-    kept = [i for i, example in enumerate(lesson.examples) if example.target]
+def _answered(lesson: Lesson, is_lesson: Callable[[str], bool]) -> Lesson:
+    kept = [i for i, example in enumerate(lesson.examples) if is_lesson(example.target)]
     if not kept:
-        raise InvalidInput("the teacher's answers are empty", param="prompt")
+        raise InvalidInput("the teacher's answers are empty, or longer than max_target_tokens", param="prompt")
     scores = None if lesson.scores is None else lesson.scores[kept]
     return Lesson(tuple(lesson.examples[i] for i in kept), scores)
 
@@ -165,6 +141,21 @@ class DistillationReport:
     def num_requests_to_break_even(self) -> int | None:
         """Requests that save what tuning took, where the teacher is computed for each; None: there never are."""
         return -(-self.num_tuning_tokens // self.num_tokens_saved) if self.num_tokens_saved > 0 else None
+
+    def in_words(self) -> str:
+        """Two or three lines."""
+        interval = f"[{self.agreement_low:.1%}, {self.agreement_high:.1%}]"
+        saved = f"{self.num_teacher_tokens} tokens became {self.num_virtual_tokens}: {self.num_tokens_saved} saved"
+        lines = [
+            f"decides as the teacher does on {self.agreement:.1%} {interval} of the held-out inputs",
+            f"{saved} in each request",
+        ]
+        if self.num_requests_to_break_even is not None:
+            lines.append(
+                f"tuning computed {self.num_tuning_tokens:,} tokens, as many as "
+                f"{self.num_requests_to_break_even:,} requests save where the teacher is computed for each"
+            )
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {

@@ -8,6 +8,13 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Taught:
+    """A teacher has answered all inputs of a distillation."""
+
+    num_inputs: int
+
+
+@dataclass(frozen=True, slots=True)
 class TuningStarted:
     """Attributes: num_parameters: of all members together. members: what each of them is, by number."""
 
@@ -22,6 +29,8 @@ class TuningStarted:
 class StepDone:
     """Attributes: step: counts from 1. loss: of the member that leads, mean over the rows of this update.
     learning_rate: that member's. elapsed_s: seconds spent on the device since the start.
+    num_tokens: of the examples, text and answer, each as often as a member learned from it; in this update.
+    num_tokens_trained: and in all of them so far.
     """
 
     step: int
@@ -29,6 +38,8 @@ class StepDone:
     loss: float
     learning_rate: float
     elapsed_s: float
+    num_tokens: int = 0
+    num_tokens_trained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class TuningStopped:
     best_step: int
 
 
-TuneEvent = TuningStarted | StepDone | Evaluated | MembersDropped | MicroBatchLowered | TuningStopped
+TuneEvent = Taught | TuningStarted | StepDone | Evaluated | MembersDropped | MicroBatchLowered | TuningStopped
 OnEvent = Callable[[TuneEvent], None]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class TuneResult:
         stop_reason: "finished", "patience", "not finite" or "stopped".
         tuning_s: seconds on the device.
         num_tokens_computed: put through the backbone, a backward counted like a forward.
+        origin: what the provenance says beside, or instead of, the run's own: of a distillation its teacher and worth.
+        note: the same in words.
         others: the next best members of the same run, where the search keeps more than one.
     """
 
@@ -48,6 +51,8 @@ class TuneResult:
     stop_reason: str
     tuning_s: float
     num_tokens_computed: int
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
     others: tuple[TuneResult, ...] = ()
 
     @property
@@ -92,4 +97,5 @@ class TuneResult:
             "stop_reason": self.stop_reason,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **self.origin,
         }

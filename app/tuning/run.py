@@ -94,6 +94,10 @@ class TuningRun:
         self._work = self._slices(state)
 
     @property
+    def plan(self) -> TuningPlan:
+        return self._plan
+
+    @property
     def is_done(self) -> bool:
         return self._result is not None
 
@@ -111,6 +115,9 @@ class TuningRun:
     def num_rows_at_once(self) -> int:
         """Rows of a forward that measures: as many as fit a slice, however long they are."""
         return self._chunker.num_rows_within(self._validation)
+
+    def prepare(self) -> None:
+        """Before each slice, what needs no device; all of that was done when the run was made."""
 
     def advance(self) -> Mark:
         """Compute one slice.
@@ -139,6 +146,7 @@ class TuningRun:
             "num_worse": self._num_worse,
             "elapsed_s": self._elapsed_s,
             "num_tokens_computed": self._descent.num_tokens_computed,
+            "num_tokens_trained": self._descent.num_tokens_trained,
             "chunker": self._chunker.as_dict(),
             "history": [asdict(event) for event in self._history],
             "members": [member.books() for member in members],
@@ -211,6 +219,7 @@ class TuningRun:
         books = state.books
         self.step, self._num_worse, self._elapsed_s = books["step"], books["num_worse"], books["elapsed_s"]
         self._descent.num_tokens_computed = books["num_tokens_computed"]
+        self._descent.num_tokens_trained = books["num_tokens_trained"]
         self._chunker.restore(books["chunker"])
         self._history = [Evaluated(**event) for event in books["history"]]
         for member, known in zip(self._population.members, books["members"], strict=True):
@@ -227,19 +236,20 @@ class TuningRun:
         return "stopped" if self._is_stopping else None
 
     def _update(self, rows: Sequence[EncodedExample]) -> Iterator[None]:
-        alive = self._population.alive
+        alive, num_before = self._population.alive, self._descent.num_tokens_trained
         member_to_loss = yield from self._descent.update(rows, self.step, self.num_steps)
         self.step += 1
         self._drop([member for member in alive if member not in member_to_loss], "not finite")
         if member_to_loss:
-            self._report(member_to_loss)
+            self._report(member_to_loss, self._descent.num_tokens_trained - num_before)
 
-    def _report(self, member_to_loss: Mapping[Member, float]) -> None:
+    def _report(self, member_to_loss: Mapping[Member, float], num_tokens: int) -> None:
         """The leader's loss, or another's where the leader is trained no more."""
         shown = max(member_to_loss, key=lambda member: member.best_rank)
         learning_rate = shown.config.learning_rate_at(self.step - 1, self.num_steps)
         loss = member_to_loss[shown]
-        self._on_event(StepDone(self.step, self.num_steps, loss, learning_rate, self._elapsed_s))
+        so_far = self._descent.num_tokens_trained
+        self._on_event(StepDone(self.step, self.num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far))
 
     def _is_time_to_measure(self) -> bool:
         every = self._plan.config.num_steps_between_evals(self.num_steps)

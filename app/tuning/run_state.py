@@ -44,5 +44,8 @@ class RunState:
 
     def tensors_of(self, number: int) -> dict[str, torch.Tensor]:
         """Those of one member, without its number in front."""
-        head = f"{number}."
+        return self.tensors_under(f"{number}.")
+
+    def tensors_under(self, head: str) -> dict[str, torch.Tensor]:
+        """Those whose names begin so, without that beginning."""
         return {name.removeprefix(head): tensor for name, tensor in self.tensors.items() if name.startswith(head)}

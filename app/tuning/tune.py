@@ -1,10 +1,11 @@
-"""From examples to a prompt ready to publish: the one function behind `softswap tune`."""
+"""From examples, or a teacher, to a prompt ready to publish: what `softswap tune` and `softswap distill` call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from app.model.backbone import Backbone
+from app.tuning.distillation_run import Assignment, DistillationRun
 from app.tuning.events import OnEvent, ignore_event
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
@@ -24,8 +25,26 @@ def tune_task(
 
     Raises: as TuningRun and `TuningRun.advance`.
     """
-    run = TuningRun(backbone, plan, on_event=on_event)
-    while (mark := run.advance()) is not Mark.END:
+    return run_alone(TuningRun(backbone, plan, on_event=on_event), should_stop)
+
+
+def distill_prompt(
+    backbone: Backbone,
+    assignment: Assignment,
+    *,
+    on_event: OnEvent = ignore_event,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TuneResult:
+    """Lets the teacher answer and the student learn, with the device to itself. Raises as DistillationRun does."""
+    return run_alone(DistillationRun(backbone, assignment, on_event=on_event), should_stop)
+
+
+def run_alone(run: TuningRun | DistillationRun, should_stop: Callable[[], bool]) -> TuneResult:
+    """Every slice of a run, one after another."""
+    mark = Mark.PART
+    while mark is not Mark.END:
+        run.prepare()
+        mark = run.advance()
         if mark is Mark.UPDATE and run.step and should_stop():
             run.stop()
     return run.result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -43,6 +45,10 @@ def file_id(live: LiveServer) -> str:
 def prompt_tuning(**fields: Any) -> dict[str, Any]:
     hyperparameters = {**QUICK, **fields.pop("hyperparameters", {})}
     return {"type": "prompt_tuning", "prompt_tuning": {"hyperparameters": hyperparameters, **fields}}
+
+
+def distillation(**fields: Any) -> dict[str, Any]:
+    return {"type": "distillation", "distillation": fields}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_a_job_is_typed_as_openais(client: OpenAI, done: FineTuningJob, backbone
     assert (done.status, done.error, done.seed, done.model) == ("succeeded", None, 7, backbone.name)
     assert (done.training_file, done.validation_file) == (file_id, file_id)
     assert done.metadata == {"team": "reviews"}
-    assert (done.result_files, done.estimated_finish) == ([], None)
+    assert (len(done.result_files), done.estimated_finish) == (1, None)
     assert isinstance(done.finished_at, int)
     assert done.method is not None
     assert done.method.type == "prompt_tuning"
@@ -114,6 +120,89 @@ def test_the_result_and_every_checkpoint_can_be_called(client: OpenAI, live: Liv
     versions = live.registry.versions("likes")
     assert versions[-1].template.text == "{input}\nLiked: {target}"
     assert (versions[-1].description, live.registry.aliases("likes")) == ("Likes it?", {"live": versions[-1].number})
+
+
+def test_the_figures_are_a_file(client: OpenAI, live: LiveServer, done: FineTuningJob) -> None:
+    """One line for each update and one for each measurement, with what the events say."""
+    [file_id] = done.result_files
+    file = client.files.retrieve(file_id)
+    assert (file.purpose, file.filename) == ("fine-tune-results", f"{done.id}.csv")
+    rows = list(csv.DictReader(io.StringIO(client.files.content(file_id).text)))
+    figures = [event["data"] for event in follow(live, done.id) if event["data"]]
+    losses = {each["step"]: each["train_loss"] for each in figures if "train_loss" in each}
+    assert {int(row["step"]): float(row["train_loss"]) for row in rows if row["train_loss"]} == losses
+    measured = [(each["step"], each["valid_accuracy"]) for each in figures if "valid_accuracy" in each]
+    assert [(int(row["step"]), float(row["valid_accuracy"])) for row in rows if row["member"]] == measured
+    assert file_id in [each.id for each in client.files.list(purpose="fine-tune-results")]
+    assert file_id not in [each.id for each in client.files.list(purpose="fine-tune")]
+    with pytest.raises(BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model=live.services.backbone.name, training_file=file_id)
+    assert refused.value.param == "training_file"
+
+
+def test_trained_tokens_are_those_of_the_examples_learned_from(
+    client: OpenAI, live: LiveServer, done: FineTuningJob, file_id: str, backbone: Backbone
+) -> None:
+    """Of two members twice as many; and the metrics count what the jobs do."""
+    assert done.trained_tokens is not None
+    before = _metrics(live)
+    method = prompt_tuning(
+        template="{input}\nLiked: {target}",
+        labels=["no", "yes"],
+        hyperparameters={"seeds": [7, 8], "num_cuts": 0, "patience": 0},
+    )
+    job = client.fine_tuning.jobs.create(
+        model=backbone.name, training_file=file_id, validation_file=file_id, suffix="twice", seed=7, method=method
+    )
+    ended = wait(client, job.id)
+    assert ended.trained_tokens == 2 * done.trained_tokens
+    after = _metrics(live)
+    assert after["softswap_tuning_updates_total"] - before["softswap_tuning_updates_total"] == 8
+    assert after["softswap_tuning_tokens_total"] - before["softswap_tuning_tokens_total"] == ended.trained_tokens
+    ended_name = 'softswap_tuning_jobs_total{status="succeeded"}'
+    assert after[ended_name] - before[ended_name] == 1
+    wait_until(lambda: _metrics(live)['softswap_num_tuning_jobs{status="running"}'] == 0)
+    assert after["softswap_tuning_device_seconds_total"] > before["softswap_tuning_device_seconds_total"]
+
+
+def _metrics(live: LiveServer) -> dict[str, float]:
+    lines = httpx.get(f"{live.url}/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_an_ensemble_comes_of_one_job(client: OpenAI, live: LiveServer, file_id: str, backbone: Backbone) -> None:
+    method = prompt_tuning(publish=3, hyperparameters={"seeds": [0, 1, 2, 3]})
+    job = client.fine_tuning.jobs.create(model=backbone.name, training_file=file_id, suffix="team", method=method)
+    ended = wait(client, job.id)
+    results = [each for each in live.registry.versions("team") if "result_member" in each.provenance]
+    assert len({each.provenance["result_member"] for each in results}) == 3
+    assert ended.fine_tuned_model == results[0].id == live.registry.resolve("team").id
+    name = "+".join([results[0].id, *(str(each.number) for each in results[1:])])
+    assert f"{name} answers as an ensemble" in follow(live, job.id)[-1]["message"]
+    answer = httpx.post(f"{live.url}/v1/tasks/{name}/run", json={"input": "good 5"}).json()
+    assert [each["model"] for each in answer["members"]] == [each.id for each in results]
+
+
+def test_a_written_prompt_is_distilled(client: OpenAI, live: LiveServer, backbone: Backbone) -> None:
+    text = "\n".join(f"{'good' if n % 2 else 'bad'} film {n}" for n in range(60)).encode()
+    file = client.files.create(file=("films.txt", text), purpose="user_data")
+    assert (file.purpose, file.bytes) == ("user_data", len(text))
+    written = {"prompt": "Is the film liked? Say yes or no. " * 3, "labels": ["no", "yes"], "hyperparameters": QUICK}
+    job = client.fine_tuning.jobs.create(
+        model=backbone.name, training_file=file.id, suffix="short", method=distillation(**written)
+    )
+    ended = wait(client, job.id)
+    assert ended.status == "succeeded"
+    assert ended.method is not None
+    assert ended.method.type == "distillation"
+    version = live.registry.resolve(str(ended.fine_tuned_model))
+    worth = version.provenance["distillation"]
+    assert (version.labels, worth["num_virtual_tokens"]) == (("no", "yes"), 2)
+    assert "decides as the teacher does" in follow(live, job.id)[-1]["message"]
+    method = distillation(teacher="headline", hyperparameters={**QUICK, "max_target_tokens": 4})
+    again = client.fine_tuning.jobs.create(model=backbone.name, training_file=file.id, suffix="brief", method=method)
+    assert wait(client, again.id).status == "succeeded"
+    assert live.registry.resolve("brief").template.text == live.registry.resolve("headline").template.text
 
 
 def test_events_are_typed_and_paged_newest_first(client: OpenAI, live: LiveServer, done: FineTuningJob) -> None:
@@ -251,6 +340,21 @@ def test_pause_resume_cancel_and_forget(client: OpenAI, live: LiveServer, file_i
             {"method": prompt_tuning(hyperparameters={"seeds": list(range(64)), "learning_rate": [0.1, 0.2]})},
             "method.prompt_tuning.hyperparameters.seeds",
         ),
+        ({"method": prompt_tuning(publish=2)}, "method.prompt_tuning.publish"),
+        ({"method": prompt_tuning(publish=9)}, "method.prompt_tuning.publish"),
+        ({"method": {"type": "distillation"}}, "method.distillation"),
+        ({"method": distillation()}, "method.distillation"),
+        ({"method": distillation(prompt="a", teacher="sentiment")}, "method.distillation"),
+        ({"method": distillation(teacher="nowhere")}, "method.distillation.teacher"),
+        ({"method": distillation(prompt="x" * 600)}, "method.distillation.prompt"),
+        ({"method": distillation(prompt="a", labels=["a", "a"])}, "method.distillation.labels"),
+        (
+            {"method": distillation(prompt="a", hyperparameters={"init": "prompt"})},
+            "method.distillation.hyperparameters.init",
+        ),
+        ({"method": distillation(prompt="a"), "model": "sentiment"}, "model"),
+        ({"method": distillation(prompt="a"), "validation_file": "file-x"}, "validation_file"),
+        ({"method": {**distillation(prompt="a"), "prompt_tuning": {}}}, "method.prompt_tuning"),
         *(
             ({"method": prompt_tuning(hyperparameters={name: value})}, f"method.prompt_tuning.hyperparameters.{path}")
             for name, value, path in (

@@ -10,14 +10,17 @@ from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, TuneConfig
 from app.tuning.dataset import Example
-from app.tuning.distillation import DistillationReport, distill_prompt, plan_distillation, teach_in_slices
+from app.tuning.distillation import DistillationReport, plan_distillation, teach_in_slices
+from app.tuning.distillation_run import Assignment
 from app.tuning.encoding import EncodedExample
 from app.tuning.evaluation import evaluate
 from app.tuning.forward import Prefix
 from app.tuning.lease import run_to_end
 from app.tuning.objective import DistillationObjective, choose_objective
 from app.tuning.plan import Lesson
+from app.tuning.result import TuneResult
 from app.tuning.search import Search
+from app.tuning.tune import distill_prompt
 from tests.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
@@ -37,6 +40,11 @@ def teach(labels: tuple[str, ...]) -> Lesson:
     return run_to_end(teach_in_slices(tiny_backbone(), teacher(), TEMPLATE, labels, INPUTS, max_new_tokens=6))
 
 
+def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
+    assignment = Assignment.make(teacher(), INPUTS, config, search, template=TEMPLATE, labels=labels)
+    return distill_prompt(tiny_backbone(), assignment)
+
+
 def test_a_lesson_holds_what_the_teacher_answers_when_it_is_served() -> None:
     lesson = teach(LABELS)
     examples = [Example(text, "no") for text in INPUTS]
@@ -50,7 +58,7 @@ def test_a_lesson_holds_what_the_teacher_answers_when_it_is_served() -> None:
 def test_the_loss_is_the_divergence_of_the_labels_and_nothing_where_student_and_teacher_are_one() -> None:
     """The teacher's own prefix as the student: its text follows a BOS, so it is taught with the same one."""
     backbone, lesson = tiny_backbone(), teach(LABELS)
-    plan = plan_distillation(lesson, lesson, CONFIG, SEARCH, template=TEMPLATE, labels=LABELS)
+    plan = plan_distillation(backbone, lesson, lesson, CONFIG, SEARCH, template=TEMPLATE, labels=LABELS)
     ids = tuple(TEMPLATE.encode_input(backbone.tokenizer, INPUTS[0]))
     target = tuple(TEMPLATE.encode_target(backbone.tokenizer, "no"))
     rows = [EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))]
@@ -76,7 +84,7 @@ def _row(ids: tuple[int, ...]) -> EncodedExample:
 
 def test_the_student_comes_to_agree_with_the_teacher() -> None:
     backbone = tiny_backbone()
-    result = distill_prompt(backbone, teacher(), INPUTS, CONFIG, SEARCH, template=TEMPLATE, labels=LABELS)
+    result = distill(CONFIG, SEARCH, LABELS)
     report = DistillationReport.of(result, teacher())
     start = next(event.value for event in result.history if event.step == 0)
     assert report.agreement >= max(start, 0.8)
@@ -89,9 +97,7 @@ def test_the_student_comes_to_agree_with_the_teacher() -> None:
 
 def test_a_task_that_writes_is_distilled_from_what_the_teacher_writes() -> None:
     config = TuneConfig(num_virtual_tokens=4, max_steps=20, batch_size=16, max_target_tokens=6, learning_rate=0.1)
-    result = distill_prompt(
-        tiny_backbone(), teacher(), INPUTS, config, Search.single(config), template=TEMPLATE, labels=()
-    )
+    result = distill(config, Search.single(config), ())
     losses = [event.value for event in result.history]
     assert min(losses) < 0.9 * losses[0]
     assert 0.0 <= DistillationReport.of(result, teacher()).agreement <= 1.0
@@ -105,4 +111,13 @@ def test_a_prompt_no_longer_than_the_student_never_breaks_even() -> None:
 def test_a_teacher_that_says_nothing_is_refused() -> None:
     silent = Lesson((Example("a", ""), Example("b", "")))
     with pytest.raises(InvalidInput, match="empty"):
-        plan_distillation(silent, silent, CONFIG, SEARCH, template=TEMPLATE, labels=())
+        plan_distillation(tiny_backbone(), silent, silent, CONFIG, SEARCH, template=TEMPLATE, labels=())
+
+
+def test_answers_that_were_cut_off_are_no_lesson() -> None:
+    """With its end an answer may have six tokens: five letters, and not six."""
+    mixed = Lesson((Example("a", "fives"), Example("b", "sixsix"), Example("c", "four")))
+    plan = plan_distillation(
+        tiny_backbone(), mixed, mixed, CONFIG, SEARCH, template=Template("{input}{target}"), labels=()
+    )
+    assert [example.input for example in plan.train] == ["a", "c"]

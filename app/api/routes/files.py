@@ -16,10 +16,10 @@ from app.api.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS
 from app.api.schemas.files import FileDeleted, FileList, FileObject
 from app.api.tuning_objects import file_object
 from app.errors import InvalidInput
-from app.tuning.jobs.file_book import MAX_FILES
+from app.tuning.jobs.file_book import MAX_FILES, Purpose
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
-PURPOSE = "fine-tune"
+UPLOADED = (Purpose.TUNING, Purpose.INPUTS)
 MAX_FIELD_BYTES = 2**16
 FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["file-abc123"])]
 READ = describe_statuses(400, 401, 404, 500, 503)
@@ -47,9 +47,10 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
                                 "type": "string",
                                 "format": "binary",
                                 "description": "JSON lines, or CSV with a header where the name ends in .csv: `input` "
-                                "and `target`, `prompt` and `completion`, `text` and `label`, or OpenAI's `messages`.",
+                                "and `target`, `prompt` and `completion`, `text` and `label`, or OpenAI's `messages`. "
+                                "With purpose user_data the input alone, or a .txt file of one a line.",
                             },
-                            "purpose": {"type": "string", "enum": [PURPOSE]},
+                            "purpose": {"type": "string", "enum": list(UPLOADED)},
                         },
                     },
                 },
@@ -63,8 +64,8 @@ async def create_file(request: Request, services: ServicesDep, workshop: Worksho
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
     services.check_accepting()
-    filename, content = await _read_form(request)
-    return file_object(await asyncio.to_thread(workshop.files.add, filename, content))
+    filename, content, purpose = await _read_form(request)
+    return file_object(await asyncio.to_thread(workshop.files.add, filename, content, purpose))
 
 
 @router.get("/v1/files", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)
@@ -76,9 +77,15 @@ async def list_files(
     purpose: Annotated[str | None, Query(max_length=64, description="Only files for this purpose.")] = None,
 ) -> Any:
     """Files by the time of their upload, the newest first unless asked otherwise."""
-    if purpose not in (None, PURPOSE):
+    if purpose is not None and purpose not in list(Purpose):
         return FileList(data=[], first_id=None, last_id=None, has_more=False)
-    files, has_more = await asyncio.to_thread(workshop.files.page, after, limit, is_ascending=order == "asc")
+    files, has_more = await asyncio.to_thread(
+        workshop.files.page,
+        after,
+        limit,
+        is_ascending=order == "asc",
+        purpose=None if purpose is None else Purpose(purpose),
+    )
     return FileList(
         data=[file_object(file) for file in files],
         first_id=files[0].id if files else None,
@@ -132,9 +139,10 @@ async def delete_file(file_id: FileId, workshop: WorkshopDep) -> Any:
     return FileDeleted(id=file_id)
 
 
-async def _read_form(request: Request) -> tuple[str, bytes]:
-    """Name and content of the file. Raises InvalidInput."""
+async def _read_form(request: Request) -> tuple[str, bytes, Purpose]:
+    """Name and content of the file, and what it is for. Raises InvalidInput."""
     async with open_form(request, ("purpose", "file"), max_part_bytes=MAX_FIELD_BYTES) as form:
-        if form.get("purpose") != PURPOSE:
-            raise InvalidInput(f"purpose must be {PURPOSE}", param="purpose")
-        return await read_file(form)
+        purpose = form.get("purpose")
+        if purpose not in UPLOADED:
+            raise InvalidInput(f"purpose must be {' or '.join(UPLOADED)}", param="purpose")
+        return *await read_file(form), Purpose(purpose)

@@ -10,7 +10,7 @@ from app.api.schemas.fields import Reply
 
 
 class FileObject(Reply):
-    """An upload: examples to tune with, every line of which was checked."""
+    """An upload, every line of which was checked, or the figures of a job."""
 
     id: str
     object: Literal["file"] = "file"
@@ -18,7 +18,7 @@ class FileObject(Reply):
     created_at: int = Field(description="Seconds since 1970.")
     expires_at: None = None
     filename: str
-    purpose: Literal["fine-tune"] = "fine-tune"
+    purpose: Literal["fine-tune", "user_data", "fine-tune-results"]
     status: Literal["processed"] = "processed"
     status_details: str = Field(description="How many examples there are, and how many are duplicates of others.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from app.api.limits import (
     MAX_BATCH_SIZE,
@@ -21,7 +21,7 @@ from app.api.limits import (
     MAX_TOKENS,
     MAX_UPDATES,
 )
-from app.api.schemas.fields import Metadata, ModelName, Reply, Strict, Unsupported
+from app.api.schemas.fields import Metadata, ModelName, Reply, Strict, Text, Unsupported
 from app.api.schemas.tasks import ALIAS_PATTERN
 from app.task_prompt import MAX_VIRTUAL_TOKENS
 from app.tuning.search import MAX_MEMBERS
@@ -137,12 +137,28 @@ class PromptTuningMethod(Strict):
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] = Field("", description="For people.")
 
 
+class DistillationMethod(PromptTuningMethod):
+    """A soft prompt that answers as a long written prompt does; its inputs need no answers."""
+
+    prompt: Annotated[Text, Field(min_length=1)] | None = Field(
+        None, description="The written prompt: instructions, examples. Or name a `teacher`."
+    )
+    teacher: ModelName | None = Field(None, description="A version whose prompt is the one to be shortened.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> DistillationMethod:
+        if (self.prompt is None) == (self.teacher is None):
+            raise ValueError("needs either prompt or teacher")
+        return self
+
+
 class Method(Strict):
     """What `type` names may be configured beside it."""
 
-    type: Literal["supervised", "prompt_tuning"]
+    type: Literal["supervised", "prompt_tuning", "distillation"]
     supervised: SupervisedMethod | None = None
     prompt_tuning: PromptTuningMethod | None = None
+    distillation: DistillationMethod | None = None
     dpo: Unsupported = None
     reinforcement: Unsupported = None
 
@@ -215,8 +231,11 @@ class JobObject(Reply):
     step: int = Field(description="Updates done.")
     total_steps: int | None
     estimated_finish: int | None
-    trained_tokens: None = None
-    result_files: list[str] = Field([], description="Always empty: the events hold the figures.")
+    trained_tokens: int | None = Field(
+        description="Tokens of the examples, input and answer, each as often as a prompt learned from it; of a job "
+        "that tunes twelve prompts side by side those of all twelve."
+    )
+    result_files: list[str] = Field(description="Id of a CSV file with the figures, once the job has succeeded.")
     integrations: list[str] = Field([], description="Always empty.")
     organization_id: Literal["softswap"] = "softswap"
     metadata: dict[str, str] | None

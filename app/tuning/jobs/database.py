@@ -29,7 +29,15 @@ from sqlalchemy.exc import DatabaseError
 
 from app.errors import TuningUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+VERSION_TO_CHANGES = {
+    2: (
+        "ALTER TABLE files ADD COLUMN purpose TEXT NOT NULL DEFAULT 'fine-tune'",
+        "ALTER TABLE jobs ADD COLUMN trained_tokens INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN result_file TEXT",
+    )
+}
+"""What makes a database of the version before one of this version."""
 BUSY_TIMEOUT_S = 30
 
 metadata = MetaData()
@@ -45,6 +53,7 @@ files = Table(
     Column("num_examples", Integer, nullable=False),
     Column("num_duplicates", Integer, nullable=False),
     Column("created_at", Integer, nullable=False),
+    Column("purpose", Text, nullable=False),
     sqlite_autoincrement=True,
 )
 jobs = Table(
@@ -62,6 +71,8 @@ jobs = Table(
     Column("estimated_finish", Integer),
     Column("version", Text),
     Column("error", JSON(none_as_null=True)),
+    Column("trained_tokens", Integer, nullable=False, default=0),
+    Column("result_file", Text),
     sqlite_autoincrement=True,
 )
 events = Table(
@@ -134,10 +145,14 @@ class Database:
 
     def _prepare(self) -> None:
         with self.writing() as connection:
-            if connection.exec_driver_sql("PRAGMA user_version").scalar_one() > SCHEMA_VERSION:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version > SCHEMA_VERSION:
                 raise TuningUnavailable("this server cannot tune: a newer softswap wrote its state folder")
             if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
                 raise TuningUnavailable("this server cannot tune: the database in its state folder is damaged")
+            for each in range(version + 1, SCHEMA_VERSION + 1) if version else ():
+                for change in VERSION_TO_CHANGES[each]:
+                    connection.exec_driver_sql(change)
             metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from app.errors import InvalidInput, NoSuchFile
-from app.tuning.dataset import Dataset, read_dataset
+from app.tuning.dataset import Dataset, Example, read_dataset, read_inputs
 from app.tuning.jobs.database import Database, files
 from app.tuning.jobs.job import new_id
 from app.tuning.jobs.state_folder import StateFolder
@@ -21,11 +22,23 @@ MAX_FILES = 10_000
 MAX_FILENAME_CHARS = 255
 
 
+class Purpose(StrEnum):
+    """What a file is for, in OpenAI's words."""
+
+    TUNING = "fine-tune"
+    """Examples."""
+    INPUTS = "user_data"
+    """Inputs without answers, which a distillation's teacher gives."""
+    RESULTS = "fine-tune-results"
+    """The figures of a job, written by the server."""
+
+
 @dataclass(frozen=True)
 class TrainingFile:
     """Attributes:
     filename: as the caller calls it; its ending chooses the format, and messages show it.
     digest: sha256 of the content.
+    num_examples, num_duplicates: of a file of results the rows, and 0.
     created_at: seconds since 1970.
     """
 
@@ -36,6 +49,7 @@ class TrainingFile:
     num_examples: int
     num_duplicates: int
     created_at: int
+    purpose: Purpose = Purpose.TUNING
 
 
 class FileBook:
@@ -46,8 +60,10 @@ class FileBook:
         self._folder = folder
         self._lock = threading.Lock()
 
-    def add(self, filename: str, content: bytes) -> TrainingFile:
+    def add(self, filename: str, content: bytes, purpose: Purpose = Purpose.TUNING) -> TrainingFile:
         """Check a file and keep it. One that is refused changes nothing.
+
+        Args: purpose: TUNING or INPUTS.
 
         Raises InvalidInput: with the file's name and the line at fault, or because there is no room.
         """
@@ -55,19 +71,39 @@ class FileBook:
         if len(content) > MAX_FILE_BYTES:
             raise InvalidInput(f"{filename}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
         with self._lock:  # one at a time: a large file takes several times its size while it is read
-            dataset = read_dataset(content, name=filename)
-            self._require_room(len(content))
-            file = TrainingFile(
-                id=new_id("file"),
-                filename=filename,
-                num_bytes=len(content),
-                digest=self._folder.put_file(content),
-                num_examples=len(dataset.examples),
-                num_duplicates=dataset.num_duplicates,
-                created_at=int(time.time()),
-            )
-            with self._database.writing() as connection:
-                connection.execute(insert(files).values(vars(file)))
+            dataset = _read(content, filename, purpose)
+            return self._keep(filename, content, purpose, len(dataset.examples), dataset.num_duplicates)
+
+    def add_results(self, filename: str, content: bytes) -> TrainingFile:
+        """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file there.
+
+        Raises InvalidInput: there is no room.
+        """
+        query = select(files).where(files.c.filename == filename, files.c.purpose == Purpose.RESULTS)
+        with self._lock:
+            with self._database.reading() as connection:
+                row = connection.execute(query).mappings().first()
+            if row is not None:
+                return _file(row)
+            return self._keep(filename, content, Purpose.RESULTS, content.count(b"\n") - 1, 0)
+
+    def _keep(
+        self, filename: str, content: bytes, purpose: Purpose, num_examples: int, num_duplicates: int
+    ) -> TrainingFile:
+        """Raises InvalidInput: there is no room."""
+        self._require_room(len(content))
+        file = TrainingFile(
+            id=new_id("file"),
+            filename=filename,
+            num_bytes=len(content),
+            digest=self._folder.put_file(content),
+            num_examples=num_examples,
+            num_duplicates=num_duplicates,
+            created_at=int(time.time()),
+            purpose=purpose,
+        )
+        with self._database.writing() as connection:
+            connection.execute(insert(files).values(vars(file)))
         return file
 
     def get(self, file_id: str, *, param: str = "file_id") -> TrainingFile:
@@ -75,9 +111,13 @@ class FileBook:
         with self._database.reading() as connection:
             return _find(connection, file_id, param)
 
-    def page(self, after: str | None, limit: int, *, is_ascending: bool = False) -> tuple[list[TrainingFile], bool]:
+    def page(
+        self, after: str | None, limit: int, *, is_ascending: bool = False, purpose: Purpose | None = None
+    ) -> tuple[list[TrainingFile], bool]:
         """Files by the time of their upload, behind the one with id `after`, and whether there are more."""
         query = select(files).order_by(files.c.seq if is_ascending else files.c.seq.desc()).limit(limit + 1)
+        if purpose is not None:
+            query = query.where(files.c.purpose == purpose)
         with self._database.reading() as connection:
             if after is not None:
                 _find(connection, after, "after")
@@ -91,9 +131,18 @@ class FileBook:
         return self._folder.read_file(file.digest)
 
     def load(self, file_id: str, *, param: str) -> Dataset:
-        """The examples of an upload. Raises NoSuchFile with `param`, CorruptState."""
+        """The examples of an upload. Raises NoSuchFile and InvalidInput with `param`, CorruptState."""
         file = self.get(file_id, param=param)
+        if file.purpose is not Purpose.TUNING:
+            raise InvalidInput(f"{file.filename} is for {file.purpose} and has no examples to learn from", param=param)
         return read_dataset(self.read(file), name=file.filename)
+
+    def load_inputs(self, file_id: str, *, param: str) -> tuple[str, ...]:
+        """The inputs of an upload, answers left out. Raises as `load` does."""
+        file = self.get(file_id, param=param)
+        if file.purpose is Purpose.RESULTS:
+            raise InvalidInput(f"{file.filename} holds the figures of a job and no inputs", param=param)
+        return tuple(example.input for example in _read(self.read(file), file.filename, file.purpose).examples)
 
     def delete(self, file_id: str, used_ids: Iterable[str]) -> None:
         """Args: used_ids: of files that unfinished jobs need.
@@ -130,6 +179,13 @@ def require_filename(filename: str) -> None:
         raise InvalidInput(f"filename must be 1 to {MAX_FILENAME_CHARS} printable characters", param="file")
 
 
+def _read(content: bytes, filename: str, purpose: Purpose) -> Dataset:
+    """Raises InvalidInput, with file and line."""
+    if purpose is Purpose.INPUTS:
+        return Dataset(filename, tuple(Example(text, "") for text in read_inputs(content, name=filename)))
+    return read_dataset(content, name=filename)
+
+
 def _find(connection: Connection, file_id: str, param: str) -> TrainingFile:
     row = connection.execute(select(files).where(files.c.id == file_id)).mappings().first()
     if row is None:
@@ -138,4 +194,5 @@ def _find(connection: Connection, file_id: str, param: str) -> TrainingFile:
 
 
 def _file(row: RowMapping) -> TrainingFile:
-    return TrainingFile(**{name: value for name, value in row.items() if name != "seq"})
+    fields = {name: value for name, value in row.items() if name != "seq"}
+    return TrainingFile(**{**fields, "purpose": Purpose(row["purpose"])})

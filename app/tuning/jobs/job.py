@@ -71,6 +71,8 @@ class JobSpec:
         learning_rate_multiplier: of the learning rates that are tried where none was asked for.
         method: OpenAI's `method` object, as it is shown again.
         seed: of the request; also in `search`.
+        teacher_text: a written prompt to be distilled; the training file holds inputs then.
+        teacher_version: or pinned id of a version to be distilled.
         metadata: the caller's own.
     """
 
@@ -88,7 +90,18 @@ class JobSpec:
     search: Mapping[str, Any] = field(default_factory=dict)
     learning_rate_multiplier: float = 1.0
     seed: int = 0
+    teacher_text: str | None = None
+    teacher_version: str | None = None
     metadata: Mapping[str, str] | None = None
+
+    @property
+    def has_teacher(self) -> bool:
+        return self.teacher_text is not None or self.teacher_version is not None
+
+    @property
+    def provenance_method(self) -> str:
+        """How its versions came to be."""
+        return "distillation" if self.has_teacher else "prompt_tuning"
 
     @property
     def file_ids(self) -> tuple[str, ...]:
@@ -124,6 +137,8 @@ class Job:
     num_runs: how often it was taken up: once, and again after each pause or restart.
     step, num_steps: updates done as far as they are recorded, and of the whole run once it has begun.
     version: pinned id of what it published as its result.
+    trained_tokens: of the examples, text and answer, each as often as a member learned from it.
+    result_file: id of the file with its figures.
     """
 
     id: str
@@ -137,6 +152,8 @@ class Job:
     estimated_finish: int | None = None
     version: str | None = None
     error: JobError | None = None
+    trained_tokens: int = 0
+    result_file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from app.errors import InvalidInput, NoSuchJob, Overloaded
+from app.telemetry import Metrics
 from app.tuning.jobs.bell import Bell
 from app.tuning.jobs.checkpoint_book import drop_checkpoints
 from app.tuning.jobs.database import Database, jobs
@@ -26,10 +27,11 @@ RETRY_AFTER_S = 60.0
 class JobBook:
     """Changes of status are made one at a time, each in one transaction with the event that tells of it."""
 
-    def __init__(self, database: Database, log: EventLog, bell: Bell) -> None:
+    def __init__(self, database: Database, log: EventLog, bell: Bell, metrics: Metrics) -> None:
         self._database = database
         self._log = log
         self._bell = bell
+        self._metrics = metrics
         self._deciding = threading.RLock()
         self._running_id: str | None = None
 
@@ -94,6 +96,7 @@ class JobBook:
 
     def recover(self) -> None:
         """Queue again what seems to run though nobody runs it."""
+        self._metrics.observe_jobs(self._count_unfinished())
         for job in self.unfinished():
             if job.status is JobStatus.RUNNING:
                 self.put_back(job.id, "Job queued again: the server was interrupted")
@@ -135,10 +138,10 @@ class JobBook:
     def fail(self, job_id: str, error: JobError) -> None:
         self._leave(job_id, JobStatus.FAILED, f"Job failed: {error.message}", level="error", error=asdict(error))
 
-    def succeed(self, job_id: str, version: str, note: str = "") -> None:
+    def succeed(self, job_id: str, version: str, *, note: str = "", result_file: str | None = None) -> None:
         """Args: note: what the last event says behind the version's name."""
         message = f"The job has successfully completed: {version}{note}"
-        self._leave(job_id, JobStatus.SUCCEEDED, message, version=version)
+        self._leave(job_id, JobStatus.SUCCEEDED, message, version=version, result_file=result_file)
 
     def warn(self, job_id: str, message: str) -> None:
         """Tell those who follow the job of something they should know."""
@@ -152,6 +155,7 @@ class JobBook:
         *,
         step: int,
         num_steps: int,
+        trained_tokens: int,
         estimated_finish: int | None,
         redone: range,
     ) -> None:
@@ -159,7 +163,12 @@ class JobBook:
 
         Args: redone: see EventLog.drop_stale.
         """
-        progress = {"step": step, "num_steps": num_steps, "estimated_finish": estimated_finish}
+        progress = {
+            "step": step,
+            "num_steps": num_steps,
+            "trained_tokens": trained_tokens,
+            "estimated_finish": estimated_finish,
+        }
         is_open = (jobs.c.id == job.id) & jobs.c.status.in_(UNFINISHED)
         with self._database.writing() as connection:
             if connection.execute(update(jobs).where(is_open).values(progress)).rowcount:
@@ -167,12 +176,24 @@ class JobBook:
                 self._log.drop_stale(connection, job.id, job.num_runs, redone)
         self._bell.ring(job.id)
 
+    def count(self, *, num_updates: int, num_tokens: int) -> None:
+        """What was learned since the last time, for the metrics."""
+        self._metrics.observe_learning(num_updates=num_updates, num_tokens=num_tokens)
+
     @contextmanager
     def _changing(self, job_id: str) -> Iterator[Connection]:
         with self._deciding:
             with self._database.writing() as connection:
                 yield connection
+            self._metrics.observe_jobs(self._count_unfinished())
             self._bell.ring(job_id)
+
+    def _count_unfinished(self) -> dict[str, int]:
+        """Of each status that is not final."""
+        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.status)
+        with self._database.reading() as connection:
+            found = dict(connection.execute(query).tuples().all())
+        return {status: found.get(status, 0) for status in UNFINISHED}
 
     def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
         """What becomes of a running job; one that was paused, cancelled or forgotten meanwhile stays so."""
@@ -193,6 +214,7 @@ class JobBook:
             values["estimated_finish"] = None
         if status.is_final:
             values["finished_at"] = int(time.time())
+            self._metrics.observe_job_ended(status)
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=status, **values))
         self._note(connection, job.id, job.num_runs, message, level)
 
@@ -239,4 +261,6 @@ def _job(row: RowMapping) -> Job:
         estimated_finish=row["estimated_finish"],
         version=row["version"],
         error=None if row["error"] is None else JobError(**row["error"]),
+        trained_tokens=row["trained_tokens"],
+        result_file=row["result_file"],
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, OptimizerKind, Schedule, TuneConfig
+from app.tuning.distillation_run import Assignment, DistillationRun
 from app.tuning.jobs.job import JobSpec
 from app.tuning.plan import TuningPlan
 from app.tuning.run import TuningRun
@@ -32,7 +33,7 @@ class Planner:
         self._files = files
         self._slice_s = slice_s
 
-    def plan(self, spec: JobSpec) -> TuningPlan:
+    def plan(self, spec: JobSpec) -> TuningPlan | Assignment:
         """Reads the files again and checks everything that can be checked without the device.
 
         Raises:
@@ -40,6 +41,9 @@ class Planner:
             InvalidInput: a file, a label, or a hyperparameter that cannot be; the message names it.
             CorruptState, CorruptPrompt: what is stored is damaged.
         """
+        return self._assign(spec) if spec.has_teacher else self._plan(spec)
+
+    def _plan(self, spec: JobSpec) -> TuningPlan:
         train = self._files.load(spec.training_file, param="training_file")
         validation = None
         if spec.validation_file is not None:
@@ -58,15 +62,35 @@ class Planner:
         )
         return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
 
-    def start(self, plan: TuningPlan, state: bytes | None, on_event: OnEvent) -> TuningRun:
-        """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
-        return TuningRun(
-            self._backbone,
-            plan,
-            state=None if state is None else RunState.from_bytes(state),
-            slice_s=self._slice_s,
-            on_event=on_event,
+    def _assign(self, spec: JobSpec) -> Assignment:
+        inputs = self._files.load_inputs(spec.training_file, param="training_file")
+        config, labels = make_config(spec), spec.labels or ()
+        assignment = Assignment.make(
+            self._teacher(spec),
+            inputs,
+            config,
+            make_search(spec, config, has_labels=bool(labels)),
+            template=Template() if spec.template is None else Template(spec.template),
+            labels=labels,
         )
+        assignment.require_room(self._backbone)
+        return assignment
+
+    def _teacher(self, spec: JobSpec) -> TaskPrompt:
+        if spec.teacher_version is not None:
+            return self._registry.prompt(self._registry.resolve(spec.teacher_version))
+        assert spec.teacher_text is not None
+        token_ids = self._backbone.tokenizer(spec.teacher_text)["input_ids"]
+        return TaskPrompt.from_text(spec.teacher_text, token_ids, self._backbone.fingerprint)
+
+    def start(
+        self, plan: TuningPlan | Assignment, state: bytes | None, on_event: OnEvent
+    ) -> TuningRun | DistillationRun:
+        """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
+        saved = None if state is None else RunState.from_bytes(state)
+        if isinstance(plan, Assignment):
+            return DistillationRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
+        return TuningRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
 
     def _init_prompt(self, spec: JobSpec) -> TaskPrompt | None:
         if spec.init_version is None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.task_prompt import TaskPrompt
-    from app.tuning.plan import TuningPlan
+    from app.tuning.distillation_run import DistillationRun
     from app.tuning.result import TuneResult
+    from app.tuning.run import TuningRun
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Candidate:
 class Publisher:
     """Publishes for one job. Its versions say in their provenance which job and step they are of."""
 
-    def __init__(self, backbone: Backbone, registry: Registry, job: Job, plan: TuningPlan) -> None:
+    def __init__(self, backbone: Backbone, registry: Registry, job: Job, run: TuningRun | DistillationRun) -> None:
         self._backbone = backbone
         self._registry = registry
         self._job = job
-        self._plan = plan
+        self._run = run
 
     def publish_checkpoint(self, candidate: Candidate) -> Version:
         """A version that no alias means."""
@@ -47,8 +48,8 @@ class Publisher:
         return self._find(mark) or self._publish(
             candidate.prompt,
             metrics={f"validation_{candidate.metric}": candidate.value},
-            tuning=asdict(self._plan.config),
-            provenance={"method": "prompt_tuning", **mark},
+            tuning=asdict(self._run.plan.config),
+            provenance={"method": self._job.spec.provenance_method, **mark},
         )
 
     def publish_result(self, result: TuneResult) -> Version:
@@ -97,15 +98,15 @@ class Publisher:
 
     def _publish(self, prompt: TaskPrompt, *, provenance: dict[str, Any], **fields: Any) -> Version:
         """Args: fields: of `Registry.publish`."""
-        labels = self._plan.labels
+        plan = self._run.plan
         provenance.pop("data_hash", None)
         return self._registry.publish(
             self._job.spec.task,
             prompt,
-            template=self._plan.template,
-            labels=labels,
-            sampling={} if labels else {"temperature": 0.0, "max_tokens": self._plan.config.max_target_tokens},
-            data_sha256=self._plan.data_hash,
+            template=plan.template,
+            labels=plan.labels,
+            sampling={} if plan.labels else {"temperature": 0.0, "max_tokens": plan.config.max_target_tokens},
+            data_sha256=plan.data_hash,
             provenance=provenance,
             description=self._job.spec.description,
             alias=None,

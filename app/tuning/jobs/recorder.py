@@ -11,6 +11,7 @@ from app.tuning.events import (
     MembersDropped,
     MicroBatchLowered,
     StepDone,
+    Taught,
     TuneEvent,
     TuningStarted,
     TuningStopped,
@@ -36,7 +37,7 @@ class Recorder:
     def __init__(self, jobs: JobBook, job: Job) -> None:
         self._jobs = jobs
         self._job = job
-        self._step, self._num_steps = job.step, job.num_steps or 0
+        self._step, self._num_steps, self._trained_tokens = job.step, job.num_steps or 0, job.trained_tokens
         self._pending: list[Happening] = []
         self._began_s = self._flushed_s = time.monotonic()
         self._first_step: int | None = None
@@ -62,6 +63,7 @@ class Recorder:
             happenings,
             step=self._step,
             num_steps=self._num_steps,
+            trained_tokens=self._trained_tokens,
             estimated_finish=self._estimate_finish(),
             redone=self._redone,
         )
@@ -77,7 +79,8 @@ class Recorder:
             self._num_steps = event.num_steps
         elif isinstance(event, StepDone):
             self._first_step = event.step if self._first_step is None else self._first_step
-            self._step, self._loss = event.step, event.loss
+            self._jobs.count(num_updates=1, num_tokens=event.num_tokens)
+            self._step, self._loss, self._trained_tokens = event.step, event.loss, event.num_tokens_trained
         elif isinstance(event, Evaluated) and event.is_best:
             self.train_loss = self._loss
         elif isinstance(event, TuningStopped):
@@ -94,7 +97,7 @@ class Recorder:
 def tell(event: TuneEvent, step: int, num_steps: int) -> Happening | None:
     """Args: step, num_steps: where the run stands. Returns None for an update too many."""
     match event:
-        case TuningStarted():
+        case Taught() | TuningStarted():
             return _tell_start(event)
         case StepDone():
             return _tell_step(event)
@@ -112,7 +115,9 @@ def tell(event: TuneEvent, step: int, num_steps: int) -> Happening | None:
             return Happening("stopped", message, step=event.step)
 
 
-def _tell_start(event: TuningStarted) -> Happening:
+def _tell_start(event: Taught | TuningStarted) -> Happening:
+    if isinstance(event, Taught):
+        return Happening("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
     message = (
         f"Tuning started: {event.num_steps} updates, {event.num_train} examples and {event.num_validation} for "
         f"validation, {event.num_parameters} parameters in {len(event.members)} members"

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from app.errors import GateFailed, NumericalError
+from app.errors import GateFailed, InvalidInput, NumericalError
 from app.registry.version import name_together
 from app.tuning.jobs.checkpoint_book import CheckpointBook
+from app.tuning.jobs.event_log import EventLog
+from app.tuning.jobs.figures import MAX_FIGURES, write_figures
+from app.tuning.jobs.file_book import FileBook
 from app.tuning.jobs.job import Job
 from app.tuning.jobs.job_book import JobBook
 from app.tuning.jobs.planner import Planner
@@ -44,6 +47,8 @@ class Bench:
 
     jobs: JobBook
     checkpoints: CheckpointBook
+    events: EventLog
+    files: FileBook
     folder: StateFolder
     registry: Registry
     backbone: Backbone
@@ -74,8 +79,8 @@ class Session:
         self._should_stop = should_stop
         self._recorder = Recorder(bench.jobs, job)
         plan = bench.planner.plan(job.spec)
-        self._publisher = Publisher(bench.backbone, bench.registry, job, plan)
         self._run = bench.planner.start(plan, bench.folder.read_run(job.id), self._recorder.hear)
+        self._publisher = Publisher(bench.backbone, bench.registry, job, self._run)
         self._saved_s = time.monotonic()
         self._checkpoint_steps = [each.step for each in bench.checkpoints.of(job.id)]
 
@@ -85,6 +90,7 @@ class Session:
         Raises what the run raises; what was published by then stays.
         """
         while True:
+            self._run.prepare()
             done = self._bench.lease(self._advance)
             self._recorder.flush_if_due()
             if done.candidate is not None and not self._bench.jobs.is_over(self._job.id):
@@ -174,7 +180,9 @@ class Session:
         except _HasToLeaveError:
             self._leave()
             return
-        self._succeed(version, f"; {name_together([version, *others])} answers as an ensemble" if others else "")
+        notes = result.note.splitlines()
+        notes += [f"{name_together([version, *others])} answers as an ensemble"] if others else []
+        self._succeed(version, "".join(f"; {note}" for note in notes))
         if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
 
@@ -186,13 +194,23 @@ class Session:
 
     def _succeed(self, version: Version, note: str) -> None:
         """The alias moves and the job ends as one decision, which no order can come between."""
+        result_file = self._keep_figures()
         with self._bench.jobs.deciding(self._job.id) as is_still_running:
             if is_still_running:
                 try:
                     self._publisher.move_alias(version)
                 except GateFailed as error:
                     self._bench.jobs.warn(self._job.id, f"{self._job.spec.alias} stays where it is: {error.message}")
-                self._bench.jobs.succeed(self._job.id, version.id, note)
+                self._bench.jobs.succeed(self._job.id, version.id, note=note, result_file=result_file)
+
+    def _keep_figures(self) -> str | None:
+        """Id of the file; None where there is no room for it."""
+        events = self._bench.events.since(self._job.id, None, MAX_FIGURES)
+        try:
+            return self._bench.files.add_results(f"{self._job.id}.csv", write_figures(events)).id
+        except InvalidInput as error:
+            self._bench.jobs.warn(self._job.id, f"the figures stay in the events alone: {error.message}")
+            return None
 
     def _publish_last_good(self, result: TuneResult) -> None:
         if result.best_step > max(self._checkpoint_steps, default=0):

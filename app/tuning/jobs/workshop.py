@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from app.telemetry import Metrics
 from app.tuning.jobs.bell import Bell
 from app.tuning.jobs.checkpoint_book import CheckpointBook
 from app.tuning.jobs.database import Database
@@ -32,6 +33,7 @@ class Workshop:
         lease: how a run gets at the device.
         slice_s: see Planner.
         save_every_s: see Bench.
+        metrics: told of jobs and of what they learn; None counts for nobody.
 
     Raises TuningUnavailable: another server has the folder, or it cannot be used.
     """
@@ -45,6 +47,7 @@ class Workshop:
         *,
         slice_s: float | None = None,
         save_every_s: float = SAVE_EVERY_S,
+        metrics: Metrics | None = None,
     ) -> None:
         self._folder = StateFolder(path)
         try:
@@ -54,13 +57,15 @@ class Workshop:
             raise
         self.bell = Bell()
         self.events = EventLog(self._database)
-        self.jobs = JobBook(self._database, self.events, self.bell)
+        self.jobs = JobBook(self._database, self.events, self.bell, metrics or Metrics())
         self.checkpoints = CheckpointBook(self._database)
         self.files = FileBook(self._database, self._folder)
         self._planner = Planner(backbone, registry, self.files, slice_s=slice_s)
         bench = Bench(
             jobs=self.jobs,
             checkpoints=self.checkpoints,
+            events=self.events,
+            files=self.files,
             folder=self._folder,
             registry=registry,
             backbone=backbone,
@@ -92,8 +97,9 @@ class Workshop:
         """
         plan = self._planner.plan(spec)
         file = self.files.get(spec.training_file, param="training_file")
+        what = "inputs for the teacher" if spec.has_teacher else "examples"
         message = (
-            f"Created fine-tuning job: {len(plan.train)} examples to learn from, {len(plan.validation)} to measure with"
+            f"Created fine-tuning job: {len(plan.train)} {what} to learn from, {len(plan.validation)} to measure with"
         )
         if file.num_duplicates:
             message += f"; {file.num_duplicates} of the training file's are duplicates"

@@ -70,7 +70,7 @@ def make_spec(shop: Workshop, **changes: object) -> JobSpec:
         task="likes",
         alias="live",
         model=tiny_backbone().name,
-        training_file=shop.files.add("likes.jsonl", DATA).id,
+        training_file=changes.pop("training_file", None) or shop.files.add("likes.jsonl", DATA).id,
         method={"type": "prompt_tuning"},
         hyperparameters=hyperparameters,
         search=search,
