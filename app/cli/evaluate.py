@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,6 +73,8 @@ def evaluate(
     if server is None:
         settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
         measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
+        import asyncio
+
         shown = asyncio.run(measuring)
     else:
         from app.cli.remote import task_path
