@@ -304,7 +304,7 @@ def test_a_version_published_before_a_crash_is_found_again(shops: OpenShop, tmp_
     shop = shops()
     job = shop.create_job(make_spec(shop))
     real = shop.jobs.succeed
-    shop.jobs.succeed = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    shop.jobs.succeed = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     shop.start()
     wait_until(lambda: not shop._runner.is_alive)
     shop.jobs.succeed = real
