@@ -75,7 +75,8 @@ async def run_all(
         SoftswapError: the first one; if an input is at fault, `param` names it.
     """
     services.check_accepting()
-    at_once = QUEUED_BATCHES * services.engine.config.max_num_seqs
+    widest = max(len(run.target.members) if isinstance(run.target, Ensemble) else 1 for run in runs)
+    at_once = max(1, QUEUED_BATCHES * services.engine.config.max_num_seqs // widest)
     return await all_of((_run_named(services, run, given, deadline_s) for run in runs), at_once=at_once)
 
 
