@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         "auto", description="auto is the fastest that can run, on CPU compiled at first use; sdpa is torch's own."
     )
     packed_weights: Literal["auto", "off"] = Field(
-        "auto", description="auto: a second copy of the weights where that is measured to be faster, on CPU; off: none."
+        "off", description="auto: a second copy of the weights where that is measured to be faster, on CPU; off: none."
     )
     max_model_len: int | None = Field(
         None, ge=8, description="Positions of a sequence, virtual tokens included; the model's own without it."

@@ -304,6 +304,7 @@ def test_a_single_text_does_not_wait_for_measurements(local: Path, monkeypatch: 
         return PackedWeights(), "none"
 
     monkeypatch.setattr(backbone_module, "choose_packed_weights", measure)
+    monkeypatch.setenv("SOFTSWAP_PACKED_WEIGHTS", "auto")
     call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     call("run", "greet", "you", "--max-tokens", "2")
     assert not measured
@@ -360,7 +361,7 @@ def test_a_running_server_is_asked_with_url(live: LiveServer, monkeypatch: pytes
     call("tasks", "alias", "sent", "canary", "1")
     call("tasks", "rm", "sent@canary")
     call("tasks", "rm", "sent", "--yes")
-    assert call("run", "sent", "x", code=1) == "there is no task sent"
+    assert call("run", "sent", "x", code=1) == "there is no task sent; is it sentiment?"
 
 
 def test_a_server_that_is_not_there_is_said_in_one_line() -> None:

@@ -53,11 +53,24 @@ def _num_taught(shop: Workshop, job: Job) -> int:
     return sum(event.message.startswith("The teacher") for event in all_events(shop, job))
 
 
-@pytest.mark.parametrize("labels", [("no", "yes"), ()])
-def test_the_version_says_what_it_is_worth_and_so_does_the_last_event(tmp_path: Path, labels: tuple[str, ...]) -> None:
+def test_a_teacher_that_never_ends_an_answer_in_the_room_it_has_teaches_nothing(tmp_path: Path) -> None:
     shop = open_shop(tmp_path)
     shop.start()
-    job = shop.create_job(_spec(shop, labels=labels, template="{input}\nA: {target}"))
+    job = shop.create_job(_spec(shop, labels=(), template="{input}\nA: {target}"))
+    failed = wait_for(shop, job, JobStatus.FAILED)
+    assert failed.error is not None
+    assert failed.error.param == "prompt"
+    assert "longer than max_target_tokens" in failed.error.message
+    shop.close()
+
+
+@pytest.mark.parametrize("changes", [{"template": "{input}\nA: {target}"}, {"labels": ()}])
+def test_the_version_says_what_it_is_worth_and_so_does_the_last_event(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    shop = open_shop(tmp_path)
+    shop.start()
+    job = shop.create_job(_spec(shop, **changes))
     version = _finish(shop, tmp_path, job)
     worth = version.provenance["distillation"]
     assert version.provenance["method"] == "distillation"
