@@ -354,6 +354,9 @@ def test_a_running_server_is_asked_with_url(live: LiveServer, monkeypatch: pytes
         "sentiment",
     ]
     assert json.loads(call("tasks", "show", "sentiment@1", "--json"))["number"] == 1
+    assert json.loads(call("run", "headline+raw@1", "hello", "--json"))["text"] in {
+        json.loads(call("run", task, "hello", "--json"))["text"] for task in ("headline", "raw")
+    }
     safetensors.torch.save_file(
         {"prompt_embeddings": soft_prompt(tiny_backbone()).rows}, tmp_path / "adapter_model.safetensors"
     )

@@ -149,8 +149,13 @@ class _Remote:
         self._server = server
         self._path = task_path(task, "run")
         self._given = given
-        live = server.call("GET", task_path(task.partition("@")[0]))["live"]
-        self.can_stream = "+" not in task and not (live and live["labels"])
+        self.can_stream = "+" not in task and not self._has_labels(task.partition("@")[0])
+
+    def _has_labels(self, task: str) -> bool:
+        from app.cli.remote import task_path
+
+        live = self._server.call("GET", task_path(task))["live"]
+        return bool(live and live["labels"])
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = self._server.call("POST", self._path, {"inputs": texts, **self._given})[
