@@ -196,7 +196,7 @@ def test_a_mixed_call_gives_each_task_its_own_answer(http: httpx.Client) -> None
         ("/v1/run", [], None),
         ("/v1/tasks/headline/run", {"inputs": ["x", "y" * 600]}, "inputs.1"),
         ("/v1/tasks/headline/run", {"inputs": []}, "inputs"),
-        ("/v1/tasks/headline/run", {"inputs": ["x"] * 65}, "inputs"),
+        ("/v1/tasks/headline/run", {"inputs": ["x"] * 1001}, "inputs"),
         ("/v1/tasks/headline/run", {"input": "x", "inputs": ["x"]}, None),
         ("/v1/tasks/headline/run", {}, None),
         ("/v1/tasks/headline/run", {"inputs": ["x"], "stream": True}, "stream"),
