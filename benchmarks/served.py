@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from app.cli.remote import RemoteServer
+from app.settings import DEMO_BACKBONE
+from benchmarks.server import ROOT, serve
 
-PROMPTS = Path(__file__).parents[1] / "prompts"
-LISTENING = re.compile(r"listening on http://([\d.]+):(\d+)")
-START_TIMEOUT_S = 120.0
+PROMPTS = ROOT / "prompts"
 
 
 @dataclass
@@ -57,38 +52,12 @@ class Served:
 
 
 @contextmanager
-def serve_demo(**settings: str) -> Iterator[Served]:
-    """Args: settings: more of the environment's, such as SOFTSWAP_TUNING_SHARE."""
+def serve_demo() -> Iterator[Served]:
     with TemporaryDirectory() as folder:
         registry = Path(folder) / "prompts"
         shutil.copytree(PROMPTS, registry, ignore=shutil.ignore_patterns(".state", ".lock"))
-        log = Path(folder) / "log"
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--registry", str(registry)],
-                stderr=stream,
-                stdout=stream,
-                env={**os.environ, **settings},
-            )
-        try:
-            yield _wait_until_ready(process, log)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> Served:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        time.sleep(0.1)
-        if found := LISTENING.search(log.read_text()):
-            host, port = found[1], int(found[2])
-            try:
-                with urlopen(f"http://{host}:{port}/ready"):
-                    return Served(host, port, RemoteServer(f"http://{host}:{port}", None))
-            except (URLError, ConnectionError):
-                continue
-    raise RuntimeError(f"the server did not start: {log.read_text()}")
+        with serve(DEMO_BACKBONE, registry) as running:
+            yield Served(running.host, running.port, RemoteServer(running.url, None))
 
 
 class SteadyJob:

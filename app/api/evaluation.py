@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-TINY = 1e-300
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
 
@@ -121,13 +119,8 @@ async def evaluate_ensemble(
     if combine is Combine.VOTE:
         answers = [ensemble.labels[best] for best, _ in together]
         return await asyncio.to_thread(Evaluation.of_labels, answers, ensemble.labels, targets)
-    values = [_log_likelihoods(chances) for _, chances in together]
+    values = [chances.to_log_likelihoods() for _, chances in together]
     return await asyncio.to_thread(Evaluation.of_scores, values, ensemble.labels, targets)
-
-
-def _log_likelihoods(chances: LabelChances) -> list[float]:
-    """What would give these chances: of each label, natural logarithm."""
-    return [math.log(max(chance * chances.mass, TINY)) for chance in chances.probabilities]
 
 
 async def find_examples(services: Services, source: ExampleSource) -> Sequence[Example]:

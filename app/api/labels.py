@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.model.layout import Template
 
 MAX_BOOKS = 1024
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class LabelChances:
         weights = [math.exp((value - highest) / temperature) for value in log_likelihoods]
         total = sum(weights)
         return cls(tuple(weight / total for weight in weights), min(1.0, mass))
+
+    def to_log_likelihoods(self) -> list[float]:
+        """What would give these chances at temperature 1: of each label, natural logarithm.
+
+        Where the mass is too small for a float, all are shifted alike, and the likeliest label stays the likeliest.
+        """
+        return [math.log(max(chance, TINY)) + math.log(max(self.mass, TINY)) for chance in self.probabilities]
 
     @property
     def best(self) -> int:

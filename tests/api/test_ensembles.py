@@ -136,6 +136,13 @@ def test_an_evaluation_measures_what_the_ensemble_answers(own: LiveServer, combi
         assert said["metrics"]["label_mass"] == pytest.approx(mass, abs=1e-5)
 
 
+def test_labels_too_unlikely_for_a_float_keep_their_order_and_distance() -> None:
+    worse, better = LabelChances.from_log_likelihoods([-800.0, -790.0]).to_log_likelihoods()
+    assert better - worse == pytest.approx(10)
+    likely = LabelChances.from_log_likelihoods([-3.0, -2.0, -40.0])
+    assert likely.to_log_likelihoods() == pytest.approx([-3.0, -2.0, -40.0])
+
+
 def test_an_evaluation_of_texts_takes_the_votes(own: LiveServer) -> None:
     items = [{"input": text, "target": "x"} for text in INPUTS[:6]]
     said = _evaluate(own, "text@1+2+3+4", items, with_predictions=True).json()

@@ -72,6 +72,8 @@ class JobBook:
             status = order.apply(job.status)
             if status is not job.status:
                 self._set_status(connection, job, status, f"Job {_PAST[order]}")
+        if status is not job.status:
+            self._count_end(status)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
@@ -202,8 +204,16 @@ class JobBook:
                 return
             with self._changing(job_id) as connection:
                 job = _find(connection, job_id)
-                if job.status is JobStatus.RUNNING:
+                is_left = job.status is JobStatus.RUNNING
+                if is_left:
                     self._set_status(connection, job, status, message, level=level, **values)
+            if is_left:
+                self._count_end(status)
+
+    def _count_end(self, status: JobStatus) -> None:
+        """Once the change is durable: what failed to be written and is tried again counts once."""
+        if status.is_final:
+            self._metrics.observe_job_ended(status)
 
     def _set_status(
         self, connection: Connection, job: Job, status: JobStatus, message: str, *, level: str = "info", **values: Any
@@ -214,7 +224,6 @@ class JobBook:
             values["estimated_finish"] = None
         if status.is_final:
             values["finished_at"] = int(time.time())
-            self._metrics.observe_job_ended(status)
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=status, **values))
         self._note(connection, job.id, job.num_runs, message, level)
 

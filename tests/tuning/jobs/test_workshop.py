@@ -395,3 +395,23 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     assert registry.find_evaluation(live, gate.data_sha256) is None
     assert registry.resolve("likes").id == first.version
     lease.open()
+
+
+def test_an_end_that_could_not_be_written_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = open_shop(tmp_path)
+    counted: list[str] = []
+    monkeypatch.setattr(shop.jobs._metrics, "observe_job_ended", counted.append)
+    job = shop.create_job(make_spec(shop))
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(shop.jobs, "_note", fail)
+        with pytest.raises(OSError, match="full"):
+            shop.jobs.give(job.id, Order.CANCEL)
+    assert counted == []
+    assert shop.jobs.get(job.id).status is JobStatus.QUEUED
+    shop.jobs.give(job.id, Order.CANCEL)
+    assert counted == [JobStatus.CANCELLED]
+    shop.close()
