@@ -82,7 +82,8 @@ def weakness(result: dict[str, Any]) -> str:
     best_rival = max(rivals, default=-math.inf)
     if metric != "accuracy":
         if value <= best_rival:
-            return f"- {name} is weak: no better than a written prompt."
+            word = "no better" if value == best_rival else "worse"
+            return f"- {name} is weak: {word} than a written prompt, which needs no tuning at all."
         return f"- {name} is weak: {percent(value)} {METRIC_TO_NAME[metric]} is far from usable." if value < 0.3 else ""
     if metrics["accuracy_low"] <= max(best_rival, result["majority"]):
         return f"- {name} is weak: not clearly better than the majority class and written prompts."
