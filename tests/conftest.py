@@ -1,0 +1,8 @@
+"""One thread for each process of the tests, unless told otherwise: their models are tiny, and many run at a time.
+
+Teams of threads that share two cores mostly wait for one another. Tests of threads choose their number themselves.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes tests start
