@@ -34,8 +34,8 @@ the test examples. The zero-shot prompt depends on no seed.
 
 {costs}
 
-Tries: candidates that validation chose among. Peak memory: {memory}. Latency: the median request, one at a time through
-the engine; LoRA and full fine-tuning are not served by softswap.
+Tries: candidates that validation chose among. CPU seconds: of all threads, all tries included. Peak memory: {memory}.
+Latency: the median request, one at a time through the engine; LoRA and full fine-tuning are not served by softswap.
 
 ## The backbones
 
@@ -142,7 +142,7 @@ def _score(summary: Summary) -> str:
 
 
 def _cost_table(results: Sequence[SizeResult]) -> str:
-    header = ["backbone", "method", "trained parameters", "bytes per task", "tries", "tuning, s", "peak memory, MB"]
+    header = ["backbone", "method", "trained parameters", "bytes per task", "tries", "tuning, CPU s", "peak memory, MB"]
     rows = [
         [
             result.name,
@@ -150,7 +150,7 @@ def _cost_table(results: Sequence[SizeResult]) -> str:
             f"{summary.num_parameters:,}",
             f"{summary.num_stored_bytes:,}",
             str(summary.num_tries),
-            f"{summary.tuning_s:.0f}",
+            f"{summary.tuning_cpu_s:.0f}",
             "not measured" if summary.peak_memory_bytes is None else f"{summary.peak_memory_bytes / 1e6:.0f}",
             "not served" if summary.latency_s is None else f"{1000 * summary.latency_s:.1f}",
         ]

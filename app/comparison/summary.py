@@ -49,7 +49,7 @@ class Summary:
     """Attributes:
     value: mean of the main metric on test over the trials.
     interval: around it.
-    tuning_s: mean of the trials.
+    tuning_s, tuning_cpu_s: mean of the trials.
     peak_memory_bytes: of the hungriest trial.
     latency_s: median of the trials'.
 
@@ -65,6 +65,7 @@ class Summary:
     num_stored_bytes: int
     num_tries: int
     tuning_s: float
+    tuning_cpu_s: float
     peak_memory_bytes: int | None
     latency_s: float | None
 
@@ -84,6 +85,7 @@ class Summary:
             num_stored_bytes=first.num_stored_bytes,
             num_tries=first.num_tries,
             tuning_s=statistics.fmean(trial.tuning_s for trial in trials),
+            tuning_cpu_s=statistics.fmean(trial.tuning_cpu_s for trial in trials),
             peak_memory_bytes=max(peaks, default=None),
             latency_s=statistics.median(latencies) if latencies else None,
         )

@@ -37,6 +37,7 @@ class Trial:
         num_steps: updates of a whole run; 0 where nothing is trained.
         best_step: updates done at the chosen state.
         tuning_s: seconds from the examples to the chosen state, all tries included.
+        tuning_cpu_s: seconds of all the processor's threads meanwhile; other programs do not lengthen them.
         peak_memory_bytes: while tuning, on top of the loaded backbone; None where it cannot be told.
         memory_measure: how that was measured.
         latency_s: median seconds of a request through the engine; None where softswap does not serve the result.
@@ -58,6 +59,7 @@ class Trial:
     num_steps: int
     best_step: int
     tuning_s: float
+    tuning_cpu_s: float
     peak_memory_bytes: int | None
     memory_measure: str
     latency_s: float | None
@@ -75,9 +77,9 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
     fitted = setting.fitted(backbone)
     plan = fitted.plan
     with PeakMemory(backbone.device) as memory:
-        began = time.monotonic()
+        began, began_cpu = time.monotonic(), time.process_time()
         found = find(backbone, fitted, method, seed)
-        tuning_s = time.monotonic() - began
+        tuning_s, tuning_cpu_s = time.monotonic() - began, time.process_time() - began_cpu
     measured = evaluate(
         found.backbone,
         found.prompt,
@@ -108,6 +110,7 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         num_steps=found.num_steps,
         best_step=found.best_step,
         tuning_s=tuning_s,
+        tuning_cpu_s=tuning_cpu_s,
         peak_memory_bytes=memory.num_bytes,
         memory_measure=memory.measure,
         latency_s=latency_s,

@@ -17,7 +17,8 @@ def trial(method: Method = Method.LORA, seed: int = 0, value: float = 0.8, metri
         method=method, seed=seed, backbone_fingerprint="f", num_backbone_parameters=1000, setting_digest="d",
         metric=metric, value=value, validation=value, metrics={metric: value, "num_examples": 100.0},
         num_parameters=0 if method is Method.ZERO_SHOT else 50, num_stored_bytes=400, num_tries=4, chosen={},
-        num_steps=10, best_step=10, tuning_s=2.0 + seed, peak_memory_bytes=10 + seed, memory_measure="m",
+        num_steps=10, best_step=10, tuning_s=2.0 + seed, tuning_cpu_s=4.0 + seed,
+        peak_memory_bytes=10 + seed, memory_measure="m",
         latency_s=None if method is Method.LORA else 0.01,
     )  # fmt: skip
 

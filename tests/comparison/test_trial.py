@@ -21,7 +21,7 @@ from app.tuning.rows import RunRows
 from tests.comparison.toys import EXAMPLES, toy_setting
 from tests.models import tiny_backbone
 
-MEASURED_ANEW = ("tuning_s", "peak_memory_bytes", "latency_s")
+MEASURED_ANEW = ("tuning_s", "tuning_cpu_s", "peak_memory_bytes", "latency_s")
 TUNED = [method for method in Method if method.is_tuned]
 
 
