@@ -216,7 +216,15 @@ def measure_grid(
     work.mkdir(parents=True, exist_ok=True)
     comparisons = tuple(_compare(backbone, data, work, say, task, config, grid) for task in tasks)
     axes = {"learning_rates": grid.learning_rates, "inits": grid.inits, "lengths": grid.lengths}
-    return GridPart({**axes, "max_steps": config.max_steps, "batch_size": config.batch_size}, comparisons)
+    return GridPart(
+        {
+            **axes,
+            "max_steps": config.max_steps,
+            "batch_size": config.batch_size,
+            "measured_rows": config.max_validation_rows,
+        },
+        comparisons,
+    )
 
 
 def _compare(
