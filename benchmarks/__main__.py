@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.machine import Machine
 from benchmarks.parts.catalogue import NAME_TO_PART
 from benchmarks.report import run_as_json, save, show_part
-from benchmarks.setting import Bench, Setting
+from benchmarks.setting import PEERS, Bench, Setting
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parse(given)
     setting = Setting.smoke() if options.smoke else Setting()
-    setting = replace(setting, repetitions=options.repetitions or setting.repetitions, dtype=options.dtype)
+    repetitions = options.repetitions or setting.repetitions
+    setting = replace(setting, repetitions=repetitions, dtype=options.dtype, peers=tuple(options.peers))
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module=r"peft\.|transformers\.")  # said once per adapter, nothing to do about
     progress = Console(stderr=True)
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names:
         parts.append(NAME_TO_PART[name](bench, lambda line: progress.print(line, style="dim")))
         show_part(console, parts[-1])
-    result = run_as_json(options.names, machine, setting.as_json(), parts)
+    command = shlex.join(["python", "-m", "benchmarks", *given])
+    result = run_as_json(options.names, command, machine, setting.as_json(), parts)
     if options.save:
         progress.print(f"kept as {save(result)}")
     print(json.dumps(result))
@@ -51,6 +55,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--repetitions", type=_positive, help="rounds in which every contender runs once (default: 3)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=PEERS, metavar="PEER", help=f"run beside these: {', '.join(PEERS)}"
+    )
     parser.add_argument("--smoke", action="store_true", help="a tiny model and few requests: a rehearsal, no figures")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     return parser.parse_args(arguments)
@@ -64,4 +71,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -99,11 +99,12 @@ class Part:
 
 
 def run_as_json(
-    names: Sequence[str], machine: Machine, setting: Mapping[str, object], parts: Iterable[Part]
+    names: Sequence[str], command: str, machine: Machine, setting: Mapping[str, object], parts: Iterable[Part]
 ) -> dict[str, Any]:
     """Everything a later page or comparison needs, without this program."""
     return {
         "benchmark": "+".join(names),
+        "command": command,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(machine),
         "setting": dict(setting),
@@ -133,8 +134,8 @@ def show_part(console: Console, part: Part) -> None:
         console.print(_ratio_table(part.ratios))
     for name, agreement in part.name_to_agreement.items():
         console.print(
-            f"  {name}: {agreement.num_equal} of {agreement.num_compared} answers equal token for token, "
-            f"{agreement.num_ties} more differ at a tie"
+            f"  {name}: {agreement.num_equal} of {agreement.num_compared} answers equal token for token; the others "
+            f"part where logits are at most {agreement.largest_gap:.2g} apart"
         )
     if part.max_foreign_cores is not None and part.max_foreign_cores > FOREIGN_CORES_LIMIT:
         console.print(

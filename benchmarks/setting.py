@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ BLOCK_SIZE = 16
 MAX_NUM_SEQS = 64
 MAX_NUM_BATCHED_TOKENS = 512
 LABELS = "0123"
+PEERS = ("peft", "transformers", "vllm", "llama.cpp")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Setting:
 
     Attributes:
         dtype: "float32" or "bfloat16", of the weights and of what is computed.
+        peers: the first words of the names of those that run beside softswap, in small letters.
         one_by_one_stride: the slowest contenders run every so many-th request; their tokens/s do not depend on how
             many.
         num_registered: tasks of `many-tasks`.
@@ -46,6 +49,7 @@ class Setting:
     shape: Shape = SMOLLM2_135M
     dimensions: Dimensions = W1
     dtype: str = "float32"
+    peers: tuple[str, ...] = PEERS
     repetitions: int = 3
     one_by_one_stride: int = 8
     num_registered: int = 10_000
@@ -68,6 +72,11 @@ class Setting:
             num_decisions=80,
             arrivals_s=0.3,
         )
+
+    def wants(self, contender: str) -> bool:
+        """Whether it is softswap or a peer that was asked for."""
+        word = re.split("[ ,]", contender.lower())[0]
+        return word == "softswap" or word in self.peers
 
     def as_json(self) -> dict[str, object]:
         sizes = asdict(self) | {"shape": self.shape.name} | {f"shape_{k}": v for k, v in asdict(self.shape).items()}

@@ -71,12 +71,12 @@ SMOLLM2_135M = Shape(
     vocab_size=49152,
 )
 TINY = Shape(
-    name="tiny",
-    hidden_size=64,
+    name="tiny-128",
+    hidden_size=128,
     num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
-    intermediate_size=128,
+    intermediate_size=256,
     vocab_size=512,
     max_position_embeddings=512,
 )

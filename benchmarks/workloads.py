@@ -61,6 +61,17 @@ class Workload:
         order = range(number * count, (number + 1) * count)
         return replace(self, requests=tuple(self.requests[index % len(self.requests)] for index in order))
 
+    def rotated(self, number: int) -> Workload:
+        """The same requests, their texts begun `number` tokens later and what is skipped put behind them.
+
+        No prefix cache knows such texts, so that rounds cost the same.
+        """
+        requests = tuple(
+            replace(request, token_ids=request.token_ids[number:] + request.token_ids[:number])
+            for request in self.requests
+        )
+        return replace(self, requests=requests)
+
     def one_token_each(self) -> Workload:
         """The same tasks with texts of one token and one token to generate: enough to compute every prefix."""
         short = tuple(replace(request, token_ids=request.token_ids[:1]) for request in self.requests)

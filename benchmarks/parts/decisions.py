@@ -15,12 +15,12 @@ def measure_decisions(bench: Bench, say: Say) -> Part:
     """A decision is one label id of four; peers that can are told to generate one token out of these."""
     workload = bench.decisions(4 * bench.setting.num_decision_tasks)
     engine = bench.softswap(len(workload.prompts))
-    engine.run(workload)
+    engine.run(workload.rotated(-1))
     with start_roster(bench, workload, say) as roster:
         found = interleave(
             [
-                Contender("softswap", lambda _: workload, engine.run),
-                *(Contender(name, lambda _: workload, peer.run) for name, peer in roster.name_to_peer.items()),
+                Contender("softswap", workload.rotated, engine.run),
+                *(Contender(name, workload.rotated, peer.run) for name, peer in roster.name_to_peer.items()),
             ],
             bench.setting.repetitions,
             say,
@@ -36,6 +36,7 @@ def measure_decisions(bench: Bench, say: Say) -> Part:
             "tasks": len(workload.prompts),
             "labels": len(workload.labels),
             "input_tokens": workload.num_input_tokens,
+            **roster.versions,
         },
         name_to_measurement=found,
         name_to_figures={

@@ -32,7 +32,7 @@ DTYPE_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
 
 
 def measure_peers(bench: Bench, say: Say) -> Part:
-    """Answers are compared with PEFT's one-by-one answers, which are right."""
+    """Answers are compared with PEFT's one-by-one answers, which are right, or, where PEFT does not run, with ours."""
     setting, workload = bench.setting, bench.workload
     few = workload.every(setting.one_by_one_stride)
     warm, cold = bench.softswap(len(workload.prompts)), bench.softswap(len(workload.prompts))
@@ -40,19 +40,21 @@ def measure_peers(bench: Bench, say: Say) -> Part:
         peer.run(replace(workload, num_new_tokens=1))
     bench.peft.one_by_one(replace(workload.every(8), num_new_tokens=2))
     with start_roster(bench, workload, say) as roster:
-        found = interleave(
-            [
-                Contender("softswap", lambda _: workload, warm.run),
-                Contender("softswap, cold tasks", lambda number: workload.with_cold_prompts(f"{number}"), cold.run),
-                *(Contender(name, lambda _: workload, peer.run) for name, peer in roster.name_to_peer.items()),
-                Contender(ONE_BY_ONE, lambda _: few, bench.peft.one_by_one),
-                Contender(GROUPED, lambda _: workload, bench.peft.grouped_by_task),
-            ],
-            setting.repetitions,
-            say,
-        )
+        contenders = [
+            Contender("softswap", workload.rotated, warm.run),
+            Contender("softswap, cold tasks", lambda k: workload.rotated(k).with_cold_prompts(f"{k}"), cold.run),
+            *(Contender(name, workload.rotated, peer.run) for name, peer in roster.name_to_peer.items()),
+            Contender(ONE_BY_ONE, few.rotated, bench.peft.one_by_one),
+            Contender(GROUPED, workload.rotated, bench.peft.grouped_by_task),
+        ]
+        found = interleave([each for each in contenders if setting.wants(each.name)], setting.repetitions, say)
     say("comparing answers")
-    truth = found[ONE_BY_ONE].first_tokens
+    right = ONE_BY_ONE if ONE_BY_ONE in found else "softswap"
+    name_to_few = {
+        name: each.first_tokens[:: 1 if name == ONE_BY_ONE else setting.one_by_one_stride]
+        for name, each in found.items()
+        if "LoRA" not in name
+    }
     return Part(
         name="peers",
         question="how much faster is it than what else serves several tasks?",
@@ -62,13 +64,14 @@ def measure_peers(bench: Bench, say: Say) -> Part:
             "input_tokens": workload.num_input_tokens,
             "PEFT_one_by_one_requests": len(few.requests),
             **bench.kv_cache_setting(warm.config),
+            **roster.versions,
         },
         name_to_measurement=found,
         ratios=tuple(_ratios(found, DTYPE_TO_BOUNDS[setting.dtype])),
         name_to_agreement={
-            f"{name} = {ONE_BY_ONE}": compare(few, each.first_tokens[:: setting.one_by_one_stride], truth, bench.peft)
-            for name, each in found.items()
-            if name != ONE_BY_ONE and "LoRA" not in name
+            f"{name} = {right}": compare(few, tokens, name_to_few[right], bench.peft)
+            for name, tokens in name_to_few.items()
+            if name != right
         },
         name_to_reason=roster.name_to_reason,
     )

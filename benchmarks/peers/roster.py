@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.peers.environments import python_of
+from benchmarks.peers.environments import python_of, variables_of
 from benchmarks.peers.protocol import CannotError
 from benchmarks.peers.remote import RemotePeer, start_peer
 from benchmarks.report import Say
@@ -30,6 +30,10 @@ class Entry:
     def python(self) -> Path:
         return Path(sys.executable) if self.environment is None else python_of(self.environment)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        return {} if self.environment is None else variables_of(self.environment)
+
 
 ROSTER = (
     Entry("transformers, continuous batching", "benchmarks.peers.transformers_peer", "virtual ids", None),
@@ -47,13 +51,18 @@ class Roster:
     name_to_peer: dict[str, RemotePeer]
     name_to_reason: dict[str, str]
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """By the first word of a peer's name, as a part's setting shows them."""
+        return {name.split(",")[0]: peer.version for name, peer in self.name_to_peer.items()}
+
 
 @contextmanager
 def start_roster(bench: Bench, workload: Workload, say: Say) -> Iterator[Roster]:
-    """Every peer, loaded and warmed up with the workload's first requests; what fails says why."""
+    """Every peer that is wanted, loaded and warm; what fails says why."""
     roster = Roster({}, {})
     with ExitStack() as stack:
-        for entry in ROSTER:
+        for entry in filter(lambda entry: bench.setting.wants(entry.name), ROSTER):
             if not entry.python.exists():
                 reason = f"not installed: python -m benchmarks.peers.environments {entry.environment}"
                 roster.name_to_reason[entry.name] = reason
@@ -69,6 +78,7 @@ def start_roster(bench: Bench, workload: Workload, say: Say) -> Iterator[Roster]
 
 
 def _start(stack: ExitStack, entry: Entry, bench: Bench, workload: Workload) -> RemotePeer:
+    """The warm-up is of all tasks and of a full batch, with other texts, so that what is cached is the prompts."""
     logs = cache_folder() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     peer = stack.enter_context(
@@ -80,8 +90,9 @@ def _start(stack: ExitStack, entry: Entry, bench: Bench, workload: Workload) -> 
             workload=workload,
             dtype=bench.setting.dtype,
             max_num_seqs=MAX_NUM_SEQS,
+            variables=entry.variables,
             log=logs / f"{entry.module.rpartition('.')[2]}-{entry.way}.log".replace(" ", "-"),
         )
     )
-    peer.run(workload.every(4))
+    peer.run(replace(workload.rotated(-1), num_new_tokens=min(2, workload.num_new_tokens)))
     return peer

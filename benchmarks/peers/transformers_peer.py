@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
@@ -20,6 +21,8 @@ BLOCK_SIZE = 32
 
 class TransformersPeer(Peer):
     """`generate_batch`, its manager kept between runs."""
+
+    version = transformers.__version__
 
     def load(self, wanted: Load) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(

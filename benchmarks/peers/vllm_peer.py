@@ -19,8 +19,9 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import numpy as np
 import torch
+import vllm  # type: ignore[import-not-found]
 from safetensors.torch import load_file, save_file
-from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
 from benchmarks.peers.protocol import CannotError, Load, Peer, Ran, Run, serve
@@ -33,6 +34,8 @@ WAYS = ("prompt_embeds", "lora")
 
 class VllmPeer(Peer):
     """One engine in this process, stepped by hand, so that first tokens are seen when they are there."""
+
+    version = vllm.__version__
 
     def load(self, wanted: Load) -> None:
         if wanted.way not in WAYS:
