@@ -143,6 +143,7 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
         max_waiting_tokens=settings.max_waiting_tokens,
         prefix_caching=settings.prefix_caching,
         tuning_share=settings.tuning_share,
+        eager=settings.eager,
     )
 
 

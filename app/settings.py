@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     packed_weights: Literal["auto", "off"] = Field(
         "off", description="auto: a second copy of the weights where that is measured to be faster, on CPU; off: none."
     )
+    eager: bool = Field(
+        False, description="On CUDA, without decode graphs and asynchronous scheduling; both are never used on CPU."
+    )
     max_model_len: int | None = Field(
         None, ge=8, description="Positions of a sequence, virtual tokens included; the model's own without it."
     )

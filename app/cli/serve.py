@@ -28,6 +28,9 @@ def serve(
     packed_weights: Annotated[
         str | None, typer.Option(help="auto: a second copy of the weights where that is faster, on CPU; off: none.")
     ] = None,
+    eager: Annotated[
+        bool | None, typer.Option("--eager", help="On CUDA, without decode graphs and asynchronous scheduling.")
+    ] = None,
     watch_interval: Annotated[
         float | None, typer.Option(help="Seconds between looks for dropped task folders; 0 is never.")
     ] = None,

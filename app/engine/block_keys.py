@@ -16,9 +16,9 @@ from app.engine.sequence import Prefix, Segment
 def block_keys(segment: Segment, num_tokens: int, block_size: int) -> list[bytes]:
     """Keys of the blocks that the segment's first `num_tokens` tokens fill, from the first one with text in it on.
 
-    They stay with the segment, so each is computed once.
+    They stay with the segment, so each is computed once. All ids of these tokens must be known.
     """
-    num_virtual = segment.num_tokens - len(segment.text_ids)
+    num_virtual = segment.num_virtual_tokens
     num_keys = max(0, num_tokens // block_size - num_virtual // block_size)
     keys = segment.block_keys
     key = keys[-1] if keys else _root(segment)

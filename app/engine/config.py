@@ -25,6 +25,8 @@ class EngineConfig:
         max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
         prefix_caching: whether computed text is kept for texts that begin alike, as long as its room is not needed.
         tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
+        decode_graphs: whether steps in which every sequence adds one token are prepared once (`DecodeGraphs`).
+        async_scheduling: whether a step is told to the device before the one in front is looked at.
     """
 
     max_model_len: int
@@ -36,6 +38,8 @@ class EngineConfig:
     max_waiting_tokens: int
     prefix_caching: bool = True
     tuning_share: float = 0.0
+    decode_graphs: bool = False
+    async_scheduling: bool = False
 
     @classmethod
     def sized_for(
@@ -51,8 +55,13 @@ class EngineConfig:
         max_waiting_tokens: int | None = None,
         prefix_caching: bool = True,
         tuning_share: float = 0.0,
+        eager: bool = False,
     ) -> EngineConfig:
-        """Defaults that suit the device. Raises InvalidInput naming the field that does not fit."""
+        """Defaults that suit the device. Raises InvalidInput naming the field that does not fit.
+
+        Args:
+            eager: without what is done on CUDA only, decode graphs and asynchronous scheduling.
+        """
         is_cuda = backbone.device.type == "cuda"
         is_varlen = can_varlen(backbone.device, backbone.dtype, backbone.head_dim)
         num_seqs = max_num_seqs or (256 if is_cuda else 64)
@@ -74,6 +83,8 @@ class EngineConfig:
             max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
             prefix_caching=prefix_caching,
             tuning_share=tuning_share,
+            decode_graphs=is_cuda and not eager,
+            async_scheduling=is_cuda and not eager,
         )
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from itertools import count
 
-import torch
-
 from app.engine.admission import NOTHING_MORE, Admission
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
@@ -18,16 +16,30 @@ from app.engine.delta import Delta
 from app.engine.detokenizer import Detokenizer
 from app.engine.model_runner import LogitRow, ModelRunner
 from app.engine.observer import Observer
+from app.engine.readout import ReadOut
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Sequence
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
 from app.model.packed_weights import PackedWeights
-from app.model.sampler import SampleRow, TokenLogprob, log_probabilities, sample
+from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class _Flight:
+    """A step that the device was told, and that nobody has looked at yet.
+
+    Attributes:
+        ending: sequences that generate nothing and are computed to their end by this step.
+    """
+
+    batch: Batch
+    read_out: ReadOut
+    ending: list[Sequence]
 
 
 @dataclass(eq=False)
@@ -41,6 +53,10 @@ class _Output:
 
 class Engine:
     """Add sequences, call `step` until nothing is unfinished, and hand out the deltas.
+
+    With `config.async_scheduling` a step is told to the device before the one in front is looked at: its tokens go from
+    device to device, and the device never waits for the host. What a sequence gets is the same, one call of `step`
+    later; where it turns out to have ended already, what was computed for it since is dropped.
 
     Args:
         clock: monotonic seconds; tests give their own.
@@ -76,7 +92,9 @@ class Engine:
             block_size=config.block_size,
             attend=attend,
             packed_weights=packed_weights,
+            decode_graphs=(config.max_num_seqs, config.max_model_len) if config.decode_graphs else None,
         )
+        self._flight: _Flight | None = None
         self._id_to_sequence: dict[int, Sequence] = {}
         self._id_to_output: dict[int, _Output] = {}
         self._ids = count()
@@ -85,7 +103,7 @@ class Engine:
 
     @property
     def has_unfinished(self) -> bool:
-        return self.scheduler.has_unfinished
+        return self.scheduler.has_unfinished or self._flight is not None
 
     @property
     def stats(self) -> EngineStats:
@@ -177,24 +195,22 @@ class Engine:
             self._finish(sequence, FinishReason.ABORT)
 
     def step(self) -> list[tuple[int, Delta]]:
-        """Compute one batch. Returns what it added to which sequence."""
+        """Compute one batch. Returns what it added to which sequence; when running ahead, what the one in front did."""
         started_s = self._clock()
         num_preemptions_before = self.scheduler.num_preemptions
         self._expire(started_s)
-        batch = self.scheduler.schedule()
-        self._note_first_schedule(batch, started_s)
-        rows, logits = self.model_runner.run(batch)
-        num_text_tokens = batch.num_text_tokens
-        self.scheduler.complete(batch)
-        self._collect(rows, logits)
-        self._end_computed(batch)
+        launched = self._launch(started_s)
+        due: _Flight | None = launched
+        if self.config.async_scheduling:
+            due, self._flight = self._flight, launched if launched.batch.items else None
+        if due is not None:
+            self._land(due)
         self._num_steps += 1
         deltas = self._take_deltas()
         if self._observer is not None:
             self._observer.stepped(
-                batch,
+                launched.batch,
                 self.stats,
-                num_text_tokens=num_text_tokens,
                 num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
                 num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
                 started_s=started_s,
@@ -211,7 +227,9 @@ class Engine:
 
         Returns: what the failed step had found before it failed, and the ends.
         """
-        for sequence in list(self.scheduler.running):
+        self._flight = None
+        waits_for_flight = [sequence for sequence in self.scheduler.waiting if sequence.num_pending]
+        for sequence in [*self.scheduler.running, *waits_for_flight]:
             self._end(sequence, FinishReason.ERROR)
         self.scheduler.prefix_cache.clear()
         return self._take_deltas()
@@ -263,74 +281,57 @@ class Engine:
         for sequence in expired:
             self._end(sequence, FinishReason.DEADLINE)
 
-    def _collect(self, rows: list[LogitRow], logits: torch.Tensor) -> None:
-        """Look at the logits: note log-probabilities, choose tokens, end what failed."""
-        if not rows:
-            return
-        is_finite = torch.isfinite(logits.sum(-1)).tolist()
-        failed = {row.sequence for row, finite in zip(rows, is_finite, strict=True) if not finite}
-        for sequence in failed:
-            self._fail(sequence)
-        alive = [(i, row) for i, row in enumerate(rows) if row.sequence not in failed]
-        self._note_scores([pair for pair in alive if pair[1].sequence.score_targets is not None], logits)
-        self._note_prompt_logprobs(
-            [(i, row) for i, row in alive if row.sequence.score_targets is None and not row.is_last], logits
-        )
-        chosen = [(i, row) for i, row in alive if row.sequence.score_targets is None and row.is_last]
-        self._choose(chosen, logits)
+    def _launch(self, now_s: float) -> _Flight:
+        """Tell the device the next step."""
+        batch = self.scheduler.schedule()
+        self._note_first_schedule(batch, now_s)
+        chosen = None if self._flight is None else self._flight.read_out.chosen
+        rows, logits = self.model_runner.run(batch, chosen)
+        self.scheduler.advance(batch)
+        read_out = ReadOut(rows, logits)
+        for row, sequence in enumerate(read_out.choosers):
+            sequence.num_pending += 1
+            sequence.pending_row = row
+        return _Flight(batch, read_out, _ending(batch))
 
-    def _note_scores(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
-        if not rows:
-            return
-        logprobs = logits[[i for i, _ in rows]].log_softmax(-1)
-        for row_logprobs, (_, row) in zip(logprobs, rows, strict=True):
-            targets = row.sequence.score_targets
-            assert targets is not None
-            wanted = list(targets[row.index])
-            scores = self._id_to_output[row.sequence.sequence_id].scores
-            for token_id, value in zip(wanted, row_logprobs[wanted].tolist(), strict=True):
-                scores[row.index, token_id] = value
+    def _land(self, flight: _Flight) -> None:
+        """Look at what a step found: note log-probabilities, add tokens, end what failed or is at its end."""
+        found = flight.read_out.read()
+        self.scheduler.keep(flight.batch)
+        for sequence in found.failed:
+            if self._is_alive(sequence):
+                self._fail(sequence)
+        for row, scores in found.scores:
+            if self._is_alive(row.sequence):
+                output = self._id_to_output[row.sequence.sequence_id]
+                output.scores.update({(row.index, token_id): value for token_id, value in scores.items()})
+        self._note_prompt_logprobs(found.prompt_logprobs)
+        self._add_tokens([choice for choice in found.choices if self._is_alive(choice[0])])
+        for sequence in flight.ending:
+            if self._is_alive(sequence):
+                self._end(sequence, FinishReason.LENGTH)
 
-    def _note_prompt_logprobs(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
-        if not rows:
-            return
-        params = [row.sequence.params for _, row in rows]
-        next_ids = [row.sequence.token_ids[row.index + 1] for _, row in rows]
-        counts = [param.prompt_logprobs or 0 for param in params]
-        found = log_probabilities(logits[[i for i, _ in rows]], next_ids, params, counts)
-        for logprob, (_, row) in zip(found, rows, strict=True):
-            self._id_to_output[row.sequence.sequence_id].prompt_logprobs.append(logprob)
-            row.sequence.num_reported_logprobs = row.index + 1
+    def _is_alive(self, sequence: Sequence) -> bool:
+        return sequence.sequence_id in self._id_to_sequence
 
-    def _choose(self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor) -> None:
-        if not rows:
-            return
-        chosen = logits if len(rows) == len(logits) else logits[[i for i, _ in rows]]
-        token_ids = sample(chosen, [_sample_row(row.sequence) for _, row in rows])
-        logprobs = self._logprobs_of(rows, chosen, token_ids)
-        now_s = self._clock()
-        latencies_s = self._note_token_times([row.sequence for _, row in rows], now_s)
+    def _note_prompt_logprobs(self, found: list[tuple[LogitRow, TokenLogprob]]) -> None:
+        for row, logprob in found:
+            # one that was preempted meanwhile may have asked for a row again before this one was known
+            if self._is_alive(row.sequence) and row.index >= row.sequence.num_reported_logprobs:
+                self._id_to_output[row.sequence.sequence_id].prompt_logprobs.append(logprob)
+                row.sequence.num_reported_logprobs = row.index + 1
+
+    def _add_tokens(self, choices: list[tuple[Sequence, int, TokenLogprob | None]]) -> None:
+        latencies_s = self._note_token_times([sequence for sequence, _, _ in choices], self._clock())
         if self._observer is not None:
             self._observer.waited(latencies_s)
-        for (_, row), token_id, logprob in zip(rows, token_ids, logprobs, strict=True):
-            self._append(row.sequence, token_id, logprob)
-
-    def _logprobs_of(
-        self, rows: list[tuple[int, LogitRow]], logits: torch.Tensor, token_ids: list[int]
-    ) -> list[TokenLogprob | None]:
-        wanting = [k for k, (_, row) in enumerate(rows) if row.sequence.params.logprobs is not None]
-        result: list[TokenLogprob | None] = [None] * len(rows)
-        if wanting:
-            params = [rows[k][1].sequence.params for k in wanting]
-            counts = [param.logprobs or 0 for param in params]
-            found = log_probabilities(logits[wanting], [token_ids[k] for k in wanting], params, counts)
-            for k, logprob in zip(wanting, found, strict=True):
-                result[k] = logprob
-        return result
+        for sequence, token_id, logprob in choices:
+            self._append(sequence, token_id, logprob)
 
     def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         """Add a token to a sequence and end it where it ends."""
         sequence.token_ids.append(token_id)
+        sequence.num_pending -= 1
         output = self._id_to_output[sequence.sequence_id]
         is_end = self._is_end_token(sequence, token_id)
         stop = None if is_end else output.detokenizer.add(token_id)
@@ -364,19 +365,6 @@ class Engine:
             sequence.last_token_s = now_s
         return latencies_s
 
-    def _end_computed(self, batch: Batch) -> None:
-        """End sequences that generate nothing and are computed to their end."""
-        done = [
-            item.segment
-            for item in batch.items
-            if isinstance(item.segment, Sequence)
-            and item.segment.params.max_tokens == 0
-            and item.segment.is_computed
-            and item.segment.sequence_id in self._id_to_sequence
-        ]
-        for sequence in done:
-            self._end(sequence, FinishReason.LENGTH)
-
     def _fail(self, sequence: Sequence) -> None:
         """The model gave values that are not finite: end the sequence, and let nobody find its prefix again."""
         parent = sequence.parent
@@ -403,21 +391,17 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
+        sequence.num_pending = 0
         del self._id_to_sequence[sequence.sequence_id]
         del self._id_to_output[sequence.sequence_id]
         if self._observer is not None:
             self._observer.finished(sequence, reason)
 
 
-def _sample_row(sequence: Sequence) -> SampleRow:
-    has_penalties = sequence.params.has_penalties
-    return SampleRow(
-        params=sequence.params,
-        seed=sequence.seed,
-        num_generated=sequence.num_generated_tokens,
-        prompt_ids=sequence.token_ids[: sequence.num_prompt_tokens] if has_penalties else (),
-        generated_ids=sequence.generated_token_ids if has_penalties else (),
-    )
+def _ending(batch: Batch) -> list[Sequence]:
+    """Sequences that generate nothing and that this batch computes to their end."""
+    segments = [item.segment for item in batch.items if item.segment.is_computed]
+    return [each for each in segments if isinstance(each, Sequence) and each.params.max_tokens == 0]
 
 
 def _finish_reason(sequence: Sequence, *, is_end: bool, stop: str | None) -> FinishReason | None:

@@ -1,8 +1,12 @@
-"""ModelRunner: turns a scheduled batch into one packed forward, and gives back the logits somebody asked for."""
+"""ModelRunner: turns a scheduled batch into one packed forward, and gives back the logits somebody asked for.
+
+All it does is told to the device and waited for by nobody: not even the ids that go in have to be known to the host.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,8 +18,10 @@ from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, no_mask
 from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
+from app.model.decode_graphs import DecodeGraphs, DecodeRows
 from app.model.kv_cache import KVCache
 from app.model.packed_weights import PackedWeights
+from app.model.transfer import to_device
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -23,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
-    """A row of logits and why it was computed: it stands behind text token `index` of `sequence`."""
+    """A row of logits and why it was computed: it stands behind text token `index` of `sequence`.
+
+    Attributes:
+        is_choice: the next token of the sequence is chosen from it.
+    """
 
     sequence: Sequence
     index: int
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the next token of the sequence is chosen from it."""
-        return self.index == len(self.sequence.token_ids) - 1
+    is_choice: bool
 
 
 class ModelRunner:
@@ -40,6 +46,8 @@ class ModelRunner:
     Args:
         attend: the attention implementation; None chooses the fastest the device can run.
         packed_weights: what its linear layers compute with; None chooses what is fastest on this machine.
+        decode_graphs: sequences and tokens of each that steps of one token each are prepared for (`DecodeGraphs`); None
+            prepares nothing.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class ModelRunner:
         block_size: int,
         attend: Attend | None = None,
         packed_weights: PackedWeights | None = None,
+        decode_graphs: tuple[int, int] | None = None,
     ) -> None:
         self._backbone = backbone
         self._block_size = block_size
@@ -67,11 +76,17 @@ class ModelRunner:
             device=device,
         )
 
+        self._decode_graphs = None if decode_graphs is None else self._prepare_graphs(*decode_graphs)
+
     @torch.inference_mode()
-    def run(self, batch: Batch) -> tuple[list[LogitRow], torch.Tensor]:
+    def run(self, batch: Batch, chosen: torch.Tensor | None = None) -> tuple[list[LogitRow], torch.Tensor]:
         """Compute the batch.
 
-        Returns: the rows, and their logits (num_rows, vocab_size) float32 on the backbone's device.
+        Args:
+            chosen: (n,) int64, on the device: ids the step in front chose, for sequences that wait for one of them.
+
+        Returns: the rows, and their logits (num_rows, vocab_size) float32 on the backbone's device, there until the
+            next call.
         """
         if batch.fresh_blocks:
             self.kv_cache.clear(batch.fresh_blocks)
@@ -80,22 +95,64 @@ class ModelRunner:
         if not batch.items:
             return [], torch.empty(0, self._backbone.vocab_size)
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
+        late_ids = _LateIds.of(items, chosen)
         rows, places = _logit_rows(items)
+        if self._decode_graphs is not None and _is_plain_decode(items, batch.copies):
+            logits = self._decode_graphs.run(self._decode_rows(items), late_ids.put)
+            return rows, logits if len(places) == len(items) else logits.index_select(0, self._tensor(places))
+        embeds = self._embed(items, late_ids)
+        positions = self._tensor(_positions(items))
+        attention_batch = self._attention_batch(items, batch.copies)
+        return rows, self._forward(embeds, positions, attention_batch, self._tensor(places)).float()
+
+    def _forward(
+        self, embeds: torch.Tensor, positions: torch.Tensor, batch: AttentionBatch, places: torch.Tensor | int = 0
+    ) -> torch.Tensor:
+        """(num_places, vocab_size): logits of the tokens at these places, of all without them."""
         with self._packed_weights.in_place():
             output = self._backbone.model(
-                inputs_embeds=self._embed(items)[None],
-                position_ids=self._tensor(_positions(items))[None],
+                inputs_embeds=embeds[None],
+                position_ids=positions[None],
                 attention_mask=no_mask(self._backbone.device),
                 use_cache=False,
-                logits_to_keep=self._tensor(places),
-                batch=self._attention_batch(items, batch.copies),
+                logits_to_keep=places,
+                batch=batch,
             )
-        return rows, output.logits[0].float()
+        logits: torch.Tensor = output.logits[0]
+        return logits
 
-    def _embed(self, items: list[Item]) -> torch.Tensor:
+    def _prepare_graphs(self, max_num_rows: int, max_num_tokens: int) -> DecodeGraphs | None:
+        began_s = time.perf_counter()
+        try:
+            graphs = DecodeGraphs(
+                lambda ids, positions, batch: self._forward(self._backbone.embed(ids), positions, batch),
+                self.kv_cache,
+                self.attend,
+                vocab_size=self._backbone.model.get_output_embeddings().weight.shape[0],
+                max_num_rows=max_num_rows,
+                max_num_tokens=max_num_tokens,
+            )
+        except RuntimeError as error:
+            logger.warning("decode graphs: none, the model cannot be captured (%s)", str(error).partition("\n")[0])
+            return None
+        took_s = time.perf_counter() - began_s
+        logger.info("decode graphs: %d, up to %d sequences, in %.1f s", len(graphs.buckets), max_num_rows, took_s)
+        return graphs
+
+    def _decode_rows(self, items: list[Item]) -> DecodeRows:
+        return DecodeRows(
+            token_ids=[token for item in items for token in _token_ids(item)],
+            positions=_positions(items),
+            slots=[slot for item in items for slot in self._slots(item.segment, item.start, item.end)],
+            kv_lens=[item.end for item in items],
+            block_tables=_block_tables(items),
+        )
+
+    def _embed(self, items: list[Item], late_ids: _LateIds) -> torch.Tensor:
         """(num_tokens, hidden_size): ids through the embedding layer, prompt rows as they are."""
-        ids = [token for item in items for token in _token_ids(item)]
-        embedded = self._backbone.embed(self._tensor(ids))
+        ids = self._tensor([token for item in items for token in _token_ids(item)])
+        late_ids.put(ids)
+        embedded = self._backbone.embed(ids)
         start = 0
         for item in items:
             rows = _prompt_rows(item)
@@ -105,15 +162,13 @@ class ModelRunner:
         return embedded
 
     def _attention_batch(self, items: list[Item], copies: list[TailCopy]) -> AttentionBatch:
-        width = max(len(item.segment.block_table) for item in items)
-        tables = [item.segment.block_table + [0] * (width - len(item.segment.block_table)) for item in items]
         return AttentionBatch(
             kv_cache=self.kv_cache,
             attend=self.attend,
-            slots=self._tensor([slot for item in items for slot in self._slots(item.segment, *_span(item))]),
+            slots=self._tensor([slot for item in items for slot in self._slots(item.segment, item.start, item.end)]),
             query_lens=[item.num_tokens for item in items],
-            kv_lens=[_span(item)[1] for item in items],
-            block_tables=self._tensor(tables, torch.int32),
+            kv_lens=[item.end for item in items],
+            block_tables=self._tensor(_block_tables(items), torch.int32),
             copies=self._copy_slots(copies),
         )
 
@@ -138,28 +193,65 @@ class ModelRunner:
         return [table[position // size] * size + position % size for position in range(start, end)]
 
     def _tensor(self, values: list[int] | list[list[int]], dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        host = torch.tensor(values, dtype=dtype)
-        if self._backbone.device.type == "cpu":
-            return host
-        return host.pin_memory().to(self._backbone.device, non_blocking=True)
+        return to_device(values, self._backbone.device, dtype)
 
 
-def _span(item: Item) -> tuple[int, int]:
-    start = item.segment.num_computed_tokens
-    return start, start + item.num_tokens
+@dataclass(frozen=True, slots=True)
+class _LateIds:
+    """Ids that the step in front chooses, and that the host need not know to put them in.
+
+    Attributes:
+        places: where they stand among the packed tokens.
+        rows: which of `chosen` they are.
+    """
+
+    places: list[int]
+    rows: list[int]
+    chosen: torch.Tensor | None
+
+    @classmethod
+    def of(cls, items: list[Item], chosen: torch.Tensor | None) -> _LateIds:
+        places, rows, first = [], [], 0
+        for item in items:
+            segment = item.segment
+            first += item.num_tokens
+            if isinstance(segment, Sequence) and segment.num_pending and item.end == segment.num_tokens:
+                assert segment.pending_row is not None
+                places.append(first - 1)
+                rows.append(segment.pending_row)
+        return cls(places, rows, chosen)
+
+    def put(self, ids: torch.Tensor) -> None:
+        """Args: ids: (num_tokens,) int64, on the device."""
+        if self.places:
+            assert self.chosen is not None
+            late = self.chosen.index_select(0, to_device(self.rows, ids.device))
+            ids.index_copy_(0, to_device(self.places, ids.device), late)
+
+
+def _is_plain_decode(items: list[Item], copies: list[TailCopy]) -> bool:
+    """Whether every item is one token of a sequence's text, and nothing but their own rows is written."""
+    return not copies and all(item.num_tokens == 1 and isinstance(item.segment, Sequence) for item in items)
+
+
+def _block_tables(items: list[Item]) -> list[list[int]]:
+    """Padded with the null block to the longest."""
+    width = max(len(item.segment.block_table) for item in items)
+    return [item.segment.block_table + [0] * (width - len(item.segment.block_table)) for item in items]
 
 
 def _positions(items: list[Item]) -> list[int]:
-    return [position for item in items for position in range(*_span(item))]
+    return [position for item in items for position in range(item.start, item.end)]
 
 
 def _token_ids(item: Item) -> list[int] | tuple[int, ...]:
-    """Ids of the item's tokens; where prompt rows will stand, any valid id."""
+    """Ids of the item's tokens; any valid id where prompt rows will stand, or an id that is not known yet."""
     segment = item.segment
-    start, end = (position - segment.num_parent_tokens for position in _span(item))
+    start, end = (position - segment.num_parent_tokens for position in (item.start, item.end))
     if isinstance(segment, Sequence):
         offset = segment.num_parent_tokens - segment.num_virtual_tokens
-        return segment.token_ids[start + offset : end + offset]
+        known = segment.token_ids[start + offset : end + offset]
+        return known + [0] * (end - start - len(known))
     assert isinstance(segment, Prefix)
     content = segment.content
     if isinstance(content, TaskPrompt):
@@ -171,7 +263,7 @@ def _prompt_rows(item: Item) -> torch.Tensor | None:
     segment = item.segment
     if not isinstance(segment, Prefix) or not isinstance(segment.content, TaskPrompt) or segment.content.rows is None:
         return None
-    return segment.content.rows[slice(*_span(item))]
+    return segment.content.rows[item.start : item.end]
 
 
 def _logit_rows(items: list[Item]) -> tuple[list[LogitRow], list[int]]:
@@ -179,22 +271,23 @@ def _logit_rows(items: list[Item]) -> tuple[list[LogitRow], list[int]]:
     rows, places, first = [], [], 0
     for item in items:
         if isinstance(item.segment, Sequence):
-            start = _span(item)[0] - item.segment.num_virtual_tokens
-            for index in _wanted(item.segment, start, start + item.num_tokens):
-                rows.append(LogitRow(item.segment, index))
-                places.append(first + index - start)
+            start = item.start - item.segment.num_virtual_tokens
+            for row in _wanted(item.segment, start, start + item.num_tokens):
+                rows.append(row)
+                places.append(first + row.index - start)
         first += item.num_tokens
     return rows, places
 
 
-def _wanted(sequence: Sequence, start: int, end: int) -> list[int]:
+def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
     """Text tokens from `start` to before `end` behind which somebody wants the logits."""
     if sequence.score_targets is not None:
-        return [index for index in range(start, end) if index in sequence.score_targets]
-    wanted: list[int] = []
+        return [LogitRow(sequence, index, False) for index in range(start, end) if index in sequence.score_targets]
+    wanted: list[LogitRow] = []
     if sequence.params.prompt_logprobs is not None:
         first = max(start, sequence.num_reported_logprobs)
-        wanted += range(first, min(end, sequence.num_prompt_tokens - 1))
-    if end == len(sequence.token_ids) and sequence.num_generated_tokens < sequence.params.max_tokens:
-        wanted.append(end - 1)
+        reported = range(first, min(end, sequence.num_prompt_tokens - 1))
+        wanted += [LogitRow(sequence, index, False) for index in reported]
+    if end == sequence.num_tokens - sequence.num_virtual_tokens and not sequence.has_all_tokens:
+        wanted.append(LogitRow(sequence, end - 1, True))
     return wanted

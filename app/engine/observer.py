@@ -49,17 +49,16 @@ class Observer:
         batch: Batch,
         stats: EngineStats,
         *,
-        num_text_tokens: int,
         num_generated_tokens: int,
         num_preemptions: int,
         started_s: float,
     ) -> None:
-        """A step ended; the last three are its own."""
+        """A step ended; the last three are its own, of the tokens those it handed out."""
         self._metrics.observe_step(
             num_running=stats.num_running,
             num_waiting=stats.num_waiting,
             kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
-            num_prompt_tokens=num_text_tokens,
+            num_prompt_tokens=batch.num_text_tokens,
             num_generation_tokens=num_generated_tokens,
             num_preemptions=num_preemptions,
             num_prefix_queries=batch.num_prefix_queries,

@@ -45,11 +45,16 @@ class PrefixCache:
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = _num_computed_tokens(sequence)
 
-    def keep_text(self, segment: Segment, num_new_tokens: int) -> None:
-        """Let others find the blocks of text that the last `num_new_tokens` computed tokens filled."""
-        size, end = self._block_manager.block_size, segment.num_computed_tokens
-        num_full_before, num_full = (end - num_new_tokens) // size, end // size
+    def keep_text(self, segment: Segment, start: int, end: int) -> None:
+        """Let others find the blocks of text that the tokens from position `start` to before `end` filled.
+
+        All ids of these tokens must be known. Nothing happens where the segment gave its blocks back meanwhile.
+        """
+        size = self._block_manager.block_size
+        num_full_before, num_full = start // size, end // size
         if not self._is_text_kept or num_full_before == num_full or not segment.text_ids:
+            return
+        if segment.num_computed_tokens < end:
             return
         prompt = prompt_prefix(segment)
         if prompt is not None and not prompt.is_kept:
@@ -131,8 +136,7 @@ class PrefixCache:
         size = self._block_manager.block_size
         num_before = segment.num_parent_tokens // size
         keys = block_keys(segment, segment.num_reusable_tokens, size)
-        num_virtual = segment.num_tokens - len(segment.text_ids)
-        self._block_manager.reuse(segment, keys[num_before - num_virtual // size :])
+        self._block_manager.reuse(segment, keys[num_before - segment.num_virtual_tokens // size :])
 
     def _use(self, prefix: Prefix) -> Prefix:
         self._key_to_prefix[prefix.key] = prefix

@@ -21,10 +21,15 @@ MAX_PROMPT_LOGITS = 256
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`num_tokens` tokens of a segment, from its first uncomputed one on."""
+    """`num_tokens` tokens of a segment, from its first uncomputed one on, which is at position `start`."""
 
     segment: Segment
+    start: int
     num_tokens: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
 
 
 @dataclass(eq=False)
@@ -55,7 +60,7 @@ class Batch:
 
     @property
     def num_text_tokens(self) -> int:
-        """Tokens of requests' texts among the items; to be read before the batch is booked."""
+        """Tokens of requests' texts among the items."""
         return sum(_num_text_tokens(item) for item in self.items)
 
     def add(self, segment: Segment, num_tokens: int) -> None:
@@ -63,7 +68,7 @@ class Batch:
         if isinstance(segment, Prefix) and segment.is_loadable:
             self.loads.append(segment)
             return
-        self.items.append(Item(segment, num_tokens))
+        self.items.append(Item(segment, segment.num_computed_tokens, num_tokens))
         self.num_tokens += num_tokens
         if isinstance(segment, Sequence):
             self.num_prompt_logits += min(num_tokens, segment.num_wanted_logits)
@@ -132,15 +137,19 @@ class Scheduler:
         batch.fresh_blocks = self.block_manager.take_fresh()
         return batch
 
-    def complete(self, batch: Batch) -> None:
-        """Book what the batch computed."""
+    def advance(self, batch: Batch) -> None:
+        """Book what the device was told to compute: the next batch comes behind it."""
         for prefix in batch.loads:
             prefix.num_computed_tokens = prefix.num_tokens
         for item in batch.items:
-            item.segment.num_computed_tokens += item.num_tokens
-            self.prefix_cache.keep_text(item.segment, item.num_tokens)
+            item.segment.num_computed_tokens = item.end
             if isinstance(item.segment, Sequence):
                 self.waiting.charge(item.segment.flow, item.num_tokens)
+
+    def keep(self, batch: Batch) -> None:
+        """Let others find what the batch computed, now that all ids that went into it are known."""
+        for item in batch.items:
+            self.prefix_cache.keep_text(item.segment, item.start, item.end)
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and its blocks back."""
@@ -185,6 +194,8 @@ class Scheduler:
     def _num_tokens_to_plan(self, segment: Segment, batch: Batch) -> int:
         if isinstance(segment, Prefix) and segment.is_loadable:
             return segment.num_uncomputed_tokens
+        if isinstance(segment, Sequence) and segment.is_held:
+            return 0
         num_tokens = min(segment.num_uncomputed_tokens, self._max_num_batched_tokens - batch.num_tokens)
         if isinstance(segment, Sequence) and segment.num_wanted_logits:
             # a row of logits is as wide as the vocabulary: many at a time would not fit into memory
@@ -255,7 +266,7 @@ class Scheduler:
 def _num_text_tokens(item: Item) -> int:
     segment = item.segment
     if isinstance(segment, Sequence):
-        start = segment.num_computed_tokens - segment.num_virtual_tokens
+        start = item.start - segment.num_virtual_tokens
         return max(0, min(item.num_tokens, segment.num_prompt_tokens - start))
     is_text = isinstance(segment, Prefix) and isinstance(segment.content, tuple)
     return item.num_tokens if is_text else 0

@@ -58,7 +58,12 @@ class Segment(ABC):
     @property
     @abstractmethod
     def text_ids(self) -> Ids[int]:
-        """Ids of the text from the task prompt's end on, the parent's text included."""
+        """Ids of the text from the task prompt's end on, the parent's text included, as far as they are known."""
+
+    @property
+    @abstractmethod
+    def num_virtual_tokens(self) -> int:
+        """Tokens in front of the text: those of the task prompt."""
 
     @property
     def num_reusable_tokens(self) -> int:
@@ -102,6 +107,10 @@ class Prefix(Segment):
     def text_ids(self) -> tuple[int, ...]:
         return self.content if isinstance(self.content, tuple) else ()
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        return self.num_tokens - len(self.text_ids)
+
 
 @dataclass(eq=False, kw_only=True)
 class Sequence(Segment):
@@ -116,6 +125,9 @@ class Sequence(Segment):
         score_targets: instead of generating: index of a text token to the ids whose log-probability behind it is
             wanted.
         deadline_s: monotonic time at which the sequence ends, or None.
+        num_pending: tokens that were chosen on the device and that the host does not know yet. They stand behind
+            `token_ids`, and count as tokens wherever tokens are counted, but not as generated.
+        pending_row: which of its step's chosen tokens the last of them is.
     """
 
     sequence_id: int
@@ -135,6 +147,8 @@ class Sequence(Segment):
     num_preemptions: int = 0
     num_reported_logprobs: int = 0
     num_cached_tokens: int = 0
+    num_pending: int = 0
+    pending_row: int | None = None
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -142,7 +156,7 @@ class Sequence(Segment):
 
     @property
     def num_tokens(self) -> int:
-        return self.num_virtual_tokens + len(self.token_ids)
+        return self.num_virtual_tokens + len(self.token_ids) + self.num_pending
 
     @property
     def text_ids(self) -> list[int]:
@@ -151,12 +165,22 @@ class Sequence(Segment):
     @property
     def num_reusable_tokens(self) -> int:
         """All in front of the first token whose logits somebody wants."""
-        first = len(self.token_ids) - 1
+        first = len(self.token_ids) + self.num_pending - 1
         if self.score_targets is not None:
             first = min(self.score_targets)
         elif self.num_wanted_logits:
             first = self.num_reported_logprobs
         return self.num_virtual_tokens + first
+
+    @property
+    def has_all_tokens(self) -> bool:
+        """Whether the last token was chosen, known or not."""
+        return self.num_generated_tokens + self.num_pending >= self.params.max_tokens
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is computed before the tokens that are not known yet: one is the last, or penalties ask."""
+        return self.num_pending > 0 and (self.has_all_tokens or self.params.has_penalties)
 
     @property
     def num_generated_tokens(self) -> int:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from app.errors import UnsupportedModel
 from app.model.kv_cache import KVCache, KVShape
+from app.model.transfer import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,8 @@ class AttentionBatch:
         block_tables: (num_sequences, max_num_blocks) int32, padded with block 0.
         copies: pairs of (source slots, target slots), int64, applied in order after the write and before the read:
             the partly filled last block of a prefix, given to each sequence that continues it.
+        true_kv_lens: (num_sequences,) int32 on the device, where they change from one replay of this forward to the
+            next; `kv_lens` is then as much as they can become. None: they are `kv_lens`.
         memo: what an implementation derived from the lengths in one layer, for the layers behind it.
     """
 
@@ -56,6 +59,7 @@ class AttentionBatch:
     kv_lens: list[int]
     block_tables: torch.Tensor
     copies: list[tuple[torch.Tensor, torch.Tensor]]
+    true_kv_lens: torch.Tensor | None = None
     memo: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -71,13 +75,17 @@ class AttentionBatch:
     @cached_property
     def cumulative_query_lens(self) -> torch.Tensor:
         """(num_sequences + 1,) int32 on the device, as FlashAttention wants it."""
-        starts = torch.tensor([0, *self.query_lens], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return starts.to(self.slots.device, non_blocking=True)
+        device = self.slots.device
+        if self.num_decodes == len(self.query_lens):
+            return torch.arange(self.num_decodes + 1, dtype=torch.int32, device=device)
+        return to_device(list(accumulate(self.query_lens, initial=0)), device, torch.int32)
 
     @cached_property
     def kv_lens_tensor(self) -> torch.Tensor:
         """(num_sequences,) int32 on the device."""
-        return torch.tensor(self.kv_lens, dtype=torch.int32).to(self.slots.device, non_blocking=True)
+        if self.true_kv_lens is not None:
+            return self.true_kv_lens
+        return to_device(self.kv_lens, self.slots.device, torch.int32)
 
 
 def register_attention() -> None:
@@ -158,9 +166,9 @@ def attend_reference(
 
     Returns: (num_tokens, num_heads, head_dim) in the dtype of `query`.
     """
-    outputs = []
+    outputs, kv_lens = [], batch.kv_lens_tensor.tolist()
     for i, rows in enumerate(query.split(batch.query_lens)):
-        kv_len = batch.kv_lens[i]
+        kv_len = kv_lens[i]
         k, v = (_gather(blocks, batch.block_tables[i : i + 1], kv_len)[0].float() for blocks in (keys, values))
         groups = query.shape[1] // keys.shape[2]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -264,16 +272,20 @@ def attend_varlen(
     """The same as `attend_reference` through FlashAttention in torch; blocks must be multiples of 256 tokens."""
     from torch.nn.attention.varlen import varlen_attn
 
+    max_query_len = max(batch.query_lens)
+    # One query sees all keys there are, and only without any mask does FlashAttention take the query heads that share
+    # keys as rows of one product, and split long sequences (`mha_varlen_fwd`, `seqlenq_ngroups_swapped`).
+    causal = (-1, -1) if max_query_len == 1 else (-1, 0)
     output = varlen_attn(
         query.contiguous(),
         keys,
         values,
         batch.cumulative_query_lens,
         None,
-        max(batch.query_lens),
+        max_query_len,
         max(batch.kv_lens),
         scale=scale,
-        window_size=(-1, 0) if window is None else (window - 1, 0),
+        window_size=causal if window is None else (window - 1, 0),
         enable_gqa=query.shape[1] != keys.shape[2],
         seqused_k=batch.kv_lens_tensor,
         block_table=batch.block_tables,

@@ -88,7 +88,7 @@ def _runs(batch: AttentionBatch) -> torch.Tensor:
     """(num_runs, 4) int32: `struct run` in attend.c."""
     runs = [
         (token, i, kv_len - end + token + 1, min(RUN_LENGTH, end - token))
-        for i, ((start, end), kv_len) in enumerate(zip(batch.spans, batch.kv_lens, strict=True))
+        for i, ((start, end), kv_len) in enumerate(zip(batch.spans, batch.kv_lens_tensor.tolist(), strict=True))
         for token in range(start, end, RUN_LENGTH)
     ]
     return torch.tensor(runs, dtype=torch.int32)

@@ -1,14 +1,19 @@
-"""Sampler: from logits to token ids, each row by its own SamplingParams, all rows at once."""
+"""Sampler: from logits to token ids, each row by its own SamplingParams, all rows at once.
+
+Nothing here waits for the device: what is computed stays there until somebody reads it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from app.model.transfer import to_device
 from app.sampling import SamplingParams
 
 
@@ -41,50 +46,63 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...]
 
 
-def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
-    """Choose a token for each row.
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """Choose a token for each row: (num_rows,) int64 on the device.
 
     Args:
         logits: (num_rows, vocab_size) float32; not changed.
     """
     if all(_is_plain_greedy(row.params) for row in rows):
-        return logits.argmax(-1).tolist()
+        return logits.argmax(-1)
     changed = _penalise(logits, rows)
     greedy = changed.argmax(-1)
     chosen = [i for i, row in enumerate(rows) if not row.params.is_greedy]
     if chosen:
-        index = torch.tensor(chosen, device=logits.device)
-        greedy[index] = _draw(changed[index], [rows[i] for i in chosen])
-    return greedy.tolist()
+        index = to_device(chosen, logits.device)
+        greedy.index_copy_(0, index, _draw(changed.index_select(0, index), [rows[i] for i in chosen]))
+    return greedy
 
 
-def log_probabilities(
-    logits: torch.Tensor, token_ids: Sequence[int], params: Sequence[SamplingParams], counts: Sequence[int]
-) -> list[TokenLogprob]:
-    """What each row gives to its token and to the alternatives it wants.
+class LogprobsOf:
+    """What each row gives to its token and to the alternatives it wants, computed now and read later.
 
     Args:
         logits: (num_rows, vocab_size) float32.
-        token_ids: one id for each row.
+        token_ids: (num_rows,) int64 on the device of `logits`.
         counts: alternatives for each row; `logprob_token_ids` of its params stand in their place where given.
+
+    Attributes:
+        tensors: to be copied to the host and given to `read`.
     """
-    logprobs = logits.log_softmax(-1)
-    ids = torch.tensor(token_ids, device=logits.device)
-    own = logprobs.gather(1, ids[:, None])[:, 0].tolist()
-    width = min(max(counts, default=0), logits.shape[1])
-    values, indices = logprobs.topk(width) if width else (logprobs[:, :0], logprobs[:, :0].long())
-    tops = [list(zip(i, v, strict=True)) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
-    return [
-        TokenLogprob(token_ids[i], own[i], _asked(logprobs[i], params[i]) or tuple(tops[i][: counts[i]]))
-        for i in range(len(token_ids))
-    ]
+
+    def __init__(
+        self, logits: torch.Tensor, token_ids: torch.Tensor, params: Sequence[SamplingParams], counts: Sequence[int]
+    ) -> None:
+        self._params = params
+        self._counts = counts
+        self.tensors: tuple[torch.Tensor, ...] = ()
+        if not params:
+            return
+        logprobs = logits.log_softmax(-1)
+        values, ids = logprobs.topk(min(max(counts, default=0), logits.shape[1]))
+        width = max((len(each.logprob_token_ids) for each in params), default=0)
+        asked = [[*each.logprob_token_ids, *[0] * (width - len(each.logprob_token_ids))] for each in params]
+        asked_values = logprobs.gather(1, to_device(asked, logits.device)) if width else logprobs[:, :0]
+        self.tensors = (token_ids, logprobs.gather(1, token_ids[:, None])[:, 0], values, ids, asked_values)
+
+    def read(self, tensors: Sequence[torch.Tensor]) -> list[TokenLogprob]:
+        """Args: tensors: the same on the host."""
+        if not self._params:
+            return []
+        columns = zip(self._params, self._counts, *(tensor.tolist() for tensor in tensors), strict=True)
+        return [
+            TokenLogprob(own_id, own, _pairs_asked(params, asked) or tuple(zip(ids[:count], values, strict=False)))
+            for params, count, own_id, own, values, ids, asked in columns
+        ]
 
 
-def _asked(logprobs: torch.Tensor, params: SamplingParams) -> tuple[tuple[int, float], ...]:
-    if not params.logprob_token_ids:
-        return ()
-    wanted = list(params.logprob_token_ids)
-    pairs = zip(wanted, logprobs[wanted].tolist(), strict=True)
+def _pairs_asked(params: SamplingParams, values: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    pairs = zip(params.logprob_token_ids, values, strict=False)
     return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 
@@ -100,20 +118,24 @@ def _penalise(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
         if params.has_penalties:
             _penalise_row(changed[i], row)
         if params.logit_bias:
-            ids = torch.tensor(list(params.logit_bias), device=logits.device)
-            changed[i, ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+            ids = to_device(list(params.logit_bias), logits.device)
+            changed[i].index_add_(0, ids, to_device(list(params.logit_bias.values()), logits.device, torch.float32))
     return changed
 
 
 def _penalise_row(logits: torch.Tensor, row: SampleRow) -> None:
     params, device = row.params, logits.device
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor([*row.prompt_ids, *row.generated_ids], device=device, dtype=torch.int64).unique()
-        values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        seen = to_device(sorted({*row.prompt_ids, *row.generated_ids}), device)
+        values = logits.index_select(0, seen)
+        changed = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits.index_copy_(0, seen, changed)
     if row.generated_ids and (params.presence_penalty or params.frequency_penalty):
-        ids, counts = torch.tensor(row.generated_ids, device=device).unique(return_counts=True)
-        logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
+        id_to_count = Counter(row.generated_ids)
+        penalties = [params.presence_penalty + params.frequency_penalty * count for count in id_to_count.values()]
+        logits.index_add_(
+            0, to_device(list(id_to_count), device), to_device(penalties, device, torch.float32), alpha=-1
+        )
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
@@ -123,18 +145,18 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     on what is left. The number is drawn on the host from the row's seed, so it does not depend on the batch or device.
     """
     device = logits.device
-    temperature = torch.tensor([row.params.temperature for row in rows], device=device)
+    temperature = to_device([row.params.temperature for row in rows], device, torch.float32)
     ordered, ids = (logits / temperature[:, None].clamp(min=1e-5)).sort(dim=-1, descending=True, stable=True)
     ordered.masked_fill_(_beyond_top_k(ordered, rows), -math.inf)
     probabilities = ordered.softmax(-1)
-    min_p = torch.tensor([row.params.min_p for row in rows], device=device)
+    min_p = to_device([row.params.min_p for row in rows], device, torch.float32)
     probabilities = probabilities.masked_fill(probabilities < probabilities[:, :1] * min_p[:, None], 0.0)
     probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     cumulative = probabilities.cumsum(-1)
-    top_p = torch.tensor([row.params.top_p for row in rows], device=device)
+    top_p = to_device([row.params.top_p for row in rows], device, torch.float32)
     probabilities = probabilities.masked_fill(cumulative - probabilities >= top_p[:, None], 0.0)
     cumulative = probabilities.double().cumsum(-1)
-    numbers = torch.tensor([uniform(row.seed, row.num_generated) for row in rows], dtype=torch.float64, device=device)
+    numbers = to_device([uniform(row.seed, row.num_generated) for row in rows], device, torch.float64)
     places = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
     last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return ids.gather(1, torch.minimum(places, last))[:, 0]
@@ -144,7 +166,7 @@ def _beyond_top_k(ordered: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Ten
     vocab_size = ordered.shape[1]
     limits = [min(row.params.top_k, vocab_size) or vocab_size for row in rows]
     ranks = torch.arange(vocab_size, device=ordered.device)
-    return ranks[None, :] >= torch.tensor(limits, device=ordered.device)[:, None]
+    return ranks[None, :] >= to_device(limits, ordered.device)[:, None]
 
 
 def uniform(seed: int, position: int) -> float:

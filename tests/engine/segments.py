@@ -44,7 +44,8 @@ def step(scheduler: Scheduler, finished: list[Sequence] | None = None) -> int:
     """One step of an engine whose model always says token 1: tokens computed."""
     batch = scheduler.schedule()
     scheduler.audit()
-    scheduler.complete(batch)
+    scheduler.advance(batch)
+    scheduler.keep(batch)
     for item in batch.items:
         sequence = item.segment
         if isinstance(sequence, Sequence) and sequence.is_computed:

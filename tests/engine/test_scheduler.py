@@ -109,7 +109,8 @@ def test_ready_keys_and_values_cost_no_budget() -> None:
     scheduler.add(make_sequence(3, prompt=make_prompt(20, kind="kv"), max_tokens=1))
     batch = scheduler.schedule()
     assert (batch.num_tokens, len(batch.loads), len(batch.copies)) == (3, 1, 0)
-    scheduler.complete(batch)
+    scheduler.advance(batch)
+    scheduler.keep(batch)
     assert batch.loads[0].is_computed
 
 
@@ -132,7 +133,8 @@ def test_prefix_hits_are_tokens_found_computed(is_text_kept: bool, num_hits: int
         scheduler.add(make_sequence(5, prompt=make_prompt(10), num_shared_tokens=3, max_tokens=1))
         batch = scheduler.schedule()
         counts.append((batch.num_prefix_queries, batch.num_prefix_hits))
-        scheduler.complete(batch)
+        scheduler.advance(batch)
+        scheduler.keep(batch)
         scheduler.finish(scheduler.running[0])
     assert counts == [(15, 0), (15, num_hits)]
 
@@ -143,7 +145,8 @@ def test_text_tokens_of_a_step_leave_out_prompts_and_what_was_generated() -> Non
     scheduler.add(make_sequence(4, max_tokens=9))
     batch = scheduler.schedule()
     assert (batch.num_tokens, batch.num_text_tokens) == (19, 9)
-    scheduler.complete(batch)
+    scheduler.advance(batch)
+    scheduler.keep(batch)
     for sequence in scheduler.running:
         sequence.token_ids.append(1)
     batch = scheduler.schedule()
@@ -159,7 +162,8 @@ def test_rows_of_logits_are_bounded_for_the_whole_batch() -> None:
         batch = scheduler.schedule()
         wanted = sum(item.num_tokens for item in batch.items)
         assert 0 < wanted <= MAX_PROMPT_LOGITS + len(sequences)
-        scheduler.complete(batch)
+        scheduler.advance(batch)
+        scheduler.keep(batch)
         for sequence in list(scheduler.running):
             sequence.num_reported_logprobs = min(sequence.num_computed_tokens, sequence.num_prompt_tokens - 1)
             if sequence.is_computed:

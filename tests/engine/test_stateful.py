@@ -97,6 +97,8 @@ class Driver:
             num_blocks=1 + 21,
             max_waiting_requests=12,
             max_waiting_tokens=300,
+            decode_graphs=seed % 2 == 1,
+            async_scheduling=seed // 2 % 2 == 1,
         )
         self.engine = Engine(backbone, config, clock=self.clock)
         self.open: dict[int, Wanted] = {}
@@ -227,7 +229,7 @@ class Driver:
         return None if wanted.prompt is None else self.prompts[wanted.prompt]
 
     @staticmethod
-    def _raise(batch: object) -> NoReturn:
+    def _raise(*arguments: object) -> NoReturn:
         raise MemoryError
 
     def _expected(self, wanted: Wanted) -> list[int]:
@@ -251,5 +253,5 @@ def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
     # the run says something only if all of it happened
     assert min(reasons[reason] for reason in ("length", "abort", "deadline", "error", "refused")) > 50
     assert num_preemptions > 30
-    assert num_text_hits > 50
+    assert num_text_hits > 25
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from app.model.sampler import SampleRow, log_probabilities, sample, uniform
+from app.model import sampler
+from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, uniform
 from app.sampling import SamplingParams
 
 VOCAB_SIZE = 50
@@ -24,6 +26,17 @@ def row_of(
     ids: tuple[int, ...] = (),
 ) -> SampleRow:
     return SampleRow(params, seed, num_generated, prompt_ids, ids)
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
+    return sampler.sample(logits, rows).tolist()
+
+
+def log_probabilities(
+    logits: torch.Tensor, token_ids: list[int], params: Sequence[SamplingParams], counts: Sequence[int]
+) -> list[TokenLogprob]:
+    asked = LogprobsOf(logits, torch.tensor(token_ids), params, counts)
+    return asked.read(asked.tensors)
 
 
 def plain_distribution(logits: torch.Tensor, row: SampleRow) -> dict[int, float]:

@@ -1,0 +1,139 @@
+"""ReadOut: what a step's logits are asked for, computed on the device at once and read by the host when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+
+import torch
+
+from app.engine.model_runner import LogitRow
+from app.engine.sequence import Sequence
+from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, sample
+from app.model.transfer import HostCopy, to_device
+
+
+@dataclass(eq=False)
+class Findings:
+    """What the rows of logits say.
+
+    Attributes:
+        failed: sequences with a row that is not finite; nothing else is said of them.
+        scores: of scoring sequences: id to its log-probability behind a text token.
+        prompt_logprobs: of text tokens, in order, each with the index of the one in front of it.
+        choices: the next token of each sequence that wants one, with its log-probabilities where they are asked for.
+    """
+
+    failed: set[Sequence] = field(default_factory=set)
+    scores: list[tuple[LogitRow, dict[int, float]]] = field(default_factory=list)
+    prompt_logprobs: list[tuple[LogitRow, TokenLogprob]] = field(default_factory=list)
+    choices: list[tuple[Sequence, int, TokenLogprob | None]] = field(default_factory=list)
+
+
+class ReadOut:
+    """Make it right behind the forward, and read it any time later.
+
+    Args:
+        logits: (num_rows, vocab_size) float32; not needed any more once this is made.
+
+    Attributes:
+        choosers: sequences whose next token is chosen.
+        chosen: (num_choosers,) int64 on the device: these tokens.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, rows: Rows[LogitRow], logits: torch.Tensor) -> None:
+        self._rows = rows
+        self._scored = [row for row in rows if row.sequence.score_targets is not None]
+        self._reported = [row for row in rows if row.sequence.score_targets is None and not row.is_choice]
+        choices = [row for row in rows if row.is_choice]
+        self.choosers = [row.sequence for row in choices]
+        place_of = {row: place for place, row in enumerate(rows)}
+
+        def logits_of(some: Rows[LogitRow]) -> torch.Tensor:
+            if not some or len(some) == len(rows):
+                return logits[: len(some)]
+            return logits.index_select(0, to_device([place_of[row] for row in some], logits.device))
+
+        chosen_from = logits_of(choices)
+        self.chosen = sample(chosen_from, [_sample_row(sequence) for sequence in self.choosers])
+        self._choice_logprobs = _choice_logprobs(self.choosers, chosen_from, self.chosen)
+        self._prompt_logprobs = _prompt_logprobs(self._reported, logits_of(self._reported))
+        self._copy = HostCopy(
+            [
+                torch.isfinite(logits.sum(-1)),
+                self.chosen,
+                _wanted_scores(self._scored, logits_of(self._scored)),
+                *self._choice_logprobs.tensors,
+                *self._prompt_logprobs.tensors,
+            ]
+        )
+
+    def read(self) -> Findings:
+        """Waits for the device, as far as it must."""
+        is_finite, chosen, scores, *logprobs = self._copy.wait()
+        failed = {row.sequence for row, finite in zip(self._rows, is_finite.tolist(), strict=True) if not finite}
+        half = len(self._choice_logprobs.tensors)
+        choice_logprobs = iter(self._choice_logprobs.read(logprobs[:half]))
+        prompt_logprobs = self._prompt_logprobs.read(logprobs[half:])
+        choices = [
+            (sequence, token_id, None if sequence.params.logprobs is None else next(choice_logprobs))
+            for sequence, token_id in zip(self.choosers, chosen.tolist(), strict=True)
+        ]
+        return Findings(
+            failed=failed,
+            scores=[
+                (row, dict(zip(_targets(row), values, strict=False)))
+                for row, values in zip(self._scored, scores.tolist(), strict=True)
+                if row.sequence not in failed
+            ],
+            prompt_logprobs=[
+                pair for pair in zip(self._reported, prompt_logprobs, strict=True) if pair[0].sequence not in failed
+            ],
+            choices=[choice for choice in choices if choice[0] not in failed],
+        )
+
+
+def _choice_logprobs(sequences: Rows[Sequence], logits: torch.Tensor, chosen: torch.Tensor) -> LogprobsOf:
+    wanting = [place for place, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+    params = [sequences[place].params for place in wanting]
+    counts = [each.logprobs or 0 for each in params]
+    if len(wanting) in (0, len(sequences)):
+        return LogprobsOf(logits, chosen, params, counts)
+    places = to_device(wanting, logits.device)
+    return LogprobsOf(logits.index_select(0, places), chosen.index_select(0, places), params, counts)
+
+
+def _prompt_logprobs(rows: Rows[LogitRow], logits: torch.Tensor) -> LogprobsOf:
+    params = [row.sequence.params for row in rows]
+    if not rows:
+        return LogprobsOf(logits, logits[:, 0], (), ())
+    next_ids = to_device([row.sequence.token_ids[row.index + 1] for row in rows], logits.device)
+    return LogprobsOf(logits, next_ids, params, [each.prompt_logprobs or 0 for each in params])
+
+
+def _wanted_scores(rows: Rows[LogitRow], logits: torch.Tensor) -> torch.Tensor:
+    """(num_rows, most targets of a row): log-probabilities, padded with any."""
+    width = max((len(_targets(row)) for row in rows), default=0)
+    if not width:
+        return logits[:, :0]
+    wanted = [[*_targets(row), *[0] * (width - len(_targets(row)))] for row in rows]
+    return logits.log_softmax(-1).gather(1, to_device(wanted, logits.device))
+
+
+def _targets(row: LogitRow) -> tuple[int, ...]:
+    targets = row.sequence.score_targets
+    assert targets is not None
+    return targets[row.index]
+
+
+def _sample_row(sequence: Sequence) -> SampleRow:
+    has_penalties = sequence.params.has_penalties
+    assert not (has_penalties and sequence.num_pending), "penalties would not see a token that is on its way"
+    return SampleRow(
+        params=sequence.params,
+        seed=sequence.seed,
+        num_generated=sequence.num_generated_tokens + sequence.num_pending,
+        prompt_ids=sequence.token_ids[: sequence.num_prompt_tokens] if has_penalties else (),
+        generated_ids=sequence.generated_token_ids if has_penalties else (),
+    )
