@@ -121,6 +121,11 @@ def save(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     return path
 
 
+def figure_columns(name_to_figures: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """All columns of any row, in the order in which they appear."""
+    return list(dict.fromkeys(column for figures in name_to_figures.values() for column in figures))
+
+
 def show_part(console: Console, part: Part) -> None:
     console.print(f"\n[bold]{part.name}[/bold]: {part.question}")
     console.print("  " + ", ".join(f"{name} {value}" for name, value in part.setting.items()), style="dim")
@@ -163,7 +168,7 @@ def _contender_table(measurements: Iterable[Measurement]) -> Table:
 
 
 def _figure_table(name_to_figures: Mapping[str, Mapping[str, float]]) -> Table:
-    columns = list(dict.fromkeys(column for figures in name_to_figures.values() for column in figures))
+    columns = figure_columns(name_to_figures)
     table = Table("", *columns)
     for name, figures in name_to_figures.items():
         table.add_row(name, *(f"{figures[column]:.4g}" if column in figures else "" for column in columns))
