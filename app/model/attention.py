@@ -2,12 +2,13 @@
 
 The model calls `attention_forward` in every layer. Without a batch that is transformers' own SDPA, which the tuner
 differentiates through. With a batch, the layer's new keys and values are written to their blocks and the packed
-queries attend through block tables. Four implementations share one signature; `attention_choice` takes one:
+queries attend through block tables. Five implementations share one signature; `attention_choice` takes one:
 
     attend_reference   one sequence after another, softmax written out: the truth the others are tested against
     attend_sdpa        sequences that add one token in one padded SDPA, the others one by one: any device
     attend_compiled    C code over the block tables (`compiled_attention`): CPU
-    attend_varlen      FlashAttention inside torch (`varlen_attn` with a block table): CUDA
+    attend_varlen      FlashAttention inside torch (`varlen_attn` with a block table): CUDA, later torch than 2.11
+    attend_triton      a Triton kernel over the block tables (`triton_attention`): CUDA otherwise
 """
 
 from __future__ import annotations

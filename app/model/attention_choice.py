@@ -11,18 +11,37 @@ from app.model.compiled_attention import compile_attention
 from app.model.compiler import CompilationError
 
 VARLEN_BLOCK_MULTIPLE = 256
+MAX_TRITON_ERROR = 0.03
+"""Of values around one, in the roundings of bfloat16."""
 
 
 def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
     """The implementation and why it is this one, for the log."""
     if can_varlen(device, dtype, head_dim):
         return attend_varlen, "FlashAttention inside torch"
+    if device.type == "cuda":
+        return _triton_or_sdpa(device, dtype, head_dim)
     if device.type != "cpu":
-        return attend_sdpa, "FlashAttention cannot run with this device, dtype, head size or torch"
+        return attend_sdpa, "no faster one is written for this device"
     try:
         return compile_attention(dtype, head_dim), "compiled for this CPU"
     except CompilationError as error:
         return attend_sdpa, str(error)
+
+
+def _triton_or_sdpa(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
+    """For CUDA where FlashAttention over blocks cannot run: an older torch, float32, an unusual head size."""
+    try:
+        from app.model.triton_attention import attend_triton, check_triton
+    except ImportError:
+        return attend_sdpa, "neither FlashAttention over blocks nor Triton is there"
+    try:
+        error = check_triton(device, dtype, head_dim)
+    except Exception as failure:
+        return attend_sdpa, f"Triton failed: {str(failure).partition(chr(10))[0]}"
+    if not error <= MAX_TRITON_ERROR:
+        return attend_sdpa, f"the Triton kernel computes something else here (error {error:.1e})"
+    return attend_triton, "a Triton kernel: this torch has no FlashAttention over blocks for this device or dtype"
 
 
 def can_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:

@@ -40,10 +40,10 @@ def test_only_loads_that_share_text_take_fewer_tokens_with_the_cache(
         computed = 0
         run = engine.model_runner.run
 
-        def counted(batch, run=run):
+        def counted(batch, chosen, run=run):
             nonlocal computed
             computed += batch.num_tokens
-            return run(batch)
+            return run(batch, chosen)
 
         engine.model_runner.run = counted
         load(engine, 0)

@@ -35,6 +35,15 @@ GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 
 
+SCHEDULING = {"async_scheduling": False}
+
+
+@pytest.fixture(params=[False, True], ids=["synchronous", "asynchronous"], autouse=True)
+def scheduling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here is one of both: nobody outside the engine can tell them apart."""
+    monkeypatch.setitem(SCHEDULING, "async_scheduling", request.param)
+
+
 def make_engine(**changes: int) -> AsyncEngine:
     sizes = {
         "max_model_len": 512,
@@ -45,7 +54,7 @@ def make_engine(**changes: int) -> AsyncEngine:
         "max_waiting_requests": 500,
         "max_waiting_tokens": 100_000,
     }
-    return AsyncEngine(Engine(BACKBONE, EngineConfig(**{**sizes, **changes})))
+    return AsyncEngine(Engine(BACKBONE, EngineConfig(**{**sizes, **SCHEDULING, **changes})))
 
 
 @asynccontextmanager
@@ -100,11 +109,11 @@ def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[AsyncEngine, int
         whole = runner.run
         left = [num_steps]
 
-        def fail(batch: object) -> object:
+        def fail(*arguments: object) -> object:
             if left[0] > 0:
                 left[0] -= 1
                 raise RuntimeError("out of memory")
-            return whole(batch)  # type: ignore[arg-type]
+            return whole(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(runner, "run", fail)
 
@@ -204,9 +213,8 @@ def test_what_cannot_run_is_refused_before_the_first_delta(
 ) -> None:
     async def check() -> None:
         async with running() as engine:
-            ids = arguments.pop("ids", [0, 5, 6])
             with pytest.raises(error):
-                await tokens_of(engine, ids, **arguments)  # type: ignore[arg-type]
+                await tokens_of(engine, **{"ids": [0, 5, 6], **arguments})  # type: ignore[arg-type]
             assert engine.stats.num_steps == 0
             assert engine.is_alive
 
