@@ -115,6 +115,7 @@ def attention_forward(
     scaling: float | None = None,
     batch: AttentionBatch | None = None,
     sliding_window: int | None = None,
+    meet: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What every attention layer calls.
@@ -122,6 +123,7 @@ def attention_forward(
     Args:
         query: (1, num_heads, num_tokens, head_dim); key and value: (1, num_kv_heads, num_tokens, head_dim).
         batch: the packed batch, or None for ordinary attention.
+        meet: of ordinary attention: given the keys and values, returns those to attend to (see `last_layer`).
 
     Returns: (1, num_tokens, num_heads, head_dim), and None for the weights nobody asks for.
     """
@@ -130,6 +132,8 @@ def attention_forward(
     if batch is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        if meet is not None:
+            key, value = meet(key, value)
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
     layer: Any = module

@@ -18,6 +18,7 @@ from app.errors import InvalidInput, UnsupportedModel
 from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
 from app.model.exactness import check_packing
 from app.model.kv_cache import KVShape
+from app.model.last_layer import LastLayer
 from app.model.packed_weights import PackedWeights
 from app.model.packed_weights_choice import choose_packed_weights
 
@@ -183,6 +184,11 @@ class Backbone:
     def packed_weights(self) -> tuple[PackedWeights, str]:
         """What speeds up its linear layers on this machine, and why, measured at first use; all engines share it."""
         return choose_packed_weights(self.model)
+
+    @cached_property
+    def last_layer(self) -> LastLayer | None:
+        """What saves a plain forward the last layer of tokens whose logits nobody reads; None where it cannot."""
+        return LastLayer.find(self.model, self.num_layers)
 
     @property
     def has_chat_template(self) -> bool:

@@ -9,8 +9,10 @@ B rows B times less.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ from app.errors import BackboneMismatch
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.encoding import Batch
+
+MIN_COLUMNS_PER_ASKED = 2
+"""With fewer, what the last layer computes twice is as much as what it is spared."""
 
 KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
@@ -74,12 +79,8 @@ class Prefix:
     def of_embeddings(cls, backbone: Backbone, rows: torch.Tensor) -> Prefix:
         """Args: rows: (num_prompts, num_virtual_tokens, hidden_size), any floating dtype; differentiable."""
         cache = DynamicCache()
-        backbone.model(
-            inputs_embeds=rows.to(backbone.device, backbone.dtype),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        nowhere = torch.empty((rows.shape[0], 0), dtype=torch.int64, device=backbone.device)
+        logits_at(backbone, nowhere, inputs_embeds=rows.to(backbone.device, backbone.dtype), past_key_values=cache)
         return cls(_read(cache), (rows.shape[1],) * rows.shape[0])
 
     @classmethod
@@ -171,15 +172,32 @@ def text_logits(backbone: Backbone, prefix: Prefix, batch: Batch, is_asked: torc
     Args:
         is_asked: (num_rows, max_len) bool.
     """
+    asked_first = is_asked.int().argsort(dim=1, descending=True, stable=True)
     columns = torch.arange(batch.token_ids.shape[1], device=backbone.device)
-    output = backbone.model(
+    return logits_at(
+        backbone,
+        asked_first[:, : int(is_asked.sum(dim=1).max())],
         inputs_embeds=backbone.embed(batch.token_ids),
         attention_mask=torch.cat([prefix.is_real_for(batch.prompt_index), batch.is_real], dim=1),
         position_ids=prefix.lengths_for(batch.prompt_index) + columns,
         past_key_values=prefix.cache_for(batch.prompt_index),
-        use_cache=True,
         logits_to_keep=is_asked,
     )
+
+
+def logits_at(backbone: Backbone, columns: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """A plain forward, differentiable, whose last layer computes no more than is asked for.
+
+    Args:
+        columns: (num_rows, num_asked) int64, all that `logits_to_keep` names.
+        inputs: of the model.
+
+    Returns: the logits that `logits_to_keep` names, float32; of all `columns` where it is not given.
+    """
+    is_worth_it = columns.shape[1] * MIN_COLUMNS_PER_ASKED <= inputs["inputs_embeds"].shape[1]
+    last_layer = backbone.last_layer if is_worth_it else None
+    with nullcontext() if last_layer is None else last_layer.only_at(columns):
+        output = backbone.model(**{"logits_to_keep": columns, **inputs}, use_cache=True)
     logits: torch.Tensor = output.logits
     return logits.float()
 

@@ -18,7 +18,7 @@ from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.tuning.encoding import Batch, EncodedExample
-from app.tuning.forward import Prefix, target_log_likelihoods
+from app.tuning.forward import Prefix, logits_at, target_log_likelihoods
 
 ROOT = -1
 
@@ -119,15 +119,15 @@ def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree:
     positions = torch.cat([columns.expand(num_rows, -1), texts.row_lens[:, None] + inner_depths], dim=1)
     last = (texts.row_lens - 1)[:, None]
     nodes = (max_len + torch.arange(num_inner, device=device)).expand(num_rows, -1)
-    output = backbone.model(
+    logits = logits_at(
+        backbone,
+        torch.cat([last, nodes], dim=1),
         inputs_embeds=backbone.embed(torch.cat([texts.token_ids, inner_ids.expand(num_rows, -1)], dim=1)),
         attention_mask=_tree_mask(texts, tree, prefix),
         position_ids=prefix.lengths_for(texts.prompt_index) + positions,
         past_key_values=prefix.cache_for(texts.prompt_index),
-        use_cache=True,
-        logits_to_keep=torch.cat([last, nodes], dim=1),
     )
-    return _read_nodes(output.logits.float(), tree)
+    return _read_nodes(logits, tree)
 
 
 def label_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
