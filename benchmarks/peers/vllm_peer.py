@@ -14,7 +14,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import numpy as np
@@ -28,6 +28,8 @@ from benchmarks.peers.protocol import CannotError, Load, Peer, Ran, Run, serve
 
 BLOCK_SIZE = 32
 """The least that vLLM takes on a CPU."""
+NUM_POSITIONS = 512
+"""Or as many as are needed; what is compiled depends on it, and is kept."""
 LORA_RANK = 8
 WAYS = ("prompt_embeds", "lora")
 
@@ -49,7 +51,7 @@ class VllmPeer(Peer):
         self._engine = LLM(
             model=wanted.model,
             dtype=wanted.dtype,
-            max_model_len=wanted.num_positions,
+            max_model_len=max(wanted.num_positions, NUM_POSITIONS),
             max_num_seqs=wanted.max_num_seqs,
             block_size=BLOCK_SIZE,
             enable_prefix_caching=True,
