@@ -26,7 +26,7 @@ from app.engine.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
-from app.model.packed_weights import PackedWeights
+from app.model.replacements import Replacements
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.sampling import SamplingParams
@@ -82,10 +82,9 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)
         attend = attend_sdpa if settings.attention == "sdpa" else None
-        packed_weights = PackedWeights() if settings.packed_weights == "off" else None
-        engine = AsyncEngine(
-            Engine(backbone, size_engine(settings, backbone), metrics, attend=attend, packed_weights=packed_weights)
-        )
+        replacements = Replacements() if settings.layers == "torch" else None
+        config = size_engine(settings, backbone)
+        engine = AsyncEngine(Engine(backbone, config, metrics, attend=attend, replacements=replacements))
         stack.callback(engine.close)
         yield Services(
             backbone=backbone,

@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     attention: Literal["auto", "sdpa"] = Field(
         "auto", description="auto is the fastest that can run, on CPU compiled at first use; sdpa is torch's own."
     )
-    packed_weights: Literal["auto", "off"] = Field(
-        "off", description="auto: a second copy of the weights where that is measured to be faster, on CPU; off: none."
+    layers: Literal["auto", "torch"] = Field(
+        "auto", description="auto is C code on a CPU where it is measured to be faster; torch is torch's own."
     )
     eager: bool = Field(
         False, description="On CUDA, without decode graphs and asynchronous scheduling; both are never used on CPU."

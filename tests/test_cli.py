@@ -21,9 +21,7 @@ from typer.testing import CliRunner
 from app.cli.entry import app
 from app.cli.serve import serve
 from app.errors import SoftswapError
-from app.model import backbone as backbone_module
 from app.model.backbone import Backbone
-from app.model.packed_weights import PackedWeights
 from app.registry.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -296,22 +294,6 @@ def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbo
     call("tasks", "show", "sentiment", "--plot", "x.svg", code=2)
 
 
-def test_a_single_text_does_not_wait_for_measurements(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[object] = []
-
-    def measure(model: object) -> tuple[PackedWeights, str]:
-        measured.append(model)
-        return PackedWeights(), "none"
-
-    monkeypatch.setattr(backbone_module, "choose_packed_weights", measure)
-    monkeypatch.setenv("SOFTSWAP_PACKED_WEIGHTS", "auto")
-    call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
-    call("run", "greet", "you", "--max-tokens", "2")
-    assert not measured
-    call("run", "greet", "--max-tokens", "2", stdin="you\nme\n")
-    assert len(measured) == 1
-
-
 def test_a_written_prompt_is_a_task_too(local: Path) -> None:
     call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
     shown = json.loads(call("tasks", "show", "greet@1", "--json"))
@@ -327,8 +309,8 @@ def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}
     (attention,) = (finding["fact"] for finding in findings if finding["name"] == "attention")
     assert attention.startswith(("attend_compiled (compiled for", "attend_sdpa (no C compiler"))
-    (weights,) = (finding["fact"] for finding in findings if finding["name"] == "weights")
-    assert weights.startswith("packed weights: ")
+    (layers,) = (finding["fact"] for finding in findings if finding["name"] == "layers")
+    assert layers.startswith(("compiled for this CPU (", "torch's own ("))
     assert (
         "attend_sdpa (as told)"
         in runner.invoke(app, ["doctor", "--port", "0"], env={"SOFTSWAP_ATTENTION": "sdpa"}).output

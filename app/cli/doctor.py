@@ -41,7 +41,7 @@ def doctor(
     port: Annotated[int | None, typer.Option(help="Port a server would listen on. (default: 8000)")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check what `serve` needs: packages, device, memory, port, backbone, attention, and every version's digest.
+    """Check what `serve` needs: packages, device, memory, port, backbone, how it is computed, every version's digest.
 
     Exit code 1 if something is wrong.
     """
@@ -70,7 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _try("backbone", lambda: _backbone(settings, loaded))
     if loaded:
         yield _try("attention", lambda: _attention(settings, loaded[0]))
-        yield _try("weights", lambda: _packed_weights(settings, loaded[0]))
+        yield _try("layers", lambda: _layers(settings, loaded[0]))
     yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
 
 
@@ -150,10 +150,12 @@ def _attention(settings: Settings, backbone: Backbone) -> str:
     return f"{attend.__name__} ({reason})"
 
 
-def _packed_weights(settings: Settings, backbone: Backbone) -> str:
-    if settings.packed_weights == "off":
-        return "packed weights: none, as told"
-    return f"packed weights: {backbone.packed_weights[1]}"
+def _layers(settings: Settings, backbone: Backbone) -> str:
+    from app.model.replacement_choice import choose_replacements
+
+    if settings.layers == "torch":
+        return "torch's own (as told)"
+    return choose_replacements(backbone.model, backbone.kv_shape, with_attention=settings.attention == "auto")[1]
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:

@@ -73,11 +73,7 @@ def run(
         return
     from app.telemetry import configure_logging
 
-    # one text is answered sooner than it is measured whether packed weights would be faster
-    packed_weights = None if is_piped else "off"
-    settings = read_settings(
-        model=model, registry=registry, device=device, watch_interval=0, packed_weights=packed_weights
-    )
+    settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
     configure_logging("warning")
     asyncio.run(_run_here(settings, task, given, text, is_piped=is_piped, as_json=as_json))
 

@@ -25,9 +25,7 @@ def serve(
     attention: Annotated[
         str | None, typer.Option(help="auto is the fastest that can run; sdpa is torch's own.")
     ] = None,
-    packed_weights: Annotated[
-        str | None, typer.Option(help="auto: a second copy of the weights where that is faster, on CPU; off: none.")
-    ] = None,
+    layers: Annotated[str | None, typer.Option(help="auto is C code where it is faster; torch is torch's own.")] = None,
     eager: Annotated[
         bool | None, typer.Option("--eager", help="On CUDA, without decode graphs and asynchronous scheduling.")
     ] = None,

@@ -22,7 +22,7 @@ from app.engine.sequence import FinishReason, Sequence
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
-from app.model.packed_weights import PackedWeights
+from app.model.replacements import Replacements
 from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
@@ -61,7 +61,7 @@ class Engine:
     Args:
         clock: monotonic seconds; tests give their own.
         attend: the attention implementation; None chooses the fastest.
-        packed_weights: what its linear layers compute with; None chooses the fastest.
+        replacements: what computes the model's layers; None chooses the fastest.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         attend: Attend | None = None,
-        packed_weights: PackedWeights | None = None,
+        replacements: Replacements | None = None,
     ) -> None:
         self.backbone = backbone
         self.config = config
@@ -91,7 +91,7 @@ class Engine:
             num_blocks=config.num_blocks,
             block_size=config.block_size,
             attend=attend,
-            packed_weights=packed_weights,
+            replacements=replacements,
             decode_graphs=(config.max_num_seqs, config.max_model_len) if config.decode_graphs else None,
         )
         self._flight: _Flight | None = None

@@ -20,7 +20,8 @@ from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
 from app.model.decode_graphs import DecodeGraphs, DecodeRows
 from app.model.kv_cache import KVCache
-from app.model.packed_weights import PackedWeights
+from app.model.replacement_choice import choose_replacements
+from app.model.replacements import Replacements
 from app.model.transfer import to_device
 from app.task_prompt import TaskPrompt
 
@@ -45,7 +46,7 @@ class ModelRunner:
 
     Args:
         attend: the attention implementation; None chooses the fastest the device can run.
-        packed_weights: what its linear layers compute with; None chooses what is fastest on this machine.
+        replacements: what computes the model's layers; None chooses what is measured to be faster.
         decode_graphs: sequences and tokens of each that steps of one token each are prepared for (`DecodeGraphs`); None
             prepares nothing.
     """
@@ -57,7 +58,7 @@ class ModelRunner:
         num_blocks: int,
         block_size: int,
         attend: Attend | None = None,
-        packed_weights: PackedWeights | None = None,
+        replacements: Replacements | None = None,
         decode_graphs: tuple[int, int] | None = None,
     ) -> None:
         self._backbone = backbone
@@ -65,9 +66,14 @@ class ModelRunner:
         device, dtype = backbone.device, backbone.dtype
         self.attend, reason = (attend, "as told") if attend else choose_attend(device, dtype, backbone.head_dim)
         logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
-        told = None if packed_weights is None else (packed_weights, f"{packed_weights.num_layers or 'none'}, as told")
-        self._packed_weights, reason = told or backbone.packed_weights
-        logger.info("packed weights: %s", reason)
+        if replacements is None:
+            replacements, reason = choose_replacements(
+                backbone.model, backbone.kv_shape, with_attention=self.attend.__name__ == "attend_compiled"
+            )
+        else:
+            reason = "as told"
+        self._replacements = replacements
+        logger.info("layers: %s", reason)
         self.kv_cache = KVCache(
             backbone.kv_shape,
             num_blocks=num_blocks,
@@ -109,7 +115,7 @@ class ModelRunner:
         self, embeds: torch.Tensor, positions: torch.Tensor, batch: AttentionBatch, places: torch.Tensor | int = 0
     ) -> torch.Tensor:
         """(num_places, vocab_size): logits of the tokens at these places, of all without them."""
-        with self._packed_weights.in_place():
+        with self._replacements.in_place():
             output = self._backbone.model(
                 inputs_embeds=embeds[None],
                 position_ids=positions[None],

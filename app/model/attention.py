@@ -61,7 +61,7 @@ class AttentionBatch:
     block_tables: torch.Tensor
     copies: list[tuple[torch.Tensor, torch.Tensor]]
     true_kv_lens: torch.Tensor | None = None
-    memo: dict[Any, torch.Tensor] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def num_decodes(self) -> int:

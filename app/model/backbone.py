@@ -19,8 +19,6 @@ from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attenti
 from app.model.exactness import check_packing
 from app.model.kv_cache import KVShape
 from app.model.last_layer import LastLayer
-from app.model.packed_weights import PackedWeights
-from app.model.packed_weights_choice import choose_packed_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -179,11 +177,6 @@ class Backbone:
         if declared is None:
             return ()
         return tuple(declared) if isinstance(declared, Iterable) else (int(declared),)
-
-    @cached_property
-    def packed_weights(self) -> tuple[PackedWeights, str]:
-        """What speeds up its linear layers on this machine, and why, measured at first use; all engines share it."""
-        return choose_packed_weights(self.model)
 
     @cached_property
     def last_layer(self) -> LastLayer | None:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from app.model.attention import Attend, AttentionBatch, attend_reference
-from app.model.compiler import CompilationError, load_library
+from app.model.compiler import C_FOLDER, CompilationError, load_library
 from app.model.kv_cache import KVCache, KVShape
+from app.model.team import find_team
 
-SOURCE = Path(__file__).with_name("attend.c")
+SOURCE = C_FOLDER / "attend.c"
 DTYPE_TO_MACROS: dict[torch.dtype, dict[str, int]] = {torch.float32: {}, torch.bfloat16: {"BFLOAT16": 1}}
 RUN_LENGTH = 4
 """Tokens of a chunk that are computed together; 2 to 16 measured, this was the fastest on long texts."""
 MAX_WINDOW = 2**62
-MAX_ERROR = 1e-4
+DTYPE_TO_MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 class _Job(ctypes.Structure):
-    """Field for field `struct job` in attend.c."""
+    """Field for field `struct attend_job` in attend.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "keys", "values", "block_tables", "runs", "output")),
         *((name, ctypes.c_int64) for name in ("num_runs", "num_heads", "num_kv_heads")),
-        *((name, ctypes.c_int64) for name in ("block_size", "table_width", "window")),
+        *((name, ctypes.c_int64) for name in ("block_size", "table_width", "window", "output_stride")),
         ("scale", ctypes.c_float),
         ("next_item", ctypes.c_int64),
     )
@@ -41,9 +40,9 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
     """
     if dtype not in DTYPE_TO_MACROS:
         raise CompilationError(f"the C code does not read {dtype}")
-    library = load_library(SOURCE, {"HEAD_DIM": head_dim, **DTYPE_TO_MACROS[dtype]})
+    library = load_library([SOURCE], {"HEAD_DIM": head_dim, **DTYPE_TO_MACROS[dtype]})
     work = ctypes.cast(library.attend, ctypes.c_void_p)
-    run_in_team = _find_team()
+    run_in_team = find_team()
 
     def attend_compiled(
         query: torch.Tensor,
@@ -57,10 +56,8 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
         assert keys.dtype == values.dtype == dtype, "the C code was compiled for another type"
         assert keys.shape[3] == head_dim
         assert batch.block_tables.dtype == torch.int32
-        if "runs" not in batch.memo:
-            batch.memo["runs"] = _runs(batch)
         wide_query = query.float().contiguous()
-        output = torch.empty_like(wide_query)
+        output = torch.empty_like(wide_query, dtype=dtype)
         job = _job(wide_query, keys, values, batch, output, scale, window)
         run_in_team(work, ctypes.byref(job), torch.get_num_threads(), 0)
         return output.to(query.dtype)
@@ -69,23 +66,14 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
     return attend_compiled
 
 
-def _find_team() -> Callable[..., None]:
-    """`GOMP_parallel(function, argument, num_threads, flags)` of the OpenMP runtime torch computes with.
-
-    The library links none and holds no OpenMP code: a second runtime's threads would spin against the first's. GCC's
-    and LLVM's runtimes both have this entry, and importing torch makes its symbols global.
-    """
-    try:
-        run_in_team = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, TypeError) as error:
-        raise CompilationError("torch's OpenMP runtime was not found") from error
-    run_in_team.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    run_in_team.restype = None
-    return run_in_team
+def runs_of(batch: AttentionBatch) -> torch.Tensor:
+    """(num_runs, 4) int32: `struct run` in attend.h; made once for a batch."""
+    if "runs" not in batch.memo:
+        batch.memo["runs"] = _make_runs(batch)
+    return batch.memo["runs"]
 
 
-def _runs(batch: AttentionBatch) -> torch.Tensor:
-    """(num_runs, 4) int32: `struct run` in attend.c."""
+def _make_runs(batch: AttentionBatch) -> torch.Tensor:
     runs = [
         (token, i, kv_len - end + token + 1, min(RUN_LENGTH, end - token))
         for i, ((start, end), kv_len) in enumerate(zip(batch.spans, batch.kv_lens_tensor.tolist(), strict=True))
@@ -104,7 +92,7 @@ def _job(
     window: int | None,
 ) -> _Job:
     """Addresses and sizes; the tensors must outlive it."""
-    runs, tables = batch.memo["runs"], batch.block_tables
+    runs, tables = runs_of(batch), batch.block_tables
     assert all(tensor.is_contiguous() for tensor in (query, keys, values, tables))
     return _Job(
         query=query.data_ptr(),
@@ -119,6 +107,7 @@ def _job(
         block_size=keys.shape[1],
         table_width=tables.shape[1],
         window=MAX_WINDOW if window is None else window,
+        output_stride=query.shape[1] * query.shape[2],
         scale=scale,
     )
 
@@ -130,8 +119,8 @@ def _check(attend: Attend, dtype: torch.dtype, head_dim: int) -> None:
     cache.blocks.copy_(torch.randn(cache.blocks.shape, generator=generator))
     tables = torch.arange(1, 20, dtype=torch.int32).repeat(2, 1)
     batch = AttentionBatch(cache, attend, torch.empty(0), [1, 3], [70, 9], tables, [])
-    query = torch.randn(4, 6, head_dim, generator=generator)
+    query = torch.randn(4, 6, head_dim, generator=generator).to(dtype)
     arguments = (query, *cache.layers[0], batch, head_dim**-0.5, 50)
     error = float((attend(*arguments) - attend_reference(*arguments)).abs().max())
-    if not error <= MAX_ERROR:
+    if not error <= DTYPE_TO_MAX_ERROR[dtype]:
         raise CompilationError(f"the compiled code computes something else (error {error:.1e})")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+C_FOLDER = Path(__file__).with_name("csrc")
 COMPILERS = ("cc", "gcc", "clang")
 # as fast as loops get while infinities and NaN keep their meaning, which -ffast-math would take from them
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
@@ -26,20 +27,20 @@ class CompilationError(Exception):
     """No compiled code can be had; says why. Whoever asks has something slower to fall back on."""
 
 
-def load_library(source: Path, macros: Mapping[str, int]) -> ctypes.CDLL:
-    """Compile a C file with these macros defined, unless that was done before, and load it.
+def load_library(sources: Sequence[Path], macros: Mapping[str, int]) -> ctypes.CDLL:
+    """Compile C files with these macros defined, unless that was done before, and load them as one library.
 
     Libraries are kept in `$XDG_CACHE_HOME/softswap` (`~/.cache/softswap`) under a hash of all that shapes them: the
-    source, the flags, and what the compiler says of itself and of this machine's CPU. They appear there complete or
-    not at all, so any number of processes may ask at once.
+    sources and the headers beside them, the flags, and what the compiler says of itself and of this machine's CPU. They
+    appear there complete or not at all, so any number of processes may ask at once.
 
     Raises: CompilationError.
     """
     try:
         command = [_find_compiler(), *FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
-        library = _cache_folder() / f"{source.stem}-{_hash(command, source)}.so"
+        library = _cache_folder() / f"{sources[0].stem}-{_hash(command, sources)}.so"
         if not library.exists():
-            _build(command, source, library)
+            _build(command, sources, library)
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise CompilationError(f"the compiled library cannot be kept or loaded: {error}") from error
@@ -62,17 +63,18 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _hash(command: Sequence[str], source: Path) -> str:
+def _hash(command: Sequence[str], sources: Sequence[Path]) -> str:
     """The compiler's predefined macros name its version and, under -march=native, what the CPU can do."""
     predefined = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
-    parts = (*command, predefined, source.read_text(encoding="utf-8"))
+    headers = sorted(header for folder in {source.parent for source in sources} for header in folder.glob("*.h"))
+    parts = (*command, predefined, *(file.read_text(encoding="utf-8") for file in (*sources, *headers)))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _build(command: Sequence[str], source: Path, library: Path) -> None:
+def _build(command: Sequence[str], sources: Sequence[Path], library: Path) -> None:
     with TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        _run([*command, *LIBRARY_FLAGS, "-o", str(built), str(source)])
+        _run([*command, *LIBRARY_FLAGS, "-o", str(built), *map(str, sources)])
         with built.open("rb") as file:
             os.fsync(file.fileno())
         built.replace(library)

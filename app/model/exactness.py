@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from app.errors import UnsupportedModel
-from app.model.attention import AttentionBatch, attend_sdpa, no_mask
+from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.kv_cache import KVCache, KVShape
 
 if TYPE_CHECKING:
@@ -60,14 +60,25 @@ def _packed_logits(model: PreTrainedModel, shape: KVShape, embeds: Sequence[torc
     logits = torch.empty(0)
     for step in range(len(CHUNKS[0])):
         ends = [start + chunks[step] for start, chunks in zip(starts, CHUNKS, strict=True)]
-        logits = _packed_step(model, cache, embeds, starts, ends)
+        logits = compute_packed(model, cache, embeds, starts, ends, attend_sdpa)
         starts = ends
     return logits
 
 
-def _packed_step(
-    model: PreTrainedModel, cache: KVCache, embeds: Sequence[torch.Tensor], starts: Sequence[int], ends: Sequence[int]
+def compute_packed(
+    model: PreTrainedModel,
+    cache: KVCache,
+    embeds: Sequence[torch.Tensor],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    attend: Attend,
 ) -> torch.Tensor:
+    """(num_sequences, vocab_size) float32: the logits behind the last token of each.
+
+    Args:
+        cache: of blocks of BLOCK_SIZE tokens; the i-th sequence has block 1 + i.
+        embeds: rows of each sequence, of which those from its start to its end are computed.
+    """
     device = model.device
     spans = list(zip(starts, ends, strict=True))
     positions = torch.cat([torch.arange(start, end, device=device) for start, end in spans])
@@ -76,7 +87,7 @@ def _packed_step(
     slots = blocks.repeat_interleave(torch.tensor(lengths, device=device)) * BLOCK_SIZE + positions
     batch = AttentionBatch(
         kv_cache=cache,
-        attend=attend_sdpa,
+        attend=attend,
         slots=slots,
         query_lens=lengths,
         kv_lens=list(ends),

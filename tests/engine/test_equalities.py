@@ -20,12 +20,14 @@ from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
 from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone
+from app.model.compiled_layer import compile_layers
+from app.model.compiled_linear import compile_linears
 from app.model.layout import Template, encode_text
-from app.model.packed_weights import PackedWeights
+from app.model.replacements import Replacements
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.engine import naive
-from tests.model.packed import needs_onednn, pack_everywhere
+from tests.model.compiled import needs_compiler
 from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 ARCHITECTURES = list(ARCHITECTURE_TO_CONFIG)
@@ -66,13 +68,10 @@ def make_engine(
     block_size: int = 16,
     num_blocks: int | None = None,
     attend: Attend | None = None,
-    packed_weights: PackedWeights | None = None,
+    replacements: Replacements | None = None,
     **sizes: int,
 ) -> Engine:
-    """An engine with the attention it chooses itself, on a CPU the compiled one, unless another is given.
-
-    Its linear layers compute with the packed weights that it measured to be faster, unless others are given.
-    """
+    """An engine with the attention and layers it chooses itself, unless others are given."""
     config = EngineConfig(
         max_model_len=min(512, backbone.max_model_len),
         max_num_seqs=sizes.get("max_num_seqs", 8),
@@ -82,7 +81,7 @@ def make_engine(
         max_waiting_requests=1024,
         max_waiting_tokens=10**6,
     )
-    return Engine(backbone, config, attend=attend, packed_weights=packed_weights)
+    return Engine(backbone, config, attend=attend, replacements=replacements)
 
 
 def assert_same(deltas: list[Delta], tokens: list[int], logprobs: torch.Tensor, tolerance: float = 2e-4) -> None:
@@ -168,22 +167,38 @@ def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, 
     assert len({token for tokens, _ in wanted.values() for token in tokens}) > 3, "the model answers alike to all"
 
 
-@needs_onednn
+@needs_compiler
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_packed_weights_at_every_layer_answer_as_generate_does(architecture: str) -> None:
+def test_compiled_linear_layers_answer_as_the_models_own(architecture: str) -> None:
     backbone = tiny_backbone(architecture)
-    packed_weights = pack_everywhere(backbone.model)
-    engine, plain = (make_engine(backbone, packed_weights=weights) for weights in (packed_weights, PackedWeights()))
-    wanted, same = {}, {}
+    linears = compile_linears(backbone.model)
+    assert linears
+    engine = make_engine(backbone, replacements=Replacements(linears))
+    _assert_answers_are_the_models_own(engine)
+
+
+@needs_compiler
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("token_budget", [5, 64])
+def test_compiled_decoder_layers_answer_as_the_models_own(architecture: str, token_budget: int) -> None:
+    backbone = tiny_backbone(architecture)
+    layers = compile_layers(backbone.model, backbone.kv_shape)
+    assert layers
+    replacements = Replacements({compiled.layer: compiled.forward for compiled in layers})
+    _assert_answers_are_the_models_own(
+        make_engine(backbone, replacements=replacements, max_num_batched_tokens=token_budget)
+    )
+
+
+def _assert_answers_are_the_models_own(engine: Engine) -> None:
+    backbone = engine.backbone
+    wanted = {}
     for k, length in enumerate(PROMPT_LENGTHS):
         prompt, ids = random_prompt(backbone, length), random_ids(5 + 9 * k, seed=k)
-        sequence_id = engine.add(ids, prompt=prompt, params=GREEDY)
-        wanted[sequence_id] = generate_on_embeddings(backbone, prompt, ids)
-        same[sequence_id] = plain.add(ids, prompt=prompt, params=GREEDY)
-    found, found_plainly = naive.run(engine), naive.run(plain)
+        wanted[engine.add(ids, prompt=prompt, params=GREEDY)] = generate_on_embeddings(backbone, prompt, ids)
+    found = naive.run(engine)
     for sequence_id, (tokens, logprobs) in wanted.items():
         assert_same(found[sequence_id], tokens, logprobs)
-        assert naive.tokens(found_plainly[same[sequence_id]]) == tokens
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -3,13 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 
 from app.model import compiled_attention
 from app.model.compiled_attention import compile_attention
-from app.model.compiler import CompilationError
+from app.model.compiler import C_FOLDER, CompilationError
 from tests.model.compiled import needs_compiler
 
 RUNTIMES = """
@@ -41,8 +42,8 @@ def test_no_second_openmp_runtime_comes_into_the_process() -> None:
 
 @needs_compiler
 def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = tmp_path / "attend.c"
-    wrong.write_text(compiled_attention.SOURCE.read_text().replace("? num_seen - window", "? num_seen - window + 1"))
+    wrong = copytree(C_FOLDER, tmp_path / "csrc") / "attend.c"
+    wrong.write_text(wrong.read_text().replace("? num_seen - window", "? num_seen - window + 1"))
     monkeypatch.setattr(compiled_attention, "SOURCE", wrong)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompilationError, match="computes something else"):

@@ -7,55 +7,17 @@
  *
  * Compiled once for each HEAD_DIM and type of the cache: float, or bfloat16 with -DBFLOAT16. Arithmetic is float32. */
 
-#include <math.h>
-#include <stdint.h>
+#include "attend.h"
 
-#ifdef __AVX512F__
-#define LANES 16
-#else
-#define LANES 8 /* compilers split this where registers are narrower */
-#endif
 #define NUM_VECTORS ((HEAD_DIM + LANES - 1) / LANES)
 #define TILE 32
 
-typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float half_vector __attribute__((vector_size(2 * LANES)));
 typedef float quad __attribute__((vector_size(16)));
-
-/* Tokens next to each other in one sequence: they share what is loaded of its keys and values. */
-struct run {
-    int32_t token; /* the first one's place among the packed tokens */
-    int32_t sequence;
-    int32_t num_seen; /* tokens of the sequence up to the first one, itself included */
-    int32_t length;
-};
-
-/* Field for field `_Job` in compiled_attention.py. */
-struct job {
-    const float *query; /* (num_tokens, num_heads, HEAD_DIM) */
-    const void *keys, *values; /* (num_blocks, block_size, num_kv_heads, HEAD_DIM) */
-    const int32_t *block_tables; /* (num_sequences, table_width) */
-    const struct run *runs;
-    float *output; /* as query */
-    int64_t num_runs, num_heads, num_kv_heads, block_size, table_width, window;
-    float scale;
-    int64_t next_item; /* starts at 0 */
-};
 
 struct softmax {
     float max, sum;
 };
-
-#ifdef BFLOAT16
-typedef uint16_t element; /* the upper half of a float32 */
-typedef uint16_t elements __attribute__((vector_size(2 * LANES)));
-typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
-static inline vector widen(elements x) { return (vector)(__builtin_convertvector(x, bits) << 16); }
-#else
-typedef float element;
-typedef vector elements;
-static inline vector widen(elements x) { return x; }
-#endif
 
 /* How many of a head's values stand in its i-th vector; the rest of the last one is zero. */
 static inline int num_filled(int i) { return HEAD_DIM - i * LANES < LANES ? HEAD_DIM - i * LANES : LANES; }
@@ -81,21 +43,6 @@ static inline float sum_of(vector x) {
     const union { half_vector whole; quad quads[LANES / 8]; } b = {a.halves[0] + a.halves[1]};
     const quad c = LANES == 16 ? b.quads[0] + b.quads[LANES / 8 - 1] : b.quads[0];
     return (c[0] + c[2]) + (c[1] + c[3]);
-}
-
-/* e^x for x <= 0 within 2 units in the last place (the polynomial of Cephes' expf, Moshier 1989); NaN stays NaN. */
-static inline float exp_of(float x) {
-    const float n = rintf((x > -87.0f ? x : -87.0f) * 1.44269504f);
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const union { int32_t bits; float value; } power_of_two = {((int32_t)n + 127) << 23};
-    return x < -87.0f ? 0.0f : p * power_of_two.value;
 }
 
 /* Add `size` tokens to what one query head has seen: `output` is not divided by the softmax's sum yet. */
@@ -133,14 +80,14 @@ static inline void prefetch(const element *head) {
 }
 
 /* Where a tile's keys and values of one key-value head stand; all begin to be loaded. Hardware foresees no block. */
-static inline void find_tile(const struct job *job, const int32_t *block_table, int64_t kv_head, int64_t position,
+static inline void find_tile(const struct attend_job *job, const int32_t *block_table, int64_t kv_head, int64_t position,
                              int size, const element **keys, const element **values) {
     int64_t block = position / job->block_size, offset = position % job->block_size;
     for (int t = 0; t < size; t++) {
         const int64_t slot = block_table[block] * job->block_size + offset;
         const int64_t place = (slot * job->num_kv_heads + kv_head) * HEAD_DIM;
-        keys[t] = (const element *)job->keys + place;
-        values[t] = (const element *)job->values + place;
+        keys[t] = job->keys + place;
+        values[t] = job->values + place;
         prefetch(keys[t]);
         prefetch(values[t]);
         if (++offset == job->block_size) block++, offset = 0;
@@ -153,16 +100,19 @@ static inline int64_t first_visible(int64_t num_seen, int64_t window) {
 
 /* All query heads of a run that share a key-value head, tile by tile. Tiles begin at multiples of TILE, whatever the
  * run, so that a token meets the same sums in every run. */
-static void attend_run(const struct job *job, const struct run *run, int64_t kv_head) {
+static void attend_run(const struct attend_job *job, const struct run *run, int64_t kv_head) {
     const int64_t groups = job->num_heads / job->num_kv_heads, num_states = run->length * groups;
     const int64_t end = run->num_seen + run->length - 1;
     const int32_t *block_table = job->block_tables + run->sequence * job->table_width;
     struct softmax softmax[num_states];
-    int64_t places[num_states]; /* of the heads in query and output */
+    float seen[num_states][HEAD_DIM];
+    int64_t places[num_states], output_places[num_states]; /* of the heads */
     for (int64_t i = 0; i < num_states; i++) {
-        places[i] = ((run->token + i / groups) * job->num_heads + kv_head * groups + i % groups) * HEAD_DIM;
+        const int64_t token = run->token + i / groups, head = kv_head * groups + i % groups;
+        places[i] = (token * job->num_heads + head) * HEAD_DIM;
+        output_places[i] = token * job->output_stride + head * HEAD_DIM;
         softmax[i] = (struct softmax){-INFINITY, 0};
-        for (int d = 0; d < HEAD_DIM; d++) job->output[places[i] + d] = 0;
+        for (int d = 0; d < HEAD_DIM; d++) seen[i][d] = 0;
     }
     for (int64_t tile = first_visible(run->num_seen, job->window) / TILE * TILE; tile < end; tile += TILE) {
         const element *keys[TILE], *values[TILE];
@@ -172,16 +122,15 @@ static void attend_run(const struct job *job, const struct run *run, int64_t kv_
             const int from = visible > tile ? (int)(visible - tile) : 0;
             const int to = num_seen - tile < TILE ? (int)(num_seen - tile) : TILE;
             if (from < to)
-                see(job->query + places[i], keys + from, values + from, to - from, job->scale, &softmax[i],
-                    job->output + places[i]);
+                see(job->query + places[i], keys + from, values + from, to - from, job->scale, &softmax[i], seen[i]);
         }
     }
     for (int64_t i = 0; i < num_states; i++)
-        for (int d = 0; d < HEAD_DIM; d++) job->output[places[i] + d] /= softmax[i].sum;
+        for (int d = 0; d < HEAD_DIM; d++) job->output[output_places[i] + d] = narrow(seen[i][d] / softmax[i].sum);
 }
 
 /* Run by all threads of a team at once: each takes the next run and key-value head until none is left. */
-void attend(struct job *job) {
+void attend(struct attend_job *job) {
     const int64_t num_items = job->num_runs * job->num_kv_heads;
     int64_t item;
     while ((item = __atomic_fetch_add(&job->next_item, 1, __ATOMIC_RELAXED)) < num_items)

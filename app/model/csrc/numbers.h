@@ -1,0 +1,75 @@
+/* Numbers as the kernels compute with them: vectors of float32, and elements as the model and its cache hold them,
+ * float32, or bfloat16 with -DBFLOAT16. */
+
+#ifndef NUMBERS_H
+#define NUMBERS_H
+
+#include <math.h>
+#include <stdint.h>
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8 /* compilers split this where registers are narrower */
+#endif
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+
+#ifdef BFLOAT16
+typedef uint16_t element; /* the upper half of a float32 */
+typedef uint16_t elements __attribute__((vector_size(2 * LANES)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
+
+static inline vector widen(elements x) { return (vector)(__builtin_convertvector(x, bits) << 16); }
+
+static inline float widen_one(element x) {
+    return ((union { uint32_t bits; float value; }){(uint32_t)x << 16}).value;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+static inline element narrow(float x) {
+    const uint32_t bits = ((union { float value; uint32_t bits; }){x}).bits;
+    return x != x ? 0x7fc0 : (element)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+#else
+typedef float element;
+typedef vector elements;
+static inline vector widen(elements x) { return x; }
+static inline float widen_one(element x) { return x; }
+static inline element narrow(float x) { return x; }
+#endif
+
+/* Compilers fuse a product and a sum as they like, here but not there, which would change the last bit. */
+#if defined(__AVX512F__)
+static inline vector fused(vector a, vector b, vector sums) {
+    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sums);
+}
+#elif defined(__FMA__)
+static inline vector fused(vector a, vector b, vector sums) {
+    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sums);
+}
+#else
+static inline vector fused(vector a, vector b, vector sums) { return sums + a * b; }
+#endif
+
+/* e^x for x <= 0 within 2 units in the last place (the polynomial of Cephes' expf, Moshier 1989); NaN stays NaN. */
+static inline float exp_of(float x) {
+    const float n = rintf((x > -87.0f ? x : -87.0f) * 1.44269504f);
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const union { int32_t bits; float value; } power_of_two = {((int32_t)n + 127) << 23};
+    return x < -87.0f ? 0.0f : p * power_of_two.value;
+}
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+#endif
