@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.parts.arrivals import measure_arrivals
 from benchmarks.parts.cold_task import measure_cold_task
 from benchmarks.parts.decisions import measure_decisions
+from benchmarks.parts.decode import measure_decode
 from benchmarks.parts.http_cost import measure_http_cost
 from benchmarks.parts.many_tasks import measure_many_tasks
 from benchmarks.parts.peers import measure_peers
@@ -24,4 +25,5 @@ NAME_TO_PART: Mapping[str, Callable[[Bench, Say], Part]] = {
     "prompt-length": measure_prompt_length,
     "start-up": measure_start_up,
     "http": measure_http_cost,
+    "decode": measure_decode,
 }
