@@ -28,12 +28,6 @@ static inline vector load(const float *values, int i) {
     return x;
 }
 
-static inline vector load_cached(const element *values, int i) {
-    elements x = {0};
-    __builtin_memcpy(&x, values + i * LANES, num_filled(i) * sizeof(element));
-    return widen(x);
-}
-
 static inline void store(float *values, int i, vector x) {
     __builtin_memcpy(values + i * LANES, &x, num_filled(i) * sizeof(float));
 }
@@ -45,17 +39,33 @@ static inline float sum_of(vector x) {
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
+/* The sum over each of LANES vectors, which are used up: of two vectors neighbours are added, then pairs of them, ... */
+static inline vector sums_of(vector x[LANES]) {
+#define ADD(size) \
+    for (int i = 0; i < LANES; i += 2 * size) x[i] = LOWER##size(x[i], x[i + size]) + UPPER##size(x[i], x[i + size]);
+    ADD(1) ADD(2) ADD(4)
+#if LANES == 16
+    ADD(8)
+#endif
+    return x[0];
+}
+
 /* Add `size` tokens to what one query head has seen: `output` is not divided by the softmax's sum yet. */
-static inline void see(const float *query, const element *const *keys, const element *const *values, int size,
+static inline void see(const float *query, const float *const *keys, const float *const *values, int size,
                        float scale, struct softmax *softmax, float *output) {
     float weights[TILE];
     vector q[NUM_VECTORS], seen[NUM_VECTORS], sums = {0};
     for (int i = 0; i < NUM_VECTORS; i++) q[i] = load(query, i);
     for (int t = 0; t < TILE; t++) weights[t] = -INFINITY;
-    for (int t = 0; t < size; t++) {
-        vector products = q[0] * load_cached(keys[t], 0);
-        for (int i = 1; i < NUM_VECTORS; i++) products += q[i] * load_cached(keys[t], i);
-        weights[t] = scale * sum_of(products);
+    for (int t = 0; t < size; t += LANES) {
+        vector products[LANES];
+        for (int lane = 0; lane < LANES; lane++) { /* the last key's as often as keys are missing */
+            const float *key = keys[t + lane < size ? t + lane : size - 1];
+            products[lane] = q[0] * load(key, 0);
+            for (int i = 1; i < NUM_VECTORS; i++) products[lane] += q[i] * load(key, i);
+        }
+        const union { vector whole; float lanes[LANES]; } scores = {scale * sums_of(products)};
+        for (int lane = 0; lane < LANES; lane++) weights[t + lane] = t + lane < size ? scores.lanes[lane] : -INFINITY;
     }
     float max = softmax->max;
 #pragma omp simd reduction(max : max)
@@ -69,7 +79,7 @@ static inline void see(const float *query, const element *const *keys, const ele
     const float faded = exp_of(softmax->max - max);
     for (int i = 0; i < NUM_VECTORS; i++) seen[i] = faded * load(output, i);
     for (int t = 0; t < size; t++)
-        for (int i = 0; i < NUM_VECTORS; i++) seen[i] += weights[t] * load_cached(values[t], i);
+        for (int i = 0; i < NUM_VECTORS; i++) seen[i] += weights[t] * load(values[t], i);
     for (int i = 0; i < NUM_VECTORS; i++) store(output, i, seen[i]);
     *softmax = (struct softmax){max, faded * softmax->sum + sum_of(sums)};
 }
@@ -79,18 +89,38 @@ static inline void prefetch(const element *head) {
         __builtin_prefetch((const char *)head + offset);
 }
 
-/* Where a tile's keys and values of one key-value head stand; all begin to be loaded. Hardware foresees no block. */
-static inline void find_tile(const struct attend_job *job, const int32_t *block_table, int64_t kv_head, int64_t position,
-                             int size, const element **keys, const element **values) {
-    int64_t block = position / job->block_size, offset = position % job->block_size;
+/* A tile's keys and values of one key-value head. */
+struct tile {
+    const float *keys[TILE], *values[TILE];
+#ifdef BFLOAT16
+    float wide_keys[TILE][HEAD_DIM], wide_values[TILE][HEAD_DIM]; /* made once for all queries */
+#endif
+};
+
+#ifdef BFLOAT16
+static inline const float *widen_head(const element *head, float *wide) {
+    for (int d = 0; d < HEAD_DIM; d++) wide[d] = widen_one(head[d]);
+    return wide;
+}
+#define WIDE(head, wide) widen_head(head, wide)
+#else
+#define WIDE(head, wide) (head)
+#endif
+
+/* Find a tile in the blocks. All of it begins to be loaded before any is read: hardware foresees no block. */
+static inline void find_tile(const struct attend_job *job, const int32_t *block_table, int64_t kv_head,
+                             int64_t position, int size, struct tile *tile) {
+    int64_t block = position / job->block_size, offset = position % job->block_size, places[TILE];
     for (int t = 0; t < size; t++) {
         const int64_t slot = block_table[block] * job->block_size + offset;
-        const int64_t place = (slot * job->num_kv_heads + kv_head) * HEAD_DIM;
-        keys[t] = job->keys + place;
-        values[t] = job->values + place;
-        prefetch(keys[t]);
-        prefetch(values[t]);
+        places[t] = (slot * job->num_kv_heads + kv_head) * HEAD_DIM;
+        prefetch(job->keys + places[t]);
+        prefetch(job->values + places[t]);
         if (++offset == job->block_size) block++, offset = 0;
+    }
+    for (int t = 0; t < size; t++) {
+        tile->keys[t] = WIDE(job->keys + places[t], tile->wide_keys[t]);
+        tile->values[t] = WIDE(job->values + places[t], tile->wide_values[t]);
     }
 }
 
@@ -114,15 +144,15 @@ static void attend_run(const struct attend_job *job, const struct run *run, int6
         softmax[i] = (struct softmax){-INFINITY, 0};
         for (int d = 0; d < HEAD_DIM; d++) seen[i][d] = 0;
     }
-    for (int64_t tile = first_visible(run->num_seen, job->window) / TILE * TILE; tile < end; tile += TILE) {
-        const element *keys[TILE], *values[TILE];
-        find_tile(job, block_table, kv_head, tile, end - tile < TILE ? (int)(end - tile) : TILE, keys, values);
+    for (int64_t start = first_visible(run->num_seen, job->window) / TILE * TILE; start < end; start += TILE) {
+        struct tile tile;
+        find_tile(job, block_table, kv_head, start, (int)smaller(end - start, TILE), &tile);
         for (int64_t i = 0; i < num_states; i++) {
             const int64_t num_seen = run->num_seen + i / groups, visible = first_visible(num_seen, job->window);
-            const int from = visible > tile ? (int)(visible - tile) : 0;
-            const int to = num_seen - tile < TILE ? (int)(num_seen - tile) : TILE;
+            const int from = visible > start ? (int)(visible - start) : 0, to = (int)smaller(num_seen - start, TILE);
             if (from < to)
-                see(job->query + places[i], keys + from, values + from, to - from, job->scale, &softmax[i], seen[i]);
+                see(job->query + places[i], tile.keys + from, tile.values + from, to - from, job->scale, &softmax[i],
+                    seen[i]);
         }
     }
     for (int64_t i = 0; i < num_states; i++)
