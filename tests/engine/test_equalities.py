@@ -186,7 +186,7 @@ def test_compiled_decoder_layers_answer_as_the_models_own(architecture: str, tok
     assert layers
     replacements = Replacements({compiled.layer: compiled.forward for compiled in layers})
     _assert_answers_are_the_models_own(
-        make_engine(backbone, replacements=replacements, max_num_batched_tokens=token_budget)
+        make_engine(backbone, replacements=replacements, max_num_seqs=4, max_num_batched_tokens=token_budget)
     )
 
 
