@@ -20,7 +20,7 @@ class Search:
     """A population is the product of all tuples; every member shares the rest of the TuneConfig.
 
     Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation goes
-    on, at an eighth, a quarter and a half of the updates when there are three. With 12 members a run costs four times
+    on, at an eighth, a quarter and a half of the updates when there are three. With 16 members a run costs five times
     what one member costs.
 
     Attributes:
@@ -61,14 +61,14 @@ class Search:
 
     @classmethod
     def default(cls, config: TuneConfig, *, has_labels: bool, **tried: Any) -> Search:
-        """Twelve members around what `config` says; six where there are no labels to start from.
+        """Sixteen members around what `config` says; eight where there are no labels to start from.
 
         Args: tried: fields to set instead. Raises InvalidInput.
         """
         chosen = cls(
             kinds=(config.kind,),
             inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
-            learning_rates=(0.01, 0.03, 0.1),
+            learning_rates=(0.01, 0.03, 0.1, 0.3),
             nums_virtual_tokens=(config.num_virtual_tokens,),
             seeds=(config.seed, config.seed + 1),
         )

@@ -233,7 +233,7 @@ class JobObject(Reply):
     estimated_finish: int | None
     trained_tokens: int | None = Field(
         description="Tokens of the examples, input and answer, each as often as a prompt learned from it; of a job "
-        "that tunes twelve prompts side by side those of all twelve."
+        "that tunes sixteen prompts side by side those of all sixteen."
     )
     result_files: list[str] = Field(description="Id of a CSV file with the figures, once the job has succeeded.")
     integrations: list[str] = Field([], description="Always empty.")
