@@ -82,8 +82,8 @@ def compare(
     All on one backbone with one split, one objective and one evaluation; only what is trained differs. Each tuned
     method chooses its learning rate and its best state on validation: prompts as a population of sixteen (eight for a
     task that writes text) that is halved three times, which costs about five runs; LoRA and full fine-tuning as four
-    runs with four learning rates. Test is measured once for each seed. Nothing is published and the backbone stays as it is.
-    LoRA and full fine-tuning are for comparison: softswap does not serve them.
+    runs with four learning rates. Test is measured once for each seed. Nothing is published and the backbone stays as
+    it is. LoRA and full fine-tuning are for comparison: softswap does not serve them.
     Needs: pip install 'softswap\[compare]'.
     """
     settings = read_settings(model=model, device=device)
