@@ -38,7 +38,8 @@ def measure_peers(bench: Bench, say: Say) -> Part:
     warm, cold = bench.softswap(len(workload.prompts)), bench.softswap(len(workload.prompts))
     for peer in (warm, cold):
         peer.run(replace(workload, num_new_tokens=1))
-    bench.peft.one_by_one(replace(workload.every(8), num_new_tokens=2))
+    if setting.wants(ONE_BY_ONE):
+        bench.peft.one_by_one(replace(workload.every(8), num_new_tokens=2))
     with start_roster(bench, workload, say) as roster:
         contenders = [
             Contender("softswap", workload.rotated, warm.run),
