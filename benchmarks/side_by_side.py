@@ -61,6 +61,14 @@ class Pair:
     def cpu_ratio(self) -> float:
         return _median_ratio(self.together_cpu_s, self.separate_cpu_s)
 
+    @property
+    def medians_ms(self) -> dict[str, float]:
+        """Of the rounds, as columns of a table."""
+        return {
+            "together, ms": 1000 * statistics.median(self.together_s),
+            "separately, ms": 1000 * statistics.median(self.separate_s),
+        }
+
     def as_json(self) -> dict[str, Any]:
         return {
             "kind": str(self.kind),
@@ -143,8 +151,10 @@ def _measure(backbone: Backbone, pair: Pair, num_rounds: int) -> None:
             (together, pair.together_s, pair.together_cpu_s),
             (separate, pair.separate_s, pair.separate_cpu_s),
         ):
+            _settle(backbone)
             with Stopwatch() as stopwatch:
                 _update(descents, rows)
+                _settle(backbone)
             wall_s.append(stopwatch.wall_s)
             cpu_s.append(stopwatch.cpu_s)
 
@@ -153,6 +163,12 @@ def _update(descents: Sequence[Descent], rows: Sequence[EncodedExample]) -> None
     for descent in descents:
         updated = run_to_end(descent.update(rows, 0, NUM_STEPS))
         assert updated, "no prompt's gradient is finite"
+
+
+def _settle(backbone: Backbone) -> None:
+    """Wait for the device, where it works on its own."""
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
 
 
 def _descent(backbone: Backbone, pair: Pair, numbers: Sequence[int]) -> Descent:
@@ -167,9 +183,9 @@ def _member(backbone: Backbone, kind: PromptKind, number: int) -> Member:
     generator = torch.Generator().manual_seed(number)
     ids = torch.randint(0, backbone.vocab_size, (NUM_VIRTUAL_TOKENS,), generator=generator)
     with torch.no_grad():
-        rows = backbone.embed(ids).float()
+        rows = backbone.embed(ids.to(backbone.device)).float()
         if kind is PromptKind.EMBEDDINGS:
-            return Member(number, config, rows, torch.tensor(embedding_rms(backbone)))
+            return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
         rows = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
     return Member(number, config, rows, kv_rms(backbone, rows))
 
