@@ -89,10 +89,13 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        setting = {"shape": "+".join(spec.name for spec in self._specs), "device": self._device.name}
-        result = run_as_json(
-            ["gpu"], self._command, Machine.here(), setting | {"sizes": asdict(self._sizes)}, self.done
-        )
+        setting = {
+            "shape": "+".join(spec.name for spec in self._specs),
+            "dtype": str(self._device.dtype).removeprefix("torch."),
+            "device": self._device.name,
+            "sizes": asdict(self._sizes),
+        }
+        result = run_as_json(["gpu"], self._command, Machine.here(), setting, self.done)
         return result | {"failed": self.name_to_failure, "took_s": round(time.perf_counter() - self._began_s, 1)}
 
     def parts(self) -> Iterator[Part]:
