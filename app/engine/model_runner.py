@@ -15,14 +15,14 @@ import torch
 from app.engine.block_manager import TailCopy
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
-from app.model.attention import Attend, AttentionBatch, no_mask
+from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
 from app.model.decode_graphs import DecodeGraphs, DecodeRows
 from app.model.kv_cache import KVCache
 from app.model.replacement_choice import choose_replacements
 from app.model.replacements import Replacements
-from app.model.transfer import to_device
+from app.model.transfer import tensor_to_device, to_device
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -128,6 +128,9 @@ class ModelRunner:
         return logits
 
     def _prepare_graphs(self, max_num_rows: int, max_num_tokens: int) -> DecodeGraphs | None:
+        if self._backbone.device.type == "cuda" and self.attend is attend_sdpa:
+            logger.warning("decode graphs: none, this attention would read as many keys as a sequence may ever have")
+            return None
         began_s = time.perf_counter()
         try:
             graphs = DecodeGraphs(
@@ -163,7 +166,7 @@ class ModelRunner:
         for item in items:
             rows = _prompt_rows(item)
             if rows is not None:
-                embedded[start : start + item.num_tokens] = rows.to(embedded.device, embedded.dtype)
+                embedded[start : start + item.num_tokens] = tensor_to_device(rows, embedded.device)
             start += item.num_tokens
         return embedded
 

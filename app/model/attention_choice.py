@@ -11,8 +11,8 @@ from app.model.compiled_attention import compile_attention
 from app.model.compiler import CompilationError
 
 VARLEN_BLOCK_MULTIPLE = 256
-MAX_TRITON_ERROR = 0.03
-"""Of values around one, in the roundings of bfloat16."""
+MAX_TRITON_ERROR = 0.1
+"""Of values up to five or so: a few of bfloat16's roundings, which are 0.03 there."""
 
 
 def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:

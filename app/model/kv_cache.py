@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from app.model.transfer import tensor_to_device, to_device
+
 
 @dataclass(frozen=True)
 class KVShape:
@@ -45,12 +47,13 @@ class KVCache:
             rows: (num_tokens, num_layers * 2 * num_kv_heads * head_dim), K0, V0, K1, V1, ... (`PeftModel.get_prompt`).
         """
         num_layers, _, _, _, num_kv_heads, head_dim = self.blocks.shape
-        values = rows.to(self.blocks.device, self.blocks.dtype).view(-1, num_layers, 2, num_kv_heads, head_dim)
+        moved = tensor_to_device(rows, self.blocks.device)
+        values = moved.to(self.blocks.dtype).view(-1, num_layers, 2, num_kv_heads, head_dim)
         self.blocks.flatten(2, 3)[:, :, slots] = values.permute(1, 2, 0, 3, 4)
 
     def clear(self, block_ids: list[int]) -> None:
         """Zero blocks that get a new owner: masked attention still multiplies what stands there, and 0 * NaN is NaN."""
-        self.blocks[:, :, block_ids] = 0
+        self.blocks.index_fill_(2, to_device(block_ids, self.blocks.device), 0)
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

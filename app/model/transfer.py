@@ -17,6 +17,11 @@ def to_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype = 
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 
+def tensor_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host's on the device."""
+    return tensor.to(device) if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 class HostCopy:
     """Tensors on their way to the host, in the order of what the device was told before."""
 

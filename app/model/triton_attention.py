@@ -125,6 +125,8 @@ def attend_triton(
     """The same as `attend_reference`."""
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
+    assert query.stride(2) == keys.stride(3) == values.stride(3) == 1
+    assert keys.stride() == values.stride()
     group = num_heads // num_kv_heads
     num_rows, num_queries = _rows(group, is_decode=batch.num_decodes == len(batch.query_lens))
     if "runs" not in batch.memo:
