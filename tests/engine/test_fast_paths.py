@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from functools import cache
@@ -15,6 +16,7 @@ from app.engine.config import EngineConfig
 from app.engine.delta import Delta
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason
+from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from tests.engine import naive
@@ -242,3 +244,38 @@ def test_text_computed_while_running_ahead_is_found_again_by_the_next() -> None:
     assert deltas[0].num_cached_tokens == 24
     wanted, _ = naive.greedy(BACKBONE, prompt_of(5), [*text, *tokens, 7], 12)
     assert naive.tokens(deltas) == wanted
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module")
+def on_cuda() -> Backbone:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: on a CPU nothing is captured, and nobody waits")
+    return replace(BACKBONE, model=copy.deepcopy(BACKBONE.model).cuda())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mixture_of_everything_is_answered_on_the_gpu_as_on_the_cpu(way: str, on_cuda: Backbone) -> None:
+    engine = Engine(on_cuda, replace(PLAIN, **WAYS[way]))
+    ids = [add(engine, number) for number in range(36)]
+    found = naive.run(engine)
+    for number, sequence_id in enumerate(ids):
+        assert_same(answer_of(found[sequence_id]), wanted_of(number))
+
+
+@pytest.mark.gpu
+def test_telling_the_device_a_decode_step_never_waits_for_it(on_cuda: Backbone) -> None:
+    engine = Engine(on_cuda, replace(PLAIN, **WAYS["both"]))
+    for number in (0, 1, 4):
+        engine.add(text_of(number, 9), prompt=prompt_of(5), params=params_of(number))
+    for _ in range(3):
+        engine.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        flight = engine._launch(0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(flight.read_out.choosers) == 3
