@@ -68,7 +68,7 @@ def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypat
     monkeypatch.setattr(compiled_linear, "SOURCE", wrong)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompilationError, match="computes something else"):
-        compile_multiply.__wrapped__(torch.bfloat16)
+        compile_multiply.__wrapped__(torch.float32)
 
 
 def test_other_types_are_refused() -> None:
