@@ -104,7 +104,7 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
     after = kv_cache.blocks.clone()
     compiled = []
     for call in calls:
-        forward = _forward(compute, call)
+        forward = _forward(compute, call, shape.head_dim)
         kv_cache.blocks.copy_(before)
         if _gives_the_same(forward, call, kv_cache, after):
             compiled.append(CompiledLayer(call.layer, forward, call.arguments, call.keywords))
@@ -136,6 +136,7 @@ def _is_like_llama(module: nn.Module, shape: KVShape) -> bool:
         all(type(linear) is nn.Linear for linear in linears)
         and all(_epsilon(norm) is not None for norm in norms + head_norms)
         and all(norm.weight.shape == (shape.head_dim,) for norm in head_norms)
+        and isinstance(getattr(attention, "layer_idx", None), int)
         and attention.k_proj.out_features == attention.v_proj.out_features == shape.num_kv_heads * shape.head_dim
         and len({parameter.dtype for parameter in module.parameters()}) == 1
     )
@@ -176,9 +177,9 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
     return calls
 
 
-def _forward(compute: Callable[..., None], call: _Call) -> Forward:
+def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forward:
     module: Any = call.layer
-    layer, layer_index = _describe(call), module.self_attn.layer_idx
+    layer, layer_index = _describe(call, head_dim), module.self_attn.layer_idx
     width, dtype = module.mlp.gate_proj.out_features, module.mlp.gate_proj.weight.dtype
     weights = list(module.parameters())  # their addresses are in `layer`
     layer_pointer = ctypes.byref(layer)
@@ -202,13 +203,12 @@ def _forward(compute: Callable[..., None], call: _Call) -> Forward:
     return forward
 
 
-def _describe(call: _Call) -> _Layer:
+def _describe(call: _Call, head_dim: int) -> _Layer:
     module: Any = call.layer
     attention, feed_forward = module.self_attn, module.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     up = MultiplyJob.of(feed_forward.up_proj)
     up.gate, up.gate_bias = address(feed_forward.gate_proj.weight), address(feed_forward.gate_proj.bias)
-    head_dim = attention.head_dim
     return _Layer(
         input_norm=address(module.input_layernorm.weight),
         output_norm=address(module.post_attention_layernorm.weight),
@@ -294,6 +294,8 @@ def _tensors(
 def _gives_the_same(forward: Forward, call: _Call, kv_cache: KVCache, after: torch.Tensor) -> bool:
     """Whether the C code gives the layer's own output, and leaves the same keys and values."""
     layer: Any = call.layer
+    if len(call.arguments) != 1 or not isinstance(call.output, torch.Tensor):
+        return False
     (rows,), index = call.arguments, layer.self_attn.layer_idx
     try:
         output = forward(rows, **call.keywords)
