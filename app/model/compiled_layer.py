@@ -67,6 +67,16 @@ class _Step(ctypes.Structure):
 
 
 @dataclass(frozen=True)
+class _Sizes:
+    """What a layer's room to work in depends on."""
+
+    num_heads: int
+    num_kv_heads: int
+    hidden_size: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
 class _Call:
     """What a layer was called with, what it called attention with, and what came out."""
 
@@ -180,7 +190,8 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
 def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forward:
     module: Any = call.layer
     layer, layer_index = _describe(call, head_dim), module.self_attn.layer_idx
-    width, dtype = module.mlp.gate_proj.out_features, module.mlp.gate_proj.weight.dtype
+    sizes = _Sizes(layer.num_heads, layer.num_kv_heads, layer.hidden_size, module.mlp.gate_proj.out_features)
+    dtype = module.mlp.gate_proj.weight.dtype
     weights = list(module.parameters())  # their addresses are in `layer`
     layer_pointer = ctypes.byref(layer)
 
@@ -196,7 +207,7 @@ def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forwar
         rows = hidden_states.contiguous()
         output = torch.empty_like(rows)
         keys, values = batch.kv_cache.layers[layer_index]
-        step = _step(batch, position_embeddings, layer.num_heads, layer.num_kv_heads, layer.hidden_size, width)
+        step = _step(batch, position_embeddings, sizes)
         compute(layer_pointer, step, rows.data_ptr(), output.data_ptr(), keys.data_ptr(), values.data_ptr())
         return output
 
@@ -235,16 +246,13 @@ def _describe(call: _Call, head_dim: int) -> _Layer:
 def _step(
     batch: AttentionBatch,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    num_heads: int,
-    num_kv_heads: int,
-    hidden_size: int,
-    width: int,
+    sizes: _Sizes,
 ) -> Any:
     """What all layers of these sizes are given for a batch, made in the first of them."""
     cosines, sines = position_embeddings
-    key = ("step", cosines.data_ptr(), num_heads, num_kv_heads, hidden_size, width)
+    key = (sizes, cosines.data_ptr())
     if key not in batch.memo:
-        tensors = _tensors(batch, cosines, sines, num_heads, num_kv_heads, hidden_size, width)
+        tensors = _tensors(batch, cosines, sines, sizes)
         assert all(tensor.is_contiguous() for tensor in tensors.values())
         step = _Step(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
@@ -264,10 +272,7 @@ def _tensors(
     batch: AttentionBatch,
     cosines: torch.Tensor,
     sines: torch.Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    hidden_size: int,
-    width: int,
+    sizes: _Sizes,
 ) -> dict[str, torch.Tensor]:
     """By their names in `_Step`."""
     num_tokens, dtype, head_dim = len(batch.slots), batch.kv_cache.blocks.dtype, batch.kv_cache.blocks.shape[-1]
@@ -280,12 +285,12 @@ def _tensors(
         "slots": batch.slots,
         "sources": torch.cat([source for source, _ in batch.copies]) if batch.copies else nothing,
         "targets": torch.cat([target for _, target in batch.copies]) if batch.copies else nothing,
-        "normal": torch.empty(num_tokens, hidden_size + padding, dtype=dtype),
-        "query": torch.empty(num_tokens, num_heads, head_dim),
-        "key": torch.empty(num_tokens, num_kv_heads, head_dim),
-        "value": torch.empty(num_tokens, num_kv_heads, head_dim),
-        "attended": torch.empty(num_tokens, num_heads * head_dim + padding, dtype=dtype),
-        "gated": torch.empty(num_tokens, width + padding, dtype=dtype),
+        "normal": torch.empty(num_tokens, sizes.hidden_size + padding, dtype=dtype),
+        "query": torch.empty(num_tokens, sizes.num_heads, head_dim),
+        "key": torch.empty(num_tokens, sizes.num_kv_heads, head_dim),
+        "value": torch.empty(num_tokens, sizes.num_kv_heads, head_dim),
+        "attended": torch.empty(num_tokens, sizes.num_heads * head_dim + padding, dtype=dtype),
+        "gated": torch.empty(num_tokens, sizes.intermediate_size + padding, dtype=dtype),
         "block_tables": batch.block_tables,
         "runs": runs_of(batch),
     }
