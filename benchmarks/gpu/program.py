@@ -35,7 +35,6 @@ from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.steps import measure_decode, measure_prefill
 from benchmarks.machine import Machine
 from benchmarks.report import RESULTS, Part, Ratio, Say, run_as_json, show_part
-from benchmarks.side_by_side import NUM_PROMPTS, measure_side_by_side
 
 BUDGET_S = 540.0
 RESERVE_S = 45.0
@@ -170,6 +169,9 @@ class Run:
 
 
 def _measure_tuning(backbone: Backbone, sizes: Sizes, say: Say) -> Part:
+    # the tuner wants pydantic, and the rest of this program does not
+    from benchmarks.side_by_side import NUM_PROMPTS, measure_side_by_side
+
     found = measure_side_by_side(
         backbone, say, kinds=[PromptKind.EMBEDDINGS], batch_sizes=[4], micro_batch_size=32, num_rounds=sizes.num_rounds
     )
