@@ -45,10 +45,10 @@ class Shown:
         return {*self.part["contenders"], *self.part["figures"]}
 
     @property
-    def foreign_cores(self) -> float:
-        """What other programs used, at most."""
+    def foreign_cores(self) -> float | None:
+        """What other programs used, at most; None where contenders do not tell."""
         seen = (cores for each in self.part["contenders"].values() for cores in each["foreign_cores"])
-        return max((cores for cores in seen if cores is not None), default=0.0)
+        return max((cores for cores in seen if cores is not None), default=None)
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
@@ -116,11 +116,12 @@ def _run(shown: Shown) -> str:
 def _machine(shown: Shown) -> str:
     machine, moment = shown.run["machine"], str(shown.run["measured_at"]).replace("T", " ").partition("+")[0]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    others = f"other programs used at most {shown.foreign_cores:.2f} cores"
-    if shown.foreign_cores > FOREIGN_CORES_LIMIT:
-        others += ", too much to trust it"
     cpu = f"{machine['cpu']} ({machine['instruction_set']}), {machine['num_threads']} threads"
-    return f"{moment} UTC, {cpu}, {versions}; {others}."
+    others = ""
+    if shown.foreign_cores is not None:
+        word = ", too much to trust it" if shown.foreign_cores > FOREIGN_CORES_LIMIT else ""
+        others = f"; other programs used at most {shown.foreign_cores:.2f} cores{word}"
+    return f"{moment} UTC, {cpu}, {versions}{others}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
