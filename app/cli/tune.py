@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ from app.cli.tuned_version import open_to_publish, publish_all, report_result
 from app.cli.tuning_options import (
     SHARED,
     Alias,
+    Balance,
     BatchSize,
     Description,
     Init,
@@ -33,6 +34,7 @@ from app.cli.tuning_options import (
     Kind,
     LearningRate,
     MaxSteps,
+    MetricName,
     NumEpochs,
     NumVirtualTokens,
     Publish,
@@ -71,6 +73,8 @@ def tune(
         int | None,
         typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=SHARED)
     ] = None,
+    metric: MetricName = None,
+    balance: Balance = False,
     publish: Publish = 1,
     description: Description = "",
     alias: Alias = "live",
@@ -100,7 +104,8 @@ def tune(
     from app.tuning.search import Search
     from app.tuning.tune import tune_task
 
-    shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
+    shared: dict[str, Any] = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
+    shared |= {"metric": metric, "balance": balance}
     shared["patience"] = DEFAULT_PATIENCE if patience is None else patience
     config = make_config(tried, {"init_text": init_text, **shared})
     train, held_out = (

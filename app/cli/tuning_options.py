@@ -9,7 +9,7 @@ import typer
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from app.tuning.config import TuneConfig
+    from app.tuning.config import Metric, TuneConfig
 
 TRIED, SHARED = "Tried side by side: one value, or several separated by commas", "Tuning"
 
@@ -32,6 +32,17 @@ NumEpochs = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Updates, whatever the size of the data.", rich_help_panel=SHARED)]
 BatchSize = Annotated[int | None, typer.Option(help="Examples in an update.", rich_help_panel=SHARED)]
+MetricName = Annotated[
+    str | None,
+    typer.Option(help="What the best is chosen by: loss; accuracy or macro_f1 of labels; exact_match, token_f1, "
+                      "rouge_l or entity_f1 of answers that are written. (default: accuracy, or loss of texts)",
+                 rich_help_panel=SHARED),
+]  # fmt: skip
+Balance = Annotated[
+    bool,
+    typer.Option("--balance", help="Leave out what the commonest target has more than all others together.",
+                 rich_help_panel=SHARED),
+]  # fmt: skip
 Publish = Annotated[
     int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
 ]
@@ -54,7 +65,18 @@ def make_config(tried: dict[str, Any], shared: dict[str, Any]) -> TuneConfig:
     names = {"kinds": "kind", "nums_virtual_tokens": "num_virtual_tokens", "seeds": "seed"}
     values = {name: tried[plural][0] for plural, name in names.items() if plural in tried}
     values |= {name: value for name, value in shared.items() if value is not None}
+    if "metric" in values:
+        values["metric"] = _parse_metric(values["metric"])
     return TuneConfig(**values, init=Init.TEXT if Init.TEXT in tried.get("inits", ()) else Init.VOCAB)
+
+
+def _parse_metric(text: str) -> Metric:
+    """Raises InvalidInput that names the option."""
+    from app.tuning.config import Metric
+
+    if text not in set(Metric):
+        raise InvalidInput(f"--metric must be one of {', '.join(Metric)}", param="metric")
+    return Metric(text)
 
 
 def _parse_values(name: str, text: str) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from app.errors import NumericalError
 from app.tuning.chunks import Chunker
 from app.tuning.encoding import EncodedExample, shuffled_batches
 from app.tuning.forward import Prefix
+from app.tuning.lease import run_to_end
 from app.tuning.objective import Score, choose_objective
 from app.tuning.optimizer import make_optimizer
 from app.tuning.plan import TuningPlan
@@ -59,7 +60,7 @@ class WeightRun:
     def run(self) -> None:
         """Ends early only when a loss is not finite. Raises NumericalError."""
         order = torch.Generator().manual_seed(self.config.seed)
-        batches = shuffled_batches(self._rows.train, self.config.batch_size, order)
+        batches = shuffled_batches(self._rows.train, self.config.batch_size, order, balance=self.config.balance)
         every = self.config.num_steps_between_evals(self.num_steps)
         self._measure(0)
         for step, indexes in enumerate(islice(batches, self.num_steps)):
@@ -88,7 +89,7 @@ class WeightRun:
     def _measure(self, step: int) -> None:
         figures: dict[int, torch.Tensor] = {}
         for chunk in self._chunker.chunks(self._rows.validation, 1):
-            judged = self._objective.judge(Prefix.empty(), chunk.rows, chunk.prompt_index)
+            judged = run_to_end(self._objective.judge(Prefix.empty(), chunk.rows, chunk.prompt_index))
             figures |= {row: values for (row, _), values in zip(chunk.places, judged, strict=True)}
         score = self._objective.score(torch.stack([figures[row] for row in range(len(figures))]))
         if score.is_finite and (self._best is None or score.rank > self._best.score.rank):

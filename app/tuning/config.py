@@ -41,6 +41,21 @@ class Loss(StrEnum):
     """LABELS where reading the label tree costs little (MAX_TREE_NODES), TOKENS elsewhere."""
 
 
+class Metric(StrEnum):
+    """What the better of two states does better on validation."""
+
+    AUTO = "auto"
+    """ACCURACY where there are labels, LOSS elsewhere."""
+    LOSS = "loss"
+    """The likelihood of the right answers: one forward, and every example tells something."""
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+    EXACT_MATCH = "exact_match"
+    TOKEN_F1 = "token_f1"  # noqa: S105  no password
+    ROUGE_L = "rouge_l"
+    ENTITY_F1 = "entity_f1"
+
+
 class OptimizerKind(StrEnum):
     ADAMW = "adamw"
     ADAFACTOR = "adafactor"
@@ -68,6 +83,10 @@ class TuneConfig:
         schedule: "cosine" falls to 0 at the last step.
         max_grad_norm: gradients are scaled down to this norm, in units of the same root mean square; 0 does not clip.
         loss, token_weight: see Loss.
+        metric: what the best state, and the better half of a search, are chosen by; ties go to the lower loss. A metric
+            of texts has the answers to at most MAX_WRITTEN_ROWS validation examples written at every measurement.
+        balance: every epoch leaves out as many random examples of the commonest target as it has more than all other
+            targets together: what is mostly "none" is else learned as "none".
         batch_size: rows of an update.
         micro_batch_size: rows of one forward; gradients are accumulated over them. On CPU small ones are faster.
         num_epochs: passes over the training examples, unless `max_steps` says how many updates; 0 chooses: three
@@ -92,6 +111,8 @@ class TuneConfig:
     max_grad_norm: float = 0.0
     loss: Loss = Loss.AUTO
     token_weight: float = 0.1
+    metric: Metric = Metric.AUTO
+    balance: bool = False
     batch_size: int = 32
     micro_batch_size: int = 32
     num_epochs: float = 0.0

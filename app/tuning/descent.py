@@ -74,10 +74,9 @@ class Descent:
         prefix = Prefix.stack(prefixes)
         figures: dict[tuple[int, int], torch.Tensor] = {}
         for chunk in self._chunker.chunks(rows, len(alive)):
-            judged = self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
-            self.num_tokens_computed += self._chunker.num_tokens(chunk)
+            judged = yield from self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
+            self.num_tokens_computed += self._objective.num_readings * self._chunker.num_tokens(chunk)
             figures |= zip(chunk.places, judged, strict=True)
-            yield
         by_row = range(len(rows))
         return {
             member: self._objective.score(torch.stack([figures[row, i] for row in by_row]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -121,19 +122,42 @@ def by_length(rows: Sequence[EncodedExample], batch_size: int) -> list[list[int]
 
 
 def shuffled_batches(
-    rows: Sequence[EncodedExample], batch_size: int, generator: torch.Generator, num_batches_sorted: int = 16
+    rows: Sequence[EncodedExample],
+    batch_size: int,
+    generator: torch.Generator,
+    num_batches_sorted: int = 16,
+    *,
+    balance: bool = False,
 ) -> Iterator[list[int]]:
     """Endless epochs of batches in random order, each of rows with similar lengths, because padding costs time.
 
     Rows are shuffled, sorted by length within windows of `num_batches_sorted` batches, and the batches of an epoch are
     shuffled again. A last, smaller batch is kept.
+
+    Args: balance: an epoch has no more rows of the commonest target than of all others together; which, is random.
     """
     window = batch_size * num_batches_sorted
+    surplus = _surplus(rows) if balance else (frozenset(), 0)
     while True:
-        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = _without(surplus, torch.randperm(len(rows), generator=generator).tolist())
         batches = []
         for start in range(0, len(order), window):
             part = sorted(order[start : start + window], key=lambda i: rows[i].num_tokens)
             batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[i]
+
+
+def _surplus(rows: Sequence[EncodedExample]) -> tuple[frozenset[int], int]:
+    """The rows of the commonest target, and how many they are more than all others; 0 where there are no others."""
+    commonest, count = Counter(row.target_ids for row in rows).most_common(1)[0]
+    num_others = len(rows) - count
+    common = frozenset(i for i, row in enumerate(rows) if row.target_ids == commonest)
+    return common, max(0, count - num_others) if num_others else 0
+
+
+def _without(surplus: tuple[frozenset[int], int], order: list[int]) -> list[int]:
+    """The order, without the first of the surplus rows in it."""
+    common, num_left_out = surplus
+    left_out = set([i for i in order if i in common][:num_left_out])
+    return [i for i in order if i not in left_out]

@@ -280,14 +280,23 @@ def score_labels_in_slices(
 
 
 def generate_in_slices(
-    backbone: Backbone, prefix: Prefix, texts: Sequence[EncodedExample], max_new_tokens: int, batch_size: int
+    backbone: Backbone,
+    prefix: Prefix,
+    texts: Sequence[EncodedExample],
+    max_new_tokens: int,
+    batch_size: int,
+    prompt_index: Sequence[int] | None = None,
 ) -> Slices[list[str]]:
-    """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed."""
+    """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed.
+
+    Args: prompt_index: of each text, its prompt in the prefix; None: all have the first.
+    """
     if _window(backbone) is not None:
         batch_size = 1  # a window counts columns, so padding inside it would hide text
     answers = [""] * len(texts)
     for indexes in by_length(texts, batch_size):
-        batch = Batch.collate([texts[i] for i in indexes], backbone.device)
+        prompts = prompt_index and [prompt_index[i] for i in indexes]
+        batch = Batch.collate([texts[i] for i in indexes], backbone.device, prompts)
         written = yield from _decode(backbone, prefix, batch, max_new_tokens)
         for i, token_ids in zip(indexes, written, strict=True):
             answers[i] = backbone.tokenizer.decode(token_ids, skip_special_tokens=True).strip()

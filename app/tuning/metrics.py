@@ -117,6 +117,24 @@ def wilson_interval(share: float, num_examples: int, z: float = 1.96) -> tuple[f
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def shares_of(metric: str, prediction: str, target: str) -> tuple[float, float]:
+    """What one example adds to a metric of texts: over many, the sum of the first by that of the second is the metric.
+
+    Args: metric: "exact_match", "token_f1", "rouge_l" or "entity_f1".
+    """
+    match metric:
+        case "exact_match":
+            return exact_match([prediction], [target]), 1.0
+        case "token_f1":
+            return token_f1([prediction], [target]), 1.0
+        case "rouge_l":
+            return rouge_l([prediction], [target]), 1.0
+        case "entity_f1":
+            found, wanted = entities_of(prediction), entities_of(target)
+            return 2.0 * (found & wanted).total(), float(found.total() + wanted.total())
+    raise ValueError(metric)
+
+
 def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 

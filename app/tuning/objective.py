@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.tuning.config import Loss
+from app.tuning.config import Loss, Metric
 from app.tuning.encoding import Batch, EncodedExample
-from app.tuning.evaluation import MAX_LOGITS
+from app.tuning.evaluation import MAX_LOGITS, generate_in_slices
 from app.tuning.forward import Prefix, target_log_likelihoods
 from app.tuning.label_tree import (
     LabelTree,
@@ -24,7 +24,9 @@ from app.tuning.label_tree import (
     label_log_likelihoods,
     node_log_likelihoods,
 )
-from app.tuning.plan import TuningPlan
+from app.tuning.lease import Slices
+from app.tuning.metrics import accuracy, macro_f1, shares_of
+from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
 MAX_TREE_NODES = 48
 """Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
@@ -52,7 +54,9 @@ class Objective(ABC):
         """(num_rows,) float32, differentiable."""
 
     @abstractmethod
-    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
         """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
 
     @abstractmethod
@@ -69,6 +73,11 @@ class Objective(ABC):
         """Rows of one call that memory bears."""
         return MAX_ROWS
 
+    @property
+    def num_readings(self) -> int:
+        """How often `judge` puts a row through the backbone."""
+        return 1
+
 
 class TokenObjective(Objective):
     """Mean over rows of the mean negative log-likelihood of the target's tokens; measured as the same on validation."""
@@ -81,8 +90,12 @@ class TokenObjective(Objective):
         log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
         return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
 
-    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
-        return self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        losses = self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
+        yield
+        return losses
 
     def score(self, figures: torch.Tensor) -> Score:
         loss = float(figures.double().mean())
@@ -93,11 +106,48 @@ class TokenObjective(Objective):
         return 0
 
 
+class WritingObjective(TokenObjective):
+    """The same loss; on validation the answers are written and judged, ties broken by the loss."""
+
+    def __init__(self, backbone: Backbone, metric: Metric) -> None:
+        super().__init__(backbone)
+        self._metric = metric
+
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        """An answer ends at twice the longest target: one that goes on by then is wrong, however it would end."""
+        losses = yield from super().judge(prefix, rows, prompt_index)
+        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        most = 2 * max(len(row.target_ids) for row in rows)
+        written = yield from generate_in_slices(self._backbone, prefix, texts, most, len(rows), prompt_index)
+        tokenizer = self._backbone.tokenizer
+        targets = [tokenizer.decode(row.target_ids, skip_special_tokens=True).strip() for row in rows]
+        shares = [shares_of(self._metric, *pair) for pair in zip(written, targets, strict=True)]
+        return torch.cat([torch.tensor(shares, dtype=losses.dtype), losses], dim=1)
+
+    def score(self, figures: torch.Tensor) -> Score:
+        reached, possible, loss = figures.double().sum(dim=0).tolist()
+        value = reached / possible if possible else 1.0
+        return Score(self._metric.value, value, (value, -loss / len(figures)))
+
+    @property
+    def num_readings(self) -> int:
+        return 2
+
+
 class LabelObjective(Objective):
-    """Accuracy on validation, ties broken by the labels' cross-entropy; the loss is either of config.Loss."""
+    """A metric of the likeliest labels on validation, ties broken by their cross-entropy; the loss is one of Loss."""
 
     def __init__(
-        self, backbone: Backbone, template: Template, labels: Sequence[str], *, reads_tree: bool, token_weight: float
+        self,
+        backbone: Backbone,
+        template: Template,
+        labels: Sequence[str],
+        *,
+        reads_tree: bool,
+        token_weight: float,
+        metric: Metric = Metric.ACCURACY,
     ) -> None:
         self._backbone = backbone
         self._template = template
@@ -105,6 +155,7 @@ class LabelObjective(Objective):
         self._tokens = TokenObjective(backbone)
         self._reads_tree = reads_tree
         self._token_weight = token_weight
+        self._metric = metric
 
     def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
         if not self._reads_tree:
@@ -116,15 +167,23 @@ class LabelObjective(Objective):
         tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
         return among_labels + self._token_weight * tokens
 
-    def judge(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
         scores = label_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._label_tree)
         wanted = self._label_index(rows).to(scores.device)
-        is_right = (scores.argmax(dim=1) == wanted).float()
-        return torch.stack([is_right, F.cross_entropy(scores, wanted, reduction="none")], dim=1).cpu()
+        figures = [scores.argmax(dim=1), wanted, F.cross_entropy(scores, wanted, reduction="none")]
+        yield
+        return torch.stack([figure.float() for figure in figures], dim=1).cpu()
 
     def score(self, figures: torch.Tensor) -> Score:
-        accuracy, loss = figures.double().mean(dim=0).tolist()
-        return Score("accuracy", accuracy, (accuracy, -loss))
+        said, wanted, losses = figures.double().unbind(dim=1)
+        loss = float(losses.mean())
+        if self._metric is Metric.LOSS:
+            return Score("loss", loss, (-loss,))
+        of_labels = macro_f1 if self._metric is Metric.MACRO_F1 else accuracy
+        value = of_labels(*([self._labels[int(i)] for i in column] for column in (said, wanted)))
+        return Score(self._metric.value, value, (value, -loss))
 
     @property
     def num_extra_tokens(self) -> int:
@@ -191,12 +250,13 @@ class DistillationObjective(LabelObjective):
         taught: dict[tuple[int, ...], torch.Tensor],
         *,
         mass_weight: float,
+        metric: Metric = Metric.ACCURACY,
     ) -> None:
         """Args:
         taught: ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
         mass_weight: of the divergence between how likely any label is at all.
         """
-        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight)
+        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
         self._taught = taught
 
     def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
@@ -217,13 +277,17 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
     config, template, labels = plan.config, plan.template, plan.labels
     if not labels:
-        return TokenObjective(backbone)
+        return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else TokenObjective(backbone)
     if plan.lesson is not None and plan.lesson.scores is not None:
         taught = dict(zip((row.text_ids for row in train), plan.lesson.scores, strict=True))
-        return DistillationObjective(backbone, template, labels, taught, mass_weight=config.token_weight)
+        return DistillationObjective(
+            backbone, template, labels, taught, mass_weight=config.token_weight, metric=plan.metric
+        )
     reads_tree = config.loss is Loss.LABELS
     if config.loss is Loss.AUTO:
         tree = LabelTree.build(encode_labels(backbone, template, labels))
         longest = max(plan.search.nums_virtual_tokens) + max(row.num_tokens for row in train)
         reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
-    return LabelObjective(backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight)
+    return LabelObjective(
+        backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight, metric=plan.metric
+    )

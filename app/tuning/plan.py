@@ -12,9 +12,14 @@ import torch
 from app.errors import InvalidInput
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
-from app.tuning.config import TuneConfig
+from app.tuning.config import Metric, TuneConfig
 from app.tuning.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
+from app.tuning.metrics import is_entity_list
 from app.tuning.search import Search
+
+LABEL_METRICS = (Metric.ACCURACY, Metric.MACRO_F1)
+WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.ENTITY_F1)
+"""Of answers that have to be written before they can be judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,7 @@ class TuningPlan:
                 raise InvalidInput(f"{name} has no examples", param=name)
             if self.labels:
                 check_labels(examples, self.labels, name)
+        self._check_metric()
 
     @classmethod
     def make(
@@ -97,6 +103,21 @@ class TuningPlan:
             search=search or Search.single(config),
             init_prompt=init_prompt,
         )
+
+    @property
+    def metric(self) -> Metric:
+        """By which states are chosen; never AUTO."""
+        if self.config.metric is not Metric.AUTO:
+            return self.config.metric
+        return Metric.ACCURACY if self.labels else Metric.LOSS
+
+    def _check_metric(self) -> None:
+        allowed = (Metric.LOSS, *(LABEL_METRICS if self.labels else WRITTEN_METRICS))
+        if self.metric not in allowed:
+            what = "a task with labels" if self.labels else "a task that writes text"
+            raise InvalidInput(f"{what} is chosen by {', '.join(allowed)}", param="metric")
+        if self.metric is Metric.ENTITY_F1 and not is_entity_list([example.target for example in self.validation]):
+            raise InvalidInput('entity_f1 reads targets such as "type = name; type = name"', param="metric")
 
     @property
     def data_hash(self) -> str:

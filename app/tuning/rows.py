@@ -9,14 +9,18 @@ from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.tuning.dataset import Example
 from app.tuning.encoding import EncodedExample, encode_examples
-from app.tuning.plan import TuningPlan
+from app.tuning.plan import WRITTEN_METRICS, TuningPlan
+
+MAX_WRITTEN_ROWS = 200
+"""An answer is written token by token, which takes several times as long as judging one that is given."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRows:
     """Attributes:
     train: what is learned from.
-    validation: what the best state is chosen by, at most `max_validation_rows` of them.
+    validation: what the best state is chosen by, at most `max_validation_rows` of them, and at most MAX_WRITTEN_ROWS
+        where their answers have to be written.
     """
 
     train: list[EncodedExample]
@@ -25,7 +29,10 @@ class RunRows:
     @classmethod
     def of(cls, backbone: Backbone, plan: TuningPlan) -> RunRows:
         """Raises InvalidInput: a target is too long, or a prompt leaves no room for text."""
-        validation = spread(plan.validation, plan.config.max_validation_rows)
+        max_rows = plan.config.max_validation_rows
+        if plan.metric in WRITTEN_METRICS:
+            max_rows = min(max_rows, MAX_WRITTEN_ROWS)
+        validation = spread(plan.validation, max_rows)
         return cls(_encode(backbone, plan, plan.train), _encode(backbone, plan, validation))
 
 

@@ -162,7 +162,8 @@ class TuningRun:
         else:
             self._restore(state)
         order = torch.Generator().manual_seed(self._plan.config.seed)
-        batches = shuffled_batches(self._train, self._plan.config.batch_size, order)
+        config = self._plan.config
+        batches = shuffled_batches(self._train, config.batch_size, order, balance=config.balance)
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
             yield from self._update([self._train[i] for i in next(batches)])

@@ -78,3 +78,18 @@ def test_rows_of_a_batch_have_similar_lengths() -> None:
     batches = islice(shuffled_batches(rows, 16, torch.Generator().manual_seed(0)), 32)
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     assert padded < 1.2 * sum(lengths)
+
+
+def test_a_balanced_epoch_has_no_more_of_the_commonest_target_than_of_all_others() -> None:
+    rows = [EncodedExample((i,), (9,) if i % 4 else (i,)) for i in range(40)]
+    batches = shuffled_batches(rows, 5, torch.Generator().manual_seed(0), balance=True)
+    epochs = [[i for batch in islice(batches, 4) for i in batch] for _ in range(3)]
+    for epoch in epochs:
+        assert sorted(i for i in epoch if i % 4 == 0) == list(range(0, 40, 4))
+        assert len({i for i in epoch if i % 4}) == 10
+    assert len({i for epoch in epochs for i in epoch}) > 20, "each epoch leaves out others"
+
+
+def test_examples_of_one_target_are_all_there_is() -> None:
+    rows = [EncodedExample((i,), (9,)) for i in range(4)]
+    assert sorted(next(shuffled_batches(rows, 4, torch.Generator().manual_seed(0), balance=True))) == [0, 1, 2, 3]

@@ -75,3 +75,12 @@ def test_rouge_l_finds_the_longest_common_subsequence(first: list[str], second: 
     total = len(first) + len(second)
     expected = 2 * slow(first, second) / total if total else 1.0
     assert metrics.rouge_l([" ".join(first)], [" ".join(second)]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "token_f1", "rouge_l", "entity_f1"])
+def test_what_examples_add_to_a_metric_adds_up_to_it(metric: str) -> None:
+    predictions = ["person = Ann", "none", "person = Bob; group = X", "a b c"]
+    targets = ["person = Ann; group = Y", "none", "person = Bob; group = X", "location = c"]
+    shares = [metrics.shares_of(metric, *pair) for pair in zip(predictions, targets, strict=True)]
+    reached, possible = map(sum, zip(*shares, strict=True))
+    assert reached / possible == pytest.approx(getattr(metrics, metric)(predictions, targets))

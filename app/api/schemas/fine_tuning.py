@@ -110,6 +110,10 @@ class PromptTuningHyperparameters(Strict):
     token_weight: Auto[Annotated[float, Field(ge=0, le=100)]] = Field(
         None, description="What the tokens' loss counts beside the labels'."
     )
+    metric: Auto[Literal["loss", "accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"]] = Field(
+        None, description="What the best state is chosen by; accuracy, or the loss of a task that writes text."
+    )
+    balance: Auto[bool] = Field(None, description="Leave out what the commonest target has more than all others.")
     max_input_tokens: Auto[Annotated[int, Field(ge=1, le=MAX_TOKENS)]] = Field(
         None, description="Longer inputs lose their end."
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
-from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, OptimizerKind, Schedule, TuneConfig
+from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, Metric, OptimizerKind, Schedule, TuneConfig
 from app.tuning.distillation_run import Assignment, DistillationRun
 from app.tuning.jobs.job import JobSpec
 from app.tuning.plan import TuningPlan
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from app.tuning.events import OnEvent
     from app.tuning.jobs.file_book import FileBook
 
-_ENUMS = {"kind": PromptKind, "init": Init, "optimizer": OptimizerKind, "schedule": Schedule, "loss": Loss}
+_ENUMS = {
+    "kind": PromptKind,
+    "init": Init,
+    "optimizer": OptimizerKind,
+    "schedule": Schedule,
+    "loss": Loss,
+    "metric": Metric,
+}
 
 
 class Planner:
