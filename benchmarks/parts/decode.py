@@ -26,6 +26,7 @@ from benchmarks.workloads import Workload
 
 BATCHES = (1, 8, 32)
 NUM_STEPS = 24
+NUM_SMOKE_STEPS = 8
 NUM_BYTES_READ = 2**29
 MATRIX_SIZE = 2048
 
@@ -77,7 +78,9 @@ def measure_decode(bench: Bench, say: Say) -> Part:
             watch = _Watch()
             for _ in range(bench.setting.repetitions):
                 _decode(
-                    engine, replace(bench.workload.turn(0, batch), num_new_tokens=2 if is_smoke else NUM_STEPS), watch
+                    engine,
+                    replace(bench.workload.turn(0, batch), num_new_tokens=NUM_SMOKE_STEPS if is_smoke else NUM_STEPS),
+                    watch,
                 )
             rows[f"batch {batch}"] = _figures(engine, roofline, watch, batch)
         foreign = max(foreign, stopwatch.foreign_cores or 0.0)

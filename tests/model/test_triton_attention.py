@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ import torch
 from app.model.attention import attend_reference
 from tests.model.test_attention import make_batch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is made, which is when its module is imported
 pytest.importorskip("triton", reason="needs Triton, which has wheels for Linux only")
 
 from app.model.triton_attention import (
