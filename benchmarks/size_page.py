@@ -35,7 +35,8 @@ the test examples. The zero-shot prompt depends on no seed.
 {costs}
 
 Tries: candidates that validation chose among. CPU seconds: of all threads, all tries included. Peak memory: {memory}.
-Latency: the median request, one at a time through the engine; LoRA and full fine-tuning are not served by softswap.
+Latency: the median request, one at a time through the engine, with whatever else the machine did meanwhile; LoRA and
+full fine-tuning are not served by softswap.
 
 ## The backbones
 
@@ -44,7 +45,8 @@ Latency: the median request, one at a time through the engine; LoRA and full fin
 ## How to remake it
 
 ```console
-$ python -m benchmarks.size_study --work work --data data --task {task}
+$ python -m benchmarks.size_study --work work --data data --task {task} \\
+    --num-tokens {rounded_tokens} --max-steps {max_steps} --batch-size {batch_size} --seed {seeds}
 $ python -m benchmarks.size_study --plot
 ```
 
@@ -111,6 +113,8 @@ def render_page(results: Sequence[SizeResult]) -> str:
         task=first["task"],
         num_backbones=len(results),
         num_tokens=first["pretraining"]["num_tokens"],
+        rounded_tokens=-(-first["pretraining"]["num_tokens"] // 10_000) * 10_000,  # steps are whole
+        seeds=" ".join(map(str, sorted({trial.seed for result in results for trial in result.trials}))),
         batch_size=setting["config"]["batch_size"],
         max_steps=setting["config"]["max_steps"],
         metric=METRIC_TO_NAME[results[0].trials[0].metric],
