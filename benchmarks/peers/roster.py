@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,11 +58,18 @@ class Roster:
 
 
 @contextmanager
-def start_roster(bench: Bench, workload: Workload, say: Say) -> Iterator[Roster]:
-    """Every peer that is wanted, loaded and warm; what fails says why."""
-    roster = Roster({}, {})
+def start_roster(
+    bench: Bench, workload: Workload, say: Say, name_to_reason: Mapping[str, str] | None = None
+) -> Iterator[Roster]:
+    """Every peer that is wanted, loaded and warm; what fails says why.
+
+    Args: name_to_reason: those that are not even tried.
+    """
+    roster = Roster({}, dict(name_to_reason or {}))
     with ExitStack() as stack:
-        for entry in filter(lambda entry: bench.setting.wants(entry.name), ROSTER):
+        for entry in ROSTER:
+            if entry.name in roster.name_to_reason or not bench.setting.wants(entry.name):
+                continue
             if not entry.python.exists():
                 reason = f"not installed: python -m benchmarks.peers.environments {entry.environment}"
                 roster.name_to_reason[entry.name] = reason
