@@ -13,7 +13,8 @@ from benchmarks.side_by_side import NUM_PROMPTS, Pair, _batches, _descent, _upda
 
 @pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])
 def test_eight_prompts_in_one_batch_become_what_eight_updates_make_of_them(kind: PromptKind) -> None:
-    backbone = Backbone.from_model(TINY.build_model(), TINY.build_tokenizer(), name=TINY.name)
+    # in float64: AdamW's first update is almost the gradient's sign, which rounding decides where it is almost 0
+    backbone = Backbone.from_model(TINY.build_model().double(), TINY.build_tokenizer(), name=TINY.name)
     pair = Pair(kind, batch_size=4, micro_batch_size=16)
     rows = next(_batches(backbone, pair.batch_size))
     together = _descent(backbone, pair, range(NUM_PROMPTS))
@@ -23,8 +24,7 @@ def test_eight_prompts_in_one_batch_become_what_eight_updates_make_of_them(kind:
     _update(separate, rows)
     for start, ours, other in zip(before, together._population.members, separate, strict=True):
         (theirs,) = other._population.members
-        # AdamW's first update is almost the gradient's sign, which rounding decides where the gradient is almost 0
-        assert torch.isclose(ours.rows, theirs.rows, rtol=1e-4, atol=1e-6).float().mean() > 0.999
+        torch.testing.assert_close(ours.rows, theirs.rows, rtol=1e-4, atol=1e-6)
         assert not torch.equal(ours.rows, start)
 
 
