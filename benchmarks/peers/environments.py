@@ -91,7 +91,8 @@ def _install_llama_cpp(folder: Path) -> None:
         (source,) = Path(scratch).glob("*/vendor/llama.cpp")
         build = Path(scratch) / "build"
         release = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_NATIVE=ON")
-        subprocess.run(["cmake", "-G", "Ninja", "-S", source, "-B", build, *release, *NOT_BUILT], check=True)
+        movable = "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON"  # its libraries find each other where they are copied to
+        subprocess.run(["cmake", "-G", "Ninja", "-S", source, "-B", build, *release, movable, *NOT_BUILT], check=True)
         subprocess.run(["cmake", "--build", build, "--target", "llama"], check=True)
         (package,) = folder.glob("lib/python*/site-packages/llama_cpp")
         shutil.copytree(build / "bin", package / "lib", symlinks=True, dirs_exist_ok=True)
