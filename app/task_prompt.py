@@ -68,13 +68,13 @@ class TaskPrompt:
 
     @classmethod
     def _from_rows(cls, kind: PromptKind, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
-        if rows.ndim != 2 or not rows.is_floating_point():
+        if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
             raise InvalidInput(f"{kind} must be a matrix of floating-point numbers", param="prompt_embeddings")
         _check_length(rows.shape[0])
-        values = rows.detach().to("cpu", torch.float32).contiguous().clone()
-        if not bool(torch.isfinite(values).all()):
+        values = rows.detach().to("cpu", torch.float32, copy=True).contiguous()
+        if not is_finite(values):
             raise InvalidInput("every value must be finite", param="prompt_embeddings")
-        digest = _digest(kind, backbone_fingerprint, tuple(values.shape), values.numpy().tobytes())
+        digest = _digest(kind, backbone_fingerprint, tuple(values.shape), values.numpy().data)
         return cls(kind, backbone_fingerprint, values, None, (), digest)
 
     @property
@@ -87,11 +87,18 @@ class TaskPrompt:
         return 4 * (len(self.token_ids) if self.rows is None else self.rows.numel())
 
 
+def is_finite(rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether every value is a number in that dtype. Looks at the extremes, NaN among them, so copies nothing."""
+    return bool(torch.stack(torch.aminmax(rows)).to(dtype).isfinite().all())
+
+
 def _check_length(num_virtual_tokens: int) -> None:
     if not 1 <= num_virtual_tokens <= MAX_VIRTUAL_TOKENS:
         raise InvalidInput(f"a prompt has 1 to {MAX_VIRTUAL_TOKENS} virtual tokens", param="num_virtual_tokens")
 
 
-def _digest(kind: PromptKind, backbone_fingerprint: str, shape: tuple[int, ...], content: bytes) -> str:
+def _digest(kind: PromptKind, backbone_fingerprint: str, shape: tuple[int, ...], content: bytes | memoryview) -> str:
     header = f"softswap-prompt-1 {kind} {backbone_fingerprint} {'x'.join(map(str, shape))}\n"
-    return hashlib.sha256(header.encode() + content).hexdigest()
+    digest = hashlib.sha256(header.encode())
+    digest.update(content)
+    return digest.hexdigest()

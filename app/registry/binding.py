@@ -8,7 +8,7 @@ import torch
 
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.layout import encode_text
-from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt, is_finite
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -61,7 +61,7 @@ def require_fit(prompt: TaskPrompt, backbone: Backbone) -> None:
         _require_same_ids(prompt, backbone)
         return
     check_shape(tuple(prompt.rows.shape), prompt.kind, backbone)
-    if not bool(torch.isfinite(prompt.rows.to(backbone.dtype)).all()):
+    if not is_finite(prompt.rows, backbone.dtype):
         raise InvalidInput(f"a value overflows in the backbone's {backbone.dtype}", param="prompt_embeddings")
 
 
