@@ -105,6 +105,7 @@ def distill(
     found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
     asked = parse_labels(labels)
     chosen = its_labels if asked is None else asked
+    tried = {"nums_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
     assignment = Assignment.make(
         found, texts, config, search, template=parse_template(template) or its_template, labels=chosen

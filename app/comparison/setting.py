@@ -101,7 +101,10 @@ class Setting:
     def prompt_plan(self, kind: PromptKind, seed: int) -> TuningPlan:
         """A population as `softswap tune` trains it; two seeds share no member."""
         config = replace(self.plan.config, kind=kind, seed=2 * seed)
-        return replace(self.plan, config=config, search=Search.default(config, has_labels=bool(self.plan.labels)))
+        search = Search.default(
+            config, has_labels=bool(self.plan.labels), nums_virtual_tokens=(config.num_virtual_tokens,)
+        )
+        return replace(self.plan, config=config, search=search)
 
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides what a trial finds."""

@@ -13,6 +13,9 @@ from app.task_prompt import PromptKind
 from app.tuning.config import Init, TuneConfig
 
 MAX_MEMBERS = 64
+LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
+LONG = 50
+"""Virtual tokens of half of the members: they cost little more than 20 and can hold more."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,17 @@ class Search:
     def default(cls, config: TuneConfig, *, has_labels: bool, **tried: Any) -> Search:
         """Sixteen members around what `config` says; eight where there are no labels to start from.
 
+        They have two lengths or, where one is asked for, two seeds.
+
         Args: tried: fields to set instead. Raises InvalidInput.
         """
+        lengths = tried.get("nums_virtual_tokens") or tuple(dict.fromkeys((config.num_virtual_tokens, LONG)))
         chosen = cls(
             kinds=(config.kind,),
             inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
-            learning_rates=(0.01, 0.03, 0.1, 0.3),
-            nums_virtual_tokens=(config.num_virtual_tokens,),
-            seeds=(config.seed, config.seed + 1),
+            learning_rates=LEARNING_RATES,
+            nums_virtual_tokens=lengths,
+            seeds=(config.seed,) if len(lengths) > 1 else (config.seed, config.seed + 1),
         )
         return replace(chosen, **tried)
 

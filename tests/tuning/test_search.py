@@ -27,6 +27,21 @@ def test_a_single_member_is_the_configuration() -> None:
     assert Search.single(config).members(config) == (config,)
 
 
+def test_the_default_tries_two_lengths_or_two_seeds_where_one_length_is_asked_for() -> None:
+    config = TuneConfig(seed=3)
+    chosen = Search.default(config, has_labels=True)
+    assert (chosen.num_members, chosen.nums_virtual_tokens, chosen.seeds) == (16, (20, 50), (3,))
+    assert Search.default(config, has_labels=False).num_members == 8
+    fixed = Search.default(config, has_labels=True, nums_virtual_tokens=(20,))
+    assert (fixed.num_members, fixed.nums_virtual_tokens, fixed.seeds) == (16, (20,), (3, 4))
+    asked = Search.default(config, has_labels=True, nums_virtual_tokens=(5, 10, 50), seeds=(0,), learning_rates=(0.1,))
+    assert asked.num_members == 6
+
+
+def test_the_default_of_a_longer_configuration_has_no_length_twice() -> None:
+    assert Search.default(TuneConfig(num_virtual_tokens=50), has_labels=True).nums_virtual_tokens == (50,)
+
+
 def test_cuts_fall_at_an_eighth_a_quarter_and_a_half() -> None:
     assert [step for step in range(1, 801) if SEARCH.is_cut_at(step, 800)] == [100, 200, 400]
     assert not any(SEARCH.is_cut_at(step, 1) for step in range(3))

@@ -13,7 +13,7 @@ from app.tuning.jobs.job import JobSpec
 from app.tuning.plan import TuningPlan
 from app.tuning.run import TuningRun
 from app.tuning.run_state import RunState
-from app.tuning.search import Search
+from app.tuning.search import LEARNING_RATES, Search
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -76,7 +76,7 @@ class Planner:
             self._teacher(spec),
             inputs,
             config,
-            make_search(spec, config, has_labels=bool(labels)),
+            make_search(spec, config, has_labels=bool(labels), nums_virtual_tokens=(config.num_virtual_tokens,)),
             template=Template() if spec.template is None else Template(spec.template),
             labels=labels,
         )
@@ -111,12 +111,11 @@ def make_config(spec: JobSpec) -> TuneConfig:
     return TuneConfig(**{"patience": DEFAULT_PATIENCE, **asked})
 
 
-def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool) -> Search:
-    """What was asked for, and for the rest the default. Raises InvalidInput."""
-    default = Search.default(config, has_labels=has_labels)
-    rates = tuple(rate * spec.learning_rate_multiplier for rate in default.learning_rates)
-    asked = {name: _typed_values(name, value) for name, value in spec.search.items()}
-    return dataclasses.replace(default, **{"learning_rates": rates, **asked})
+def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool, **otherwise: Any) -> Search:
+    """What was asked for, `otherwise`, and for the rest the default. Raises InvalidInput."""
+    asked = otherwise | {name: _typed_values(name, value) for name, value in spec.search.items()}
+    rates = tuple(rate * spec.learning_rate_multiplier for rate in LEARNING_RATES)
+    return Search.default(config, has_labels=has_labels, **{"learning_rates": rates, **asked})
 
 
 def _typed_values(name: str, value: Any) -> Any:
