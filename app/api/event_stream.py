@@ -18,7 +18,8 @@ from app.errors import SoftswapError
 
 KEEP_ALIVE_S: Final = 15.0
 DONE: Final = b"data: [DONE]\n\n"
-KEEP_ALIVE: Final = b": keep-alive\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n"
+"""No empty line behind it: behind an event that had an id, OpenAI's SDK takes that for another event, of no data."""
 logger = logging.getLogger(__name__)
 
 
