@@ -55,9 +55,19 @@ def test_tensors_and_lists_are_scores_too() -> None:
 
 
 def test_a_fit_stays_within_its_bounds_where_every_answer_is_right_or_wrong() -> None:
-    scores = [[0.0, -1.0], [0.0, -2.0]]
-    assert fit_temperature(scores, [0, 0]) == pytest.approx(MIN_TEMPERATURE, rel=0.01)
-    assert fit_temperature(scores, [1, 1]) == pytest.approx(MAX_TEMPERATURE, rel=0.01)
+    many = 100_000
+    scores = [[0.0, -1.0], [0.0, -2.0]] * many
+    assert fit_temperature(scores, [0, 0] * many) == pytest.approx(MIN_TEMPERATURE, rel=0.05)
+    assert fit_temperature(scores, [1, 1] * many) == pytest.approx(MAX_TEMPERATURE, rel=0.05)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_ten_examples_say_little_about_the_temperature(right: int) -> None:
+    """All right or all wrong: without a prior the fit would end at a bound, and answers at a probability of 1."""
+    scores = [[0.0, -2.0]] * 10
+    found = fit_temperature(scores, [right] * 10)
+    assert 0.5 < found < 5.0
+    assert Calibration.measure(scores, [right] * 10, found).bins[0].confidence < 0.99
 
 
 def test_a_label_without_any_probability_is_no_nan() -> None:
