@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from app.cli.entry import app
 from app.cli.serve import serve
+from app.cli.task_view import main_figure
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
 from app.registry.evaluations import RecordedEvaluation
@@ -103,7 +104,10 @@ def test_every_command_explains_itself() -> None:
         *(f"jobs {name}" for name in ("ls", "show", "follow", "cancel", "pause", "resume", "rm")),
     ]
     for command in groups:
-        assert len(call(*command.split(), "--help").splitlines()) > 5
+        lines = call(*command.split(), "--help").splitlines()
+        assert len(lines) > 5
+        examples = {re.match(" *", line)[0] for line in lines if re.match(r" *(softswap|curl|cat) ", line)}
+        assert len(examples) <= 1, f"{command}: examples start at different columns"
 
 
 def test_serve_has_every_setting_as_a_flag() -> None:
@@ -124,6 +128,20 @@ def test_the_readmes_commands_are_commands() -> None:
             command = command.commands[words.pop(0)]
         options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize(
+    ("metrics", "figure"),
+    [
+        ({"validation_num_examples": 10.0, "validation_accuracy": 0.8}, "validation accuracy 0.800"),
+        ({"validation_accuracy": 0.8, "test_accuracy": 0.7, "test_accuracy_low": 0.6, "test_accuracy_high": 0.75},
+         "test accuracy 0.700 [0.600, 0.750]"),
+        ({"validation_exact_match": 0.0, "validation_rouge_l": 0.2}, "validation rouge_l 0.200"),
+        ({"gain": 1.0}, ""),
+    ],
+)  # fmt: skip
+def test_the_main_figure_is_the_metric_on_the_unseen_split(metrics: dict[str, float], figure: str) -> None:
+    assert main_figure(metrics) == figure
 
 
 def test_a_wrong_call_is_exit_code_2() -> None:
@@ -183,7 +201,11 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     assert call("tasks", "alias", "liked", "live", "1") == "liked@live is 1\n"
     assert call("tasks", "alias", "liked", "canary", "1=0.5,2=0.5")
     assert json.loads(call("tasks", "ls", "--json"))["aliases"] == {"live": 1, "canary": {"1": 0.5, "2": 0.5}}
-    assert "liked" in call("tasks", "ls")
+    assert re.search(
+        r"^liked +1 +2 +embeddings +2 +2 +validation accuracy \d\.\d{3} \[", call("tasks", "ls"), re.MULTILINE
+    )
+    assert re.search(r"^  liked@2 .* kv +validation accuracy \d", call("tasks", "show", "liked"), re.MULTILINE)
+    assert re.search(r"^labels +no, yes$", call("tasks", "show", "liked@1"), re.MULTILINE)
 
     call("tasks", "export", "liked@2", str(local / "exported"))
     assert (local / "exported" / "adapter_model.safetensors").is_file()

@@ -82,10 +82,10 @@ def distill(
 ) -> None:  # fmt: skip
     """Turn a long written prompt into some virtual tokens that answer alike.
 
-        softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
-
     A tenth of the inputs is held out; on these the command says how often the new prompt decides as the old one does,
     how many tokens each request saves, and after how many requests that outweighs the tuning.
+
+        softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
     settings = read_settings(model=model, registry=registry, device=device)
     tried = parse_tried(

@@ -59,12 +59,12 @@ def evaluate(
 ) -> None:
     """Measure a task on examples it was not tuned on.
 
+    Labels: accuracy with a 95 % interval, macro F1, precision and recall of each, confusion, calibration. Texts: exact
+    match, token F1, ROUGE-L. The backbone is loaded here, unless --url names a running server.
+
         softswap eval sentiment test.jsonl
         softswap eval sentiment@2 test.csv --json
         softswap eval sentiment@1+2+3 test.jsonl
-
-    Labels: accuracy with a 95 % interval, macro F1, precision and recall of each, confusion, calibration. Texts: exact
-    match, token F1, ROUGE-L. The backbone is loaded here, unless --url names a running server.
     """
     from app.tuning.dataset import read_dataset
 

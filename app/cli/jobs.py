@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, Url, find_server, write_json
+from app.cli.options import ApiKey, AsJson, find_server, write_json
 from app.cli.remote import RemoteServer
 from app.errors import InvalidInput
 
@@ -21,6 +21,7 @@ jobs = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+Url = Annotated[str | None, typer.Option(help=f"The server. Also SOFTSWAP_URL. (default: {DEFAULT_URL})")]
 JobId = Annotated[str, typer.Argument(help="The job's id, or `last` for the newest.", show_default=False)]
 
 

@@ -53,12 +53,12 @@ def run(
 ) -> None:
     """Use a task: a label from a task with labels, a text from one that generates.
 
+    The backbone is loaded here, unless --url names a running server. A generated text appears as it is written.
+    An ensemble answers with the average of its members' probabilities, or by a vote.
+
         softswap run sentiment "a gorgeous, witty film"
         cat reviews.txt | softswap run sentiment --json
         softswap run sentiment@1+2+3 "a gorgeous, witty film"
-
-    The backbone is loaded here, unless --url names a running server. A generated text appears as it is written.
-    An ensemble answers with the average of its members' probabilities, or by a vote.
     """
     given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "combine": combine}
     given = {name: value for name, value in given.items() if value is not None}

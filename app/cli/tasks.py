@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
 from app.cli.registries import NewGate, find_registry, open_folder
+from app.cli.task_view import print_fields, print_tasks
 from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
 from app.errors import InvalidInput
 
@@ -33,7 +33,7 @@ def list_tasks(
         for task in found:
             write_json(task)
     else:
-        _print_tasks(found)
+        print_tasks(found)
 
 
 @tasks.command()
@@ -62,9 +62,11 @@ def show(
 ) -> None:  # fmt: skip
     """Show one task with its versions and aliases, one version, or what can be seen of a version's virtual tokens.
 
-    softswap tasks show sentiment
-    softswap tasks show sentiment --tokens --plot sentiment.svg
-    softswap tasks show sentiment@2 --tokens --compare sentiment@1 --data validation.jsonl
+    A token near a virtual token is a hint and not a reading; what a virtual token does is what changes without it.
+
+        softswap tasks show sentiment
+        softswap tasks show sentiment --tokens --plot sentiment.svg
+        softswap tasks show sentiment@2 --tokens --compare sentiment@1 --data validation.jsonl
     """
     if tokens:
         asked = _ask_tokens(task, num_nearest, compare, data, plot)
@@ -83,7 +85,7 @@ def show(
     if as_json:
         write_json(shown)
     else:
-        _print_object(shown)
+        print_fields(shown)
 
 
 @tasks.command()
@@ -110,10 +112,10 @@ def add(
 ) -> None:
     r"""Publish a prompt as a task's next version.
 
+    \n in --template and --text stands for a new line. The prompt must have been tuned for the backbone in use.
+
         softswap tasks add my-peft-checkpoint/ --task intent --template '{input}\nIntent: {target}' --labels pay,cancel
         softswap tasks add --text 'Translate to French.' --task translate
-
-    \n in --template and --text stands for a new line. The prompt must have been tuned for the backbone in use.
     """
     if (path is None) == (text is None):
         raise typer.BadParameter("give a path or --text", param_hint="PATH")
@@ -174,12 +176,12 @@ def move_alias(
 ) -> None:  # fmt: skip
     """Move an alias: roll out, roll back, or share requests between two versions.
 
+    With a gate the versions are measured on its examples, here or on the server, and a lower score is refused. A server
+    that watches the folder follows within seconds; with --url it follows at once.
+
         softswap tasks alias sentiment live 3
         softswap tasks alias sentiment live 3=0.9,4=0.1
         softswap tasks alias sentiment live 3 --gate test.jsonl --metric macro_f1 --tolerance 0.01
-
-    With a gate the versions are measured on its examples, here or on the server, and a lower score is refused. A server
-    that watches the folder follows within seconds; with --url it follows at once.
     """
     wanted = _parse_target(target)
     if gate is None and (metric or tolerance):
@@ -235,33 +237,3 @@ def _parse_target(text: str) -> int | dict[int, float]:
         return {int(number): float(share) for number, share in pairs}
     except ValueError:
         raise typer.BadParameter("a version's number, or two with shares: 3=0.9,4=0.1", param_hint="TARGET") from None
-
-
-def _print_tasks(found: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("task", "live", "versions", "kind", "virtual tokens", "labels", "figures", box=None, pad_edge=False)
-    for task in found:
-        live = task["live"]
-        facts = [live["number"], task["num_versions"], live["kind"], live["num_virtual_tokens"]] if live else ["-"] * 4
-        figures = _figures(live["metrics"]) if live else ""
-        table.add_row(task["id"], *map(str, facts), str(len(live["labels"]) or "-") if live else "-", figures)
-    Console(soft_wrap=True).print(table)
-
-
-def _figures(metrics: dict[str, Any]) -> str:
-    numbers = [(name, value) for name, value in metrics.items() if isinstance(value, float)]
-    return ", ".join(f"{name} {value:.3f}" for name, value in numbers[:2])
-
-
-def _print_object(shown: dict[str, Any]) -> None:
-    for name, value in shown.items():
-        if name == "versions":
-            for version in value:
-                created = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created_at"]))
-                typer.echo(f"  {version['id']:<24} {created}  {version['kind']:<10} {_figures(version['metrics'])}")
-        elif name == "created_at":
-            typer.echo(f"{name}: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(value))}")
-        elif name != "object" and value not in ({}, [], "", None):
-            typer.echo(f"{name}: {value['id'] if name == 'live' else value}")

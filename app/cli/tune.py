@@ -85,13 +85,13 @@ def tune(
 ) -> None:  # fmt: skip
     """Tune a task on your examples, and publish the state that did best on validation.
 
-        softswap tune reviews.jsonl --task sentiment
-        softswap run sentiment "a gorgeous, witty film"
-
     A line of DATA: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that differ
     in learning rate, start and seed are tuned side by side, and the worse half is dropped three times; what you do say
     is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice publishes
     nothing. A server that watches the folder serves it at once.
+
+        softswap tune reviews.jsonl --task sentiment
+        softswap run sentiment "a gorgeous, witty film"
     """
     settings = read_settings(model=model, registry=registry, device=device)
     tried = parse_tried(
