@@ -76,6 +76,8 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
     settings.require_safe_address(has_keys=bool(keys))
     metrics = Metrics()
     backbone = backbone or load_backbone(settings)
+    if not settings.registry.is_dir():
+        logger.warning("there is no registry at %s yet, so there are no tasks", settings.registry)
     with ExitStack() as stack:
         registry = Registry(FileStore(settings.registry), backbone)
         if settings.watch_interval:
@@ -157,8 +159,12 @@ async def _start(services: Services) -> None:
     if services.workshop is not None:
         services.workshop.start()
     services.is_ready = True
-    logger.info("ready: %s on %s, warmed up in %.2f s", services.backbone.name, services.backbone.device,
-                time.perf_counter() - began)  # fmt: skip
+    warm_s = time.perf_counter() - began
+    num_tasks = len(await asyncio.to_thread(services.registry.tasks))
+    logger.info(
+        "ready: %s on %s, %d tasks, warmed up in %.2f s",
+        services.backbone.name, services.backbone.device, num_tasks, warm_s,
+    )  # fmt: skip
 
 
 class Server(uvicorn.Server):

@@ -158,10 +158,16 @@ def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path)
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("flag", [("--dtype", "int8"), ("--port", "70000"), ("--kv-cache-memory", "much")])
-def test_a_setting_that_cannot_be_is_named(flag: tuple[str, str]) -> None:
-    message = call("serve", *flag, code=1)
-    assert message.startswith(f"{flag[0]} (SOFTSWAP_")
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--dtype", "int8", "(SOFTSWAP_DTYPE) must be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("--port", "70000", "(SOFTSWAP_PORT) must be at most 65535"),
+        ("--kv-cache-memory", "much", "(SOFTSWAP_KV_CACHE_MEMORY) must be a number of bytes, such as"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(flag: str, value: str, said: str) -> None:
+    assert call("serve", flag, value, code=1).startswith(f"{flag} {said}")
 
 
 def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,11 @@ import httpx
 import pytest
 
 from app.errors import InvalidInput
-from app.main import bind
+from app.main import bind, open_services
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.settings import Settings
 from tests.api.server import soft_prompt
 from tests.models import tiny_backbone
 from tests.tuning.jobs.shop import DATA
@@ -206,9 +207,17 @@ def test_the_log_says_which_attention_runs_and_why(
         assert _complete(server.url, 1, max_tokens=3, is_streamed=False)[0] == 200
 
 
+def test_a_registry_that_is_not_there_is_warned_about(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_services(Settings(model=str(checkpoint), registry=tmp_path / "misspelt", watch_interval=0)):
+        assert caplog.messages[0] == f"there is no registry at {tmp_path / 'misspelt'} yet, so there are no tasks"
+
+
 def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path: Path) -> None:
     registry = tmp_path / "prompts"
     with serving(checkpoint, registry, "--watch-interval", "0.1") as server:
+        assert any("ready: tiny on cpu, 0 tasks" in line for line in server.log)
         backbone = Backbone.load(checkpoint)
         Registry(FileStore(registry), backbone).publish("dropped", soft_prompt(backbone))
         deadline = time.monotonic() + 20

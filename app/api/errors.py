@@ -126,12 +126,13 @@ def add_error_handlers(app: FastAPI) -> None:
     """Turn every error into OpenAI's body."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        response = Failure.of(error).response()
         if isinstance(error, errors.Overloaded | errors.Draining):
             app.state.services.metrics.observe_rejected(error.code)
-        if response.status_code == 405:
-            response.headers["allow"] = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
-        return response
+        failure = Failure.of(error)
+        if failure.status == 405:
+            allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
+            failure = Failure(405, f"This route takes {allowed} only.", headers={"allow": allowed})
+        return failure.response()
 
     async def answer_validation(_: Request, error: Exception) -> Response:
         problem = cast(RequestValidationError, error)
@@ -169,7 +170,6 @@ def _of_own(error: errors.SoftswapError) -> Failure:
 
 STATUS_TO_MESSAGE = {
     404: "There is no such route. GET /docs shows all of them.",
-    405: "This route does not take this method.",
 }
 
 
@@ -195,7 +195,7 @@ def explain(problems: Iterable[Mapping[str, Any]], body: Any) -> Failure:
     if problem["type"] == "none_required":
         return Failure(400, f"{param} is not supported by this server; leave it out", "unsupported_parameter", param)
     code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    return Failure(400, f"{param or 'the body'} {_complaint(problem)}", code, param)
+    return Failure(400, f"{param or 'the body'} {complain(problem)}", code, param)
 
 
 def _helpfulness(path: Sequence[str | int], problem: Mapping[str, Any]) -> tuple[bool, int]:
@@ -247,9 +247,9 @@ TYPE_TO_COMPLAINT = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "string_too_short": "must have at least {min_length} characters",
+    "string_too_short": "must have {min_length} or more characters",
     "string_too_long": "must have at most {max_length} characters",
-    "too_short": "must have at least {min_length} entries",
+    "too_short": "must have {min_length} or more entries",
     "too_long": "must have at most {max_length} entries",
     "literal_error": "must be {expected}",
     "union_tag_not_found": "needs a {discriminator}",
@@ -261,8 +261,11 @@ TYPE_TO_COMPLAINT = {
 }
 
 
-def _complaint(problem: Mapping[str, Any]) -> str:
-    """Words made of the schema's own bounds, never of the value that failed."""
+def complain(problem: Mapping[str, Any]) -> str:
+    """What stands behind a field's name: words made of the schema's own bounds, never of the value that failed.
+
+    Args: problem: one of pydantic's.
+    """
     kind, context = str(problem["type"]), problem.get("ctx", {})
     if kind in TYPE_TO_NOUN:
         return f"must be {TYPE_TO_NOUN[kind]}"

@@ -61,7 +61,7 @@ MAX_BATCH_SIZE: Final = 4096
 
 MAX_TIMEOUT_S: Final = 3600.0
 
-LIMITS: Final[dict[str, float]] = {
+LIMITS: Final[dict[str, int | float]] = {
     "body_bytes": MAX_BODY_BYTES,
     "upload_bytes": MAX_UPLOAD_BYTES,
     "header_bytes": MAX_HEADER_BYTES,

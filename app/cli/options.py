@@ -66,10 +66,12 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
+        from app.api.errors import complain
+
         problem = error.errors(include_input=False, include_url=False)[0]
-        name = "_".join(str(part) for part in problem["loc"][:1])
+        name = str(problem["loc"][0])
         flag = f"--{name.replace('_', '-')} (SOFTSWAP_{name.upper()})"
-        raise InvalidInput(f"{flag}: {problem['msg'].removeprefix('Value error, ')}", param=name) from None
+        raise InvalidInput(f"{flag} {complain(problem)}", param=name) from None
 
 
 def parse_template(text: str | None) -> Template | None:

@@ -141,6 +141,13 @@ def test_hostile_paths_have_openais_error_body(http: httpx.Client, method: str, 
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
+    answer = http.get("/v1/tasks/raw/run")
+    assert answer.json()["error"]["message"] == "This route takes POST only."
+    assert answer.headers["allow"] == "POST"
+    assert http.put("/v1/tasks/raw").json()["error"]["message"] == "This route takes DELETE, GET only."
+
+
 def test_a_request_id_is_kept_when_it_is_harmless(http: httpx.Client) -> None:
     kept = http.get("/health", headers={"x-request-id": "abc-1.2_3"})
     assert kept.headers["x-request-id"] == "abc-1.2_3"

@@ -42,7 +42,7 @@ class RunRequest(Sampling):
     @model_validator(mode="after")
     def _check_one(self) -> RunRequest:
         if (self.input is None) == (self.inputs is None):
-            raise ValueError("needs either input or inputs")
+            raise ValueError("needs input or inputs, one of them")
         return self
 
     @property

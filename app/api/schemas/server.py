@@ -58,6 +58,6 @@ class ServerObject(Reply):
     engine: EngineObject
     tuning: TuningObject
     num_tasks: int
-    limits: dict[str, float]
+    limits: dict[str, int | float]
     request_timeout_s: float
     has_api_keys: bool
