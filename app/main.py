@@ -160,11 +160,18 @@ async def _start(services: Services) -> None:
         services.workshop.start()
     services.is_ready = True
     warm_s = time.perf_counter() - began
-    num_tasks = len(await asyncio.to_thread(services.registry.tasks))
-    logger.info(
-        "ready: %s on %s, %d tasks, warmed up in %.2f s",
-        services.backbone.name, services.backbone.device, num_tasks, warm_s,
-    )  # fmt: skip
+    tasks = await asyncio.to_thread(describe_tasks, services)
+    backbone = services.backbone
+    logger.info("ready: %s on %s, %s, warmed up in %.2f s", backbone.name, backbone.device, tasks, warm_s)
+
+
+def describe_tasks(services: Services) -> str:
+    """How many there are, and how many of them belong to another backbone."""
+    versions = [task.live for task in services.registry.tasks()]
+    fingerprint = services.backbone.fingerprint
+    num_foreign = sum(version is not None and version.backbone_fingerprint != fingerprint for version in versions)
+    foreign = f", {num_foreign} of them for another backbone and refused" if num_foreign else ""
+    return f"{len(versions)} tasks{foreign}"
 
 
 class Server(uvicorn.Server):

@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from app.errors import InvalidInput
-from app.main import bind, open_services
+from app.main import bind, describe_tasks, open_services
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -212,6 +212,11 @@ def test_a_registry_that_is_not_there_is_warned_about(
 ) -> None:
     with open_services(Settings(model=str(checkpoint), registry=tmp_path / "misspelt", watch_interval=0)):
         assert caplog.messages[0] == f"there is no registry at {tmp_path / 'misspelt'} yet, so there are no tasks"
+
+
+def test_tasks_of_another_backbone_are_counted(checkpoint: Path) -> None:
+    with open_services(Settings(model=str(checkpoint), watch_interval=0)) as services:
+        assert describe_tasks(services) == "7 tasks, 7 of them for another backbone and refused"
 
 
 def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path: Path) -> None:
