@@ -11,6 +11,7 @@ from app.cli.options import (
     DATA,
     AsJson,
     Device,
+    ExampleFile,
     InputField,
     Labels,
     Model,
@@ -35,14 +36,12 @@ FILE = {"exists": True, "dir_okay": False, "rich_help_panel": DATA}
 
 def compare(
     *,
-    data: Annotated[
-        Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
-    ],
+    data: ExampleFile,
     validation: Annotated[
-        Path | None, typer.Option(help="What everything is chosen by. (default: a tenth of DATA)", **FILE)
+        Path | None, typer.Option(help="What everything is chosen by. (default: a tenth of the data)", **FILE)
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="What is measured on in the end. (default: another tenth of DATA)", **FILE)
+        Path | None, typer.Option(help="What is measured on in the end. (default: another tenth of the data)", **FILE)
     ] = None,
     input_field: InputField = None,
     target_field: TargetField = None,

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import (
+    Alias,
     AsJson,
+    Description,
     Device,
     Labels,
     Model,
+    NewTask,
     RegistryFolder,
     TemplateText,
     parse_labels,
@@ -21,9 +24,7 @@ from app.cli.options import (
 )
 from app.cli.tuned_version import open_to_publish, publish_result, report_result
 from app.cli.tuning_options import (
-    Alias,
     BatchSize,
-    Description,
     Init,
     InitText,
     Kind,
@@ -54,7 +55,7 @@ def distill(
         typer.Argument(help="Inputs: JSON lines or CSV with input, or a .txt file of one a line. Targets are not read.",
                        exists=True, dir_okay=False),
     ],
-    task: Annotated[str, typer.Option(help="Name to publish under.")],
+    task: NewTask,
     prompt: Annotated[
         Path | None,
         typer.Option(help="The written prompt: a text file.", exists=True, dir_okay=False, rich_help_panel=TEACHER),

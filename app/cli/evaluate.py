@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +13,12 @@ from app.cli.options import (
     AsJson,
     Combined,
     Device,
+    ExampleFile,
     InputField,
     Model,
     RegistryFolder,
     TargetField,
-    TaskName,
+    TaskOrEnsemble,
     Url,
     find_server,
     read_settings,
@@ -39,10 +39,8 @@ BAR_WIDTH = 30
 
 def evaluate(
     *,
-    task: TaskName,
-    data: Annotated[
-        Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
-    ],
+    task: TaskOrEnsemble,
+    data: ExampleFile,
     input_field: InputField = None,
     target_field: TargetField = None,
     combine: Combined = None,

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from app.model.layout import Template
     from app.settings import Settings
 
-TaskName = Annotated[
+TaskOrEnsemble = Annotated[
     str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
+]
+TaskOrVersion = Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")]
+NewTask = Annotated[str, typer.Option("--task", help="Name to publish under.")]
+Description = Annotated[str, typer.Option(help="One sentence for people.")]
+Alias = Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")]
+ExampleFile = Annotated[
+    Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
 ]
 Combined = Annotated[
     Literal["average", "vote"] | None,

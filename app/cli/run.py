@@ -17,7 +17,7 @@ from app.cli.options import (
     Device,
     Model,
     RegistryFolder,
-    TaskName,
+    TaskOrEnsemble,
     Url,
     find_server,
     read_settings,
@@ -36,7 +36,7 @@ BATCH_SIZE = 64
 
 def run(
     *,
-    task: TaskName,
+    task: TaskOrEnsemble,
     text: Annotated[
         str | None, typer.Argument(help="The input; - or nothing reads one input a line from a pipe.")
     ] = None,
@@ -63,7 +63,7 @@ def run(
     given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "combine": combine}
     given = {name: value for name, value in given.items() if value is not None}
     if text is None and sys.stdin.isatty():
-        raise typer.BadParameter("give a text, or a pipe with one input a line", param_hint="TEXT")
+        raise typer.BadParameter("give a text, or a pipe with one input a line", param_hint="text")
     import asyncio
 
     is_piped = text in (None, "-")

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, Device, Model, RegistryFolder, Url, find_server, read_settings, write_json
+from app.cli.options import (
+    Alias,
+    ApiKey,
+    AsJson,
+    Description,
+    Device,
+    Model,
+    NewTask,
+    RegistryFolder,
+    TaskOrVersion,
+    Url,
+    find_server,
+    read_settings,
+    write_json,
+)
 from app.cli.registries import NewGate, find_registry, open_folder
 from app.cli.task_view import print_fields, print_tasks
 from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
@@ -20,7 +34,6 @@ tasks = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Force = Annotated[bool, typer.Option("--force", help="Move the alias whatever its gate says.")]
-TaskName = Annotated[str, typer.Argument(help="The task's name.", show_default=False)]
 
 
 @tasks.command("ls")
@@ -39,7 +52,7 @@ def list_tasks(
 @tasks.command()
 def show(
     *,
-    task: Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")],
+    task: TaskOrVersion,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show its virtual tokens instead.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="With --tokens: draw them into this SVG file.", dir_okay=False)
@@ -94,14 +107,14 @@ def add(
     path: Annotated[
         Path | None, typer.Argument(help="A PEFT folder, a .safetensors or a .npy file.", show_default=False)
     ] = None,
-    task: Annotated[str, typer.Option(help="Name to publish under.")],
+    task: NewTask,
     text: Annotated[str | None, typer.Option(help="A hand-written prompt instead of a file.")] = None,
     template: Annotated[
         str | None, typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="What the task answers with, separated by commas.")] = None,
-    description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
-    alias: Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")] = "live",
+    description: Description = "",
+    alias: Alias = "live",
     force: Force = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -118,7 +131,7 @@ def add(
         softswap tasks add --text 'Translate to French.' --task translate
     """
     if (path is None) == (text is None):
-        raise typer.BadParameter("give a path or --text", param_hint="PATH")
+        raise typer.BadParameter("give a path or --text", param_hint="path")
     given: dict[str, Any] = {
         "template": None if template is None else template.replace("\\n", "\n"),
         "labels": [label.strip() for label in labels.split(",") if label.strip()] if labels else None,
@@ -154,7 +167,7 @@ def remove(
 @tasks.command("alias")
 def move_alias(
     *,
-    task: TaskName,
+    task: Annotated[str, typer.Argument(help="The task's name.")],
     alias: Annotated[str, typer.Argument(help="The alias: live is what the bare task name means.")],
     target: Annotated[str, typer.Argument(help="A version's number, or two with shares: 3=0.9,4=0.1.")],
     gate: Annotated[
@@ -195,7 +208,7 @@ def move_alias(
 
 @tasks.command()
 def export(
-    task: Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")],
+    task: TaskOrVersion,
     folder: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
     registry: RegistryFolder = None,
 ) -> None:
@@ -236,4 +249,4 @@ def _parse_target(text: str) -> int | dict[int, float]:
         pairs = (pair.split("=") for pair in text.split(","))
         return {int(number): float(share) for number, share in pairs}
     except ValueError:
-        raise typer.BadParameter("a version's number, or two with shares: 3=0.9,4=0.1", param_hint="TARGET") from None
+        raise typer.BadParameter("a version's number, or two with shares: 3=0.9,4=0.1", param_hint="target") from None

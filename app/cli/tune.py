@@ -10,11 +10,15 @@ import typer
 
 from app.cli.options import (
     DATA,
+    Alias,
     AsJson,
+    Description,
     Device,
+    ExampleFile,
     InputField,
     Labels,
     Model,
+    NewTask,
     RegistryFolder,
     TargetField,
     TemplateText,
@@ -25,10 +29,8 @@ from app.cli.options import (
 from app.cli.tuned_version import open_to_publish, publish_all, report_result
 from app.cli.tuning_options import (
     SHARED,
-    Alias,
     Balance,
     BatchSize,
-    Description,
     Init,
     InitText,
     Kind,
@@ -47,13 +49,11 @@ from app.cli.tuning_view import TuningView, interruptible
 
 def tune(
     *,
-    data: Annotated[
-        Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
-    ],
-    task: Annotated[str, typer.Option(help="Name to publish under.")],
+    data: ExampleFile,
+    task: NewTask,
     validation: Annotated[
         Path | None,
-        typer.Option(help="More examples, to choose the best state by. (default: a tenth of DATA)", exists=True,
+        typer.Option(help="More examples, to choose the best state by. (default: a tenth of the data)", exists=True,
                      dir_okay=False, rich_help_panel=DATA),
     ] = None,
     input_field: InputField = None,
@@ -85,10 +85,10 @@ def tune(
 ) -> None:  # fmt: skip
     """Tune a task on your examples, and publish the state that did best on validation.
 
-    A line of DATA: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that differ
-    in learning rate, start and seed are tuned side by side, and the worse half is dropped three times; what you do say
-    is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice publishes
-    nothing. A server that watches the folder serves it at once.
+    A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that
+    differ in learning rate, start and seed are tuned side by side, and the worse half is dropped three times; what you
+    do say is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice
+    publishes nothing. A server that watches the folder serves it at once.
 
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"

@@ -46,8 +46,6 @@ Balance = Annotated[
 Publish = Annotated[
     int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
 ]
-Description = Annotated[str, typer.Option(help="One sentence for people.")]
-Alias = Annotated[str, typer.Option(help="Alias that shall mean the new version; '' moves none.")]
 
 
 def parse_tried(**texts: str | None) -> dict[str, Any]:
