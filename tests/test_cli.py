@@ -251,7 +251,7 @@ def test_an_ensemble_answers_and_is_measured_here_as_on_a_server(
     for combine in ("average", "vote"):
         asked = ("run", "sentiment@1+2", "a film", "--json", "--combine", combine)
         here, there = json.loads(call(*asked)), json.loads(call(*asked, "--url", live.url))
-        assert here["model"] == there["model"] == "sentiment@1+sentiment@2"
+        assert here["model"] == there["model"] == "sentiment@1+2"
         assert here["label"] == there["label"]
         assert here["probabilities"] == pytest.approx(there["probabilities"], abs=1e-5)
     data = local / "test.csv"
@@ -259,7 +259,7 @@ def test_an_ensemble_answers_and_is_measured_here_as_on_a_server(
     asked = ("eval", "sentiment@1+2", str(data), "--json", "--combine", "vote")
     here, there = json.loads(call(*asked)), json.loads(call(*asked, "--url", live.url))
     assert here["metrics"] == pytest.approx(there["metrics"], abs=1e-4)
-    assert "sentiment@1+sentiment@2 on test.csv" in call("eval", "sentiment@1+2", str(data), "--combine", "vote")
+    assert "sentiment@1+2 on test.csv" in call("eval", "sentiment@1+2", str(data), "--combine", "vote")
     assert "belongs to an ensemble" in call("eval", "sentiment", str(data), "--combine", "vote", code=1)
     assert "an ensemble" in call("eval", "sentiment@1+2", str(data), "--record", code=1)
 

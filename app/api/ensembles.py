@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from app.api.batch import all_of
 from app.api.labels import LabelChances
 from app.api.limits import MAX_ENSEMBLE
-from app.api.targets import JOINT, Target, find_target
+from app.api.targets import Target, find_target
 from app.errors import InvalidInput
-from app.registry.reference import is_number
+from app.registry.reference import JOINT, name_together, spell_out
 from app.tuning.metrics import words_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Ensemble:
 
     @property
     def model_id(self) -> str:
-        """Every member's pinned name."""
-        return JOINT.join(member.model_id for member in self.members)
+        """Every member, pinned: `sentiment@1+2+3`."""
+        return name_together(member.model_id for member in self.members)
 
     @property
     def flow(self) -> str:
@@ -79,17 +79,6 @@ async def find_answerer(services: Services, name: str, *, param: str = "model") 
     if len(names) > MAX_ENSEMBLE:
         raise InvalidInput(f"an ensemble has at most {MAX_ENSEMBLE} members", param=param)
     return Ensemble.of(await all_of(find_target(services, each, param=param) for each in names), param=param)
-
-
-def spell_out(name: str) -> list[str]:
-    """Each member's own name: a number behind a `+` is another version of the task before it."""
-    names: list[str] = []
-    task = ""
-    for part in name.split(JOINT):
-        full = f"{task}@{part}" if names and is_number(part) else part
-        task = full.partition("@")[0]
-        names.append(full)
-    return names
 
 
 def choose_combine(answerer: Target | Ensemble, asked: Combine | None, *, param: str = "combine") -> Combine:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.api.naming import naming
 from app.errors import InvalidInput, NotFound
 from app.model.layout import BARE, Template
+from app.registry.reference import JOINT
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from app.task_prompt import TaskPrompt
 
 NUM_TRIES = 5
-JOINT = "+"
-"""Stands between the members in an ensemble's name (`app.api.ensembles`)."""
 
 
 @dataclass(frozen=True)

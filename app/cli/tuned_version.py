@@ -79,11 +79,12 @@ def publish_result(
 
 def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: bool) -> None:
     """Args: versions: the best first; more than one are an ensemble."""
-    from app.registry.version import name_together
+    from app.registry.reference import name_together
 
     version = versions[0]
+    together = name_together(each.id for each in versions)
     if as_json:
-        more = {"ensemble": name_together(versions)} if len(versions) > 1 else {}
+        more = {"ensemble": together} if len(versions) > 1 else {}
         write_json({"id": version.id, **more, "metrics": result.metrics, "curves": result.curves, **result.provenance})
         return
     main = result.validation.main_metric
@@ -98,4 +99,4 @@ def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: b
             f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
         )
     if len(versions) > 1:
-        typer.echo(f"{name_together(versions)} answers as an ensemble")
+        typer.echo(f"{together} answers as an ensemble")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.errors import InvalidInput, NotFound
 
 LIVE = "live"
 MAX_NUMBER = 999_999_999
+JOINT = "+"
+"""Between the members of an ensemble."""
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -48,6 +51,28 @@ def is_task_name(name: str) -> bool:
 def is_number(name: str) -> bool:
     """Whether a folder of this name can hold a version."""
     return _NUMBER.fullmatch(name) is not None
+
+
+def name_together(names: Iterable[str]) -> str:
+    """What pinned versions are called together: `sentiment@3+4+tone@2`, where 4 is of the task in front of it."""
+    parts: list[str] = []
+    task_before = None
+    for name in names:
+        task, _, number = name.partition("@")
+        parts.append(number if task == task_before and is_number(number) else name)
+        task_before = task
+    return JOINT.join(parts)
+
+
+def spell_out(name: str) -> list[str]:
+    """Each member's own name, of what `name_together` or a caller calls an ensemble."""
+    names: list[str] = []
+    task = ""
+    for part in name.split(JOINT):
+        full = f"{task}@{part}" if names and is_number(part) else part
+        task = full.partition("@")[0]
+        names.append(full)
+    return names
 
 
 def require_task_name(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -71,11 +71,6 @@ class Version:
     def id(self) -> str:
         """The pinned name, which a response's `model` says: `sentiment@3`."""
         return f"{self.task}@{self.number}"
-
-
-def name_together(versions: Sequence[Version]) -> str:
-    """What an ensemble of versions of one task is called: `sentiment@3+4+5`."""
-    return "+".join([versions[0].id, *(str(version.number) for version in versions[1:])])
 
 
 @dataclass(frozen=True, slots=True)

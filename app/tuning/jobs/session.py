@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.errors import GateFailed, InvalidInput, NumericalError
-from app.registry.version import name_together
+from app.registry.reference import name_together
 from app.tuning.jobs.checkpoint_book import CheckpointBook
 from app.tuning.jobs.event_log import EventLog
 from app.tuning.jobs.figures import MAX_FIGURES, write_figures
@@ -181,7 +181,7 @@ class Session:
             self._leave()
             return
         notes = result.note.splitlines()
-        notes += [f"{name_together([version, *others])} answers as an ensemble"] if others else []
+        notes += [f"{name_together(each.id for each in [version, *others])} answers as an ensemble"] if others else []
         self._succeed(version, "".join(f"; {note}" for note in notes))
         if self._bench.jobs.is_over(self._job.id):
             self._bench.folder.remove_run(self._job.id)
