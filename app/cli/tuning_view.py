@@ -80,7 +80,7 @@ class TuningView:
             self._score = value if event.is_best else self._score
             if not self._is_live:
                 best = " (best)" if event.is_best else ""
-                typer.echo(f"update {event.step}: prompt {event.member}: {value}{best}", err=True)
+                typer.echo(f"update {event.step}: member {event.member}: {value}{best}", err=True)
         elif isinstance(event, MembersDropped) and not self._is_live:
             numbers = ", ".join(map(str, event.members))
-            typer.echo(f"update {event.step}: dropped ({event.reason}): {numbers}", err=True)
+            typer.echo(f"update {event.step}: dropped ({event.reason}): members {numbers}", err=True)

@@ -105,8 +105,9 @@ def tell(event: TuneEvent, step: int, num_steps: int) -> Happening | None:
             return _tell_measurement(event, num_steps)
         case MembersDropped():
             names = ", ".join(map(str, event.members))
+            who = f"Member {names} is" if len(event.members) == 1 else f"Members {names} are"
             level, why = ("info", "others do better") if event.reason == "halving" else ("warn", event.reason)
-            return Happening("dropped", f"Member {names} is tuned no more: {why}", level, event.step, event.members[0])
+            return Happening("dropped", f"{who} tuned no more: {why}", level, event.step, event.members[0])
         case MicroBatchLowered():
             message = f"Memory is short: forwards have {event.num_rows} rows from now on"
             return Happening("micro_batch", message, "warn", step)
