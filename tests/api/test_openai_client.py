@@ -141,12 +141,26 @@ def test_chat_through_a_tasks_template_is_the_tasks_run(client: OpenAI, server: 
     arguments = {"model": "headline", "messages": HELLO, "max_completion_tokens": 6, "temperature": 0}
     answer = client.chat.completions.create(**arguments)
     rendered = client.completions.create(model="headline", prompt="hello\nHeadline:", max_tokens=6, temperature=0)
-    assert answer.choices[0].message.content == rendered.choices[0].text
+    assert answer.choices[0].message.content == rendered.choices[0].text.lstrip()
     *chunks, last = client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == "length"
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (answer.usage.prompt_tokens, 6)
+
+
+def test_the_blank_in_front_of_a_templates_answer_is_no_part_of_it(client: OpenAI, server: LiveServer) -> None:
+    blank, letter = (server.services.backbone.tokenizer(text)["input_ids"][-1] for text in (" ", "x"))
+    alternating = {"logit_bias": {str(blank): 100, str(letter): 99}, "frequency_penalty": 2, "temperature": 0}
+    raw = client.completions.create(model="headline", prompt="hello\nHeadline:", max_tokens=4, **alternating)
+    written = raw.choices[0].text
+    assert written[0] == " "
+    assert set(written) == {" ", "x"}
+    arguments = {"model": "headline", "messages": HELLO, "max_completion_tokens": 4, "logprobs": True, **alternating}
+    assert client.chat.completions.create(**arguments).choices[0].message.content == written.lstrip()
+    chunks = list(client.chat.completions.create(**arguments, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == written.lstrip()
+    assert sum(len(chunk.choices[0].logprobs.content) for chunk in chunks if chunk.choices[0].logprobs) == 4
 
 
 def test_a_template_takes_one_user_message(client: OpenAI) -> None:

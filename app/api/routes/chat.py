@@ -126,6 +126,7 @@ class _Writer:
         self._tokenizer = services.backbone.tokenizer
         self._request = request
         self._num_prompt = num_tokens + target.num_virtual_tokens
+        self._has_template = target.template is not None
         self._head: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -147,6 +148,7 @@ class _Writer:
         num_generated = [0] * (self._request.n or 1)
         num_cached = 0
         begun: set[int] = set()
+        spoken: set[int] = set()
         async with aclosing(deltas):
             async for index, delta in deltas:
                 if index not in begun:
@@ -154,15 +156,20 @@ class _Writer:
                     yield self._chunk(index, ChatDelta(role="assistant", content=""), **no_usage)
                 num_generated[index] += len(delta.token_ids)
                 num_cached = max(num_cached, delta.num_cached_tokens)
-                yield self._delta_chunk(index, delta, **no_usage)
+                content = delta.text if index in spoken else self._without_gap(delta.text)
+                spoken |= {index} if content else set()
+                yield self._delta_chunk(index, delta, content, **no_usage)
         if is_usage_wanted:
             usage = self._usage(num_generated, num_cached)
             yield ChatChunk(object="chat.completion.chunk", **self._head, choices=[], usage=usage)
 
-    def _delta_chunk(self, index: int, delta: Delta, **no_usage: Any) -> ChatChunk:
-        is_empty = not delta.text and delta.finish_reason is not None
-        content = ChatDelta() if is_empty else ChatDelta(content=delta.text)
-        return self._chunk(index, content, delta, **no_usage)
+    def _without_gap(self, text: str) -> str:
+        """The blank between a template's text and its answer is no part of the answer."""
+        return text.lstrip() if self._has_template else text
+
+    def _delta_chunk(self, index: int, delta: Delta, content: str, **no_usage: Any) -> ChatChunk:
+        is_empty = not content and delta.finish_reason is not None
+        return self._chunk(index, ChatDelta() if is_empty else ChatDelta(content=content), delta, **no_usage)
 
     def _chunk(self, index: int, content: ChatDelta, delta: Delta | None = None, **no_usage: Any) -> ChatChunk:
         reason = delta.finish_reason if delta else None
@@ -177,7 +184,7 @@ class _Writer:
     def _write(self, index: int, choice: Choice) -> ChatChoice:
         return ChatChoice(
             index=index,
-            message=AssistantMessage(role="assistant", content=choice.text, refusal=None),
+            message=AssistantMessage(role="assistant", content=self._without_gap(choice.text), refusal=None),
             logprobs=self._logprobs(choice),
             finish_reason="length" if choice.finish_reason is None else finish_reason_of(choice.finish_reason),
         )
