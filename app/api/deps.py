@@ -1,4 +1,4 @@
-"""What handlers ask FastAPI for."""
+"""What handlers ask FastAPI for: all of it coroutines, for FastAPI sends plain functions to a thread and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.api.services import Services
 from app.tuning.jobs.workshop import Workshop
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -19,7 +19,7 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def get_workshop(services: ServicesDep) -> Workshop:
+async def get_workshop(services: ServicesDep) -> Workshop:
     """Raises TuningUnavailable."""
     return services.require_workshop()
 
@@ -27,7 +27,7 @@ def get_workshop(services: ServicesDep) -> Workshop:
 WorkshopDep = Annotated[Workshop, Depends(get_workshop)]
 
 
-def get_deadline_s(
+async def get_deadline_s(
     services: ServicesDep,
     x_request_timeout: Annotated[
         float | None,
