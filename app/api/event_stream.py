@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class Items(Protocol):
-    """An asynchronous iterator that can be closed."""
+    """An asynchronous iterator that can be closed, over objects or what they are as JSON."""
 
-    def __aiter__(self) -> AsyncIterator[BaseModel]: ...
-    def __anext__(self) -> Awaitable[BaseModel]: ...
+    def __aiter__(self) -> AsyncIterator[BaseModel | bytes]: ...
+    def __anext__(self) -> Awaitable[BaseModel | bytes]: ...
     async def aclose(self) -> None: ...
 
 
@@ -59,11 +59,12 @@ class EventStream(Response):
     async def _encode(self) -> AsyncGenerator[bytes, None]:
         try:
             async for item in self._items:
-                yield _event(item.model_dump_json(exclude_unset=True), self._id_of(item) if self._id_of else None)
+                line = item if isinstance(item, bytes) else item.model_dump_json(exclude_unset=True).encode()
+                yield _event(line, self._id_of(item) if self._id_of else None)
         except Exception as error:
             if not isinstance(error, SoftswapError):
                 logger.exception("a stream failed")
-            yield _event(json.dumps(Failure.of(error).body))
+            yield _event(json.dumps(Failure.of(error).body).encode())
 
 
 @asynccontextmanager
@@ -91,6 +92,6 @@ async def _keeping_alive(send: Send) -> AsyncIterator[Callable[[bytes], Awaitabl
         await asyncio.gather(breaker, return_exceptions=True)
 
 
-def _event(line: str, identifier: str | None = None) -> bytes:
-    name = "" if identifier is None else f"id: {identifier}\n"
-    return f"{name}data: {line}\n\n".encode()
+def _event(line: bytes, identifier: str | None = None) -> bytes:
+    name = b"" if identifier is None else f"id: {identifier}\n".encode()
+    return b"%bdata: %b\n\n" % (name, line)

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 from jinja2.exceptions import TemplateError
@@ -43,10 +43,9 @@ from app.api.schemas.chat import (
 from app.api.schemas.fields import Usage
 from app.api.services import Services
 from app.api.targets import Target, find_target
+from app.api.text_chunk import TextChunk
+from app.engine.delta import Delta
 from app.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from app.engine.delta import Delta
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -140,25 +139,30 @@ class _Writer:
         written = [self._write(index, choice) for index, choice in enumerate(choices)]
         return ChatCompletion(object="chat.completion", **self._head, choices=written, usage=usage)
 
-    async def chunks(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> AsyncGenerator[ChatChunk, None]:
-        """The answer piece by piece: the role first, then text, then the reason it ended."""
+    async def chunks(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> AsyncGenerator[ChatChunk | bytes, None]:
+        """The answer piece by piece: the role first, then text, then the reason it ended.
+
+        As JSON where a piece is nothing but text.
+        """
         options = self._request.stream_options
         is_usage_wanted = options is not None and bool(options.include_usage)
         no_usage: dict[str, Any] = {"usage": None} if is_usage_wanted else {}
         num_generated = [0] * (self._request.n or 1)
         num_cached = 0
-        begun: set[int] = set()
+        index_to_plain: dict[int, TextChunk] = {}
         spoken: set[int] = set()
         async with aclosing(deltas):
             async for index, delta in deltas:
-                if index not in begun:
-                    begun.add(index)
+                if index not in index_to_plain:
+                    index_to_plain[index] = self._plain_chunk(index, no_usage)
                     yield self._chunk(index, ChatDelta(role="assistant", content=""), **no_usage)
                 num_generated[index] += len(delta.token_ids)
                 num_cached = max(num_cached, delta.num_cached_tokens)
                 content = delta.text if index in spoken else self._without_gap(delta.text)
                 spoken |= {index} if content else set()
-                yield self._delta_chunk(index, delta, content, **no_usage)
+                is_plain = delta.finish_reason is None and not self._request.logprobs
+                plain = index_to_plain[index] if is_plain else None
+                yield plain.with_text(content) if plain else self._delta_chunk(index, delta, content, **no_usage)
         if is_usage_wanted:
             usage = self._usage(num_generated, num_cached)
             yield ChatChunk(object="chat.completion.chunk", **self._head, choices=[], usage=usage)
@@ -166,6 +170,10 @@ class _Writer:
     def _without_gap(self, text: str) -> str:
         """The blank between a template's text and its answer is no part of the answer."""
         return text.lstrip() if self._has_template else text
+
+    def _plain_chunk(self, index: int, no_usage: dict[str, Any]) -> TextChunk:
+        """What the chunks with a choice's text are like, but for the last."""
+        return TextChunk(lambda text: self._delta_chunk(index, Delta(), text, **no_usage))
 
     def _delta_chunk(self, index: int, delta: Delta, content: str, **no_usage: Any) -> ChatChunk:
         is_empty = not content and delta.finish_reason is not None

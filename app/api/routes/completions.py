@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fastapi import APIRouter
 
@@ -32,11 +32,10 @@ from app.api.schemas.completions import Completion, CompletionChoice, Completion
 from app.api.schemas.fields import Usage
 from app.api.services import Services
 from app.api.targets import Target, find_target
+from app.api.text_chunk import TextChunk
+from app.engine.delta import Delta
 from app.errors import InvalidInput
 from app.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from app.engine.delta import Delta
 
 DEFAULT_MAX_TOKENS = 16
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
@@ -126,19 +125,31 @@ class _Writer:
         usage = self._usage([len(choice.token_ids) for choice in choices], [c.num_cached_tokens for c in choices])
         return Completion(**self._head, choices=[self._write(*item) for item in enumerate(choices)], usage=usage)
 
-    async def chunks(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> AsyncGenerator[Completion, None]:
-        """The answer piece by piece."""
+    async def chunks(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> AsyncGenerator[Completion | bytes, None]:
+        """The answer piece by piece, as JSON where a piece is nothing but text."""
         options = self._request.stream_options
         is_usage_wanted = options is not None and bool(options.include_usage)
         no_usage: dict[str, Any] = {"usage": None} if is_usage_wanted else {}
         num_generated, num_cached = [0] * len(self.asks), [0] * len(self.asks)
+        index_to_plain: dict[int, TextChunk] = {}
         async with aclosing(deltas):
             async for index, delta in deltas:
                 num_generated[index] += len(delta.token_ids)
                 num_cached[index] = max(num_cached[index], delta.num_cached_tokens)
-                yield Completion(**self._head, choices=[self._write(index, delta)], **no_usage)
+                if index in index_to_plain and delta.finish_reason is None:
+                    yield index_to_plain[index].with_text(delta.text)
+                else:
+                    yield Completion(**self._head, choices=[self._write(index, delta)], **no_usage)
+                if index not in index_to_plain and self._request.logprobs is None:
+                    index_to_plain[index] = self._plain_chunk(index, no_usage)
         if is_usage_wanted:
             yield Completion(**self._head, choices=[], usage=self._usage(num_generated, num_cached))
+
+    def _plain_chunk(self, index: int, no_usage: dict[str, Any]) -> TextChunk:
+        """What a choice's further chunks are like."""
+        return TextChunk(
+            lambda text: Completion(**self._head, choices=[self._write(index, Delta(text=text))], **no_usage)
+        )
 
     def _write(self, index: int, part: Choice | Delta) -> CompletionChoice:
         echoed = self._texts[index // self._n] if self._request.echo and index not in self._begun else None
