@@ -1,10 +1,10 @@
-"""HTTP/1.1 over h11 with what uvicorn lacks: a deadline for headers, and our body for what cannot be parsed."""
+"""HTTP/1.1 over h11 with what uvicorn lacks: a deadline for headers, our body for what cannot be parsed, and haste."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Final
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,10 +14,34 @@ from app.api.errors import Failure
 HEADER_TIMEOUT_S: Final = 10.0
 
 
+class HastyConnection(h11.Connection):
+    """Sends a piece of a body without asking the state machine, which it leaves as it was.
+
+    Between the head and the end of a body any number of pieces may come, and nothing else changes; a streamed answer
+    has a piece for every token.
+    """
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        if type(event) is not h11.Data or self.our_state is not h11.SEND_BODY:
+            return super().send_with_data_passthrough(event)
+        pieces: list[bytes] = []
+        assert self._writer is not None
+        try:
+            self._writer(event, pieces.append)
+        except h11.LocalProtocolError:  # more than Content-Length says
+            self._process_error(self.our_role)
+            raise
+        return pieces
+
+
 class DeadlineProtocol(H11Protocol):
     """Closes a connection whose next request does not begin, or whose headers do not end, in HEADER_TIMEOUT_S."""
 
     _header_deadline: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = HastyConnection(self.conn.our_role, self.conn._max_incomplete_event_size)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
