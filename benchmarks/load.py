@@ -11,14 +11,14 @@ import json
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-DONE = b"data: [DONE]"
-LAST_CHUNK = b"0\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
+EVENT = b"\ndata: "
+BODY_END = b"\r\n0\r\n\r\n"
 MAX_IDLE_S = 2.0
 """After that a connection is not used again: servers close what nobody uses."""
 
@@ -56,42 +56,80 @@ class Client:
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, Connection]] = []
 
     async def complete(self, body: bytes, due_s: float) -> Answer:
         """Raises OSError, and AssertionError where the server does not answer with 200."""
-        reader, writer = await self._connect()
-        writer.write(
+        connection = await self._connect()
+        event_s = await connection.ask(
             b"POST /v1/completions HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
             + b"Content-Length: %d\r\n\r\n" % len(body)
             + body
         )
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        token_s = []
-        while not (line := await reader.readline()).startswith(DONE):
-            assert line, "the server closed the connection"
-            if line.startswith(b"data: "):
-                token_s.append(time.perf_counter())
-        ended_s = time.perf_counter()
-        await reader.readuntil(LAST_CHUNK)
-        self._idle.append((ended_s, reader, writer))
+        *token_s, ended_s = event_s
+        self._idle.append((ended_s, connection))
         return Answer(due_s, tuple(token_s), ended_s)
 
     async def close(self) -> None:
-        for _, _, writer in self._idle:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+        for _, connection in self._idle:
+            await connection.close()
         self._idle.clear()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> Connection:
         while self._idle:
-            used_s, reader, writer = self._idle.pop()
+            used_s, connection = self._idle.pop()
             if time.perf_counter() - used_s < MAX_IDLE_S:
-                return reader, writer
-            writer.close()
-        return await asyncio.open_connection(self._host, self._port)
+                return connection
+            await connection.close()
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
+        return connection
+
+
+class Connection(asyncio.Protocol):
+    """Counts an answer's events where they arrive; nobody is woken before the last one, and none is looked into."""
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[list[float]] | None = None
+        self._closed = asyncio.get_running_loop().create_future()
+
+    async def ask(self, request: bytes) -> list[float]:
+        """The arrival of each event, the last of which says that the answer is complete.
+
+        Raises: AssertionError: another status than 200, or less than a whole answer.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        self._head, self._rest, self._event_s = b"", b"", list[float]()
+        self._transport.write(request)
+        return await self._answer
+
+    async def close(self) -> None:
+        self._transport.close()
+        await self._closed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        now_s = time.perf_counter()
+        if not self._head.endswith(HEAD_END):
+            head, end, data = (self._head + data).partition(HEAD_END)
+            self._head = head + end
+            if end and not head.startswith(b"HTTP/1.1 200"):
+                self._fail(f"{head!r}")
+        text = self._rest + data
+        self._event_s += [now_s] * text.count(EVENT)
+        self._rest = text[1 - len(EVENT) :]
+        if text.endswith(BODY_END) and self._answer is not None and not self._answer.done():
+            self._answer.set_result(self._event_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("the server closed the connection")
+        self._closed.set_result(None)
+
+    def _fail(self, why: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(AssertionError(why))
 
 
 async def arrive_at_random(
