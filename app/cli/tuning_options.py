@@ -23,7 +23,8 @@ Init = Annotated[
 InitText = Annotated[str | None, typer.Option(help="For --init text.", rich_help_panel=TRIED)]
 LearningRate = Annotated[str | None, typer.Option(help="In units of the vocabulary's scale.", rich_help_panel=TRIED)]
 NumVirtualTokens = Annotated[
-    str | None, typer.Option("--virtual-tokens", help="Rows to learn. (default: 20,50; to distill: 20)", rich_help_panel=TRIED)
+    str | None,
+    typer.Option("--virtual-tokens", help="Rows to learn. (default: 20,50; to distill: 20)", rich_help_panel=TRIED),
 ]
 Seed = Annotated[str | None, typer.Option(help="Of the initialisation.", rich_help_panel=TRIED)]
 NumEpochs = Annotated[
