@@ -159,9 +159,10 @@ async def _score(
     texts = await encode_texts(services, target, examples, max(map(len, label_ids)))
 
     async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
-        return await services.engine.score(
+        scoring = await services.engine.score(
             token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=left_s
         )
+        return scoring.log_likelihoods
 
     return await ask_each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))
 

@@ -43,13 +43,14 @@ class Judgement:
 
     Attributes:
         best: place of the label that is the answer.
-        num_prompt: tokens, of all members together.
+        num_prompt, num_cached: tokens in front of the answer, and those not computed for it, of all members together.
         members: of an ensemble, what each says by itself; empty for one version.
     """
 
     best: int
     chances: LabelChances
     num_prompt: int
+    num_cached: int
     members: tuple[LabelChances, ...] = ()
 
 
@@ -146,7 +147,7 @@ async def _choose_label(services: Services, run: Run, given: dict[str, Any], dea
             MemberAnswer(model=member.model_id, label=labels[each.best], probability=each.probabilities[each.best])
             for member, each in zip(run.target.members, judged.members, strict=True)
         ]
-    return RunOutcome(result, judged.num_prompt)
+    return RunOutcome(result, judged.num_prompt, num_cached=judged.num_cached)
 
 
 async def judge(
@@ -154,22 +155,19 @@ async def judge(
 ) -> Judgement:
     """How likely each of the task's labels is; of an ensemble all members are asked in one batch."""
     if not isinstance(answerer, Ensemble):
-        chances, num_prompt = await _judge_alone(services, answerer, text, deadline_s)
-        return Judgement(chances.best, chances, num_prompt)
+        return await _judge_alone(services, answerer, text, deadline_s)
     judged = await all_of(_judge_alone(services, member, text, deadline_s) for member in answerer.members)
-    members = tuple(chances for chances, _ in judged)
+    members = tuple(each.chances for each in judged)
     best, together = combine_chances(members, combine)
-    return Judgement(best, together, sum(num_prompt for _, num_prompt in judged), members)
+    num_prompt, num_cached = sum(each.num_prompt for each in judged), sum(each.num_cached for each in judged)
+    return Judgement(best, together, num_prompt, num_cached, members)
 
 
-async def _judge_alone(services: Services, target: Target, text: str, deadline_s: float) -> tuple[LabelChances, int]:
-    """And the tokens in front of the answer."""
+async def _judge_alone(services: Services, target: Target, text: str, deadline_s: float) -> Judgement:
     template = target.input_template
     token_ids = await encode_for(services, target.prompt, template.render(text))
-    chances = await score_labels(
-        services, target, token_ids, services.labels.encode(template, target.labels), deadline_s
-    )
-    return chances, len(token_ids) + target.num_virtual_tokens
+    label_ids = services.labels.encode(template, target.labels)
+    return await score_labels(services, target, token_ids, label_ids, deadline_s)
 
 
 async def score_labels(
@@ -178,14 +176,15 @@ async def score_labels(
     token_ids: Sequence[int],
     label_ids: Sequence[Sequence[int]],
     deadline_s: float,
-) -> LabelChances:
-    """Chances of each label as the continuation of `token_ids` behind the target's prompt."""
-    log_likelihoods = await services.engine.score(
+) -> Judgement:
+    """How likely each label is as the continuation of `token_ids` behind the target's prompt."""
+    scoring = await services.engine.score(
         token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=deadline_s
     )
-    chances = LabelChances.from_log_likelihoods(log_likelihoods, target.label_temperature)
+    chances = LabelChances.from_log_likelihoods(scoring.log_likelihoods, target.label_temperature)
     services.metrics.observe_label_mass(chances.mass)
-    return chances
+    num_prompt = len(token_ids) + target.num_virtual_tokens
+    return Judgement(chances.best, chances, num_prompt, min(num_prompt, scoring.num_cached_tokens))
 
 
 async def _choose_text(

@@ -105,7 +105,7 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
 
     async def loss(pair: tuple[Sequence[int], Sequence[int]], left_s: float) -> float:
         text, answer = pair
-        [log_likelihood] = await services.engine.score(
+        scoring = await services.engine.score(
             text,
             [answer],
             prompt=target.prompt,
@@ -113,7 +113,7 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
             flow=target.flow,
             deadline_s=left_s,
         )
-        return -log_likelihood / len(answer)
+        return -scoring.log_likelihoods[0] / len(answer)
 
     losses = await ask_each(zip(texts, answers, strict=True), loss, deadline_s)
     return sum(losses) / len(losses)

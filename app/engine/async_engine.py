@@ -16,15 +16,13 @@ from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
 from app.engine.engine import Engine
 from app.engine.lease import DeviceLease
-from app.engine.scoring import plan_scoring, sum_scores
+from app.engine.scoring import Scoring, plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
 from app.errors import DeadlineExceeded, Draining, EngineDead, InvalidInput, NumericalError, Overloaded, SoftswapError
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
-
-Scores = dict[tuple[int, int], float]
 
 IDLE_HEARTBEAT_S = 0.5
 MAX_FAILED_STEPS = 3
@@ -133,8 +131,8 @@ class AsyncEngine:
         cache_salt: str = "",
         flow: str = "",
         deadline_s: float | None = None,
-    ) -> list[float]:
-        """log P(continuation | prompt, text) of each continuation, natural logarithm.
+    ) -> Scoring:
+        """log P(continuation | prompt, text) of each continuation.
 
         The text's keys and values are computed once for all. Raises what `generate` raises.
         """
@@ -163,9 +161,11 @@ class AsyncEngine:
             add([*token_ids, *path.token_ids], {last + place: ids for place, ids in path.targets.items()})
             for path in paths
         ]
-        found = await self._gather([self._score_path(each) for each in adds])
-        scores = [{(index - last, token_id): value for (index, token_id), value in each.items()} for each in found]
-        return sum_scores(wanted, paths, scores)
+        ends = await self._gather([self._score_path(each) for each in adds])
+        scores = [
+            {(index - last, token_id): value for (index, token_id), value in (end.scores or {}).items()} for end in ends
+        ]
+        return Scoring(sum_scores(wanted, paths, scores), min(end.num_cached_tokens for end in ends))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, let the present ones end, and after `timeout_s` end what is left."""
@@ -200,8 +200,8 @@ class AsyncEngine:
         return EngineDead("the engine stopped working; the server must be restarted")
 
     @staticmethod
-    async def _gather(paths: list[Coroutine[None, None, Scores]]) -> list[Scores]:
-        """The scores of all paths; the first error ends the other paths."""
+    async def _gather(paths: list[Coroutine[None, None, Delta]]) -> list[Delta]:
+        """The ends of all paths; the first error ends the other paths."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(path) for path in paths]
@@ -209,12 +209,13 @@ class AsyncEngine:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _score_path(self, add: Callable[[], int]) -> Scores:
+    async def _score_path(self, add: Callable[[], int]) -> Delta:
+        """The last delta, which holds the scores."""
         async with aclosing(self._follow(add)) as deltas:
             async for delta in deltas:
                 if delta.finish_reason is not None:
                     assert delta.scores is not None
-                    return delta.scores
+                    return delta
         raise AssertionError("a sequence ended without a reason")
 
     async def _follow(self, add: Callable[[], int]) -> AsyncGenerator[Delta, None]:

@@ -21,6 +21,19 @@ class ScoringPath:
     targets: dict[int, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What scoring continuations of one text gave.
+
+    Attributes:
+        log_likelihoods: of each continuation, natural logarithm.
+        num_cached_tokens: of the prompt and the text, that did not have to be computed.
+    """
+
+    log_likelihoods: list[float]
+    num_cached_tokens: int
+
+
 def plan_scoring(continuations: Sequence[Continuation]) -> list[ScoringPath]:
     """Paths that together visit every node of the continuations' prefix tree once.
 

@@ -46,6 +46,19 @@ def _one_by_one(live: LiveServer, names: list[str], text: str) -> list[dict[str,
     return [_run(live, name, input=text) for name in names]
 
 
+def test_usage_says_which_prompts_were_there_already(own: LiveServer) -> None:
+    def cached(name: str, text: str) -> tuple[int, int]:
+        decided = httpx.post(f"{own.url}/v1/decisions", json={"model": name, "input": text}).json()["usage"]
+        ran = _run(own, name, input=text[::-1])["usage"]
+        return decided["input_tokens_details"]["cached_tokens"], ran["prompt_tokens_details"]["cached_tokens"]
+
+    rows = {name: own.registry.resolve(name).num_virtual_tokens for name in MEMBERS}
+    for name in MEMBERS:
+        cached(name, "the first request")
+    assert cached("other", "another text") == (rows["other@1"],) * 2
+    assert cached(TOGETHER, "one more text") == (sum(rows.values()),) * 2
+
+
 @pytest.mark.parametrize("text", INPUTS[:8])
 def test_an_average_is_the_mean_of_what_each_member_says_alone(own: LiveServer, text: str) -> None:
     said = _run(own, TOGETHER, input=text)

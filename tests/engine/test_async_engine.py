@@ -477,12 +477,23 @@ def test_scores_are_sums_of_the_plain_forwards_log_probabilities(
         prompt = prompt_of(num_virtual_tokens) if num_virtual_tokens else None
         for ids in ([0], [0, *range(30, 55)]):
             async with running() as engine:
-                scores = await engine.score(ids, continuations, prompt=prompt)
+                scores = (await engine.score(ids, continuations, prompt=prompt)).log_likelihoods
                 assert is_idle(engine)
             wanted = {each: naive_score(prompt, ids, each) for each in dict.fromkeys(continuations[:40])}
             for each, score in zip(continuations[:40], scores, strict=False):
                 assert score == pytest.approx(wanted[each], abs=2e-3)
             assert len(scores) == len(continuations)
+
+    run(check)
+
+
+@pytest.mark.parametrize("labels", [[(5,), (6,)], [(5, 6), (5, 7), (8, 9, 10)]], ids=["one path", "several"])
+def test_scoring_tells_what_it_found_computed(labels: list[tuple[int, ...]]) -> None:
+    async def check() -> None:
+        async with running(prefix_caching=False) as engine:
+            first, second = [await engine.score([0, 5, 6], labels, prompt=prompt_of(20)) for _ in range(2)]
+            assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 20)
+            assert first.log_likelihoods == second.log_likelihoods
 
     run(check)
 
@@ -505,7 +516,7 @@ def test_a_continuation_may_fill_the_last_position() -> None:
     async def check() -> None:
         async with running(max_model_len=16) as engine:
             ids, fitting = [0, *range(3, 13)], tuple(range(20, 26))
-            (score,) = await engine.score(ids, [fitting], prompt=None)
+            (score,) = (await engine.score(ids, [fitting], prompt=None)).log_likelihoods
             assert score == pytest.approx(naive_score(None, ids, fitting), abs=2e-3)
             with pytest.raises(InvalidInput):
                 await engine.score(ids, [(*fitting, 5)], prompt=None)
@@ -522,7 +533,7 @@ def test_scoring_raises_the_plain_error_and_leaves_nothing_behind() -> None:
             with pytest.raises(NumericalError):
                 await engine.score([0, 5, 6], labels, prompt=poisoned_prompt())
             await until(lambda: is_idle(engine))
-            assert len(await engine.score([0, 5, 6], labels, prompt=None)) == 20
+            assert len((await engine.score([0, 5, 6], labels, prompt=None)).log_likelihoods) == 20
 
     run(check)
 

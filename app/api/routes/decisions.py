@@ -13,10 +13,9 @@ from app.api.ensembles import Ensemble, find_answerer
 from app.api.errors import describe_statuses
 from app.api.generation import encode_for
 from app.api.guard import GuardedRoute
-from app.api.labels import LabelChances
 from app.api.naming import naming, naming_text
 from app.api.questions import TEMPLATE, Asked, ask, choice_answer
-from app.api.runs import judge, score_labels
+from app.api.runs import Judgement, judge, score_labels
 from app.api.schemas.decisions import (
     Answer,
     Decision,
@@ -59,8 +58,8 @@ async def create_decision(request: DecisionRequest, services: ServicesDep, deadl
         _judge(services, target, item, request.text, param=f"questions.{index}", deadline_s=deadline_s)
         for index, item in enumerate(asked)
     )
-    answers = [item.read(chances) for item, (chances, _) in zip(asked, judged, strict=True)]
-    return _reply(target, answers, sum(num_tokens for _, num_tokens in judged))
+    answers = [item.read(each.chances) for item, each in zip(asked, judged, strict=True)]
+    return _reply(target, answers, judged)
 
 
 async def _decide_by_labels(
@@ -71,23 +70,23 @@ async def _decide_by_labels(
         raise InvalidInput(message, param="questions")
     with naming_text("input"):
         judged = await judge(services, target, request.text, deadline_s)
-    return _reply(target, [choice_answer(target.flow, target.labels, judged.chances)], judged.num_prompt)
+    return _reply(target, [choice_answer(target.flow, target.labels, judged.chances)], [judged])
 
 
 async def _judge(
     services: Services, target: Target, asked: Asked, text: str, *, param: str, deadline_s: float
-) -> tuple[LabelChances, int]:
+) -> Judgement:
     with naming(param):
         token_ids = await encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
         label_ids = encode_labels(services.backbone, TEMPLATE, asked.answers)
-        chances = await score_labels(services, target, token_ids, label_ids, deadline_s)
-    return chances, len(token_ids) + target.num_virtual_tokens
+        return await score_labels(services, target, token_ids, label_ids, deadline_s)
 
 
-def _reply(target: Target | Ensemble, answers: Sequence[Answer], num_tokens: int) -> Decision:
+def _reply(target: Target | Ensemble, answers: Sequence[Answer], judged: Sequence[Judgement]) -> Decision:
+    num_tokens, num_cached = sum(each.num_prompt for each in judged), sum(each.num_cached for each in judged)
     usage = DecisionUsage(
         input_tokens=num_tokens,
-        input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+        input_tokens_details=InputTokensDetails(cached_tokens=num_cached, cache_write_tokens=0),
         output_tokens=0,
         output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
         total_tokens=num_tokens,
