@@ -34,7 +34,7 @@ QUANTILES = ("p50", "p95", "p99")
 
 
 def draw_speeds(dtype_to_parts: Mapping[str, Parts]) -> str:
-    """Bars: tokens per second of each contender, those of softswap in the same run being 1."""
+    """Bars: speed of each contender, softswap's in the same run being 1; runs may be of different machines."""
     panels = [(dtype, _relative_speeds(parts)) for dtype, parts in dtype_to_parts.items()]
     height_in = 0.9 + 0.28 * max(len(bars) for _, bars in panels)
     drawers = [partial(_draw_bars, dtype=dtype, bars=bars) for dtype, bars in panels]
@@ -75,28 +75,26 @@ NAME_TO_PICTURE: Mapping[str, Callable[[Mapping[str, Parts]], str]] = {
 }
 
 
-def _relative_speeds(parts: Parts) -> list[tuple[str, float, float]]:
-    """(contender, tokens/s, share of softswap's), the fastest first; of a contender's runs the newest counts."""
-    bars: dict[str, tuple[str, float, float]] = {}
+def _relative_speeds(parts: Parts) -> list[tuple[str, float]]:
+    """(contender, share of softswap's tokens/s), the fastest first; of a contender's runs the newest counts."""
+    bars: dict[str, float] = {}
     for part in parts:
         ours = part["contenders"]["softswap"]["median_tokens_per_s"]
         for name, each in part["contenders"].items():
-            rate = each["median_tokens_per_s"]
-            bars.setdefault(name, (name, rate, rate / ours))
-    return sorted(bars.values(), key=lambda bar: bar[2], reverse=True)
+            bars.setdefault(name, each["median_tokens_per_s"] / ours)
+    return sorted(bars.items(), key=lambda bar: bar[1], reverse=True)
 
 
-def _draw_bars(axes: Axes, dtype: str, bars: Sequence[tuple[str, float, float]]) -> None:
-    names = [name for name, _, _ in bars]
-    shares = [share for _, _, share in bars]
+def _draw_bars(axes: Axes, dtype: str, bars: Sequence[tuple[str, float]]) -> None:
+    names, shares = zip(*bars, strict=True)
     colours = [OURS if name.startswith("softswap") else THEIRS for name in names]
     axes.barh(names, shares, color=colours, height=0.62)
-    for place, (_, rate, share) in enumerate(bars):
-        axes.text(share + 0.02, place, f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}", va="center", fontsize=8)
+    for place, share in enumerate(shares):
+        axes.text(share + 0.02, place, f"{share:.2f}", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(shares))
-    axes.set_xlabel("speed, softswap = 1")
-    axes.set_title(f"{dtype}, tokens/s", loc="left", fontsize=9, fontweight="bold")
+    axes.set_xlabel("tokens/s, softswap = 1")
+    axes.set_title(dtype, loc="left", fontsize=9, fontweight="bold")
 
 
 def _draw_waits(axes: Axes, title: str, column: str, figures: Mapping[str, Mapping[str, float]]) -> None:

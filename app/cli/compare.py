@@ -77,7 +77,7 @@ def compare(
     r"""Compare written prompts, prompt tuning, prefix tuning, LoRA and full fine-tuning on your examples.
 
     All on one backbone with one split, one objective and one evaluation; only what is trained differs. Each tuned
-    method chooses its learning rate and its best state on validation: prompts as a population of sixteen (eight for a
+    method chooses its learning rate and its best state on validation: prompts as a population of twelve (six for a
     task that writes text) that is halved three times, which costs about five runs; LoRA and full fine-tuning as four
     runs with four learning rates. Test is measured once for each seed. Nothing is published and the backbone stays as
     it is. LoRA and full fine-tuning are for comparison: softswap does not serve them.

@@ -20,8 +20,8 @@ from app.tuning.search import Search
 @dataclass(frozen=True, eq=False)
 class Setting:
     """Every tuned method sees batches of the same rows for the same number of updates, and keeps the state that does
-    best on validation. It spends four or five such runs: prompts as a population of sixteen that is halved three times,
-    about five (Search.default; of eight, two and a half, where there are no labels), weights as four learning rates.
+    best on validation. It spends four or five such runs: prompts as a population of twelve that is halved three times,
+    4.7 (Search.default; of six, 2.5, where there are no labels), weights as four learning rates.
 
     Attributes:
         plan: train and validation split, template, labels, and what every run is configured with.

@@ -113,7 +113,7 @@ def test_the_pictures_that_the_page_shows_are_there_and_name_the_contenders(runs
     for picture in pictures:
         assert ElementTree.parse(tmp_path / picture).getroot().tag.endswith("svg")
     drawn = (tmp_path / "peers.svg").read_text()
-    assert all(word in drawn for word in ("llama.cpp", "PEFT one by one", "222", "prefers-color-scheme: dark"))
+    assert all(word in drawn for word in ("llama.cpp", "PEFT one by one", "1.00", "prefers-color-scheme: dark"))
 
 
 def test_the_page_in_the_repository_is_made_from_the_results_in_the_repository():

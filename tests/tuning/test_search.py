@@ -30,10 +30,10 @@ def test_a_single_member_is_the_configuration() -> None:
 def test_the_default_tries_two_lengths_or_two_seeds_where_one_length_is_asked_for() -> None:
     config = TuneConfig(seed=3)
     chosen = Search.default(config, has_labels=True)
-    assert (chosen.num_members, chosen.nums_virtual_tokens, chosen.seeds) == (16, (20, 50), (3,))
-    assert Search.default(config, has_labels=False).num_members == 8
+    assert (chosen.num_members, chosen.nums_virtual_tokens, chosen.seeds) == (12, (20, 50), (3,))
+    assert Search.default(config, has_labels=False).num_members == 6
     fixed = Search.default(config, has_labels=True, nums_virtual_tokens=(20,))
-    assert (fixed.num_members, fixed.nums_virtual_tokens, fixed.seeds) == (16, (20,), (3, 4))
+    assert (fixed.num_members, fixed.nums_virtual_tokens, fixed.seeds) == (12, (20,), (3, 4))
     asked = Search.default(config, has_labels=True, nums_virtual_tokens=(5, 10, 50), seeds=(0,), learning_rates=(0.1,))
     assert asked.num_members == 6
 
@@ -42,8 +42,8 @@ def test_the_default_of_a_longer_configuration_has_no_length_twice() -> None:
     assert Search.default(TuneConfig(num_virtual_tokens=50), has_labels=True).nums_virtual_tokens == (50,)
 
 
-def test_cuts_fall_at_an_eighth_a_quarter_and_a_half() -> None:
-    assert [step for step in range(1, 801) if SEARCH.is_cut_at(step, 800)] == [100, 200, 400]
+def test_cuts_fall_at_a_sixth_a_third_and_two_thirds() -> None:
+    assert [step for step in range(1, 601) if SEARCH.is_cut_at(step, 600)] == [100, 200, 400]
     assert not any(SEARCH.is_cut_at(step, 1) for step in range(3))
     assert not any(replace(SEARCH, num_cuts=0).is_cut_at(step, 800) for step in range(801))
 

@@ -237,7 +237,7 @@ class JobObject(Reply):
     estimated_finish: int | None
     trained_tokens: int | None = Field(
         description="Tokens of the examples, input and answer, each as often as a prompt learned from it; of a job "
-        "that tunes sixteen prompts side by side those of all sixteen."
+        "that tunes twelve prompts side by side those of all twelve."
     )
     result_files: list[str] = Field(description="Id of a CSV file with the figures, once the job has succeeded.")
     integrations: list[str] = Field([], description="Always empty.")
