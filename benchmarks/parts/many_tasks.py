@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import random
 from dataclasses import replace
@@ -76,9 +77,12 @@ def _zipf_weights(count: int) -> list[float]:
 
 
 def _drawn(workload: Workload, cumulative: list[float] | None, seed: int) -> Workload:
-    """The same texts, their tasks drawn at random; uniformly where there are no weights."""
+    """The same texts, their tasks drawn at random; uniformly where there are no weights.
+
+    Args: seed: as text, since Python draws the same for -1 and 1: a round's tasks would be those of the warm-up.
+    """
     tasks = range(len(workload.prompts))
-    chosen = random.Random(seed).choices(tasks, cum_weights=cumulative, k=len(workload.requests))
+    chosen = random.Random(f"round {seed}").choices(tasks, cum_weights=cumulative, k=len(workload.requests))
     requests = tuple(replace(request, task=task) for request, task in zip(workload.requests, chosen, strict=True))
     return replace(workload, requests=requests)
 
@@ -88,6 +92,7 @@ def _registered_bytes(bench: Bench, prompts: tuple[TaskPrompt, ...]) -> tuple[fl
     with TemporaryDirectory() as folder:
         publish_tasks(Path(folder), bench.backbone, prompts)
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or what was freed would be taken again, and not be seen
         before = resident_bytes()
         registry = Registry(FileStore(Path(folder)), bench.backbone, max_cache_bytes=2**40)
         loaded = [registry.prompt(registry.resolve(f"task{index}")) for index in range(len(prompts))]
