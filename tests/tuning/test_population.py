@@ -115,11 +115,11 @@ def test_the_worse_half_goes_at_every_cut_and_the_best_stays() -> None:
     result = tune_task(tiny_backbone(), plan(replace(CONFIG, max_steps=32), search), on_event=seen.append)
     cuts = [event for event in seen if isinstance(event, MembersDropped)]
     assert [(event.step, len(event.members), event.reason) for event in cuts] == [
-        (4, 4, "halving"), (8, 2, "halving"), (16, 1, "halving"),
+        (5, 4, "halving"), (10, 2, "halving"), (21, 1, "halving"),
     ]  # fmt: skip
     assert result.config.learning_rate == 0.2
     last = {event.member: event.step for event in result.history}
-    assert sorted(last.values()) == [4] * 4 + [8] * 2 + [16] + [32]
+    assert sorted(last.values()) == [5] * 4 + [10] * 2 + [21] + [32]
     best = max(result.history, key=lambda event: event.value)
     assert result.validation.metrics["accuracy"] == pytest.approx(best.value)
 
