@@ -264,9 +264,7 @@ class TuningRun:
     @property
     def _is_settled(self) -> bool:
         """Whether no cut is to come: before that, those that learn late are not behind for good."""
-        search = self._plan.search
-        is_cut_once = search.num_members > 1 and search.num_cuts > 0
-        return not is_cut_once or self.step >= self.num_steps // 2
+        return self._plan.search.is_settled_at(self.step, self.num_steps)
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best

@@ -24,7 +24,7 @@ class Search:
 
     Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation goes
     on, at a sixth, a third and two thirds of the updates when there are three. With 12 members a run costs 4.7 times
-    what one member costs. Cuts at half these moments lost high learning rates, which look worst until they decay.
+    what one member costs. Cut earlier, high learning rates are lost, which look worst until they decay.
 
     Attributes:
         kinds, inits, learning_rates, nums_virtual_tokens, seeds: values to try; see TuneConfig.
@@ -104,7 +104,15 @@ class Search:
 
     def is_cut_at(self, step: int, num_steps: int) -> bool:
         """Whether the worse half leaves after update `step` of `num_steps`."""
-        return step in {2 * num_steps // 3 >> shift for shift in range(self.num_cuts)} - {0}
+        return step in {self._last_cut(num_steps) >> shift for shift in range(self.num_cuts)} - {0}
+
+    def is_settled_at(self, step: int, num_steps: int) -> bool:
+        """Whether no cut is to come after update `step` of `num_steps`."""
+        return self.num_members == 1 or self.num_cuts == 0 or step >= self._last_cut(num_steps)
+
+    @staticmethod
+    def _last_cut(num_steps: int) -> int:
+        return 2 * num_steps // 3
 
 
 def keep_better_half(ranks: Sequence[tuple[float, ...]], at_least: int = 1) -> list[int]:

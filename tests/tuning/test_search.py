@@ -44,6 +44,8 @@ def test_the_default_of_a_longer_configuration_has_no_length_twice() -> None:
 
 def test_cuts_fall_at_a_sixth_a_third_and_two_thirds() -> None:
     assert [step for step in range(1, 601) if SEARCH.is_cut_at(step, 600)] == [100, 200, 400]
+    assert [step for step in range(1, 601) if SEARCH.is_settled_at(step, 600)] == [*range(400, 601)]
+    assert all(search.is_settled_at(0, 600) for search in (replace(SEARCH, num_cuts=0), Search.single(TuneConfig())))
     assert not any(SEARCH.is_cut_at(step, 1) for step in range(3))
     assert not any(replace(SEARCH, num_cuts=0).is_cut_at(step, 800) for step in range(801))
 
