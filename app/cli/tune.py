@@ -86,8 +86,8 @@ def tune(
     """Tune a task on your examples, and publish the state that did best on validation.
 
     A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that
-    differ in learning rate, start and length are tuned side by side, and the worse half is dropped three times; what you
-    do say is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice
+    differ in learning rate, start and length are tuned side by side, and the worse half is dropped three times; what
+    you do say is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice
     publishes nothing. A server that watches the folder serves it at once.
 
         softswap tune reviews.jsonl --task sentiment
