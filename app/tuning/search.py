@@ -14,8 +14,8 @@ from app.tuning.config import Init, TuneConfig
 
 MAX_MEMBERS = 64
 LEARNING_RATES = (0.03, 0.1, 0.3)
-LONG = 50
-"""Virtual tokens of half of the members: they cost little more than 20 and can hold more."""
+LENGTHS = (TuneConfig.num_virtual_tokens, 50)
+"""Virtual tokens, where nobody says how many: the longer prompts cost little more and can hold more."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,12 @@ class Search:
     def default(cls, config: TuneConfig, *, has_labels: bool, **tried: Any) -> Search:
         """Twelve members around what `config` says; six where there are no labels to start from.
 
-        They have two lengths or, where one is asked for, two seeds.
+        They have two lengths or, where one is asked for, here or in `config`, two seeds.
 
         Args: tried: fields to set instead. Raises InvalidInput.
         """
-        lengths = tried.get("nums_virtual_tokens") or tuple(dict.fromkeys((config.num_virtual_tokens, LONG)))
+        said = LENGTHS if config.num_virtual_tokens == LENGTHS[0] else (config.num_virtual_tokens,)
+        lengths = tried.get("nums_virtual_tokens", said)
         chosen = cls(
             kinds=(config.kind,),
             inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),

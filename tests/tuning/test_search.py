@@ -38,8 +38,10 @@ def test_the_default_tries_two_lengths_or_two_seeds_where_one_length_is_asked_fo
     assert asked.num_members == 6
 
 
-def test_the_default_of_a_longer_configuration_has_no_length_twice() -> None:
-    assert Search.default(TuneConfig(num_virtual_tokens=50), has_labels=True).nums_virtual_tokens == (50,)
+@pytest.mark.parametrize("length", [2, 50])
+def test_the_default_keeps_a_length_that_the_configuration_says(length: int) -> None:
+    chosen = Search.default(TuneConfig(num_virtual_tokens=length), has_labels=True)
+    assert (chosen.nums_virtual_tokens, chosen.seeds) == ((length,), (0, 1))
 
 
 def test_cuts_fall_at_a_sixth_a_third_and_two_thirds() -> None:
