@@ -143,6 +143,8 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
         max_waiting_requests=settings.max_waiting_requests,
         max_waiting_tokens=settings.max_waiting_tokens,
         prefix_caching=settings.prefix_caching,
+        prefix_store=settings.prefix_store,
+        prefix_store_bytes=settings.prefix_store_size,
         tuning_share=settings.tuning_share,
         eager=settings.eager,
     )

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     prefix_caching: bool = Field(
         True, description="Keep computed text for requests of the same key that begin alike, while there is room."
     )
+    prefix_store: Path | None = Field(
+        None, description="Folder that keeps task prompts' keys and values when memory has no room; none without it."
+    )
+    prefix_store_size: int = Field(
+        10 * 2**30, ge=2**20, description="Bytes of all its files, such as 10GiB; the least recently used go."
+    )
     max_waiting_requests: int = Field(
         1024, ge=1, le=1_000_000, description="Requests that may wait; more are refused with 503."
     )
@@ -100,7 +106,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
 
-    @field_validator("kv_cache_memory", mode="before")
+    @field_validator("kv_cache_memory", "prefix_store_size", mode="before")
     @classmethod
     def _parse_size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value

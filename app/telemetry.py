@@ -59,6 +59,8 @@ class Metrics:
         self._preemptions = self._counter("num_preemptions", "Sequences set back for want of blocks")
         self._prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts and texts asked of the cache")
         self._prefix_hits = self._counter("prefix_cache_hits", "Those found computed")
+        self._prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
+        self._prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
         self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
         self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
 
@@ -132,6 +134,8 @@ class Metrics:
         num_preemptions: int,
         num_prefix_queries: int,
         num_prefix_hits: int,
+        num_prefix_loads: int,
+        num_stored_bytes: int,
         step_s: float,
     ) -> None:
         """One engine step. `num_running`, `num_waiting` and `kv_cache_usage` (0 to 1) stand after it."""
@@ -143,6 +147,8 @@ class Metrics:
         self._preemptions.inc(num_preemptions)
         self._prefix_queries.inc(num_prefix_queries)
         self._prefix_hits.inc(num_prefix_hits)
+        self._prefix_loads.inc(num_prefix_loads)
+        self._prefix_bytes.set(num_stored_bytes)
         self._iteration_tokens.observe(num_prompt_tokens + num_generation_tokens)
         self._step.observe(step_s)
 

@@ -125,8 +125,11 @@ class Bench:
         )
         return replace(config, num_blocks=num_blocks)
 
-    def softswap(self, num_prefixes: int, num_virtual_tokens: int | None = None) -> SoftswapPeer:
-        return SoftswapPeer(self.backbone, self.config(num_prefixes, num_virtual_tokens))
+    def softswap(
+        self, num_prefixes: int, num_virtual_tokens: int | None = None, prefix_store: Path | None = None
+    ) -> SoftswapPeer:
+        config = self.config(num_prefixes, num_virtual_tokens)
+        return SoftswapPeer(self.backbone, replace(config, prefix_store=prefix_store, prefix_store_bytes=2**40))
 
     @contextmanager
     def server(self, workload: Workload) -> Iterator[RunningServer]:

@@ -26,7 +26,8 @@ def test_series_carry_vllm_suffixes() -> None:
     metrics = Metrics()
     metrics.observe_step(
         num_running=2, num_waiting=3, kv_cache_usage=0.5, num_prompt_tokens=10, num_generation_tokens=4,
-        num_preemptions=1, num_prefix_queries=20, num_prefix_hits=20, step_s=0.01,
+        num_preemptions=1, num_prefix_queries=20, num_prefix_hits=20, num_prefix_loads=2, num_stored_bytes=4096,
+        step_s=0.01,
     )  # fmt: skip
     _finish(metrics, "sentiment")
     samples = _samples(metrics)
@@ -36,6 +37,8 @@ def test_series_carry_vllm_suffixes() -> None:
     assert samples["softswap_prompt_tokens_total", ()] == 10
     assert samples["softswap_generation_tokens_total", ()] == 4
     assert samples["softswap_prefix_cache_hits_total", ()] == 20
+    assert samples["softswap_prefix_store_loads_total", ()] == 2
+    assert samples["softswap_prefix_store_bytes", ()] == 4096
     assert samples["softswap_request_success_total", (("finished_reason", "stop"),)] == 1
     assert samples["softswap_time_to_first_token_seconds_bucket", (("le", "0.5"),)] == 1
     assert samples["softswap_request_time_per_output_token_seconds_sum", ()] == pytest.approx(0.2)

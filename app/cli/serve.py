@@ -78,6 +78,13 @@ def serve(
             rich_help_panel=SIZES,
         ),
     ] = None,
+    prefix_store: Annotated[
+        Path | None,
+        typer.Option(help="Folder for prompts' keys and values that memory has no room for.", rich_help_panel=SIZES),
+    ] = None,
+    prefix_store_size: Annotated[
+        str | None, typer.Option(help="Of its files together. (default: 10GiB)", rich_help_panel=SIZES)
+    ] = None,
     max_waiting_requests: Annotated[
         int | None, typer.Option(help="Requests that may wait before 503.", rich_help_panel=SIZES)
     ] = None,

@@ -183,6 +183,7 @@ class AsyncEngine:
         self._commands.put(_nothing)
         if self._thread.is_alive():
             self._thread.join()
+        self._engine.close()
 
     def _check_open(self) -> None:
         if self._is_dead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,8 @@ class EngineConfig:
         block_size: tokens in a block.
         num_blocks: blocks in the cache, the null block included.
         max_waiting_requests, max_waiting_tokens: what may wait before new requests are refused.
+        prefix_store: folder that keeps task prompts' keys and values for when memory has dropped them; None for none.
+        prefix_store_bytes: of all files in it.
         prefix_caching: whether computed text is kept for texts that begin alike, as long as its room is not needed.
         tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
         decode_graphs: whether steps in which every sequence adds one token are prepared once (`DecodeGraphs`).
@@ -37,6 +40,8 @@ class EngineConfig:
     max_waiting_requests: int
     max_waiting_tokens: int
     prefix_caching: bool = True
+    prefix_store: Path | None = None
+    prefix_store_bytes: int = 0
     tuning_share: float = 0.0
     decode_graphs: bool = False
     async_scheduling: bool = False
@@ -54,6 +59,8 @@ class EngineConfig:
         max_waiting_requests: int = 1024,
         max_waiting_tokens: int | None = None,
         prefix_caching: bool = True,
+        prefix_store: Path | None = None,
+        prefix_store_bytes: int = 10 * 2**30,
         tuning_share: float = 0.0,
         eager: bool = False,
     ) -> EngineConfig:
@@ -82,6 +89,8 @@ class EngineConfig:
             max_waiting_requests=max_waiting_requests,
             max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
             prefix_caching=prefix_caching,
+            prefix_store=prefix_store,
+            prefix_store_bytes=prefix_store_bytes,
             tuning_share=tuning_share,
             decode_graphs=is_cuda and not eager,
             async_scheduling=is_cuda and not eager,
@@ -98,6 +107,7 @@ class EngineStats:
     num_free_blocks: int
     num_blocks: int
     num_prefixes: int
+    num_stored_bytes: int
     num_steps: int
     num_preemptions: int
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 from app.engine.admission import NOTHING_MORE, Admission
@@ -16,9 +17,10 @@ from app.engine.delta import Delta
 from app.engine.detokenizer import Detokenizer
 from app.engine.model_runner import LogitRow, ModelRunner
 from app.engine.observer import Observer
+from app.engine.prefix_store import PrefixStore
 from app.engine.readout import ReadOut
 from app.engine.scheduler import Batch, Scheduler
-from app.engine.sequence import FinishReason, Sequence
+from app.engine.sequence import FinishReason, Prefix, Sequence
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
@@ -79,13 +81,6 @@ class Engine:
         self.admission = Admission(backbone, config)
         self._observer = None if metrics is None else Observer(metrics, clock)
         self._clock = clock
-        blocks = BlockManager(num_blocks=config.num_blocks, block_size=config.block_size)
-        self.scheduler = Scheduler(
-            blocks,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            is_text_kept=config.prefix_caching,
-        )
         self.model_runner = ModelRunner(
             backbone,
             num_blocks=config.num_blocks,
@@ -93,6 +88,14 @@ class Engine:
             attend=attend,
             replacements=replacements,
             decode_graphs=(config.max_num_seqs, config.max_model_len) if config.decode_graphs else None,
+        )
+        self.prefix_store = self._open_prefix_store()
+        self.scheduler = Scheduler(
+            BlockManager(num_blocks=config.num_blocks, block_size=config.block_size),
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            is_text_kept=config.prefix_caching,
+            kept_rows=self.prefix_store,
         )
         self._flight: _Flight | None = None
         self._id_to_sequence: dict[int, Sequence] = {}
@@ -115,6 +118,7 @@ class Engine:
             num_free_blocks=scheduler.block_manager.num_free_blocks,
             num_blocks=scheduler.block_manager.num_blocks,
             num_prefixes=len(scheduler.prefix_cache),
+            num_stored_bytes=0 if self.prefix_store is None else self.prefix_store.num_bytes,
             num_steps=self._num_steps,
             num_preemptions=scheduler.num_preemptions,
         )
@@ -234,6 +238,11 @@ class Engine:
         self.scheduler.prefix_cache.clear()
         return self._take_deltas()
 
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self.prefix_store is not None:
+            self.prefix_store.close()
+
     def check_queue(self, num_requests: int = 1) -> None:
         """Refuse before any work when the queue is full. Raises Overloaded."""
         waiting = self.scheduler.waiting
@@ -263,6 +272,26 @@ class Engine:
         self.scheduler.add(sequence)
         return sequence.sequence_id
 
+    def _open_prefix_store(self) -> PrefixStore | None:
+        if self.config.prefix_store is None:
+            return None
+        return PrefixStore(
+            self.config.prefix_store,
+            max_bytes=self.config.prefix_store_bytes,
+            row_size=self.backbone.kv_row_size,
+            dtype=self.backbone.dtype,
+            computed_by=self.model_runner.computed_by,
+        )
+
+    def _store_prefixes(self, batch: Batch) -> None:
+        """Keep the task prompts that this batch computed to their end."""
+        if self.prefix_store is None:
+            return
+        for item in batch.items:
+            prefix = item.segment
+            if isinstance(prefix, Prefix) and isinstance(prefix.content, TaskPrompt) and prefix.is_computed:
+                self.prefix_store.keep(prefix.key, partial(self.model_runner.computed_rows, prefix))
+
     def _note_first_schedule(self, batch: Batch, now_s: float) -> None:
         for item in batch.items:
             if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
@@ -288,6 +317,7 @@ class Engine:
         chosen = None if self._flight is None else self._flight.read_out.chosen
         rows, logits = self.model_runner.run(batch, chosen)
         self.scheduler.advance(batch)
+        self._store_prefixes(batch)
         read_out = ReadOut(rows, logits)
         for row, sequence in enumerate(read_out.choosers):
             sequence.num_pending += 1

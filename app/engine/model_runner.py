@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import groupby
 
 import torch
@@ -111,6 +112,25 @@ class ModelRunner:
         attention_batch = self._attention_batch(items, batch.copies)
         return rows, self._forward(embeds, positions, attention_batch, self._tensor(places)).float()
 
+    def computed_rows(self, prefix: Prefix) -> torch.Tensor:
+        """A copy of the keys and values of a prefix; see `KVCache.load_rows` for its shape."""
+        return self.kv_cache.copy_rows(self._prefix_slots(prefix))
+
+    @property
+    def computed_by(self) -> dict[str, str]:
+        """What the numbers in the cache depend on beside tokens and prompts, to the last bit."""
+        backbone = self._backbone
+        on_cuda = backbone.device.type == "cuda"
+        device = torch.cuda.get_device_name(backbone.device) if on_cuda else torch.backends.cpu.get_cpu_capability()
+        return {
+            "backbone": backbone.fingerprint,
+            "dtype": str(backbone.dtype),
+            "device": device,
+            "attention": self.attend.__name__,
+            "layers": "compiled" if self._replacements.module_to_forward else "torch",
+            "versions": f"softswap {version('softswap')}, torch {torch.__version__}",
+        }
+
     def _forward(
         self, embeds: torch.Tensor, positions: torch.Tensor, batch: AttentionBatch, places: torch.Tensor | int = 0
     ) -> torch.Tensor:
@@ -192,10 +212,12 @@ class ModelRunner:
         return pairs
 
     def _load(self, prefix: Prefix) -> None:
-        assert isinstance(prefix.content, TaskPrompt)
-        assert prefix.content.rows is not None
-        slots = self._tensor(self._slots(prefix, prefix.num_parent_tokens, prefix.num_tokens))
-        self.kv_cache.load_rows(slots, prefix.content.rows)
+        assert prefix.rows is not None
+        self.kv_cache.load_rows(self._prefix_slots(prefix), prefix.rows)
+        prefix.rows = None  # they are in the cache now
+
+    def _prefix_slots(self, prefix: Prefix) -> torch.Tensor:
+        return self._tensor(self._slots(prefix, prefix.num_parent_tokens, prefix.num_tokens))
 
     def _slots(self, segment: Segment, start: int, end: int) -> list[int]:
         size, table = self._block_size, segment.block_table

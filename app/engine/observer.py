@@ -63,5 +63,7 @@ class Observer:
             num_preemptions=num_preemptions,
             num_prefix_queries=batch.num_prefix_queries,
             num_prefix_hits=batch.num_prefix_hits,
+            num_prefix_loads=sum(prefix.is_stored for prefix in batch.loads),
+            num_stored_bytes=stats.num_stored_bytes,
             step_s=self._clock() - started_s,
         )

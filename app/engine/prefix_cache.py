@@ -9,10 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
 
 from app.engine.block_keys import block_keys, prompt_prefix
 from app.engine.block_manager import BlockManager
 from app.engine.sequence import Prefix, Segment, Sequence
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.task_prompt import TaskPrompt
+
+
+class KeptRows(Protocol):
+    """Where keys and values of task prompts outlive their blocks; see `PrefixStore`."""
+
+    def expect(self, digest: str) -> None: ...
+
+    def find(self, digest: str, num_rows: int) -> torch.Tensor | None: ...
+
+    def forget(self, digest: str) -> None: ...
 
 
 class PrefixCache:
@@ -20,9 +36,13 @@ class PrefixCache:
 
     Args:
         is_text_kept: whether blocks of text are found again after their sequence ended.
+        kept_rows: where prompts are looked for before they are computed.
     """
 
-    def __init__(self, block_manager: BlockManager, *, is_text_kept: bool = True) -> None:
+    def __init__(
+        self, block_manager: BlockManager, *, is_text_kept: bool = True, kept_rows: KeptRows | None = None
+    ) -> None:
+        self._kept_rows = kept_rows
         self._block_manager = block_manager
         self._is_text_kept = is_text_kept
         self._key_to_prefix: OrderedDict[str, Prefix] = OrderedDict()
@@ -44,6 +64,12 @@ class PrefixCache:
         self._reuse_text(sequence)
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = _num_computed_tokens(sequence)
+
+    def expect(self, sequence: Sequence) -> None:
+        """The sequence waits to be admitted: what it will ask for can be fetched meanwhile."""
+        prompt = sequence.prompt
+        if self._kept_rows is not None and prompt is not None and prompt.digest not in self._key_to_prefix:
+            self._kept_rows.expect(prompt.digest)
 
     def keep_text(self, segment: Segment, start: int, end: int) -> None:
         """Let others find the blocks of text that the tokens from position `start` to before `end` filled.
@@ -91,6 +117,8 @@ class PrefixCache:
     def forget(self, prefix: Prefix) -> None:
         """Let no later sequence find it; its present users keep it to their end."""
         prefix.is_kept = False
+        if self._kept_rows is not None:
+            self._kept_rows.forget(prefix.key)
         if self._key_to_prefix.get(prefix.key) is prefix:
             if prefix.num_users == 0:
                 self._remove(prefix)
@@ -110,9 +138,15 @@ class PrefixCache:
                 key=prompt.digest,
                 content=prompt,
                 num_own_tokens=prompt.num_virtual_tokens,
-                is_loadable=prompt.kind == "kv",
+                rows=self._ready_made(prompt),
             )
         return self._use(prefix)
+
+    def _ready_made(self, prompt: TaskPrompt) -> torch.Tensor | None:
+        """Keys and values that the prompt is, or that were computed before."""
+        if prompt.kind == "kv":
+            return prompt.rows
+        return None if self._kept_rows is None else self._kept_rows.find(prompt.digest, prompt.num_virtual_tokens)
 
     def _acquire_text(self, sequence: Sequence, parent: Prefix | None) -> Prefix:
         ids = tuple(sequence.token_ids[: sequence.num_shared_tokens])
@@ -158,7 +192,9 @@ class PrefixCache:
 
 
 def _num_computed_tokens(segment: Segment) -> int:
-    """Tokens of the segment and what it continues that are in the cache."""
+    """Tokens of the segment and what it continues that need no computing."""
+    if isinstance(segment, Prefix) and segment.is_loadable:
+        return segment.num_tokens
     parent = segment.parent
     return segment.num_computed_tokens if parent is None or parent.is_computed else _num_computed_tokens(parent)
 

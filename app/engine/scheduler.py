@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from app.engine.block_manager import BlockManager, TailCopy
 from app.engine.fair_queue import FairQueue
-from app.engine.prefix_cache import PrefixCache
+from app.engine.prefix_cache import KeptRows, PrefixCache
 from app.engine.sequence import Prefix, Segment, Sequence
 
 MAX_PROMPT_LOGITS = 256
@@ -85,6 +85,7 @@ class Scheduler:
         max_num_seqs: sequences that run at a time.
         max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can go on.
         is_text_kept: whether text is found again after its sequence ended.
+        kept_rows: where prompts are looked for before they are computed.
     """
 
     def __init__(
@@ -94,11 +95,12 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         is_text_kept: bool = True,
+        kept_rows: KeptRows | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
         self.block_manager = block_manager
-        self.prefix_cache = PrefixCache(block_manager, is_text_kept=is_text_kept)
+        self.prefix_cache = PrefixCache(block_manager, is_text_kept=is_text_kept, kept_rows=kept_rows)
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -111,6 +113,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.push(sequence)
+        self.prefix_cache.expect(sequence)
 
     def num_blocks_alone(self, sequence: Sequence) -> int:
         """Blocks the sequence and its prefixes take when it is as long as it can become."""

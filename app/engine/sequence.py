@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from app.sampling import SamplingParams
     from app.task_prompt import TaskPrompt
 
@@ -87,7 +89,7 @@ class Prefix(Segment):
         key: content digest; two prefixes with the same key are the same prefix.
         content: the task prompt whose rows these are, or the token ids of a text.
         num_own_tokens: rows or ids in `content`.
-        is_loadable: `content` is keys and values, which are put in place without a forward.
+        rows: keys and values that are put in place without a forward; None once they are, and where there are none.
         num_users: segments that hold on to it.
         is_kept: stays in memory without users until the room is needed.
     """
@@ -96,8 +98,17 @@ class Prefix(Segment):
     content: TaskPrompt | tuple[int, ...]
     num_own_tokens: int
     is_kept: bool = True
-    is_loadable: bool = False
+    rows: torch.Tensor | None = None
     num_users: int = 0
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its keys and values, if it was given any, are those that somebody computed before."""
+        return isinstance(self.content, tuple) or self.content.kind != "kv"
+
+    @property
+    def is_loadable(self) -> bool:
+        return self.rows is not None
 
     @property
     def num_tokens(self) -> int:

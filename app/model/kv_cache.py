@@ -51,6 +51,10 @@ class KVCache:
         values = moved.to(self.blocks.dtype).view(-1, num_layers, 2, num_kv_heads, head_dim)
         self.blocks.flatten(2, 3)[:, :, slots] = values.permute(1, 2, 0, 3, 4)
 
+    def copy_rows(self, slots: torch.Tensor) -> torch.Tensor:
+        """What `load_rows` would put in these slots, in the cache's dtype, on its device."""
+        return self.blocks.flatten(2, 3)[:, :, slots].permute(2, 0, 1, 3, 4).flatten(1)
+
     def clear(self, block_ids: list[int]) -> None:
         """Zero blocks that get a new owner: masked attention still multiplies what stands there, and 0 * NaN is NaN."""
         self.blocks.index_fill_(2, to_device(block_ids, self.blocks.device), 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -112,7 +113,7 @@ def _cases(backbone: Backbone) -> list[Case]:
     return [*cases, Case(TaskPrompt.from_kv(kv_rows, backbone.fingerprint), cases[0].token_ids)]
 
 
-def _engine(backbone: Backbone, fields: Mapping[str, bool], *, num_blocks: int, **sizes: int) -> Engine:
+def _engine(backbone: Backbone, fields: Mapping[str, Any], *, num_blocks: int, **sizes: int) -> Engine:
     num_tokens = sizes.get("max_num_batched_tokens", 256)
     config = EngineConfig.sized_for(
         backbone, max_model_len=256, max_num_seqs=12, max_num_batched_tokens=num_tokens, kv_cache_bytes=2**27

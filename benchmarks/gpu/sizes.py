@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app.engine.config import EngineConfig
 from app.model.backbone import Backbone
@@ -55,7 +56,7 @@ class Sizes:
         d = self.dimensions
         return max(decode, self.num_text_tokens + 1, d.num_virtual_tokens + d.max_input_tokens + d.num_new_tokens)
 
-    def config(self, backbone: Backbone, **fields: bool) -> EngineConfig:
+    def config(self, backbone: Backbone, **fields: Any) -> EngineConfig:
         """Of an engine for every part: no text is found again, and the rest is as the device has it by default."""
         num_seqs = max(*self.decode_batches, 4)
         prefixes = 64 * (-(-self.dimensions.num_virtual_tokens // 256) * 256)

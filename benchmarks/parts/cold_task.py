@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from benchmarks.parts.many_tasks import store_prefixes
 from benchmarks.parts.ratios import time
 from benchmarks.peers.outcome import Outcome
 from benchmarks.peers.softswap import SoftswapPeer
@@ -28,17 +30,28 @@ def measure_cold_task(bench: Bench, say: Say) -> Part:
     tasks = bench.mixed(
         replace(bench.setting.dimensions, num_requests=NUM_TASKS, num_tasks=NUM_TASKS * repetitions, num_new_tokens=1)
     )
-    with TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
         publish_tasks(Path(folder), bench.backbone, tasks.prompts)
         registry = Registry(FileStore(Path(folder)), bench.backbone, max_cache_bytes=LARGER_CACHE_BYTES)
         cold, warm = bench.softswap(len(tasks.prompts)), bench.softswap(NUM_TASKS)
-        cold.run(tasks.every(NUM_TASKS).without_prompts())
+        say("storing all prefixes, as if every task had been asked for before a restart")
+        store = Path(stack.enter_context(TemporaryDirectory()))
+        store_prefixes(bench, store, [_shifted(tasks, number) for number in range(repetitions)])
+        kept = bench.softswap(len(tasks.prompts), prefix_store=store)
+        for peer in (cold, kept):
+            peer.run(tasks.every(NUM_TASKS).without_prompts())
         _one_by_one(warm, registry, tasks)
         found = interleave(
             [
                 Contender("warm", lambda _: tasks, lambda given: _one_by_one(warm, registry, given)),
                 Contender(
                     "cold", lambda number: _shifted(tasks, number), lambda given: _one_by_one(cold, registry, given)
+                ),
+                Contender(
+                    "cold, prefix kept on disk",
+                    lambda number: _shifted(tasks, number),
+                    lambda given: _one_by_one(kept, registry, given),
                 ),
             ],
             repetitions,
@@ -50,7 +63,10 @@ def measure_cold_task(bench: Bench, say: Say) -> Part:
         question="how long does the first request of a task wait longer than the others?",
         setting={"requests": NUM_TASKS, "one_at_a_time": True},
         name_to_measurement=found,
-        ratios=(time("first token, cold / warm", found, "cold", "warm", at_most=1.5),),
+        ratios=(
+            time("first token, cold / warm", found, "cold", "warm", at_most=1.5),
+            time("first token, cold with its prefix kept on disk / warm", found, "cold, prefix kept on disk", "warm"),
+        ),
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import random
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -18,57 +21,98 @@ from app.task_prompt import TaskPrompt
 from benchmarks.parts.ratios import speed
 from benchmarks.peers.protocol import resident_bytes
 from benchmarks.report import Part, Ratio, Say
-from benchmarks.rounds import SteppedContender, interleave_steps
+from benchmarks.rounds import Measurement, SteppedContender, interleave_steps
 from benchmarks.server import publish_tasks
 from benchmarks.setting import Bench
 from benchmarks.workloads import Workload
 
+ONE, UNIFORM, ZIPF = "one task", "uniform over all tasks", "Zipf over all tasks"
+UNIFORM_STORED, ZIPF_STORED = "uniform, prefixes kept on disk", "Zipf, prefixes kept on disk"
 CACHE_BYTES = 2**30
 NUM_PUBLISHED = 1000
 """So many stand for all: a registry's memory is proportional to its tasks, and each is written through to the disk."""
 
 
 def measure_many_tasks(bench: Bench, say: Say) -> Part:
-    """Engines of one size; prefixes that were dropped, or never computed, are computed on demand."""
+    """Engines of one size; a prefix that is not in memory is computed on demand or, in one of them, read from disk."""
     setting, count = bench.setting, bench.setting.num_many_requests
     num_tasks = setting.num_registered
     say(f"making {num_tasks} prompts")
     all_tasks = bench.mixed(replace(setting.dimensions, num_requests=count, num_tasks=num_tasks))
     per_prefix = bench.kv_cache_bytes(bench.config(1)) - bench.kv_cache_bytes(bench.config(0))
     num_prefixes = min(CACHE_BYTES // per_prefix, num_tasks // 2)
-    one, uniform, zipf = (bench.softswap(num_prefixes) for _ in range(3))
-    popular = _zipf_weights(num_tasks)
-    say("warming up: the popular tasks' prefixes, as hours of such requests leave them")
-    one.run(all_tasks.of_one_task().one_token_each())
-    few = replace(all_tasks, requests=all_tasks.requests * 2)
-    uniform.run(_drawn(few, None, seed=-1).one_token_each())
-    first = [replace(all_tasks.requests[0], task=rank) for rank in reversed(range(num_prefixes))]
-    zipf.run(replace(all_tasks, requests=tuple(first)).one_token_each())
-    found = interleave_steps(
-        [
-            SteppedContender("one task", lambda _: all_tasks.of_one_task(), one.start),
-            SteppedContender(
-                "uniform over all tasks", lambda number: _drawn(all_tasks, None, seed=number), uniform.start
-            ),
-            SteppedContender("Zipf over all tasks", lambda number: _drawn(all_tasks, popular, seed=number), zipf.start),
-        ],
-        setting.repetitions,
-        say,
-    )
+    with TemporaryDirectory() as folder:
+        found = _measure_throughput(bench, all_tasks, num_prefixes, Path(folder), say)
     say("publishing tasks, to weigh them")
     tensor_bytes, held_bytes = _registered_bytes(bench, all_tasks.prompts[:NUM_PUBLISHED])
     return Part(
         name="many-tasks",
         question=f"are {num_tasks} tasks as fast as one, and what do they weigh?",
-        setting={"tasks": num_tasks, "prefixes_in_memory": num_prefixes, **bench.kv_cache_setting(one.config)},
+        setting={
+            "tasks": num_tasks,
+            "prefixes_in_memory": num_prefixes,
+            **bench.kv_cache_setting(bench.config(num_prefixes)),
+        },
         name_to_measurement=found,
         name_to_figures={"a registered task": {"tensor_bytes": tensor_bytes, "resident_bytes": held_bytes}},
         ratios=(
-            speed("uniform / one task", found, "uniform over all tasks", "one task", at_least=0.9),
-            speed("Zipf / one task", found, "Zipf over all tasks", "one task", at_least=0.9),
+            speed("uniform / one task", found, UNIFORM, ONE, at_least=0.9),
+            speed("uniform with a prefix store / one task", found, UNIFORM_STORED, ONE, at_least=0.9),
+            speed("Zipf / one task", found, ZIPF, ONE, at_least=0.9),
+            speed("Zipf with a prefix store / one task", found, ZIPF_STORED, ONE, at_least=0.9),
             Ratio("memory of a registered task / its tensor + 4 KiB", held_bytes / (tensor_bytes + 4096), at_most=1.0),
         ),
     )
+
+
+def _measure_throughput(
+    bench: Bench, all_tasks: Workload, num_prefixes: int, folder: Path, say: Say
+) -> dict[str, Measurement]:
+    repetitions = bench.setting.repetitions
+    popular = _zipf_weights(len(all_tasks.prompts))
+
+    def uniform(number: int) -> Workload:
+        return _drawn(all_tasks, None, seed=number)
+
+    def zipf(number: int) -> Workload:
+        return _drawn(all_tasks, popular, seed=number)
+
+    say("storing the prefixes of the rounds to come, as if every task had been asked for before")
+    store_prefixes(bench, folder, [drawn(number) for drawn in (uniform, zipf) for number in range(repetitions)])
+    one = bench.softswap(num_prefixes)
+    uniform_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
+    zipf_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
+    say("warming up: the popular tasks' prefixes, as hours of such requests leave them")
+    one.run(all_tasks.of_one_task().one_token_each())
+    few = _drawn(replace(all_tasks, requests=all_tasks.requests * 2), None, seed=-1).one_token_each()
+    first = [replace(all_tasks.requests[0], task=rank) for rank in reversed(range(num_prefixes))]
+    for peer in uniform_peers:
+        peer.run(few)
+    for peer in zipf_peers:
+        peer.run(replace(all_tasks, requests=tuple(first)).one_token_each())
+    return interleave_steps(
+        [
+            SteppedContender(ONE, lambda _: all_tasks.of_one_task(), one.start),
+            SteppedContender(UNIFORM, uniform, uniform_peers[0].start),
+            SteppedContender(UNIFORM_STORED, uniform, uniform_peers[1].start),
+            SteppedContender(ZIPF, zipf, zipf_peers[0].start),
+            SteppedContender(ZIPF_STORED, zipf, zipf_peers[1].start),
+        ],
+        repetitions,
+        say,
+    )
+
+
+def store_prefixes(bench: Bench, folder: Path, workloads: Sequence[Workload]) -> None:
+    """Keep the prefixes of these requests on the disk; what the system holds of the files in memory is dropped."""
+    with closing(bench.softswap(1, prefix_store=folder)) as peer:
+        for workload in workloads:
+            for request in workload.requests:  # one by one, so that the store keeps up
+                peer.run(replace(workload, requests=(request,)).one_token_each())
+    for path in folder.rglob("*.kv"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _zipf_weights(count: int) -> list[float]:

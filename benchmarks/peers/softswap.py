@@ -30,6 +30,9 @@ class SoftswapPeer:
             run.step()
         return run.outcome
 
+    def close(self) -> None:
+        self._engine.close()
+
     def start(self, workload: Workload) -> SoftswapRun:
         return SoftswapRun(self._engine, workload)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -19,7 +20,9 @@ from app.errors import Overloaded
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
+from app.telemetry import Metrics
 from tests.engine import naive
+from tests.engine.test_engine import read
 from tests.models import COMMON, byte_tokenizer
 
 NUM_OPERATIONS = 2_500
@@ -84,7 +87,9 @@ class Wanted:
 class Driver:
     """Does random things to an engine and keeps its own list of what must come of them."""
 
-    def __init__(self, backbone: Backbone, seed: int, expected: dict[tuple[int | None, int], list[int]]) -> None:
+    def __init__(
+        self, backbone: Backbone, seed: int, expected: dict[tuple[int | None, int], list[int]], folder: Path
+    ) -> None:
         self.random = random.Random(seed)
         self.clock = Clock()
         self.backbone = backbone
@@ -97,10 +102,13 @@ class Driver:
             num_blocks=1 + 21,
             max_waiting_requests=12,
             max_waiting_tokens=300,
+            prefix_store=folder if seed % 3 == 1 else None,
+            prefix_store_bytes=6 * 2**10,
             decode_graphs=seed % 2 == 1,
             async_scheduling=seed // 2 % 2 == 1,
         )
-        self.engine = Engine(backbone, config, clock=self.clock)
+        self.metrics = Metrics()
+        self.engine = Engine(backbone, config, self.metrics, clock=self.clock)
         self.open: dict[int, Wanted] = {}
         self.num_text_hits = 0
         self.reasons: Counter[str] = Counter()
@@ -239,14 +247,15 @@ class Driver:
         return self.expected[key]
 
 
-def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
+def test_10000_random_operations_lose_no_block_and_change_no_token(tmp_path: Path) -> None:
     backbone = make_backbone()
     expected: dict[tuple[int | None, int], list[int]] = {}
     reasons: Counter[str] = Counter()
-    num_preemptions = num_text_hits = 0
+    num_preemptions = num_text_hits = num_loads = 0
     for seed in range(10_000 // NUM_OPERATIONS):
-        driver = Driver(backbone, seed, expected)
+        driver = Driver(backbone, seed, expected, tmp_path)
         driver.run(NUM_OPERATIONS)
+        num_loads += read(driver.metrics, "prefix_store_loads_total")
         reasons += driver.reasons
         num_preemptions += driver.engine.stats.num_preemptions
         num_text_hits += driver.num_text_hits
@@ -254,4 +263,5 @@ def test_10000_random_operations_lose_no_block_and_change_no_token() -> None:
     assert min(reasons[reason] for reason in ("length", "abort", "deadline", "error", "refused")) > 50
     assert num_preemptions > 30
     assert num_text_hits > 25
+    assert num_loads > 50
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2

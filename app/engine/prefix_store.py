@@ -1,0 +1,199 @@
+"""PrefixStore: keys and values of task prompts in files, for those that the cache in memory has dropped.
+
+Memory holds the prefixes of some hundred tasks. A file is read in a small part of the time that computing takes, so the
+others need not be computed each time they are asked for. Only task prompts are kept, never a request's text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Lock
+from typing import BinaryIO
+
+import torch
+
+from app.errors import InvalidInput
+from app.task_prompt import is_finite
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 16
+"""Prefixes that wait to be written; what comes faster is kept another time."""
+SUFFIX, UNFINISHED = ".kv", ".tmp"
+ABANDONED_S = 3600.0
+
+
+class PrefixStore:
+    """Called by the engine's thread; a thread of its own writes. A file that cannot be read is a prefix not kept.
+
+    A file is the sha256 of its rows and then the rows, so that a torn or rotten one is found out. Files are found by
+    those who would compute the same numbers: they lie in a folder named after all that these depend on. When they are
+    too many, the least recently used go, whoever they belong to.
+
+    Args:
+        folder: made if it is not there; several servers may share it.
+        max_bytes: of all files.
+        row_size: numbers in a row; see `KVCache.load_rows`.
+        dtype: of the rows.
+        computed_by: what the numbers depend on beside the prompt: backbone, dtype, code, device.
+
+    Raises: InvalidInput: the folder cannot be written to.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_bytes: int, row_size: int, dtype: torch.dtype, computed_by: Mapping[str, str]
+    ) -> None:
+        self._row_size, self._dtype, self._max_bytes = row_size, dtype, max_bytes
+        described = json.dumps(dict(computed_by), indent=1, sort_keys=True)
+        self._folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "computed_by.json").write_text(described, encoding="utf-8")
+            self._path_to_bytes = OrderedDict(_kept_files(folder))
+        except OSError as error:
+            raise InvalidInput(f"prefix_store cannot be written to: {error.strerror}", param="prefix_store") from error
+        self._num_bytes = sum(self._path_to_bytes.values())
+        self._lock = Lock()
+        self._pending: set[str] = set()
+        self._last: tuple[str, torch.Tensor] | None = None
+        self._writer = ThreadPoolExecutor(1, "prefix-store")
+        logger.info("prefix store: %d files, %.1f MB, in %s", len(self), self._num_bytes / 1e6, folder)
+
+    def __len__(self) -> int:
+        return len(self._path_to_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return self._num_bytes
+
+    def expect(self, digest: str) -> None:
+        """Let the system read the file in the background: it will be asked for soon."""
+        path = self._path(digest)
+        if path in self._path_to_bytes and hasattr(os, "posix_fadvise"):
+            with suppress(OSError), path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def find(self, digest: str, num_rows: int) -> torch.Tensor | None:
+        """Rows (num_rows, row_size) of the prompt with this digest; None where they are not kept."""
+        if self._last is not None and self._last[0] == digest:
+            return self._last[1]  # one that waits for room is asked for again in every step
+        path = self._path(digest)
+        if path not in self._path_to_bytes:
+            return None
+        try:
+            with path.open("rb", buffering=0) as file:
+                rows = self._read(file, num_rows)
+            os.utime(path)
+        except (OSError, _DamagedError) as error:
+            logger.warning("prefix store: %s is not used: %s", path.name, error)
+            self.forget(digest)
+            return None
+        with self._lock, suppress(KeyError):
+            self._path_to_bytes.move_to_end(path)
+        self._last = (digest, rows)
+        return rows
+
+    def keep(self, digest: str, copy_rows: Callable[[], torch.Tensor]) -> None:
+        """Write the prompt's rows soon, unless they are kept already or too many others wait.
+
+        Args: copy_rows: (num_rows, row_size) on any device, which nobody changes any more; called now or not at all.
+        """
+        is_known = digest in self._pending or self._path(digest) in self._path_to_bytes
+        if not is_known and len(self._pending) < MAX_PENDING:
+            self._pending.add(digest)
+            self._writer.submit(self._write, digest, copy_rows())
+
+    def forget(self, digest: str) -> None:
+        """Let nobody find it again."""
+        self._last = None
+        with self._lock:
+            self._pending.discard(digest)
+        self._remove(self._path(digest))
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self._writer.shutdown()
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / f"{digest}{SUFFIX}"
+
+    def _read(self, file: BinaryIO, num_rows: int) -> torch.Tensor:
+        rows = torch.empty(num_rows, self._row_size, dtype=self._dtype)
+        content = _bytes_of(rows)
+        checksum = file.read(hashlib.sha256().digest_size)
+        if file.readinto(content) != len(content) or file.read(1):  # type: ignore[attr-defined]
+            raise _DamagedError("it has another size")
+        if hashlib.sha256(content).digest() != checksum:
+            raise _DamagedError("its checksum is another one")
+        return rows
+
+    def _write(self, digest: str, rows: torch.Tensor) -> None:
+        try:
+            values = rows.cpu().contiguous()
+            if not is_finite(values):
+                return
+            self._put(digest, hashlib.sha256(_bytes_of(values)).digest() + _bytes_of(values))
+        except OSError as error:
+            logger.warning("prefix store: cannot keep %s: %s", digest, error.strerror)
+        finally:
+            with self._lock:
+                self._pending.discard(digest)
+
+    def _put(self, digest: str, content: bytes) -> None:
+        path = self._path(digest)
+        with NamedTemporaryFile(dir=self._folder, suffix=UNFINISHED, delete=False) as file:
+            unfinished = Path(file.name)
+            try:
+                file.write(content)
+                file.close()
+                with self._lock:
+                    if digest not in self._pending:  # forgotten meanwhile
+                        return
+                    unfinished.rename(path)
+                    self._num_bytes += len(content)
+                    self._path_to_bytes[path] = len(content)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        while self._num_bytes > self._max_bytes:
+            self._remove(next(iter(self._path_to_bytes)))
+
+    def _remove(self, path: Path) -> None:
+        with self._lock:
+            self._num_bytes -= self._path_to_bytes.pop(path, 0)
+        with suppress(OSError):
+            path.unlink()
+
+
+class _DamagedError(Exception):
+    """A file does not hold what it should."""
+
+
+def _bytes_of(rows: torch.Tensor) -> memoryview:
+    """The memory of contiguous rows on the host."""
+    return rows.view(torch.uint8).numpy().data.cast("B")
+
+
+def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Files and their sizes, the least recently used first. What a crash left unfinished is removed."""
+    for path in folder.glob(f"*/*{UNFINISHED}"):
+        with suppress(OSError):  # another server's may just have got its name
+            if path.stat().st_mtime < time.time() - ABANDONED_S:
+                path.unlink()
+    found = []
+    for path in folder.glob(f"*/*{SUFFIX}"):
+        with suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, path, status.st_size))
+    for _, path, num_bytes in sorted(found):
+        yield path, num_bytes
