@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
@@ -58,7 +59,7 @@ def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt
     """Each prompt as `task0`, `task1` and so on, with a template that is the bare input."""
     registry = Registry(FileStore(folder), backbone)
     for index, prompt in enumerate(prompts):
-        registry.publish(f"task{index}", prompt, template=TEMPLATE, labels=labels)
+        registry.publish(f"task{index}", Publication(prompt, template=TEMPLATE, labels=labels))
     registry.close()
 
 

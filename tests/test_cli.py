@@ -23,7 +23,8 @@ from app.cli.serve import serve
 from app.cli.task_view import main_figure
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.evaluation_folder import RecordedEvaluation
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.settings import Settings
@@ -274,8 +275,8 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
     registry.refresh()
     first = registry.resolve("sentiment@1")
-    gate = registry.gate("sentiment", "live")
-    registry.record(
+    gate = registry.gates.find("sentiment", "live")
+    registry.evaluations.record(
         first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
     )
 
@@ -292,7 +293,7 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     call("tasks", "alias", "sentiment", "live", "3", "--metric", "accuracy", code=2)
     call("eval", "sentiment@3", str(data), "--record")
     registry.refresh()
-    [kept] = registry.evaluations(registry.resolve("sentiment@3"))
+    [kept] = registry.evaluations.of_version(registry.resolve("sentiment@3"))
     assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
 
 
@@ -332,7 +333,7 @@ def test_a_written_prompt_is_a_task_too(local: Path) -> None:
 
 
 def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
-    Registry(FileStore(local / "prompts"), saved).publish("fine", soft_prompt(saved))
+    Registry(FileStore(local / "prompts"), saved).publish("fine", Publication(soft_prompt(saved)))
     findings = [json.loads(line) for line in call("doctor", "--port", "0", "--json").splitlines()]
     assert {finding["name"] for finding in findings} >= {"python", "torch", "device", "memory", "backbone", "registry"}
     (attention,) = (finding["fact"] for finding in findings if finding["name"] == "attention")

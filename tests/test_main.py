@@ -25,6 +25,7 @@ import pytest
 from app.errors import InvalidInput
 from app.main import bind, describe_tasks, open_services
 from app.model.backbone import Backbone
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.settings import Settings
@@ -224,7 +225,7 @@ def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path
     with serving(checkpoint, registry, "--watch-interval", "0.1") as server:
         assert any("ready: tiny on cpu, 0 tasks" in line for line in server.log)
         backbone = Backbone.load(checkpoint)
-        Registry(FileStore(registry), backbone).publish("dropped", soft_prompt(backbone))
+        Registry(FileStore(registry), backbone).publish("dropped", Publication(soft_prompt(backbone)))
         deadline = time.monotonic() + 20
         while httpx.get(f"{server.url}/v1/models/dropped").status_code != 200:
             assert time.monotonic() < deadline

@@ -67,11 +67,13 @@ async def evaluate_answerer(
 def record_evaluation(
     services: Services, answerer: Target | Ensemble, examples: Sequence[Example], measured: Evaluation, name: str
 ) -> None:
-    """Keep the figures, as `evaluate_answerer` was asked to. Raises what `Registry.record` raises."""
+    """Keep the figures, as `evaluate_answerer` was asked to. Raises what `Evaluations.record` raises."""
     assert isinstance(answerer, Target)
     assert answerer.prompt is not None
     version = services.registry.resolve(answerer.model_id)
-    services.registry.record(version, measured.record(answerer.prompt.digest, hash_examples(examples), name))
+    services.registry.evaluations.record(
+        version, measured.record(answerer.prompt.digest, hash_examples(examples), name)
+    )
 
 
 async def evaluate_target(

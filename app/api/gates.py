@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.api.evaluation import evaluate_target, find_examples
 from app.api.targets import Target, version_target
 from app.registry.aliases import AliasTarget, main_number, numbers_of
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.gate import Gate
 from app.registry.manifest import read_sampling
 from app.tuning.dataset import Example, pack_examples, unpack_examples
 from app.tuning.gates import find_gate, make_gate, numbers_to_score, unscored
 
 if TYPE_CHECKING:
-    from app.api.schemas.tasks import GateRequest, VersionMetadata
+    from app.api.schemas.tasks import GateRequest
     from app.api.services import Services
+    from app.registry.publication import Publication
     from app.registry.version import Version
-    from app.task_prompt import TaskPrompt
 
 
 async def move_alias(
@@ -59,29 +59,29 @@ async def move_alias(
 async def publish_measured(
     services: Services,
     task: str,
-    prompt: TaskPrompt,
-    metadata: VersionMetadata,
+    publication: Publication,
     *,
+    alias: str | None,
+    force: bool,
     if_match: str | None,
     deadline_s: float,
 ) -> Version:
     """`Registry.publish`, with the scores that the alias's gate asks for. Raises GateFailed, and what that raises."""
     evaluations: list[RecordedEvaluation] = []
-    gate = await asyncio.to_thread(find_gate, services.registry, task, metadata.alias)
-    if gate is not None and not metadata.force:
-        examples = unpack_examples(await asyncio.to_thread(services.registry.gate_examples, task, gate))
-        present = services.registry.aliases(task).get(metadata.alias or "")
+    gate = await asyncio.to_thread(find_gate, services.registry, task, alias)
+    if gate is not None and not force:
+        examples = unpack_examples(await asyncio.to_thread(services.registry.gates.examples, task, gate))
+        present = services.registry.aliases(task).get(alias or "")
         if present is not None:
             await _score_versions(services, task, gate, [main_number(present)], deadline_s, examples=examples)
-        measured = await evaluate_target(services, _candidate(task, prompt, metadata), examples, deadline_s)
-        evaluations = [measured.record(prompt.digest, gate.data_sha256)]
+        measured = await evaluate_target(services, _candidate(task, publication), examples, deadline_s)
+        evaluations = [measured.record(publication.prompt.digest, gate.data_sha256)]
     return await asyncio.to_thread(
         services.registry.publish,
         task,
-        prompt,
-        **metadata.given(),
-        alias=metadata.alias,
-        force=bool(metadata.force),
+        publication,
+        alias=alias,
+        force=force,
         evaluations=evaluations,
         if_match=if_match,
     )
@@ -110,21 +110,20 @@ async def _score_versions(
     """Measure and record what is missing. Args: examples: the gate's, where they are at hand."""
     registry = services.registry
     for version in await asyncio.to_thread(unscored, registry, task, gate, numbers):
-        examples = examples or unpack_examples(await asyncio.to_thread(registry.gate_examples, task, gate))
+        examples = examples or unpack_examples(await asyncio.to_thread(registry.gates.examples, task, gate))
         prompt = await asyncio.to_thread(registry.prompt, version)
         measured = await evaluate_target(services, version_target(version, prompt), examples, deadline_s)
-        await asyncio.to_thread(registry.record, version, measured.record(version.digest, gate.data_sha256))
+        await asyncio.to_thread(registry.evaluations.record, version, measured.record(version.digest, gate.data_sha256))
 
 
-def _candidate(task: str, prompt: TaskPrompt, metadata: VersionMetadata) -> Target:
+def _candidate(task: str, publication: Publication) -> Target:
     """A prompt that is no version yet, as the version would be served."""
-    fields: dict[str, Any] = metadata.given()
     return Target(
         model_id=task,
         flow=task,
-        prompt=prompt,
-        template=fields.get("template"),
-        labels=tuple(fields.get("labels", ())),
-        sampling=read_sampling(fields.get("sampling", {})),
-        label_temperature=metadata.label_temperature or 1.0,
+        prompt=publication.prompt,
+        template=publication.template,
+        labels=tuple(publication.labels),
+        sampling=read_sampling(publication.sampling),
+        label_temperature=publication.label_temperature or 1.0,
     )

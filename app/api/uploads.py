@@ -15,17 +15,18 @@ from app.api.strict_json import parse_json
 from app.errors import InvalidInput
 from app.registry.binding import bind_text
 from app.registry.importers import read_upload
-from app.task_prompt import PromptKind, TaskPrompt
+from app.task_prompt import PromptKind
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from app.model.backbone import Backbone
+    from app.registry.publication import Publication
 
 Metadata = TypeVar("Metadata", bound=VersionMetadata)
 
 
-async def read_version(request: Request, backbone: Backbone) -> tuple[TaskPrompt, VersionMetadata]:
+async def read_version(request: Request, backbone: Backbone) -> tuple[Publication, VersionMetadata]:
     """The prompt of a request, bound to the backbone, and what the request says about it.
 
     Raises:
@@ -35,10 +36,12 @@ async def read_version(request: Request, backbone: Backbone) -> tuple[TaskPrompt
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         written = _validate(TextVersionRequest, parse_json(await request.body()))
-        return await asyncio.to_thread(bind_text, written.text, backbone), written
+        prompt = await asyncio.to_thread(bind_text, written.text, backbone)
+        return written.publication(prompt), written
     if media_type == "multipart/form-data":
         data, metadata = await _read_form(request)
-        return await asyncio.to_thread(read_upload, data, backbone, kind=PromptKind(metadata.kind)), metadata
+        prompt = await asyncio.to_thread(read_upload, data, backbone, kind=PromptKind(metadata.kind))
+        return metadata.publication(prompt), metadata
     raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
 
 

@@ -89,6 +89,7 @@ class FolderRegistry:
         from app.model.layout import Template
         from app.registry.binding import bind_text, norm_warnings
         from app.registry.importers import describe_checkpoint, read_checkpoint
+        from app.registry.publication import Publication
         from app.tuning.gates import publish_measured
 
         if path is not None and not path.exists():
@@ -97,18 +98,15 @@ class FolderRegistry:
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
         for warning in norm_warnings(prompt, backbone):
             typer.echo(f"warning: {warning}", err=True)
-        version = publish_measured(
-            backbone,
-            open_folder(self._folder, backbone),
-            task,
+        publication = Publication(
             prompt,
             template=None if given["template"] is None else Template(given["template"]),
             labels=given["labels"] or (),
             description=given["description"],
             provenance={} if path is None else describe_checkpoint(path),
-            alias=given["alias"],
-            force=given["force"],
         )
+        registry = open_folder(self._folder, backbone)
+        version = publish_measured(backbone, registry, task, publication, alias=given["alias"], force=given["force"])
         return version_object(version).model_dump()
 
     def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None:
@@ -129,12 +127,12 @@ class FolderRegistry:
         if asked and not force:
             numbers |= set(numbers_to_score(registry, task, alias, target))
         if asked and unscored(registry, task, asked, numbers):
-            examples = examples or unpack_examples(registry.gate_examples(task, asked))
+            examples = examples or unpack_examples(registry.gates.examples(task, asked))
             score_versions(self._load_backbone(), registry, task, asked, numbers, examples)
         registry.set_alias(task, alias, target, gate=new, gate_examples=pack_examples(examples), force=force)
 
     def remove_gate(self, task: str, alias: str) -> None:
-        open_folder(self._folder).delete_gate(task, alias)
+        open_folder(self._folder).gates.delete(task, alias)
 
     def _load_backbone(self) -> Backbone:
         from app.main import load_backbone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -56,25 +56,12 @@ def publish_result(
     """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
     from app.tuning.gates import publish_measured
 
-    provenance = result.provenance
-    config = provenance.pop("config")
-    fields: dict[str, Any] = {
-        "initial": result.initial,
-        "template": result.template,
-        "labels": result.labels,
-        "label_temperature": result.validation.label_temperature,
-        "sampling": {} if result.labels else {"temperature": 0.0, "max_tokens": result.config.max_target_tokens},
-        "metrics": result.metrics,
-        "data_sha256": provenance.pop("data_hash"),
-        "tuning": config,
-        "provenance": provenance,
-        "description": description,
-    }
+    publication = result.publication(description)
     try:
-        return publish_measured(backbone, registry, task, result.prompt, alias=alias or None, **fields)
+        return publish_measured(backbone, registry, task, publication, alias=alias or None)
     except GateFailed as error:
         typer.echo(f"{alias} stays where it is: {error.message}", err=True)
-        return registry.publish(task, result.prompt, alias=None, **fields)
+        return registry.publish(task, publication, alias=None)
 
 
 def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from app.comparison.trainable_copy import TrainableCopy
 from app.comparison.weight_run import WeightRun
 from app.comparison.written import choose_shots, written_prompts
 from app.model.backbone import Backbone
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import PromptKind, TaskPrompt
@@ -145,4 +146,5 @@ def _value(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, exam
 def _publish(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, folder: Path) -> None:
     """As a version of a task; nothing in front of the text needs no file."""
     if prompt is not None:
-        Registry(FileStore(folder), backbone).publish("task", prompt, template=plan.template, labels=plan.labels)
+        publication = Publication(prompt, template=plan.template, labels=plan.labels)
+        Registry(FileStore(folder), backbone).publish("task", publication)

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +109,15 @@ def tune(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse
 
 
 def publish(registry: Registry, recipe: Recipe, result: TuneResult, test: Evaluation) -> str:
-    provenance = result.provenance
-    config = provenance.pop("config")
+    found = result.publication(recipe.description)
     start = {"start_from": registry.resolve(recipe.start_from).id} if recipe.start_from else {}
-    version = registry.publish(
-        recipe.task,
-        result.prompt,
-        initial=result.initial,
-        template=result.template,
-        labels=result.labels,
-        label_temperature=result.validation.label_temperature,
+    publication = replace(
+        found,
         sampling={"temperature": 0.0, "max_tokens": 16 if result.labels else recipe.max_new_tokens},
         metrics=rounded(result.metrics | {f"test_{name}": value for name, value in test.metrics.items()}),
-        data_sha256=provenance.pop("data_hash"),
-        tuning=config,
-        provenance=provenance | {"data": recipe.data, "data_licence": recipe.licence} | start,
-        description=recipe.description,
+        provenance={**found.provenance, "data": recipe.data, "data_licence": recipe.licence, **start},
     )
-    return version.id
+    return registry.publish(recipe.task, publication).id
 
 
 def compare(backbone: Backbone, recipe: Recipe, splits: Splits, arguments: argparse.Namespace) -> dict[str, Any]:

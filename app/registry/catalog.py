@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
-from app.errors import NotFound, SoftswapError
+from app.errors import InvalidInput, NotFound, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
-from app.registry.evaluations import Evaluations
-from app.registry.reference import is_task_name
-from app.registry.store import Entry, Store
+from app.registry.evaluation_folder import EvaluationFolder
+from app.registry.reference import is_task_name, require_task_name
+from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_folder import ALIASES_FILE, TaskFolder
 from app.registry.task_record import OWN_FOLDER, TaskRecord
 
@@ -67,14 +67,30 @@ class Catalog:
         return f"; is it {near[0]}?" if near else ""
 
     @contextmanager
-    def writing(self, task: str) -> Iterator[TaskRecord]:
-        """Gives the task's record, empty for a new one, to a caller who may then change its folder."""
-        with self._lock, self._store.lock():
-            self._reload([task])
-            try:
-                yield self._name_to_record.get(task) or TaskRecord.empty(task)
-            finally:
+    def writing(self, task: str, if_match: str | None = None) -> Iterator[TaskRecord]:
+        """Gives the task's record, empty for a new one, to a caller who may then change its folder.
+
+        Args: if_match: the etag the caller has seen, or "*" for any; None does not ask.
+
+        Raises:
+            InvalidInput: no possible name, or the store cannot be written.
+            Conflict: the task is not in the state `if_match` names.
+            CorruptPrompt: its aliases cannot be read, and a change would lose them.
+        """
+        require_task_name(task)
+        try:
+            with self._lock, self._store.lock():
                 self._reload([task])
+                try:
+                    record = self._name_to_record.get(task) or TaskRecord.empty(task)
+                    record.require_state(if_match)
+                    yield record
+                finally:
+                    self._reload([task])
+        except OSError as error:
+            if error.errno in READ_ONLY_ERRNOS:
+                raise InvalidInput("the registry's folder cannot be written") from error
+            raise
 
     def write_table(self, task: str, table: AliasTable) -> None:
         """Call it while `writing`. Also finishes the deletions the table has decided."""
@@ -83,7 +99,7 @@ class Catalog:
         for number in table.deleting:
             self._store.remove(f"{task}/{number}")
         used = {gate.data_sha256 for gate in table.gates.values()}
-        Evaluations(self._store, task).clear(numbers=table.deleting, kept_examples=used)
+        EvaluationFolder(self._store, task).clear(numbers=table.deleting, kept_examples=used)
         if table.deleting:
             self._store.replace(key, replace(table, deleting=()).encode())
 

@@ -1,12 +1,16 @@
-"""Publication: a task prompt and what is to be known about it, as the files of a version's folder."""
+"""Publication: a task prompt and what is to be known about it; a version once a registry has given it a number."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from app.errors import InvalidInput
+from app.model.layout import Template
 from app.registry.initial_rows import INITIAL_FILE, encode_initial
 from app.registry.manifest import BackboneName, Manifest, TensorFile
 from app.registry.model_card import render_card
@@ -19,43 +23,78 @@ if TYPE_CHECKING:
 
     from app.model.backbone import Backbone
 
+_JSON_FIELDS = ("sampling", "metrics", "tuning", "provenance")
 
-def encode_version(
-    task: str,
-    number: int,
-    prompt: TaskPrompt,
-    backbone: Backbone,
-    fields: Mapping[str, Any],
-    *,
-    initial: torch.Tensor | None = None,
-) -> dict[str, bytes]:
-    """Names to contents.
 
-    Args:
-        fields: those of Manifest that the prompt and its place do not say.
-        initial: the rows tuning started from.
+@dataclass(frozen=True, eq=False)
+class Publication:
+    """Attributes:
+        prompt: what is published.
+        initial: the rows tuning started from, of the prompt's shape; kept to show how far it went.
+        label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
+        sampling: defaults by the names of SamplingParams.
+        data_sha256: of the training data.
+        tuning: configuration of the tuning run.
+        provenance: where the prompt comes from.
 
-    Raises: InvalidInput: a field is wrong.
+    Raises InvalidInput: a field is not what JSON can say.
     """
-    files = encode_checkpoint(prompt, backbone)
-    if initial is not None:
-        files[INITIAL_FILE] = encode_initial(initial, prompt)
-    manifest = Manifest.build(
-        task=task,
-        number=number,
-        digest=prompt.digest,
-        kind=prompt.kind,
-        num_virtual_tokens=prompt.num_virtual_tokens,
-        backbone=BackboneName(fingerprint=prompt.backbone_fingerprint, name=backbone.name),
-        tensor=_describe(files.get(TENSOR_FILE)),
-        initial=_describe(files.get(INITIAL_FILE)),
-        text=prompt.text,
-        token_ids=prompt.token_ids,
-        created_at=int(time.time()),
-        **fields,
-    )
-    return files | {CARD_FILE: render_card(manifest).encode(), MANIFEST_FILE: manifest.encode()}
+
+    prompt: TaskPrompt
+    initial: torch.Tensor | None = None
+    template: Template | None = None
+    labels: Sequence[str] = ()
+    label_temperature: float | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    data_sha256: str | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        for name in _JSON_FIELDS:
+            object.__setattr__(self, name, _as_json(name, getattr(self, name)))
+
+    def encode(self, task: str, number: int, backbone: Backbone) -> dict[str, bytes]:
+        """Names to contents of the files of a version's folder. Raises InvalidInput: what Manifest refuses."""
+        files = encode_checkpoint(self.prompt, backbone)
+        if self.initial is not None:
+            files[INITIAL_FILE] = encode_initial(self.initial, self.prompt)
+        manifest = Manifest.build(
+            task=task,
+            number=number,
+            digest=self.prompt.digest,
+            kind=self.prompt.kind,
+            num_virtual_tokens=self.prompt.num_virtual_tokens,
+            backbone=BackboneName(fingerprint=self.prompt.backbone_fingerprint, name=backbone.name),
+            tensor=_describe(files.get(TENSOR_FILE)),
+            initial=_describe(files.get(INITIAL_FILE)),
+            text=self.prompt.text,
+            token_ids=self.prompt.token_ids,
+            template=None if self.template is None else self.template.text,
+            labels=self.labels,
+            label_temperature=self.label_temperature,
+            sampling=self.sampling,
+            metrics=self.metrics,
+            data_sha256=self.data_sha256,
+            tuning=self.tuning,
+            provenance=self.provenance,
+            description=self.description,
+            created_at=int(time.time()),
+        )
+        return files | {CARD_FILE: render_card(manifest).encode(), MANIFEST_FILE: manifest.encode()}
 
 
 def _describe(content: bytes | None) -> TensorFile | None:
     return None if content is None else TensorFile(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+
+
+def _as_json(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: lists for tuples, strings for the keys of `logit_bias`."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must hold what JSON can say, and finite numbers", param=name) from error
+    return plain

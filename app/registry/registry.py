@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from app.errors import Conflict, CorruptPrompt, InvalidInput, NotFound
-from app.model.layout import Template
+from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import AliasTarget, compare_targets, numbers_of, require_target
+from app.registry.aliases import AliasTarget, numbers_of, require_target
 from app.registry.binding import require_fit, require_same_backbone
 from app.registry.catalog import Catalog
-from app.registry.evaluations import Evaluations, RecordedEvaluation
+from app.registry.evaluation_folder import EvaluationFolder, RecordedEvaluation
+from app.registry.evaluations import Evaluations
 from app.registry.gate import Gate
+from app.registry.gates import Gates
 from app.registry.manifest import Manifest
 from app.registry.prompt_cache import PromptCache
 from app.registry.prompt_reader import PromptReader
-from app.registry.publication import encode_version
+from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
-from app.registry.store import READ_ONLY_ERRNOS, Store
+from app.registry.store import Store
 from app.registry.task_record import TaskRecord
 from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
 MAX_CACHE_BYTES = 256 * 2**20
-_NOTHING_MEASURED: Mapping[int, Mapping[str, RecordedEvaluation]] = MappingProxyType({})
 
 
 class Registry:
@@ -45,6 +43,10 @@ class Registry:
             deleting without loading a model.
         max_cache_bytes: memory for prompts that were loaded.
         settle_s: how long a foreign checkpoint must have been at rest before it becomes a version.
+
+    Attributes:
+        evaluations: what was measured of versions after they were published.
+        gates: what keeps aliases from moving to a version that scores lower.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Registry:
         self._reader = PromptReader(store, backbone)
         self._cache = PromptCache(max_cache_bytes)
         self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s))
+        self.evaluations = Evaluations(store, self._catalog)
+        self.gates = Gates(store, self._catalog)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
         """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version.
@@ -138,18 +142,8 @@ class Registry:
     def publish(
         self,
         task: str,
-        prompt: TaskPrompt,
+        publication: Publication,
         *,
-        initial: torch.Tensor | None = None,
-        template: Template | None = None,
-        labels: Sequence[str] = (),
-        label_temperature: float | None = None,
-        sampling: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, Any] | None = None,
-        data_sha256: str | None = None,
-        tuning: Mapping[str, Any] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        description: str = "",
         evaluations: Sequence[RecordedEvaluation] = (),
         alias: str | None = LIVE,
         force: bool = False,
@@ -158,11 +152,6 @@ class Registry:
         """Make a prompt the next version of a task; it is on disk for good when this returns.
 
         Args:
-            initial: the rows tuning started from, of the prompt's shape; kept to show how far it went.
-            label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
-            sampling: defaults by the names of SamplingParams.
-            data_sha256: of the training data.
-            tuning: configuration of the tuning run.
             evaluations: what was measured of it already; a gated alias asks for that on the gate's examples.
             alias: moves to the new version; None moves nothing, and the version must be pinned to be used.
             force: move the alias whatever its gate says.
@@ -175,24 +164,12 @@ class Registry:
             GateFailed: the prompt scores lower than what the alias means now, or no score says how; nothing changed.
         """
         backbone = self.require_names(task, alias)
-        require_fit(prompt, backbone)
-        fields = {
-            "template": None if template is None else template.text,
-            "labels": tuple(labels),
-            "label_temperature": label_temperature,
-            "sampling": _as_json("sampling", sampling),
-            "metrics": _as_json("metrics", metrics),
-            "data_sha256": data_sha256,
-            "tuning": _as_json("tuning", tuning),
-            "provenance": _as_json("provenance", provenance),
-            "description": description,
-        }
-        with self._writing(task, if_match) as record:
+        require_fit(publication.prompt, backbone)
+        with self._catalog.writing(task, if_match) as record:
             number = record.last_number + 1
-            measured = {number: {each.data_sha256: each for each in evaluations}}
             if alias is not None and not force:
-                self._require_passing(record, record.table.gates.get(alias), alias, number, measured)
-            files = encode_version(task, number, prompt, backbone, fields, initial=initial)
+                self.gates.require_passing(record, alias, number, evaluations=evaluations)
+            files = publication.encode(task, number, backbone)
             table = record.table.changed(last_number=number)
             if alias is None:
                 self._catalog.write_table(task, table)
@@ -201,7 +178,7 @@ class Registry:
                 moved = table.with_alias(alias, number)
                 self._create(task, number, files, evaluations)
                 self._catalog.write_table(task, moved)
-        self._cache.put(prompt)
+        self._cache.put(publication.prompt)
         return self.resolve(f"{task}@{number}")
 
     def require_names(self, task: str, alias: str | None) -> Backbone:
@@ -242,64 +219,28 @@ class Registry:
             InvalidInput: no possible name, weights or examples.
             BackboneMismatch: a version is another backbone's.
             Conflict: see `publish`.
-            GateFailed: a version scores lower than what the alias means now, or has no score yet (`record`).
+            GateFailed: a version scores lower than what the alias means now, or has no score yet.
         """
         require_alias_name(alias)
         checked = require_target(target)
-        with self._writing(task, if_match) as record:
-            _require_task(record)
+        with self._catalog.writing(task, if_match) as record:
+            record.require_versions()
             for number in numbers_of(checked):
                 version = record.find(Reference(task, number=number), None)
                 if self._backbone is not None:
                     require_same_backbone(version.backbone_fingerprint, self._backbone)
             if not force:
-                self._require_passing(record, gate or record.table.gates.get(alias), alias, checked)
+                self.gates.require_passing(record, alias, checked, gate=gate)
             moved = record.table.with_alias(alias, checked, gate)
             if gate is not None:
-                Evaluations(self._store, task).write_examples(gate.data_sha256, gate_examples)
+                self.gates.keep_examples(task, gate, gate_examples)
             self._catalog.write_table(task, moved)
         return self.aliases(task)
 
-    def gate(self, task: str, alias: str) -> Gate | None:
-        """Raises NotFound: no such task."""
-        return self._catalog.record(task).table.gates.get(alias)
-
-    def gate_examples(self, task: str, gate: Gate) -> bytes:
-        """What was attached with it. Raises CorruptPrompt: it is not there as it was."""
-        return Evaluations(self._store, task).examples(gate.data_sha256)
-
-    def delete_gate(self, task: str, alias: str, *, if_match: str | None = None) -> None:
-        """The alias stays, and moves freely. Raises NotFound, Conflict."""
-        with self._writing(task, if_match) as record:
-            _require_task(record)
-            if alias not in record.table.gates:
-                raise NotFound("the alias has no gate", param="alias")
-            self._catalog.write_table(task, record.table.without_gate(alias))
-
-    def record(self, version: Version, evaluation: RecordedEvaluation) -> None:
-        """Keep what was measured of a version beside it; figures on the same examples are replaced.
-
-        Raises:
-            NotFound: it was deleted.
-            InvalidInput: it has as many as it may have.
-        """
-        with self._writing(version.task, None) as record:
-            if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
-                raise NotFound(f"{version.id} is another version by now", param="version")
-            Evaluations(self._store, version.task).write(version.number, evaluation)
-
-    def evaluations(self, version: Version) -> list[RecordedEvaluation]:
-        """What was recorded of it, oldest first."""
-        return Evaluations(self._store, version.task).of_version(version)
-
-    def find_evaluation(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
-        """What was recorded of it on these examples."""
-        return Evaluations(self._store, version.task).find(version, data_sha256)
-
     def delete_alias(self, task: str, alias: str, *, if_match: str | None = None) -> None:
         """Raises NotFound, Conflict."""
-        with self._writing(task, if_match) as record:
-            _require_task(record)
+        with self._catalog.writing(task, if_match) as record:
+            record.require_versions()
             if alias not in record.table.aliases:
                 raise NotFound("the task has no such alias", param="alias")
             self._catalog.write_table(task, record.table.without_alias(alias))
@@ -312,7 +253,7 @@ class Registry:
             InvalidInput: an alias names it; move that first, or delete the task.
             Conflict: see `publish`.
         """
-        with self._writing(task, if_match) as record:
+        with self._catalog.writing(task, if_match) as record:
             if number not in record.numbers:
                 raise NotFound(f"task {task} has no such version", param="version")
             if aliases := record.table.aliases_of(number):
@@ -322,8 +263,8 @@ class Registry:
 
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
         """All its versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""
-        with self._writing(task, if_match) as record:
-            _require_task(record)
+        with self._catalog.writing(task, if_match) as record:
+            record.require_versions()
             self._delete(record, record.numbers, {})
 
     def refresh(self) -> None:
@@ -336,18 +277,6 @@ class Registry:
 
     def close(self) -> None:
         self._catalog.close()
-
-    @contextmanager
-    def _writing(self, task: str, if_match: str | None) -> Iterator[TaskRecord]:
-        require_task_name(task)
-        try:
-            with self._catalog.writing(task) as record:
-                _require_state(record, if_match)
-                yield record
-        except OSError as error:
-            if error.errno in READ_ONLY_ERRNOS:
-                raise InvalidInput("the registry's folder cannot be written") from error
-            raise
 
     def _delete(self, record: TaskRecord, numbers: set[int], aliases: Mapping[str, AliasTarget]) -> None:
         decided = record.table.changed(
@@ -363,30 +292,7 @@ class Registry:
     ) -> None:
         self._store.create(f"{task}/{number}", files)
         for evaluation in evaluations:
-            Evaluations(self._store, task).write(number, evaluation)
-
-    def _require_passing(
-        self,
-        record: TaskRecord,
-        gate: Gate | None,
-        alias: str,
-        target: AliasTarget,
-        measured: Mapping[int, Mapping[str, RecordedEvaluation]] = _NOTHING_MEASURED,
-    ) -> None:
-        """Args: measured: of versions that are not published yet, number and examples to figures. Raises GateFailed."""
-        comparison = compare_targets(record.table.aliases.get(alias), target)
-        if gate is None or comparison is None or comparison.baseline not in record.versions:
-            return
-        evaluations = Evaluations(self._store, record.name)
-
-        def score_of(number: int) -> float | None:
-            if number in measured:
-                found = measured[number].get(gate.data_sha256)
-            else:
-                found = evaluations.find(record.versions[number], gate.data_sha256)
-            return None if found is None else found.metrics.get(gate.metric)
-
-        comparison.require(gate, score_of)
+            EvaluationFolder(self._store, task).write(number, evaluation)
 
     @contextmanager
     def _explaining_absence(self, version: Version) -> Iterator[None]:
@@ -398,24 +304,3 @@ class Registry:
             if self.resolve(version.id).digest == version.digest:
                 raise CorruptPrompt(f"files of {version.id} are missing") from error
             raise
-
-
-def _require_state(record: TaskRecord, if_match: str | None) -> None:
-    if if_match is not None and (not record.numbers or if_match not in ("*", record.etag)):
-        raise Conflict("the task changed since it was read; read it again", param="if_match")
-    if record.table_fault is not None:
-        raise CorruptPrompt(f"the aliases of task {record.name} cannot be read: {record.table_fault}")
-
-
-def _require_task(record: TaskRecord) -> None:
-    if not record.numbers:
-        raise NotFound(f"there is no task {record.name}", param="task")
-
-
-def _as_json(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """As JSON gives them back: lists for tuples, strings for the keys of `logit_bias`."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(fields or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} must hold what JSON can say, and finite numbers", param=name) from error
-    return plain

@@ -7,7 +7,7 @@ import random
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from app.errors import CorruptPrompt, NotFound
+from app.errors import Conflict, CorruptPrompt, NotFound
 from app.registry.aliases import AliasTable, AliasTarget, main_number, numbers_of
 from app.registry.reference import LIVE, Reference
 from app.registry.version import TaskSummary, Version
@@ -70,6 +70,18 @@ class TaskRecord:
         target = self.table.aliases.get(LIVE)
         live = None if target is None else self.versions.get(main_number(target))
         return TaskSummary(self.name, live, len(self.versions), self.table.aliases, self.table.gates)
+
+    def require_state(self, if_match: str | None) -> None:
+        """Args: if_match: see `Catalog.writing`. Raises Conflict, CorruptPrompt."""
+        if if_match is not None and (not self.numbers or if_match not in ("*", self.etag)):
+            raise Conflict("the task changed since it was read; read it again", param="if_match")
+        if self.table_fault is not None:
+            raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
+
+    def require_versions(self) -> None:
+        """Raises NotFound: none, so that there is no such task."""
+        if not self.numbers:
+            raise NotFound(f"there is no task {self.name}", param="task")
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
         """Args: rng: chooses where an alias is weighted.

@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning import metrics

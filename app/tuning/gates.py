@@ -5,17 +5,16 @@ The server finds them through its engine (`app.api.gates`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from app.errors import InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.model.layout import BARE
 from app.registry.aliases import AliasTarget, compare_targets, main_number
 from app.registry.gate import Gate
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.version import Version
-from app.task_prompt import TaskPrompt
 from app.tuning import metrics
 from app.tuning.dataset import Example, hash_examples, unpack_examples
 from app.tuning.evaluation import Evaluation, evaluate, evaluate_version, longest_answer, stop_strings
@@ -35,7 +34,7 @@ def make_gate(
 def unscored(registry: Registry, task: str, gate: Gate, numbers: Collection[int]) -> list[Version]:
     """Those of the versions that have no score on the gate's examples yet."""
     asked = [version for version in registry.versions(task) if version.number in numbers]
-    return [version for version in asked if registry.find_evaluation(version, gate.data_sha256) is None]
+    return [version for version in asked if registry.evaluations.find(version, gate.data_sha256) is None]
 
 
 def numbers_to_score(registry: Registry, task: str, alias: str, target: AliasTarget) -> tuple[int, ...]:
@@ -51,34 +50,32 @@ def score_versions(
     for version in unscored(registry, task, gate, numbers):
         prompt = registry.prompt(version)
         measured = evaluate_version(backbone, version, prompt, examples)
-        registry.record(version, measured.record(version.digest, gate.data_sha256))
+        registry.evaluations.record(version, measured.record(version.digest, gate.data_sha256))
 
 
 def publish_measured(
     backbone: Backbone,
     registry: Registry,
     task: str,
-    prompt: TaskPrompt,
+    publication: Publication,
     *,
     alias: str | None,
     force: bool = False,
-    **fields: Any,
 ) -> Version:
     """`Registry.publish`, with the scores that the alias's gate asks for.
-
-    Args: fields: of `Registry.publish`.
 
     Raises: as that does; GateFailed leaves everything as it was.
     """
     evaluations = []
     gate = find_gate(registry, task, alias)
     if gate is not None and alias is not None and not force:
-        examples = unpack_examples(registry.gate_examples(task, gate))
+        examples = unpack_examples(registry.gates.examples(task, gate))
         present = registry.aliases(task).get(alias)
         if present is not None:
             score_versions(backbone, registry, task, gate, [main_number(present)], examples)
-        evaluations = [_measure(backbone, prompt, fields, examples).record(prompt.digest, gate.data_sha256)]
-    return registry.publish(task, prompt, alias=alias, force=force, evaluations=evaluations, **fields)
+        measured = _measure(backbone, publication, examples)
+        evaluations = [measured.record(publication.prompt.digest, gate.data_sha256)]
+    return registry.publish(task, publication, alias=alias, force=force, evaluations=evaluations)
 
 
 def find_gate(registry: Registry, task: str, alias: str | None) -> Gate | None:
@@ -86,23 +83,20 @@ def find_gate(registry: Registry, task: str, alias: str | None) -> Gate | None:
     if alias is None:
         return None
     try:
-        return registry.gate(task, alias)
+        return registry.gates.find(task, alias)
     except NotFound:
         return None
 
 
-def _measure(
-    backbone: Backbone, prompt: TaskPrompt, fields: Mapping[str, Any], examples: Sequence[Example]
-) -> Evaluation:
+def _measure(backbone: Backbone, publication: Publication, examples: Sequence[Example]) -> Evaluation:
     """Of a prompt that is no version yet, as the version would be served."""
-    sampling = fields.get("sampling") or {}
     return evaluate(
         backbone,
-        prompt,
-        fields.get("template") or BARE,
-        fields.get("labels") or (),
+        publication.prompt,
+        publication.template or BARE,
+        publication.labels,
         examples,
-        label_temperature=fields.get("label_temperature") or 1.0,
-        stop=stop_strings(sampling),
-        max_new_tokens=longest_answer(sampling),
+        label_temperature=publication.label_temperature or 1.0,
+        stop=stop_strings(publication.sampling),
+        max_new_tokens=longest_answer(publication.sampling),
     )

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.evaluation import Evaluation
@@ -99,3 +100,20 @@ class TuneResult:
             "transformers": transformers.__version__,
             **self.origin,
         }
+
+    def publication(self, description: str = "") -> Publication:
+        """With defaults for sampling that give a generating task room for its longest target."""
+        stated = ("config", "data_hash")  # in fields of their own
+        return Publication(
+            self.prompt,
+            initial=self.initial,
+            template=self.template,
+            labels=self.labels,
+            label_temperature=self.validation.label_temperature,
+            sampling={} if self.labels else {"temperature": 0.0, "max_tokens": self.config.max_target_tokens},
+            metrics=self.metrics,
+            data_sha256=self.plan.data_hash,
+            tuning=asdict(self.config),
+            provenance={name: value for name, value in self.provenance.items() if name not in stated},
+            description=description,
+        )

@@ -17,6 +17,7 @@ from app.api.services import Services
 from app.main import bind, create_app
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.settings import Settings
 from app.task_prompt import TaskPrompt
@@ -72,11 +73,15 @@ def soft_prompt(backbone: Backbone, *, rows: int = 7, seed: int = 0) -> TaskProm
 def publish_tasks(registry: Registry, backbone: Backbone) -> None:
     """sentiment has labels and two versions, headline generates, raw has no template."""
     for seed in (1, 2):
-        registry.publish("sentiment", soft_prompt(backbone, seed=seed), template=Template(REVIEW), labels=LABELS)
+        registry.publish(
+            "sentiment", Publication(soft_prompt(backbone, seed=seed), template=Template(REVIEW), labels=LABELS)
+        )
     registry.publish(
         "headline",
-        soft_prompt(backbone, rows=20, seed=3),
-        template=Template("{input}\nHeadline: {target}"),
-        sampling={"max_tokens": 5, "temperature": 0.0},
+        Publication(
+            soft_prompt(backbone, rows=20, seed=3),
+            template=Template("{input}\nHeadline: {target}"),
+            sampling={"max_tokens": 5, "temperature": 0.0},
+        ),
     )
-    registry.publish("raw", soft_prompt(backbone, rows=1, seed=4))
+    registry.publish("raw", Publication(soft_prompt(backbone, rows=1, seed=4)))

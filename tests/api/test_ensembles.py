@@ -14,6 +14,7 @@ from app.api.ensembles import Combine, choose_text, combine_chances
 from app.api.labels import LabelChances
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt
 
 INPUTS = [f"a film {'good' if n % 3 else 'dull'} {'indeed ' * (n % 7)}{n}" for n in range(24)]
@@ -26,13 +27,14 @@ def own(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with run_server(make_settings(tmp_path_factory.mktemp("prompts")), backbone) as live:
         publish = live.registry.publish
         for seed, temperature in ((0, None), (1, 2.5), (2, 0.5)):
-            publish("two", soft_prompt(backbone, seed=seed), template=Template(REVIEW), labels=LABELS,
-                    label_temperature=temperature)  # fmt: skip
-        publish("other", soft_prompt(backbone, seed=3, rows=4), labels=LABELS[::-1])
-        publish("many", soft_prompt(backbone, seed=4), labels=["a", "b", "c"])
+            prompt = soft_prompt(backbone, seed=seed)
+            labelled = Publication(prompt, template=Template(REVIEW), labels=LABELS, label_temperature=temperature)
+            publish("two", labelled)
+        publish("other", Publication(soft_prompt(backbone, seed=3, rows=4), labels=LABELS[::-1]))
+        publish("many", Publication(soft_prompt(backbone, seed=4), labels=["a", "b", "c"]))
         for seed in (5, 6, 7):
-            publish("text", soft_prompt(backbone, seed=seed), sampling={"max_tokens": 3})
-        publish("text", soft_prompt(backbone, seed=6, rows=9), sampling={"max_tokens": 3})
+            publish("text", Publication(soft_prompt(backbone, seed=seed), sampling={"max_tokens": 3}))
+        publish("text", Publication(soft_prompt(backbone, seed=6, rows=9), sampling={"max_tokens": 3}))
         yield live
 
 
@@ -200,7 +202,7 @@ def test_what_cannot_be_an_ensemble_names_the_field(own: LiveServer) -> None:
 
 def test_an_ensemble_has_at_most_eight_members(own: LiveServer, backbone: Backbone) -> None:
     for seed in range(9):
-        own.registry.publish("crowd", soft_prompt(backbone, seed=seed, rows=1), labels=LABELS)
+        own.registry.publish("crowd", Publication(soft_prompt(backbone, seed=seed, rows=1), labels=LABELS))
     eight = "+".join(["crowd@1", *map(str, range(2, 9))])
     assert len(_run(own, eight, input="x")["members"]) == 8
     answer = httpx.post(f"{own.url}/v1/tasks/{eight}+9/run", json={"input": "x"})

@@ -15,6 +15,7 @@ from app.api.targets import find_target
 from app.errors import DeadlineExceeded
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.tuning.dataset import Example, hash_examples
 from app.tuning.evaluation import evaluate_version
 from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt
@@ -26,14 +27,18 @@ INPUTS = [f"a film {'good' if n % 3 else 'dull'} {'indeed ' * (n % 7)}{n}" for n
 def own(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with run_server(make_settings(tmp_path_factory.mktemp("prompts")), backbone) as live:
         publish = live.registry.publish
-        publish("two", soft_prompt(backbone), template=Template(REVIEW), labels=LABELS, label_temperature=2.5)
+        publish(
+            "two", Publication(soft_prompt(backbone), template=Template(REVIEW), labels=LABELS, label_temperature=2.5)
+        )
         many = [f"{first} {second}" for first in "abcdefg" for second in "xyz"]
-        publish("many", soft_prompt(backbone, seed=1), labels=many)
+        publish("many", Publication(soft_prompt(backbone, seed=1), labels=many))
         publish(
             "text",
-            soft_prompt(backbone, seed=2),
-            template=Template("{input}\nA: {target}"),
-            sampling={"max_tokens": 9, "stop": ["e"], "temperature": 1.0},
+            Publication(
+                soft_prompt(backbone, seed=2),
+                template=Template("{input}\nA: {target}"),
+                sampling={"max_tokens": 9, "stop": ["e"], "temperature": 1.0},
+            ),
         )
         yield live
 
@@ -69,7 +74,7 @@ def test_the_engine_finds_what_the_plain_path_finds(own: LiveServer, backbone: B
 
 
 def test_the_probabilities_of_a_version_have_its_temperature(own: LiveServer, backbone: Backbone) -> None:
-    own.registry.publish("cold", soft_prompt(backbone), template=Template(REVIEW), labels=LABELS)
+    own.registry.publish("cold", Publication(soft_prompt(backbone), template=Template(REVIEW), labels=LABELS))
     for text in INPUTS[:4]:
         [hot, cold] = httpx.post(
             f"{own.url}/v1/run", json=[{"task": "two", "input": text}, {"task": "cold", "input": text}]
@@ -122,7 +127,7 @@ def test_an_uploaded_file_is_evaluated_as_examples_in_the_request_are(own: LiveS
     inline = _ask(own, "two", examples).json()
     uploaded = httpx.post(path, json={"file": upload["id"], "record": True}, timeout=120).json()
     _assert_equal_but_for_rounding(uploaded, inline)
-    [kept] = own.registry.evaluations(own.registry.resolve("two"))
+    [kept] = own.registry.evaluations.of_version(own.registry.resolve("two"))
     assert (kept.data_name, kept.data_sha256) == ("test.jsonl", inline["data_sha256"])
     gate = httpx.put(f"{own.url}/v1/tasks/two/aliases/live", json={"version": 1, "gate": {"file": upload["id"]}})
     assert gate.json()["gate"]["data_sha256"] == inline["data_sha256"]

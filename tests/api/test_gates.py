@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.dataset import Example, hash_examples
 from app.tuning.evaluation import evaluate
@@ -39,7 +40,7 @@ def live(backbone: Backbone, seeds: tuple[int, int], tmp_path_factory: pytest.Te
     with run_server(make_settings(tmp_path_factory.mktemp("prompts")), backbone) as server:
         for seed, alias in zip(seeds, ("live", None), strict=True):
             prompt = soft_prompt(backbone, seed=seed)
-            server.registry.publish("good", prompt, template=Template(REVIEW), labels=LABELS, alias=alias)
+            server.registry.publish("good", Publication(prompt, template=Template(REVIEW), labels=LABELS), alias=alias)
         yield server
 
 

@@ -14,6 +14,7 @@ import torch
 from app.insight.variants import made_of_tokens, without_token
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.dataset import Example
 from app.tuning.encoding import Batch, encode_examples
@@ -32,12 +33,15 @@ def live(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with run_server(make_settings(tmp_path_factory.mktemp("prompts")), backbone) as server:
         publish = server.registry.publish
         start = soft_prompt(backbone, seed=9).rows
-        publish("soft", soft_prompt(backbone), template=Template(REVIEW), labels=LABELS, initial=start)
-        publish("soft", soft_prompt(backbone, rows=5, seed=1), template=Template(REVIEW), labels=LABELS)
+        publish("soft", Publication(soft_prompt(backbone), template=Template(REVIEW), labels=LABELS, initial=start))
+        publish("soft", Publication(soft_prompt(backbone, rows=5, seed=1), template=Template(REVIEW), labels=LABELS))
         keys_values = random_prompt(backbone, 4, kind=PromptKind.KV)
-        publish("prefix", keys_values, template=Template(REVIEW), labels=LABELS, label_temperature=2.0)
-        publish("title", soft_prompt(backbone, rows=3, seed=2), template=HEADLINE)
-        publish("one", TaskPrompt.from_embeddings(random_rows(backbone, 1), backbone.fingerprint), labels=LABELS)
+        publish("prefix", Publication(keys_values, template=Template(REVIEW), labels=LABELS, label_temperature=2.0))
+        publish("title", Publication(soft_prompt(backbone, rows=3, seed=2), template=HEADLINE))
+        publish(
+            "one",
+            Publication(TaskPrompt.from_embeddings(random_rows(backbone, 1), backbone.fingerprint), labels=LABELS),
+        )
         yield server
 
 

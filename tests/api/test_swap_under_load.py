@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.model.backbone import Backbone
+from app.registry.publication import Publication
 from tests.api.server import LiveServer, make_settings, run_server, soft_prompt
 
 NUM_CLIENTS = 16
@@ -39,7 +40,7 @@ class _Writer:
     def publish(self) -> None:
         seed = self._random.randrange(6)
         # The number is known only afterwards, so a client may see it before this table does; it is read at the end.
-        version = self._registry.publish("task", soft_prompt(self._backbone, seed=seed))
+        version = self._registry.publish("task", Publication(soft_prompt(self._backbone, seed=seed)))
         self.number_to_seed[version.number] = seed
         self._here.append(version.number)
 
@@ -94,6 +95,6 @@ def test_no_error_and_no_answer_of_another_version(live: LiveServer, backbone: B
 
 
 def _text_of(live: LiveServer, backbone: Backbone, seed: int) -> str:
-    live.registry.publish(f"alone-{seed}", soft_prompt(backbone, seed=seed))
+    live.registry.publish(f"alone-{seed}", Publication(soft_prompt(backbone, seed=seed)))
     body = {"input": "hello", "max_tokens": MAX_TOKENS, "ignore_eos": True}
     return str(httpx.post(f"{live.url}/v1/tasks/alone-{seed}/run", json=body, timeout=60).json()["text"])

@@ -25,8 +25,9 @@ import torch
 
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.gate import Gate
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from tests.models import tiny_backbone
@@ -40,20 +41,20 @@ DISK_CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 def act(registry: Registry, backbone: Backbone, operation: str, task: str, seed: int) -> list[Any]:
     """Do one operation and return what it promised."""
     if operation == "publish":
-        version = registry.publish(task, random_prompt(backbone, 3, seed=seed))
+        version = registry.publish(task, Publication(random_prompt(backbone, 3, seed=seed)))
         return [operation, task, version.number, version.digest]
     if operation == "publish aside":
-        version = registry.publish(task, random_prompt(backbone, 3, seed=seed), alias=None)
+        version = registry.publish(task, Publication(random_prompt(backbone, 3, seed=seed)), alias=None)
         return [operation, task, version.number, version.digest]
     if operation == "publish behind a gate":
         prompt = random_prompt(backbone, 3, seed=seed)
         measured = RecordedEvaluation(digest=prompt.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 1.0})
-        version = registry.publish(task, prompt, evaluations=[measured])
+        version = registry.publish(task, Publication(prompt), evaluations=[measured])
         return ["publish", task, version.number, version.digest]
     if operation == "attach a gate":
         live = registry.resolve(task)
         measured = RecordedEvaluation(digest=live.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 0.5})
-        registry.record(live, measured)
+        registry.evaluations.record(live, measured)
         registry.set_alias(task, "live", live.number, gate=GATE, gate_examples=EXAMPLES)
         return ["roll back", task, live.number, ""]
     if operation == "roll back":

@@ -17,6 +17,7 @@ from app.errors import BackboneMismatch, CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.aliases import AliasTable
 from app.registry.importers import read_checkpoint, write_checkpoint
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import PromptKind
@@ -54,7 +55,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_a_version_copied_in_is_served_without_a_restart(registry: Registry, root: Path, backbone: Backbone) -> None:
     with memory_folder() as elsewhere:
-        version = Registry(FileStore(elsewhere), backbone).publish("mood", random_prompt(backbone))
+        version = Registry(FileStore(elsewhere), backbone).publish("mood", Publication(random_prompt(backbone)))
         shutil.copytree(elsewhere / "mood", root / "mood")
     registry.refresh()
     assert registry.resolve("mood") == version
@@ -65,11 +66,11 @@ def test_without_aliases_the_newest_version_is_live_until_somebody_moves_it(
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
     for seed in range(2):
-        registry.publish("mood", random_prompt(backbone, seed=seed))
+        registry.publish("mood", Publication(random_prompt(backbone, seed=seed)))
     (root / "mood" / "aliases.json").unlink()
     registry.refresh()
     assert registry.aliases("mood") == {"live": 2}
-    registry.publish("mood", random_prompt(backbone, seed=5), alias=None)
+    registry.publish("mood", Publication(random_prompt(backbone, seed=5)), alias=None)
     assert registry.aliases("mood") == {"live": 2}
     assert json.loads((root / "mood" / "aliases.json").read_text())["aliases"] == {"live": 2}
 
@@ -96,7 +97,7 @@ def test_a_bare_peft_checkpoint_is_adopted_for_the_running_backbone(
 def test_a_checkpoint_dropped_beside_versions_becomes_the_next_and_does_not_go_live(
     registry: Registry, root: Path, foreign: Path, backbone: Backbone
 ) -> None:
-    registry.publish("mood", random_prompt(backbone))
+    registry.publish("mood", Publication(random_prompt(backbone)))
     for path in foreign.iterdir():
         shutil.copy(path, root / "mood")
     registry.refresh()
@@ -131,7 +132,7 @@ def test_a_version_copied_from_another_task_keeps_its_backbone_and_says_where_it
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
     prompt = random_prompt(backbone)
-    original = registry.publish("mood", prompt, labels=["a", "b"], initial=prompt.rows)
+    original = registry.publish("mood", Publication(prompt, labels=["a", "b"], initial=prompt.rows))
     shutil.copytree(root / "mood", root / "copied")
     shutil.copytree(root / "mood" / "1", root / "dropped")
     registry.refresh()
@@ -148,7 +149,7 @@ def test_a_number_that_was_given_before_is_not_given_to_a_dropped_folder(
     registry: Registry, root: Path, foreign: Path, backbone: Backbone
 ) -> None:
     for seed in range(2):
-        registry.publish("mood", random_prompt(backbone, seed=seed))
+        registry.publish("mood", Publication(random_prompt(backbone, seed=seed)))
     registry.delete_version("mood", 1)
     shutil.copytree(foreign, root / "mood" / "1")
     registry.refresh()
@@ -161,7 +162,7 @@ def test_a_half_copied_folder_is_served_only_when_it_is_complete(
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
     with memory_folder() as elsewhere:
-        version = Registry(FileStore(elsewhere), backbone).publish("mood", random_prompt(backbone))
+        version = Registry(FileStore(elsewhere), backbone).publish("mood", Publication(random_prompt(backbone)))
         files = snapshot(elsewhere / "mood" / "1")
     target = root / "mood" / "1"
     target.mkdir(parents=True)
@@ -272,7 +273,7 @@ def test_names_that_are_no_tasks_are_passed_over(registry: Registry, root: Path,
 def test_a_folder_taken_away_is_gone_and_the_rest_stays(registry: Registry, root: Path, backbone: Backbone) -> None:
     for task in ("a", "b"):
         for seed in range(2):
-            registry.publish(task, random_prompt(backbone, seed=seed))
+            registry.publish(task, Publication(random_prompt(backbone, seed=seed)))
     shutil.rmtree(root / "a")
     shutil.rmtree(root / "b" / "1")
     registry.refresh()
@@ -281,16 +282,16 @@ def test_a_folder_taken_away_is_gone_and_the_rest_stays(registry: Registry, root
 
 def test_aliases_edited_in_place_are_seen(registry: Registry, root: Path, backbone: Backbone) -> None:
     for seed in range(2):
-        registry.publish("a", random_prompt(backbone, seed=seed))
+        registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
     (root / "a" / "aliases.json").write_text('{"aliases": {"live": 1}}')
     registry.refresh()
     assert registry.resolve("a").number == 1
-    assert registry.publish("a", random_prompt(backbone)).number == 3
+    assert registry.publish("a", Publication(random_prompt(backbone))).number == 3
 
 
 def test_an_alias_of_a_version_taken_away_is_not_found(registry: Registry, root: Path, backbone: Backbone) -> None:
     for seed in range(2):
-        registry.publish("a", random_prompt(backbone, seed=seed))
+        registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
     shutil.rmtree(root / "a" / "2")
     registry.refresh()
     with pytest.raises(NotFound):
@@ -300,20 +301,20 @@ def test_an_alias_of_a_version_taken_away_is_not_found(registry: Registry, root:
 
 def test_two_registries_on_one_folder_see_each_other(registry: Registry, root: Path, backbone: Backbone) -> None:
     other = Registry(FileStore(root), None)
-    registry.publish("a", random_prompt(backbone, seed=0))
-    registry.publish("a", random_prompt(backbone, seed=1))
+    registry.publish("a", Publication(random_prompt(backbone, seed=0)))
+    registry.publish("a", Publication(random_prompt(backbone, seed=1)))
     other.refresh()
     other.set_alias("a", "live", 1)
     registry.refresh()
     assert registry.resolve("a").number == 1
     other.delete_version("a", 2)
-    assert registry.publish("a", random_prompt(backbone)).number == 3
+    assert registry.publish("a", Publication(random_prompt(backbone))).number == 3
 
 
 def test_a_registry_whose_folder_vanishes_keeps_what_it_knew(
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
-    version = registry.publish("a", random_prompt(backbone))
+    version = registry.publish("a", Publication(random_prompt(backbone)))
     root.rename(root.with_name("unmounted"))
     with pytest.raises(NotFound):
         registry.refresh()
@@ -324,13 +325,13 @@ def test_a_registry_whose_folder_vanishes_keeps_what_it_knew(
 def test_a_watcher_takes_in_what_is_dropped_and_survives_a_vanished_folder(
     registry: Registry, root: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     registry.start_watching(0.02)
     try:
         root.rename(root.with_name("unmounted"))
         wait_for(lambda: "stays in service" in caplog.text)
         root.with_name("unmounted").rename(root)
-        Registry(FileStore(root), backbone).publish("b", random_prompt(backbone))
+        Registry(FileStore(root), backbone).publish("b", Publication(random_prompt(backbone)))
         wait_for(lambda: len(registry.tasks()) == 2)
     finally:
         registry.close()
@@ -349,8 +350,8 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     import os
 
     writer = Registry(FileStore(root), backbone)
-    version = writer.publish("a", random_prompt(backbone))
-    writer.publish("a", random_prompt(backbone), alias=None)
+    version = writer.publish("a", Publication(random_prompt(backbone)))
+    writer.publish("a", Publication(random_prompt(backbone)), alias=None)
     table = AliasTable.decode((root / "a" / "aliases.json").read_bytes())
     (root / "a" / "aliases.json").write_bytes(table.changed(deleting=(2,)).encode())
     real_open = os.open
@@ -368,7 +369,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     registry = Registry(FileStore(root), backbone)
     assert registry.prompt(registry.resolve("a")).digest == version.digest
     for change in (
-        lambda: registry.publish("a", random_prompt(backbone)),
+        lambda: registry.publish("a", Publication(random_prompt(backbone))),
         lambda: registry.set_alias("a", "other", 1),
         lambda: registry.delete_task("a"),
     ):
@@ -384,7 +385,7 @@ def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
     import os
 
     for task in ("a", "b"):
-        registry.publish(task, random_prompt(backbone))
+        registry.publish(task, Publication(random_prompt(backbone)))
     real_scandir = os.scandir
 
     def refuse(path: Path) -> object:

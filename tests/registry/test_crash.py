@@ -126,9 +126,9 @@ def check_gates(root: Path, registry: Registry) -> None:
     """Where there is a gate, there are its examples, and a score of what the alias means."""
     for summary in registry.tasks():
         for alias, gate in summary.gates.items():
-            assert registry.gate_examples(summary.task, gate)
+            assert registry.gates.examples(summary.task, gate)
             live = registry.resolve(f"{summary.task}@{alias}")
-            assert registry.find_evaluation(live, gate.data_sha256) is not None
+            assert registry.evaluations.find(live, gate.data_sha256) is not None
 
 
 def registry_versions(registry: Registry, task: str) -> dict[int, str]:

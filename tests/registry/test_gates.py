@@ -10,8 +10,9 @@ import pytest
 
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
-from app.registry.evaluations import MAX_EVALUATIONS, RecordedEvaluation
+from app.registry.evaluation_folder import MAX_EVALUATIONS, RecordedEvaluation
 from app.registry.gate import Gate
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore, Store
 from app.registry.version import Version
@@ -51,9 +52,9 @@ def registry(store: Store, backbone: Backbone) -> Registry:
 
 def fill(registry: Registry, backbone: Backbone) -> None:
     for seed, accuracy in enumerate([0.8, 0.7, 0.9, None]):
-        version = registry.publish("a", random_prompt(backbone, seed=seed), alias=None)
+        version = registry.publish("a", Publication(random_prompt(backbone, seed=seed)), alias=None)
         if accuracy is not None:
-            registry.record(version, score_of(version, accuracy))
+            registry.evaluations.record(version, score_of(version, accuracy))
     registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES)
 
 
@@ -79,17 +80,17 @@ def test_a_version_without_a_score_is_refused(registry: Registry) -> None:
     with pytest.raises(GateFailed, match="version 4 has no accuracy on the gate's examples yet"):
         registry.set_alias("a", "live", 4)
     version = registry.resolve("a@4")
-    registry.record(version, score_of(version, 1.0, data="e" * 64))
+    registry.evaluations.record(version, score_of(version, 1.0, data="e" * 64))
     with pytest.raises(GateFailed, match="version 4 has no accuracy"):
         registry.set_alias("a", "live", 4)
-    registry.record(version, score_of(version, 0.8))
+    registry.evaluations.record(version, score_of(version, 0.8))
     registry.set_alias("a", "live", 4)
 
 
 def test_force_moves_what_the_gate_refuses_and_keeps_the_gate(registry: Registry) -> None:
     registry.set_alias("a", "live", 4, force=True)
     assert registry.resolve("a").number == 4
-    assert registry.gate("a", "live") == GATE
+    assert registry.gates.find("a", "live") == GATE
 
 
 def test_a_tolerance_lets_a_version_score_that_much_lower(registry: Registry) -> None:
@@ -117,14 +118,14 @@ def test_other_aliases_and_new_ones_move_freely(registry: Registry) -> None:
     registry.set_alias("a", "canary", 4)
     other = Gate(DATA, "accuracy")
     registry.set_alias("a", "new", 2, gate=other, gate_examples=EXAMPLES)
-    assert registry.gate("a", "new") == other
+    assert registry.gates.find("a", "new") == other
 
 
 def test_a_gate_counts_for_the_move_it_comes_with(registry: Registry) -> None:
     registry.set_alias("a", "canary", 1)
     with pytest.raises(GateFailed):
         registry.set_alias("a", "canary", 2, gate=GATE, gate_examples=EXAMPLES)
-    assert registry.gate("a", "canary") is None
+    assert registry.gates.find("a", "canary") is None
 
 
 # --- publishing onto a gated alias
@@ -134,7 +135,7 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
     prompt = random_prompt(backbone, seed=9)
 
     def publish(*evaluations: RecordedEvaluation, force: bool = False) -> Version:
-        return registry.publish("a", prompt, evaluations=evaluations, force=force)
+        return registry.publish("a", Publication(prompt), evaluations=evaluations, force=force)
 
     def measured(accuracy: float) -> RecordedEvaluation:
         return RecordedEvaluation(digest=prompt.digest, data_sha256=DATA, metrics={"accuracy": accuracy})
@@ -145,9 +146,9 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
         assert [version.number for version in registry.versions("a")] == [1, 2, 3, 4]
     assert publish(measured(0.8)).number == 5
     assert registry.resolve("a").number == 5
-    assert [each.metrics for each in registry.evaluations(registry.resolve("a"))] == [{"accuracy": 0.8}]
+    assert [each.metrics for each in registry.evaluations.of_version(registry.resolve("a"))] == [{"accuracy": 0.8}]
     assert publish(force=True).number == 6
-    assert registry.publish("a", prompt, alias=None).number == 7
+    assert registry.publish("a", Publication(prompt), alias=None).number == 7
     assert registry.resolve("a").number == 6
 
 
@@ -156,13 +157,13 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
 
 def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry: Registry) -> None:
     again = Registry(store, None)
-    assert again.gate("a", "live") == GATE
-    assert again.gate_examples("a", GATE) == EXAMPLES
+    assert again.gates.find("a", "live") == GATE
+    assert again.gates.examples("a", GATE) == EXAMPLES
     assert again.tasks()[0].gates == {"live": GATE}
-    found = again.find_evaluation(again.resolve("a@3"), DATA)
+    found = again.evaluations.find(again.resolve("a@3"), DATA)
     assert found is not None
     assert found.metrics == {"accuracy": 0.9}
-    assert again.evaluations(again.resolve("a@4")) == []
+    assert again.evaluations.of_version(again.resolve("a@4")) == []
 
 
 def test_a_table_without_gates_is_one_of_an_earlier_softswap(registry: Registry) -> None:
@@ -185,9 +186,9 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
         return [name for name in store.entries("a/evaluations") if name.endswith(".jsonl")]
 
     registry.set_alias("a", "canary", 1, gate=GATE, gate_examples=EXAMPLES)
-    registry.delete_gate("a", "live")
+    registry.gates.delete("a", "live")
     assert kept() == [f"{DATA}.jsonl"]
-    assert registry.gate("a", "live") is None
+    assert registry.gates.find("a", "live") is None
     registry.set_alias("a", "live", 2)
     other = b'["other", "no"]\n'
     registry.set_alias("a", "canary", 1, gate=Gate(hashlib.sha256(other).hexdigest(), "accuracy"), gate_examples=other)
@@ -195,7 +196,7 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
     registry.delete_alias("a", "canary")
     assert kept() == []
     with pytest.raises(NotFound):
-        registry.delete_gate("a", "live")
+        registry.gates.delete("a", "live")
 
 
 def test_what_is_deleted_takes_its_evaluations_with_it(store: Store, registry: Registry) -> None:
@@ -219,44 +220,44 @@ def test_damaged_examples_are_refused_and_a_damaged_score_is_none(folder: Path, 
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with pytest.raises(CorruptPrompt, match="attach the gate again"):
-        registry.gate_examples("a", GATE)
+        registry.gates.examples("a", GATE)
     with pytest.raises(GateFailed, match="version 1 has no accuracy"):
         registry.set_alias("a", "live", 3)
-    assert registry.evaluations(registry.resolve("a@3")) == []
+    assert registry.evaluations.of_version(registry.resolve("a@3")) == []
 
 
 def test_a_score_of_another_prompt_under_the_same_number_is_none(folder: Path, backbone: Backbone) -> None:
     for name, seed in (("one", 0), ("two", 100)):
         registry = Registry(FileStore(folder / name), backbone)
-        version = registry.publish("a", random_prompt(backbone, seed=seed))
-        registry.record(version, score_of(version, 0.5))
+        version = registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
+        registry.evaluations.record(version, score_of(version, 0.5))
     stolen = folder / "one" / "a" / "evaluations"
     (folder / "two" / "a" / "evaluations" / f"1-{DATA}.json").write_bytes((stolen / f"1-{DATA}.json").read_bytes())
-    assert registry.find_evaluation(registry.resolve("a"), DATA) is None
+    assert registry.evaluations.find(registry.resolve("a"), DATA) is None
 
 
 def test_figures_on_the_same_examples_are_replaced_and_a_version_keeps_so_many(
     store: Store, backbone: Backbone
 ) -> None:
     registry = Registry(store, backbone)
-    version = registry.publish("b", random_prompt(backbone))
+    version = registry.publish("b", Publication(random_prompt(backbone)))
     for number in range(MAX_EVALUATIONS):
-        registry.record(version, score_of(version, 0.5, data=f"{number:064x}"))
-    registry.record(version, score_of(version, 0.6, data=f"{3:064x}"))
-    assert len(registry.evaluations(version)) == MAX_EVALUATIONS
+        registry.evaluations.record(version, score_of(version, 0.5, data=f"{number:064x}"))
+    registry.evaluations.record(version, score_of(version, 0.6, data=f"{3:064x}"))
+    assert len(registry.evaluations.of_version(version)) == MAX_EVALUATIONS
     with pytest.raises(InvalidInput, match="at most"):
-        registry.record(version, score_of(version, 0.5, data="f" * 64))
+        registry.evaluations.record(version, score_of(version, 0.5, data="f" * 64))
 
 
 def test_nothing_is_recorded_of_a_version_that_is_gone(registry: Registry, store: Store) -> None:
     version = registry.resolve("a@4")
     registry.delete_version("a", 4)
     with pytest.raises(NotFound):
-        registry.record(version, score_of(version, 0.5))
+        registry.evaluations.record(version, score_of(version, 0.5))
 
 
 def test_if_match_guards_gates_too(registry: Registry) -> None:
     etag = registry.etag("a")
-    registry.delete_gate("a", "live", if_match=etag)
+    registry.gates.delete("a", "live", if_match=etag)
     with pytest.raises(Conflict):
         registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES, if_match=etag)

@@ -17,6 +17,7 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.binding import bind_text
 from app.registry.importers import read_checkpoint
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore, Store
 from app.task_prompt import PromptKind, TaskPrompt
@@ -59,15 +60,17 @@ def test_what_is_published_is_there_for_the_next_process(store: Store, registry:
     for task, prompt in prompts.items():
         registry.publish(
             task,
-            prompt,
-            template=Template("{input}: {target}"),
-            labels=["no", "yes"],
-            sampling={"stop": ("\n",), "logit_bias": {5: 1.0}},
-            metrics={"accuracy": 0.5},
-            tuning={"learning_rate": 0.3},
-            data_sha256="d" * 64,
-            provenance={"source": "test"},
-            description="A task.",
+            Publication(
+                prompt,
+                template=Template("{input}: {target}"),
+                labels=["no", "yes"],
+                sampling={"stop": ("\n",), "logit_bias": {5: 1.0}},
+                metrics={"accuracy": 0.5},
+                tuning={"learning_rate": 0.3},
+                data_sha256="d" * 64,
+                provenance={"source": "test"},
+                description="A task.",
+            ),
         )
     again = Registry(store, backbone)
     assert [summary.task for summary in again.tasks()] == ["prefix", "soft", "words"]
@@ -86,9 +89,9 @@ def test_what_is_published_is_there_for_the_next_process(store: Store, registry:
 
 
 def test_a_task_means_its_live_version_and_a_pin_stays(registry: Registry, backbone: Backbone) -> None:
-    first = registry.publish("a", random_prompt(backbone, seed=1))
-    second = registry.publish("a", random_prompt(backbone, seed=2))
-    third = registry.publish("a", random_prompt(backbone, seed=3), alias=None)
+    first = registry.publish("a", Publication(random_prompt(backbone, seed=1)))
+    second = registry.publish("a", Publication(random_prompt(backbone, seed=2)))
+    third = registry.publish("a", Publication(random_prompt(backbone, seed=3)), alias=None)
     assert [version.number for version in registry.versions("a")] == [1, 2, 3]
     assert registry.resolve("a") == registry.resolve("a@live") == second
     assert registry.resolve("a@1") == first
@@ -100,7 +103,7 @@ def test_a_task_means_its_live_version_and_a_pin_stays(registry: Registry, backb
 
 
 def test_the_first_version_published_without_an_alias_is_not_live(registry: Registry, backbone: Backbone) -> None:
-    registry.publish("a", random_prompt(backbone), alias=None)
+    registry.publish("a", Publication(random_prompt(backbone)), alias=None)
     with pytest.raises(NotFound):
         registry.resolve("a")
     assert registry.resolve("a@1").number == 1
@@ -109,21 +112,21 @@ def test_the_first_version_published_without_an_alias_is_not_live(registry: Regi
 
 @pytest.mark.parametrize("name", ["b", "a@2", "a@canary", "a@sha256:00000000", "A", "a@@", ""])
 def test_a_name_of_nothing_is_not_found(registry: Registry, backbone: Backbone, name: str) -> None:
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     with pytest.raises(NotFound):
         registry.resolve(name)
 
 
 def test_a_digest_must_be_unique_to_be_a_name(registry: Registry, backbone: Backbone) -> None:
     prompt = random_prompt(backbone)
-    registry.publish("a", prompt)
-    registry.publish("a", prompt)
+    registry.publish("a", Publication(prompt))
+    registry.publish("a", Publication(prompt))
     assert registry.resolve(f"a@sha256:{prompt.digest[:8]}").digest == prompt.digest
 
 
 def test_a_weighted_alias_shares_requests_by_its_weights(registry: Registry, backbone: Backbone) -> None:
     for seed in range(2):
-        registry.publish("a", random_prompt(backbone, seed=seed))
+        registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
     registry.set_alias("a", "live", {1: 3, 2: 1})
     rng = random.Random(5)
     counts = Counter(registry.resolve("a", rng=rng).number for _ in range(4_000))
@@ -143,12 +146,12 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
     seen = set()
     prompt = random_prompt(backbone)
     with pytest.raises(Conflict):
-        registry.publish("a", prompt, if_match="*")
-    registry.publish("a", prompt)
+        registry.publish("a", Publication(prompt), if_match="*")
+    registry.publish("a", Publication(prompt))
     stale = registry.etag("a")
     changes = [
-        lambda etag: registry.publish("a", prompt, if_match=etag),
-        lambda etag: registry.publish("a", prompt, alias=None, if_match="*"),
+        lambda etag: registry.publish("a", Publication(prompt), if_match=etag),
+        lambda etag: registry.publish("a", Publication(prompt), alias=None, if_match="*"),
         lambda etag: registry.set_alias("a", "live", 1, if_match=etag),
         lambda etag: registry.set_alias("a", "live", 2, if_match=etag),
         lambda etag: registry.set_alias("a", "other", {1: 0.5, 2: 0.5}, if_match=etag),
@@ -161,7 +164,7 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
         seen.add(etag)
         change(etag)
     stale_changes = [
-        lambda: registry.publish("a", prompt, if_match=stale),
+        lambda: registry.publish("a", Publication(prompt), if_match=stale),
         lambda: registry.set_alias("a", "live", 2, if_match=stale),
         lambda: registry.delete_alias("a", "live", if_match=stale),
         lambda: registry.delete_version("a", 3, if_match=stale),
@@ -179,7 +182,7 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
 
 def test_a_version_an_alias_names_is_not_deleted(registry: Registry, backbone: Backbone) -> None:
     for seed in range(3):
-        registry.publish("a", random_prompt(backbone, seed=seed))
+        registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
     registry.set_alias("a", "canary", {1: 1, 2: 1})
     for number in (1, 2, 3):
         with pytest.raises(InvalidInput, match="alias"):
@@ -194,7 +197,7 @@ def test_a_version_an_alias_names_is_not_deleted(registry: Registry, backbone: B
 def test_the_only_version_goes_with_the_task_and_not_alone_while_an_alias_names_it(
     registry: Registry, backbone: Backbone
 ) -> None:
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     with pytest.raises(InvalidInput, match="alias live names; delete the task instead"):
         registry.delete_version("a", 1)
     assert registry.resolve("a").number == 1
@@ -208,19 +211,19 @@ def test_the_only_version_goes_with_the_task_and_not_alone_while_an_alias_names_
 
 def test_no_number_is_given_out_twice(store: Store, registry: Registry, backbone: Backbone) -> None:
     prompt = random_prompt(backbone)
-    registry.publish("a", prompt)
-    registry.publish("a", prompt)
-    registry.publish("a", prompt, alias=None)
+    registry.publish("a", Publication(prompt))
+    registry.publish("a", Publication(prompt))
+    registry.publish("a", Publication(prompt), alias=None)
     registry.delete_version("a", 3)
-    assert registry.publish("a", prompt).number == 4
+    assert registry.publish("a", Publication(prompt)).number == 4
     registry.delete_task("a")
     registry = Registry(store, backbone)
-    assert registry.publish("a", prompt).id == "a@5"
+    assert registry.publish("a", Publication(prompt)).id == "a@5"
     assert registry.aliases("a") == {"live": 5}
 
 
 def test_deleting_or_moving_what_is_not_there_is_not_found(registry: Registry, backbone: Backbone) -> None:
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     for change in (
         lambda: registry.delete_version("a", 2),
         lambda: registry.delete_version("b", 1),
@@ -237,7 +240,7 @@ def test_deleting_or_moving_what_is_not_there_is_not_found(registry: Registry, b
 
 
 def test_a_prompt_in_use_outlives_its_version(registry: Registry, backbone: Backbone) -> None:
-    version = registry.publish("a", random_prompt(backbone))
+    version = registry.publish("a", Publication(random_prompt(backbone)))
     prompt = registry.prompt(version)
     registry.delete_task("a")
     assert prompt.rows is not None
@@ -255,17 +258,18 @@ def test_what_cannot_be_published_is_refused_and_leaves_nothing(registry: Regist
         {"sampling": {"surprise": 1}},
         {"metrics": {"loss": float("nan")}},
         {"provenance": {"path": Path()}},
-        {"alias": "Not an alias"},
         {"description": "\ud800"},
         {"data_sha256": "short"},
     ):
         with pytest.raises(InvalidInput):
-            registry.publish("a", prompt, **fields)
+            registry.publish("a", Publication(prompt, **fields))
+    with pytest.raises(InvalidInput):
+        registry.publish("a", Publication(prompt), alias="Not an alias")
     for task in ("", "A", "../a", "a@1", "tiny-llama"):
         with pytest.raises(InvalidInput):
-            registry.publish(task, prompt)
+            registry.publish(task, Publication(prompt))
     assert registry.tasks() == []
-    assert registry.publish("a", prompt).number == 1
+    assert registry.publish("a", Publication(prompt)).number == 1
 
 
 def test_a_prompt_of_another_backbone_is_refused_even_if_the_width_fits(
@@ -274,13 +278,13 @@ def test_a_prompt_of_another_backbone_is_refused_even_if_the_width_fits(
     other = tiny_backbone("qwen2")
     assert other.hidden_size == backbone.hidden_size
     with pytest.raises(BackboneMismatch):
-        registry.publish("a", random_prompt(other))
-    version = Registry(store, other).publish("a", random_prompt(other))
+        registry.publish("a", Publication(random_prompt(other)))
+    version = Registry(store, other).publish("a", Publication(random_prompt(other)))
     registry.refresh()
     assert registry.resolve("a") == version
     with pytest.raises(BackboneMismatch, match="tiny-llama"):
         registry.prompt(version)
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     with pytest.raises(BackboneMismatch):
         registry.set_alias("a", "live", 1)
     assert registry.resolve("a").number == 2
@@ -289,7 +293,7 @@ def test_a_prompt_of_another_backbone_is_refused_even_if_the_width_fits(
 def test_a_prompt_that_leaves_no_room_for_text_is_refused(registry: Registry, backbone: Backbone) -> None:
     rows = torch.zeros(backbone.max_model_len, backbone.hidden_size)
     with pytest.raises(InvalidInput, match="512 positions"):
-        registry.publish("a", TaskPrompt.from_embeddings(rows, backbone.fingerprint))
+        registry.publish("a", Publication(TaskPrompt.from_embeddings(rows, backbone.fingerprint)))
 
 
 def test_a_registry_without_a_backbone_shows_moves_and_deletes_but_does_not_publish(
@@ -297,13 +301,13 @@ def test_a_registry_without_a_backbone_shows_moves_and_deletes_but_does_not_publ
 ) -> None:
     prompt = random_prompt(backbone)
     for _ in range(2):
-        registry.publish("a", prompt)
+        registry.publish("a", Publication(prompt))
     offline = Registry(store, None)
     assert offline.prompt(offline.resolve("a")).digest == prompt.digest
     offline.set_alias("a", "live", 1)
     offline.delete_version("a", 2)
     with pytest.raises(InvalidInput):
-        offline.publish("a", prompt)
+        offline.publish("a", Publication(prompt))
     registry.refresh()
     assert registry.resolve("a").number == 1
 
@@ -316,7 +320,7 @@ def test_an_exported_version_is_a_checkpoint_with_the_same_values(
 ) -> None:
     for kind in (PromptKind.EMBEDDINGS, PromptKind.KV):
         prompt = random_prompt(backbone, kind=kind)
-        version = registry.publish("a", prompt, initial=prompt.rows)
+        version = registry.publish("a", Publication(prompt, initial=prompt.rows))
         files = registry.files(version)
         assert sorted(files) == [
             "README.md", "adapter_config.json", "adapter_model.safetensors", "initial.safetensors", "task.json",
@@ -324,18 +328,18 @@ def test_an_exported_version_is_a_checkpoint_with_the_same_values(
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
         assert read_checkpoint(tmp_path, backbone).digest == version.digest
-    text = registry.publish("a", bind_text("Kind?", backbone))
+    text = registry.publish("a", Publication(bind_text("Kind?", backbone)))
     assert sorted(registry.files(text)) == ["README.md", "task.json"]
 
 
 def test_the_rows_tuning_started_from_are_kept(store: Store, registry: Registry, backbone: Backbone) -> None:
     for kind in (PromptKind.EMBEDDINGS, PromptKind.KV):
         start = random_rows(backbone, seed=5, kind=kind)
-        registry.publish("a", random_prompt(backbone, kind=kind), initial=start.double())
+        registry.publish("a", Publication(random_prompt(backbone, kind=kind), initial=start.double()))
         kept = Registry(store, None).initial(registry.resolve("a"))
         assert kept is not None
         assert torch.equal(kept, start)
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     assert registry.initial(registry.resolve("a")) is None
 
 
@@ -343,14 +347,14 @@ def test_rows_that_tuning_cannot_have_started_from_are_refused(registry: Registr
     rows = random_rows(backbone)
     for wrong in (rows[:-1], rows / 0, torch.zeros(3)):
         with pytest.raises(InvalidInput, match="initial"):
-            registry.publish("a", random_prompt(backbone), initial=wrong)
+            registry.publish("a", Publication(random_prompt(backbone), initial=wrong))
     with pytest.raises(InvalidInput, match="initial"):
-        registry.publish("a", bind_text("Kind?", backbone), initial=rows)
+        registry.publish("a", Publication(bind_text("Kind?", backbone), initial=rows))
 
 
 def test_damaged_initial_rows_are_refused_and_the_prompt_is_served(folder: Path, backbone: Backbone) -> None:
     prompt = random_prompt(backbone)
-    Registry(FileStore(folder), backbone).publish("a", prompt, initial=prompt.rows)
+    Registry(FileStore(folder), backbone).publish("a", Publication(prompt, initial=prompt.rows))
     path = folder / "a" / "1" / "initial.safetensors"
     content = bytearray(path.read_bytes())
     for place in range(0, len(content), 7):
@@ -369,7 +373,9 @@ def test_damaged_initial_rows_are_refused_and_the_prompt_is_served(folder: Path,
 
 
 def test_any_flipped_bit_of_a_published_version_is_refused(folder: Path, backbone: Backbone) -> None:
-    version = Registry(FileStore(folder), backbone).publish("a", random_prompt(backbone), labels=["x", "y"])
+    version = Registry(FileStore(folder), backbone).publish(
+        "a", Publication(random_prompt(backbone), labels=["x", "y"])
+    )
     rng = random.Random(11)
     for name, num_flips in (("adapter_model.safetensors", 300), ("task.json", 300), ("adapter_config.json", 100)):
         path = folder / "a" / "1" / name
@@ -391,7 +397,7 @@ def test_any_flipped_bit_of_a_published_version_is_refused(folder: Path, backbon
 
 def test_a_flip_in_a_running_server_is_refused_at_the_next_load(folder: Path, backbone: Backbone) -> None:
     registry = Registry(FileStore(folder), backbone, max_cache_bytes=0)
-    version = registry.publish("a", random_prompt(backbone))
+    version = registry.publish("a", Publication(random_prompt(backbone)))
     registry.prompt(version)
     path = folder / "a" / "1" / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
@@ -408,7 +414,7 @@ def test_a_corrupt_version_is_refused_and_the_rest_is_served(folder: Path, backb
     registry = Registry(FileStore(folder), backbone)
     for task in ("a", "b"):
         for seed in range(2):
-            registry.publish(task, random_prompt(backbone, seed=seed))
+            registry.publish(task, Publication(random_prompt(backbone, seed=seed)))
     (folder / "a" / "2" / "task.json").write_bytes(b"{}")
     again = Registry(FileStore(folder), backbone)
     with pytest.raises(CorruptPrompt, match="a@2"):
@@ -419,13 +425,13 @@ def test_a_corrupt_version_is_refused_and_the_rest_is_served(folder: Path, backb
     again.set_alias("a", "live", 1)
     again.delete_version("a", 2)
     assert again.faults() == {}
-    assert again.publish("a", random_prompt(backbone)).number == 3
+    assert again.publish("a", Publication(random_prompt(backbone))).number == 3
 
 
 def test_a_version_moved_to_another_number_is_not_served_as_that(folder: Path, backbone: Backbone) -> None:
     running = Registry(FileStore(folder), backbone, max_cache_bytes=0)
-    first = running.publish("a", random_prompt(backbone, seed=1))
-    running.publish("a", random_prompt(backbone, seed=2))
+    first = running.publish("a", Publication(random_prompt(backbone, seed=1)))
+    running.publish("a", Publication(random_prompt(backbone, seed=2)))
     (folder / "a" / "1").rename(folder / "a" / "tmp")
     (folder / "a" / "2").rename(folder / "a" / "1")
     (folder / "a" / "tmp").rename(folder / "a" / "2")
@@ -439,7 +445,7 @@ def test_a_version_moved_to_another_number_is_not_served_as_that(folder: Path, b
 
 def test_damaged_aliases_leave_pins_in_service_and_what_a_server_knew(folder: Path, backbone: Backbone) -> None:
     registry = Registry(FileStore(folder), backbone)
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     content = (folder / "a" / "aliases.json").read_bytes()
     (folder / "a" / "aliases.json").write_bytes(content.replace(b'"live": 1', b'"live": 9'))
     registry.refresh()
@@ -451,7 +457,7 @@ def test_damaged_aliases_leave_pins_in_service_and_what_a_server_knew(folder: Pa
     for writer in (registry, again):
         assert list(writer.faults()) == ["a/aliases.json"]
         with pytest.raises(CorruptPrompt):
-            writer.publish("a", random_prompt(backbone))
+            writer.publish("a", Publication(random_prompt(backbone)))
     (folder / "a" / "aliases.json").write_bytes(content)
     again.refresh()
     assert again.resolve("a").number == 1
@@ -460,7 +466,7 @@ def test_damaged_aliases_leave_pins_in_service_and_what_a_server_knew(folder: Pa
 
 def test_the_memory_for_prompts_is_bounded(store: Store, backbone: Backbone) -> None:
     registry = Registry(store, backbone, max_cache_bytes=20_000)
-    versions = [registry.publish(f"t{i}", random_prompt(backbone, seed=i)) for i in range(20)]
+    versions = [registry.publish(f"t{i}", Publication(random_prompt(backbone, seed=i))) for i in range(20)]
     for _ in range(2):
         for version in versions:
             assert registry.prompt(version).digest == version.digest
@@ -471,11 +477,11 @@ def test_the_memory_for_prompts_is_bounded(store: Store, backbone: Backbone) -> 
 def test_a_text_prompt_is_refused_where_the_tokenizer_reads_it_otherwise(store: Store, backbone: Backbone) -> None:
     prompt = TaskPrompt.from_text("Kind?", [5, 6, 7], backbone.fingerprint)
     with pytest.raises(BackboneMismatch, match="publish it again"):
-        Registry(store, backbone).publish("a", prompt)
+        Registry(store, backbone).publish("a", Publication(prompt))
 
 
 def test_readers_never_wait_for_a_writer(store: Store, registry: Registry, backbone: Backbone) -> None:
-    registry.publish("a", random_prompt(backbone))
+    registry.publish("a", Publication(random_prompt(backbone)))
     with store.lock():
         writer = threading.Thread(target=lambda: registry.set_alias("a", "other", 1))
         writer.start()
@@ -494,7 +500,7 @@ def test_a_published_tensor_is_float32_under_pefts_name(registry: Registry, back
     import safetensors.torch
 
     rows = random_rows(backbone)
-    version = registry.publish("a", TaskPrompt.from_embeddings(rows.bfloat16(), backbone.fingerprint))
+    version = registry.publish("a", Publication(TaskPrompt.from_embeddings(rows.bfloat16(), backbone.fingerprint)))
     tensors = safetensors.torch.load(registry.files(version)["adapter_model.safetensors"])
     assert list(tensors) == ["prompt_embeddings"]
     assert tensors["prompt_embeddings"].dtype is torch.float32

@@ -16,6 +16,7 @@ import pytest
 
 from app.errors import Conflict, InvalidInput, NotFound
 from app.registry.manifest import Manifest
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from tests.models import tiny_backbone
@@ -40,7 +41,7 @@ def test_32_writers_and_8_readers_never_meet_a_wrong_version() -> None:
         # the small cache makes most reads go to the disk
         registry = Registry(FileStore(folder), backbone, max_cache_bytes=30_000)
         for task in "abc":
-            id_to_digest[registry.publish(task, prompts[0]).id] = prompts[0].digest
+            id_to_digest[registry.publish(task, Publication(prompts[0])).id] = prompts[0].digest
 
         def write(seed: int) -> None:
             rng = random.Random(seed)
@@ -49,11 +50,11 @@ def test_32_writers_and_8_readers_never_meet_a_wrong_version() -> None:
                 try:
                     operation = rng.randrange(6)
                     if operation <= 1:
-                        version = registry.publish(task, prompt, alias=rng.choice(["live", None]))
+                        version = registry.publish(task, Publication(prompt), alias=rng.choice(["live", None]))
                         id_to_digest[version.id] = prompt.digest
                         assert version.digest == prompt.digest
                     elif operation == 2:
-                        version = registry.publish(task, prompt, if_match=registry.etag(task))
+                        version = registry.publish(task, Publication(prompt), if_match=registry.etag(task))
                         id_to_digest[version.id] = prompt.digest
                     elif operation == 3:
                         registry.set_alias(task, "live", rng.choice(registry.versions(task)).number)
@@ -112,7 +113,7 @@ def test_a_live_task_is_never_without_a_version_while_it_is_published_rolled_bac
     prompts = [random_prompt(backbone, 2, seed=seed) for seed in range(8)]
     with memory_folder() as folder:
         registry = Registry(FileStore(folder), backbone, max_cache_bytes=0)
-        registry.publish("a", prompts[0])
+        registry.publish("a", Publication(prompts[0]))
         done = threading.Event()
         surprises: list[BaseException] = []
         num_reads = 0
@@ -128,7 +129,7 @@ def test_a_live_task_is_never_without_a_version_while_it_is_published_rolled_bac
 
         def write() -> None:
             for turn in range(60):
-                registry.publish("a", prompts[turn % 8])
+                registry.publish("a", Publication(prompts[turn % 8]))
                 numbers = [version.number for version in registry.versions("a")]
                 if len(numbers) > 3:
                     registry.set_alias("a", "live", numbers[-2])
@@ -143,7 +144,7 @@ def many_tasks(folder: Path, num_tasks: int) -> None:
     """Copies of one that was published, each with a manifest and checksum of its own."""
     registry = Registry(FileStore(folder), tiny_backbone())
     prompt = random_prompt(tiny_backbone(), 20)
-    registry.publish("t00000", prompt, labels=["negative", "positive"], metrics={"accuracy": 0.87})
+    registry.publish("t00000", Publication(prompt, labels=["negative", "positive"], metrics={"accuracy": 0.87}))
     tensor = (folder / "t00000" / "1" / "adapter_model.safetensors").read_bytes()
     aliases = (folder / "t00000" / "aliases.json").read_bytes()
     manifest = Manifest.decode((folder / "t00000" / "1" / "task.json").read_bytes())
@@ -166,7 +167,9 @@ def test_ten_thousand_tasks_are_read_listed_and_kept_level_quickly() -> None:
             "list_s": duration_s(registry.tasks),
             "refresh_s": duration_s(registry.refresh),
             "resolve_us": 1e6 * duration_s(lambda: [registry.resolve("t05000") for _ in range(1_000)]) / 1_000,
-            "publish_s": duration_s(lambda: registry.publish("t05000", random_prompt(tiny_backbone(), 20, seed=9))),
+            "publish_s": duration_s(
+                lambda: registry.publish("t05000", Publication(random_prompt(tiny_backbone(), 20, seed=9)))
+            ),
         }
         print(json.dumps(figures))
         assert len(registry.tasks()) == NUM_TASKS

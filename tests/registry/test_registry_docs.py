@@ -8,6 +8,7 @@ from pathlib import Path
 from app.registry.aliases import AliasTable
 from app.registry.importers import MAX_UPLOAD_BYTES
 from app.registry.peft_checkpoint import PEFT_TYPE_TO_KIND
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from tests.models import tiny_backbone
@@ -23,7 +24,7 @@ def test_the_files_it_draws_are_those_a_publication_writes() -> None:
     drawn = set(re.findall(r"^ +([a-zA-Z_]+\.[a-z]+) ", drawing[1], re.MULTILINE))
     with memory_folder() as folder:
         prompt = random_prompt(tiny_backbone())
-        Registry(FileStore(folder), tiny_backbone()).publish("sentiment", prompt, initial=prompt.rows)
+        Registry(FileStore(folder), tiny_backbone()).publish("sentiment", Publication(prompt, initial=prompt.rows))
         written = {path.name for path in folder.rglob("*") if path.is_file()} - {".lock"}
     assert drawn == written
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app.errors import Conflict, InvalidInput, NotFound
 from app.registry.aliases import AliasTable
 from app.registry.importers import write_checkpoint
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
@@ -53,7 +54,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(task=TASKS, prompt=st.sampled_from(PROMPTS), alias=st.none() | ALIASES)
     def publish(self, task: str, prompt: TaskPrompt, alias: str | None) -> None:
-        version = self.registry.publish(task, prompt, alias=alias)
+        version = self.registry.publish(task, Publication(prompt), alias=alias)
         assert version.number == self.highest.get(task, 0) + 1
         self._add(task, version.number, prompt)
         if alias is not None:
@@ -116,11 +117,13 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         is_unchanged = bool(self.versions.get(task)) and self.registry.etag(task) == self.seen_etags[task]
         if is_unchanged:
-            version = self.registry.publish(task, prompt, if_match=self.seen_etags[task])
+            version = self.registry.publish(task, Publication(prompt), if_match=self.seen_etags[task])
             self._add(task, version.number, prompt)
             self.aliases[task]["live"] = version.number
         else:
-            self._refused(Conflict, lambda: self.registry.publish(task, prompt, if_match=self.seen_etags[task]))
+            self._refused(
+                Conflict, lambda: self.registry.publish(task, Publication(prompt), if_match=self.seen_etags[task])
+            )
 
     @rule(task=TASKS, seed=st.integers(0, 2**16))
     def leave_what_a_crash_leaves(self, task: str, seed: int) -> None:

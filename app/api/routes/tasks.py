@@ -109,7 +109,7 @@ async def list_evaluations(task: TaskName, number: Number, services: ServicesDep
     """What was measured after the publication, for a gate or with `record`; its own figures are in `metrics`."""
 
     def read() -> EvaluationList:
-        found = services.registry.evaluations(services.registry.resolve(f"{task}@{number}"))
+        found = services.registry.evaluations.of_version(services.registry.resolve(f"{task}@{number}"))
         return EvaluationList(data=[recorded_object(each) for each in found])
 
     return await asyncio.to_thread(read)
@@ -165,9 +165,15 @@ async def create_version(
     curl -F file=@adapter_model.safetensors -F 'metadata={"labels": ["no", "yes"]}' .../v1/tasks/mine/versions
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
-    prompt, metadata = await read_version(request, services.backbone)
+    publication, metadata = await read_version(request, services.backbone)
     version = await publish_measured(
-        services, task, prompt, metadata, if_match=_unquote(if_match), deadline_s=deadline_s
+        services,
+        task,
+        publication,
+        alias=metadata.alias,
+        force=bool(metadata.force),
+        if_match=_unquote(if_match),
+        deadline_s=deadline_s,
     )
     await _add_etag(services, task, response)
     response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
@@ -224,7 +230,7 @@ async def set_alias(
 )
 async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatch = None) -> Any:
     """The alias stays and moves freely; the gate's examples are no longer kept."""
-    await asyncio.to_thread(services.registry.delete_gate, task, alias, if_match=_unquote(if_match))
+    await asyncio.to_thread(services.registry.gates.delete, task, alias, if_match=_unquote(if_match))
     return Deleted(id=f"{task}@{alias}", object="task.gate")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
@@ -18,6 +18,8 @@ from app.api.schemas.evaluation import ExampleSource
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
 from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
+from app.registry.publication import Publication
+from app.task_prompt import TaskPrompt
 
 ALIAS_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$"
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
@@ -168,11 +170,18 @@ class VersionMetadata(Strict):
     )
     force: bool | None = Field(None, description="Move the alias whatever its gate says.")
 
-    def given(self) -> dict[str, Any]:
-        """Arguments of `Registry.publish`."""
-        values = {name: getattr(self, name) for name in VersionMetadata.model_fields if name not in ("alias", "force")}
-        given = {name: value for name, value in values.items() if value is not None}
-        return {**given, "template": Template(self.template)} if self.template is not None else given
+    def publication(self, prompt: TaskPrompt) -> Publication:
+        """The prompt with what is said about it. Raises InvalidInput."""
+        return Publication(
+            prompt,
+            template=None if self.template is None else Template(self.template),
+            labels=self.labels or (),
+            label_temperature=self.label_temperature,
+            sampling=self.sampling or {},
+            metrics=self.metrics or {},
+            provenance=self.provenance or {},
+            description=self.description or "",
+        )
 
 
 class UploadMetadata(VersionMetadata):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.errors import NotFound
+from app.registry.publication import Publication
 from app.tuning.dataset import unpack_examples
 from app.tuning.evaluation import evaluate_version_in_slices
 from app.tuning.gates import find_gate, numbers_to_score, unscored
@@ -45,26 +46,12 @@ class Publisher:
     def publish_checkpoint(self, candidate: Candidate) -> Version:
         """A version that no alias means."""
         mark = {"job": self._job.id, "checkpoint_step": candidate.step}
-        return self._find(mark) or self._publish(
-            candidate.prompt,
-            metrics={f"validation_{candidate.metric}": candidate.value},
-            tuning=asdict(self._run.plan.config),
-            provenance={"method": self._job.spec.provenance_method, **mark},
-        )
+        return self._find(mark) or self._publish(self._describe(candidate), mark)
 
     def publish_result(self, result: TuneResult) -> Version:
         """The version that the job was for, or another of its ensemble. No alias means it yet."""
         mark = {"job": self._job.id, "result_step": result.best_step, "result_member": result.member}
-        provenance = {**result.provenance, **mark}
-        tuning = provenance.pop("config")
-        return self._find(mark) or self._publish(
-            result.prompt,
-            label_temperature=result.validation.label_temperature,
-            metrics=result.metrics,
-            initial=result.initial,
-            tuning=tuning,
-            provenance=provenance,
-        )
+        return self._find(mark) or self._publish(result.publication(self._job.spec.description), mark)
 
     def find_scores(self, version: Version, lease: Lease, num_rows_at_once: int) -> None:
         """Measure, turn by turn, what the gate of the job's alias will ask of the version, if it has one.
@@ -75,13 +62,13 @@ class Publisher:
         gate = find_gate(registry, task, alias)
         if gate is None or alias is None:
             return
-        examples = unpack_examples(registry.gate_examples(task, gate))
+        examples = unpack_examples(registry.gates.examples(task, gate))
         numbers = numbers_to_score(registry, task, alias, version.number)
         for each in unscored(registry, task, gate, numbers):
             slices = evaluate_version_in_slices(
                 self._backbone, each, registry.prompt(each), examples, batch_size=num_rows_at_once
             )
-            registry.record(each, take_turns(lease, slices).record(each.digest, gate.data_sha256))
+            registry.evaluations.record(each, take_turns(lease, slices).record(each.digest, gate.data_sha256))
 
     def move_alias(self, version: Version) -> None:
         """Let the job's alias mean the version. Raises GateFailed: it scores lower than what the alias means now."""
@@ -96,19 +83,20 @@ class Publisher:
             return None
         return next((version for version in versions if mark.items() <= version.provenance.items()), None)
 
-    def _publish(self, prompt: TaskPrompt, *, provenance: dict[str, Any], **fields: Any) -> Version:
-        """Args: fields: of `Registry.publish`."""
+    def _publish(self, publication: Publication, mark: Mapping[str, Any]) -> Version:
+        marked = replace(publication, provenance={**publication.provenance, **mark})
+        return self._registry.publish(self._job.spec.task, marked, alias=None)
+
+    def _describe(self, candidate: Candidate) -> Publication:
         plan = self._run.plan
-        provenance.pop("data_hash", None)
-        return self._registry.publish(
-            self._job.spec.task,
-            prompt,
+        return Publication(
+            candidate.prompt,
             template=plan.template,
             labels=plan.labels,
             sampling={} if plan.labels else {"temperature": 0.0, "max_tokens": plan.config.max_target_tokens},
+            metrics={f"validation_{candidate.metric}": candidate.value},
             data_sha256=plan.data_hash,
-            provenance=provenance,
+            tuning=asdict(plan.config),
+            provenance={"method": self._job.spec.provenance_method},
             description=self._job.spec.description,
-            alias=None,
-            **fields,
         )

@@ -17,7 +17,7 @@ from app.errors import (
     Overloaded,
     TuningUnavailable,
 )
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.evaluation_folder import RecordedEvaluation
 from app.tuning.dataset import Example, pack_examples
 from app.tuning.gates import make_gate
 from app.tuning.jobs import job_book
@@ -333,14 +333,14 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
     gate = make_gate(examples, live.labels)
     perfect = RecordedEvaluation(digest=live.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 1.0})
-    registry.record(live, perfect)
+    registry.evaluations.record(live, perfect)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
     second = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
     assert second.version != first.version
     assert registry.resolve("likes").id == first.version
     [warning] = [event.message for event in all_events(shop, second) if event.level == "warn"]
     assert warning.startswith("live stays where it is: version")
-    assert registry.find_evaluation(registry.resolve(second.version), gate.data_sha256) is not None
+    assert registry.evaluations.find(registry.resolve(second.version), gate.data_sha256) is not None
 
 
 def test_nothing_comes_of_a_job_after_it_was_cancelled_and_forgotten(
@@ -392,7 +392,7 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     expected = {Order.CANCEL: JobStatus.CANCELLED, Order.PAUSE: JobStatus.PAUSED, None: JobStatus.QUEUED}[order]
     assert shop.jobs.get(job.id).status is expected
     assert lease.num_slices <= num_slices + 1
-    assert registry.find_evaluation(live, gate.data_sha256) is None
+    assert registry.evaluations.find(live, gate.data_sha256) is None
     assert registry.resolve("likes").id == first.version
     lease.open()
 
