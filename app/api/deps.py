@@ -43,3 +43,16 @@ async def get_deadline_s(
 
 
 DeadlineDep = Annotated[float, Depends(get_deadline_s)]
+
+
+async def get_if_match(
+    if_match: Annotated[
+        str | None,
+        Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
+    ] = None,
+) -> str | None:
+    """The value between the quotes of an ETag, or `*` for any."""
+    return None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
+
+
+IfMatchDep = Annotated[str | None, Depends(get_if_match)]

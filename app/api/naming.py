@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import InvalidInput, SoftswapError
+from app.errors import Conflict, InvalidInput, SoftswapError
 
 
 @contextmanager
 def naming(param: str) -> Iterator[None]:
-    """Whatever is wrong is wrong with this field."""
+    """Whatever is wrong is wrong with this field, but for what a writer has seen, which stands in If-Match."""
     try:
         yield
+    except Conflict:
+        raise
     except SoftswapError as error:
         error.param = param
         raise

@@ -13,7 +13,8 @@ from openai import (
 
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
-from tests.api.server import LiveServer
+from app.registry.publication import Publication
+from tests.api.server import LiveServer, soft_prompt
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -180,6 +181,20 @@ def test_models_are_the_backbone_and_the_tasks(client: OpenAI) -> None:
     model = client.models.retrieve("sentiment")
     assert (model.id, model.object, model.root, model.parent) == ("sentiment", "model", "sentiment@2", "tiny-llama")
     assert client.models.retrieve("sentiment@1").root == "sentiment@1"
+
+
+def test_what_a_job_left_is_deleted_like_a_fine_tuned_model(
+    server: LiveServer, client: OpenAI, backbone: Backbone
+) -> None:
+    for seed in (7, 8):
+        server.registry.publish("tuned", Publication(soft_prompt(backbone, seed=seed)))
+    version = client.models.delete("tuned@1")
+    assert (version.id, version.object, version.deleted) == ("tuned@1", "model", True)
+    with pytest.raises(BadRequestError, match="alias live"):
+        client.models.delete("tuned@2")
+    assert client.models.delete("tuned").deleted
+    with pytest.raises(NotFoundError):
+        client.models.retrieve("tuned")
 
 
 def test_a_task_with_labels_decides(client: OpenAI) -> None:

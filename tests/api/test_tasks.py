@@ -105,6 +105,49 @@ def test_a_deleted_task_is_gone(own: httpx.Client, backbone: Backbone) -> None:
     assert own.delete("/v1/tasks/leaving").status_code == 404
 
 
+def test_a_model_is_deleted_as_the_task_or_version_it_names(own: httpx.Client, backbone: Backbone) -> None:
+    for seed in (1, 2):
+        _upload(own, "model", backbone, seed=seed)
+    etag = own.get("/v1/tasks/model").headers["etag"]
+    assert own.delete("/v1/models/model@1").json() == {"id": "model@1", "object": "model", "deleted": True}
+    assert own.get("/v1/models/model@1").status_code == 404
+    named = own.delete("/v1/models/model@2")
+    assert (named.status_code, named.json()["error"]["param"]) == (400, "model")
+    assert named.json()["error"]["message"] == own.delete("/v1/tasks/model/versions/2").json()["error"]["message"]
+    stale = own.delete("/v1/models/model", headers={"if-match": etag})
+    assert (stale.status_code, stale.json()) == (412, own.delete("/v1/tasks/model", headers={"if-match": etag}).json())
+    now = own.get("/v1/tasks/model").headers["etag"]
+    gone = own.delete("/v1/models/model", headers={"if-match": now})
+    assert gone.json() == {"id": "model", "object": "model", "deleted": True}
+    assert own.get("/v1/tasks/model").status_code == 404
+    assert own.delete("/v1/models/model").json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "said"),
+    [
+        ("tiny-llama", 400, "the backbone"),
+        ("kept@1+2", 400, "an ensemble"),
+        ("kept+kept", 400, "an ensemble"),
+        ("kept@live", 400, "kept@3"),
+        ("kept@sha256:abcdef01", 400, "kept@3"),
+        ("kept@9", 404, "no such version"),
+        ("keptt", 404, "no task"),
+        ("No Such", 404, "a-z"),
+    ],
+)
+def test_a_model_that_names_no_task_or_version_is_not_deleted(
+    own: httpx.Client, backbone: Backbone, model: str, status: int, said: str
+) -> None:
+    if own.get("/v1/tasks/kept").status_code == 404:
+        _upload(own, "kept", backbone)
+    before = own.get("/v1/tasks").json()
+    refused = own.delete(f"/v1/models/{model}")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (status, "model")
+    assert said in refused.json()["error"]["message"]
+    assert own.get("/v1/tasks").json() == before
+
+
 def test_lists_are_read_page_by_page(own: httpx.Client, backbone: Backbone) -> None:
     for name in ("page-a", "page-b", "page-c"):
         _upload(own, name, backbone)

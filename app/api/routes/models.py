@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`."""
+"""`/v1/models`: what `model` can name, and a way to delete it that OpenAI's clients know."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from app.api.deps import ServicesDep
+from app.api.deps import IfMatchDep, ServicesDep
 from app.api.errors import describe_statuses
 from app.api.guard import GuardedRoute
 from app.api.limits import MAX_MODEL_CHARS
 from app.api.naming import naming
-from app.api.schemas.models import Model, ModelList
+from app.api.schemas.models import Model, ModelDeleted, ModelList
 from app.api.services import Services
+from app.errors import InvalidInput
+from app.registry.reference import JOINT, Reference
 from app.registry.version import Version
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
+ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])]
 
 
 @router.get(
@@ -42,16 +45,39 @@ async def list_models(services: ServicesDep) -> Any:
     response_model=Model,
     responses=describe_statuses(400, 401, 404, 500),
 )
-async def retrieve_model(
-    model: Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])],
-    services: ServicesDep,
-) -> Any:
+async def retrieve_model(model: ModelName, services: ServicesDep) -> Any:
     """A task, a version or alias of it, or the backbone. `root` is the version that would answer."""
     if model == services.backbone.name:
         return _backbone_model(services)
     with naming("model"):
         version = await asyncio.to_thread(services.registry.resolve, model)
     return _task_model(services, model, version)
+
+
+@router.delete(
+    "/v1/models/{model:path}",
+    operation_id="deleteModel",
+    summary="Delete a task, or a version of it",
+    response_model=ModelDeleted,
+    responses=describe_statuses(400, 401, 404, 408, 412, 413, 415, 500),
+)
+async def delete_model(model: ModelName, services: ServicesDep, if_match: IfMatchDep) -> Any:
+    """`sentiment` is the task with all its versions, as under `/v1/tasks/{task}`; `sentiment@3` is that version alone,
+    which cannot go while an alias names it. The backbone stays. Requests that already run are not touched.
+    """
+    if model == services.backbone.name:
+        raise InvalidInput("the backbone is what this server serves; it cannot be deleted", param="model")
+    if JOINT in model:
+        raise InvalidInput("an ensemble is kept nowhere; delete its versions one by one", param="model")
+    with naming("model"):
+        named = Reference.parse(model)
+        if named.number is not None:
+            await asyncio.to_thread(services.registry.delete_version, named.task, named.number, if_match=if_match)
+        elif model == named.task:
+            await asyncio.to_thread(services.registry.delete_task, named.task, if_match=if_match)
+        else:
+            raise InvalidInput(f"give the task's name, or a version's number as in {named.task}@3", param="model")
+    return ModelDeleted(id=model)
 
 
 def _backbone_model(services: Services) -> Model:

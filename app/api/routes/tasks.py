@@ -6,9 +6,9 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.deps import DeadlineDep, ServicesDep
+from app.api.deps import DeadlineDep, IfMatchDep, ServicesDep
 from app.api.errors import describe_statuses
 from app.api.gates import move_alias, publish_measured
 from app.api.guard import BODY_LIMIT, GuardedRoute
@@ -37,10 +37,6 @@ TASK_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 TaskName = Annotated[str, Path(pattern=TASK_PATTERN, description="The task's name.", examples=["sentiment"])]
 AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="The alias.", examples=["live"])]
 Number = Annotated[int, Path(ge=1, le=999_999_999, description="The version's number.", examples=[1])]
-IfMatch = Annotated[
-    str | None,
-    Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
-]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
 READ = describe_statuses(400, 401, 404, 500)
 WRITE = describe_statuses(400, 401, 404, 408, 412, 413, 415, 500)
@@ -155,7 +151,7 @@ async def create_version(
     services: ServicesDep,
     response: Response,
     deadline_s: DeadlineDep,
-    if_match: IfMatch = None,
+    if_match: IfMatchDep,
 ) -> Any:
     """A soft prompt as a safetensors file in a form, or a hand-written text as JSON. It can be used when this answers.
 
@@ -172,7 +168,7 @@ async def create_version(
         publication,
         alias=metadata.alias,
         force=bool(metadata.force),
-        if_match=_unquote(if_match),
+        if_match=if_match,
         deadline_s=deadline_s,
     )
     await _add_etag(services, task, response)
@@ -196,7 +192,7 @@ async def set_alias(
     services: ServicesDep,
     response: Response,
     deadline_s: DeadlineDep,
-    if_match: IfMatch = None,
+    if_match: IfMatchDep,
 ) -> Any:
     """Roll out, roll back, or share requests between two versions. Requests that already run are not touched.
 
@@ -213,7 +209,7 @@ async def set_alias(
         target,
         asked=request.gate,
         force=bool(request.force),
-        if_match=_unquote(if_match),
+        if_match=if_match,
         deadline_s=deadline_s,
     )
     await _add_etag(services, task, response)
@@ -228,9 +224,9 @@ async def set_alias(
     response_model=Deleted,
     responses=WRITE,
 )
-async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatchDep) -> Any:
     """The alias stays and moves freely; the gate's examples are no longer kept."""
-    await asyncio.to_thread(services.registry.gates.delete, task, alias, if_match=_unquote(if_match))
+    await asyncio.to_thread(services.registry.gates.delete, task, alias, if_match=if_match)
     return Deleted(id=f"{task}@{alias}", object="task.gate")
 
 
@@ -241,9 +237,9 @@ async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, i
     response_model=Deleted,
     responses=WRITE,
 )
-async def delete_alias(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+async def delete_alias(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatchDep) -> Any:
     """The versions it named stay. Without `live`, the bare task name means nothing until the alias is set again."""
-    await asyncio.to_thread(services.registry.delete_alias, task, alias, if_match=_unquote(if_match))
+    await asyncio.to_thread(services.registry.delete_alias, task, alias, if_match=if_match)
     return Deleted(id=f"{task}@{alias}", object="task.alias")
 
 
@@ -254,9 +250,9 @@ async def delete_alias(task: TaskName, alias: AliasName, services: ServicesDep, 
     response_model=Deleted,
     responses=WRITE,
 )
-async def delete_version(task: TaskName, number: Number, services: ServicesDep, if_match: IfMatch = None) -> Any:
+async def delete_version(task: TaskName, number: Number, services: ServicesDep, if_match: IfMatchDep) -> Any:
     """A version that an alias names cannot go: move the alias first. Requests that already run are not touched."""
-    await asyncio.to_thread(services.registry.delete_version, task, number, if_match=_unquote(if_match))
+    await asyncio.to_thread(services.registry.delete_version, task, number, if_match=if_match)
     return Deleted(id=f"{task}@{number}", object="task.version")
 
 
@@ -267,9 +263,9 @@ async def delete_version(task: TaskName, number: Number, services: ServicesDep, 
     response_model=Deleted,
     responses=WRITE,
 )
-async def delete_task(task: TaskName, services: ServicesDep, if_match: IfMatch = None) -> Any:
+async def delete_task(task: TaskName, services: ServicesDep, if_match: IfMatchDep) -> Any:
     """Requests that already run are not touched."""
-    await asyncio.to_thread(services.registry.delete_task, task, if_match=_unquote(if_match))
+    await asyncio.to_thread(services.registry.delete_task, task, if_match=if_match)
     return Deleted(id=task, object="task")
 
 
@@ -278,8 +274,3 @@ async def _add_etag(services: Services, task: str, response: Response) -> None:
     with suppress(NotFound):
         etag = await asyncio.to_thread(services.registry.etag, task)
         response.headers["etag"] = f'"{etag}"'
-
-
-def _unquote(etag: str | None) -> str | None:
-    """The value between the quotes of an ETag, or `*` for any."""
-    return None if etag is None else etag.strip().removeprefix("W/").strip('"')

@@ -19,6 +19,14 @@ class Model(Reply):
     max_model_len: int
 
 
+class ModelDeleted(Reply):
+    """As in openai `types/model_deleted.py`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class ModelList(Reply):
     """The backbone, and every task under its bare name."""
 
