@@ -27,8 +27,8 @@ from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
+from app.registry.layered_store import open_store
 from app.registry.registry import Registry
-from app.registry.store import FileStore
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -76,10 +76,10 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
     settings.require_safe_address(has_keys=bool(keys))
     metrics = Metrics()
     backbone = backbone or load_backbone(settings)
-    if not settings.registry.is_dir():
+    if settings.registry is not None and not settings.registry.is_dir():
         logger.warning("there is no registry at %s yet, so there are no tasks", settings.registry)
     with ExitStack() as stack:
-        registry = Registry(FileStore(settings.registry), backbone)
+        registry = Registry(open_store(settings.registry_folder, settings.tasks_below), backbone)
         if settings.watch_interval:
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,10 +17,18 @@ DEMO_BACKBONE = APP_FOLDER / "demo" / "backbone"
 MIN_KEY_CHARS = 16
 
 
-def default_registry() -> Path:
+def demo_tasks() -> Path:
     """`prompts/` of a checkout; in an installed package the copy that the wheel carries."""
     checkout = APP_FOLDER.parent / "prompts"
     return checkout if checkout.is_dir() else APP_FOLDER / "demo" / "prompts"
+
+
+def own_tasks() -> Path:
+    """Of whoever runs this, where nothing else was said. Raises InvalidInput."""
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "softswap" / "prompts"
+    except RuntimeError as error:
+        raise InvalidInput("there is no home folder to keep tasks in; name one", param="registry") from error
 
 
 class Settings(BaseSettings):
@@ -35,8 +44,10 @@ class Settings(BaseSettings):
         description="The backbone: a directory in Hugging Face layout, or a hub id. The demo backbone without it.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the hub repository.")
-    registry: Path = Field(
-        default_factory=default_registry, description="Folder of the tasks. The demo tasks without it."
+    registry: Path | None = Field(
+        None,
+        description="Folder of the tasks. Without it the demo tasks, and yours in $XDG_DATA_HOME/softswap/prompts, by "
+        "default ~/.local/share/softswap/prompts.",
     )
     state: Path | None = Field(
         None, description="Folder of uploads, tuning jobs and half-done work; `.state` in the registry without it."
@@ -112,8 +123,18 @@ class Settings(BaseSettings):
         return parse_size(value) if isinstance(value, str) else value
 
     @property
+    def registry_folder(self) -> Path:
+        """Where tasks are written."""
+        return self.registry or own_tasks()
+
+    @property
+    def tasks_below(self) -> Path | None:
+        """What is read where the registry's folder has no task of a name, and never written."""
+        return demo_tasks() if self.registry is None else None
+
+    @property
     def state_folder(self) -> Path:
-        return self.state or self.registry / ".state"
+        return self.state or self.registry_folder / ".state"
 
     def read_api_keys(self) -> tuple[str, ...]:
         """Keys of both sources. Raises InvalidInput: the file cannot be read, or a key is too easy to guess."""

@@ -27,7 +27,7 @@ from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
-from app.settings import Settings
+from app.settings import Settings, demo_tasks
 from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
 from tests.tuning.jobs.shop import DATA
@@ -169,6 +169,25 @@ def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path)
 )
 def test_a_setting_that_cannot_be_is_named(flag: str, value: str, said: str) -> None:
     assert call("serve", flag, value, code=1).startswith(f"{flag} {said}")
+
+
+def test_without_a_registry_one_changes_a_folder_of_ones_own_and_not_the_demo_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOFTSWAP_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    before = {path: path.read_bytes() for path in demo_tasks().rglob("*.json") if ".state" not in path.parts}
+    assert "sentiment" in call("tasks", "ls")
+    call("tasks", "alias", "sentiment", "canary", "1")
+    call("tasks", "rm", "entities")
+    assert {path.name for path in (tmp_path / "softswap" / "prompts").glob("[a-z]*")} == {"sentiment", "entities"}
+    listed = [json.loads(line) for line in call("tasks", "ls", "--json").splitlines()]
+    names = {task["id"]: task["aliases"] for task in listed}
+    assert "entities" not in names
+    assert names["sentiment"] == {"live": 1, "canary": 1}
+    assert names["headline"] == {"live": 1}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert "entities" in call("tasks", "ls", "--registry", str(demo_tasks()))
 
 
 def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:

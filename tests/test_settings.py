@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import InvalidInput
-from app.settings import ClientSettings, Settings, parse_size
+from app.settings import ClientSettings, Settings, demo_tasks, parse_size
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 KEY = "0123456789abcdef"
@@ -19,6 +19,21 @@ def test_the_environment_is_read_under_the_arguments(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SOFTSWAP_DTYPE", "")
     settings = Settings(port=9001)
     assert (settings.port, settings.host, settings.dtype) == (9001, "::1", "auto")
+
+
+def test_tasks_are_kept_where_the_registry_says_or_else_in_ones_own_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SOFTSWAP_REGISTRY", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / ".local" / "share" / "softswap" / "prompts"
+    assert (Settings().registry_folder, Settings().state_folder) == (own, own / ".state")
+    assert Settings().tasks_below == demo_tasks()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert Settings().registry_folder == tmp_path / "data" / "softswap" / "prompts"
+    monkeypatch.setenv("SOFTSWAP_REGISTRY", str(tmp_path / "named"))
+    assert (Settings().registry_folder, Settings().tasks_below) == (tmp_path / "named", None)
 
 
 def test_keys_come_from_both_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

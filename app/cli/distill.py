@@ -102,7 +102,7 @@ def distill(
 
     texts = read_inputs(inputs)
     backbone = load_backbone(settings)
-    opened = open_to_publish(settings.registry, backbone, task, alias)
+    opened = open_to_publish(settings, backbone, task, alias)
     found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
     asked = parse_labels(labels)
     chosen = its_labels if asked is None else asked

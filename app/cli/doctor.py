@@ -161,12 +161,12 @@ def _layers(settings: Settings, backbone: Backbone) -> str:
 def _registry(settings: Settings, backbone: Backbone | None) -> str:
     """Every version's values are read and held against its digest."""
     from app.errors import BackboneMismatch, CorruptPrompt, NotFound
+    from app.registry.layered_store import open_store
     from app.registry.registry import Registry
-    from app.registry.store import FileStore
 
-    if not settings.registry.is_dir():
+    if settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no folder {settings.registry}")
-    registry = Registry(FileStore(settings.registry), backbone, max_cache_bytes=0)
+    registry = Registry(open_store(settings.registry_folder, settings.tasks_below), backbone, max_cache_bytes=0)
     faults = [f"{place}: {reason}" for place, reason in registry.faults().items()]
     versions = [version for summary in registry.tasks() for version in registry.versions(summary.task)]
     num_foreign = 0
@@ -181,7 +181,8 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
     if faults:
         raise CorruptPrompt("; ".join(faults))
     foreign = f", {num_foreign} for another backbone" if num_foreign else ""
-    return f"{settings.registry}: {len(registry.tasks())} tasks, {len(versions)} versions, every digest right{foreign}"
+    place = f"{settings.registry_folder}{' and the demo tasks' if settings.tasks_below else ''}"
+    return f"{place}: {len(registry.tasks())} tasks, {len(versions)} versions, every digest right{foreign}"
 
 
 def _print(finding: Finding) -> None:

@@ -34,7 +34,8 @@ Model = Annotated[
     typer.Option(help="The backbone: a directory or a hub id. (default: the demo backbone)", show_default=False),
 ]
 RegistryFolder = Annotated[
-    Path | None, typer.Option("--registry", help="Folder of the tasks. (default: the demo tasks)", show_default=False)
+    Path | None,
+    typer.Option("--registry", help="Folder of the tasks. (default: the demo tasks, and yours)", show_default=False),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. (default: auto)", show_default=False)]
 Url = Annotated[

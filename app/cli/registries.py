@@ -53,13 +53,13 @@ def find_registry(
 
 def open_folder(folder: Path | None, backbone: Backbone | None = None) -> Registry:
     """Raises NotFound: there is no such folder, and without a backbone nothing could be put into a new one."""
+    from app.registry.layered_store import open_store
     from app.registry.registry import Registry
-    from app.registry.store import FileStore
 
-    path = read_settings(registry=folder).registry
-    if backbone is None and not path.is_dir():
-        raise NotFound(f"there is no registry at {path}; name one with --registry")
-    return Registry(FileStore(path), backbone)
+    settings = read_settings(registry=folder)
+    if backbone is None and settings.registry is not None and not settings.registry.is_dir():
+        raise NotFound(f"there is no registry at {settings.registry}; name one with --registry")
+    return Registry(open_store(settings.registry_folder, settings.tasks_below), backbone)
 
 
 class FolderRegistry:

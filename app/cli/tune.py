@@ -116,7 +116,7 @@ def tune(
     plan = TuningPlan.make(train, held_out, config, template=parse_template(template), labels=parse_labels(labels))
     plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), num_kept=publish, **tried))
     backbone = load_backbone(settings)
-    opened = open_to_publish(settings.registry, backbone, task, alias)
+    opened = open_to_publish(settings, backbone, task, alias)
     with interruptible() as should_stop, TuningView(as_json=as_json) as progress:
         result = tune_task(backbone, plan, on_event=progress.show, should_stop=should_stop)
     versions = publish_all(backbone, opened, task, result, description=description, alias=alias)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,18 +16,20 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
+    from app.settings import Settings
     from app.tuning.result import TuneResult
 
 
-def open_to_publish(folder: Path, backbone: Backbone, task: str, alias: str) -> Registry:
-    """The registry of a folder. Raises InvalidInput before anything is computed that could not be published."""
+def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: str) -> Registry:
+    """Raises InvalidInput before anything is computed that could not be published."""
+    from app.registry.layered_store import open_store
     from app.registry.registry import Registry
-    from app.registry.store import FileStore
 
+    folder = settings.registry_folder
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (present.is_dir() and os.access(present, os.W_OK)):
         raise InvalidInput(f"the registry {folder} cannot be written; name another with --registry", param="registry")
-    registry = Registry(FileStore(folder), backbone)
+    registry = Registry(open_store(folder, settings.tasks_below), backbone)
     registry.require_names(task, alias or None)
     return registry
 

@@ -61,7 +61,10 @@ class Store(Protocol):
         """Raises NotFound."""
 
     def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        """Make a folder with these files, all or nothing. Raises Conflict where the name is taken."""
+        """Make a folder with these files, whose names may lead into folders of it, all or nothing.
+
+        Raises Conflict where the name is taken.
+        """
 
     def replace(self, key: str, content: bytes) -> None:
         """Set one file's content, all or nothing. Its folder comes into being where it is missing."""
@@ -117,8 +120,10 @@ class FileStore:
         try:
             temporary.mkdir()
             for name, content in name_to_content.items():
+                _make_folder((temporary / name).parent)
                 _write_file(temporary / name, content)
-            _sync_folder(temporary)
+            for folder_written in {temporary, *((temporary / name).parent for name in name_to_content)}:
+                _sync_folder(folder_written)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

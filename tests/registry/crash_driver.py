@@ -3,7 +3,8 @@
 Started once, because importing torch takes seconds and a kill takes milliseconds. Commands on standard input:
     {"root": DIR, "num_operations": 2.7}                           SIGKILL a writer when it has done so many, about
     {"root": DIR, "prepare": [...], "script": [...], "die_at": K}  run "prepare", then "script" up to, and without, its
-                                                                   K-th system call that changes the disk
+                                                                   K-th system call that changes the disk; "below":
+                                                                   DIR of tasks that are only read
 Each answers with one line: {"acknowledged": [[operation, task, number, digest], ...], "status": exit code}.
 """
 
@@ -27,6 +28,7 @@ from app.errors import SoftswapError
 from app.model.backbone import Backbone
 from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.gate import Gate
+from app.registry.layered_store import open_store
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -84,7 +86,8 @@ def write_for_ever(root: Path, backbone: Backbone, acknowledge: Callable[[list[A
 def run_script(
     root: Path, backbone: Backbone, acknowledge: Callable[[list[Any]], None], command: dict[str, Any]
 ) -> None:
-    registry = Registry(FileStore(root), backbone)
+    below = Path(command["below"]) if "below" in command else None
+    registry = Registry(open_store(root, below), backbone)
     for seed, (operation, task) in enumerate(command["prepare"]):
         acknowledge(act(registry, backbone, operation, task, seed))
     die_at_call(command["die_at"])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from app.registry.layered_store import open_store
 from app.registry.registry import Registry
-from app.registry.store import FileStore
 from tests.models import tiny_backbone
 from tests.registry.prompts import memory_folder
 
@@ -95,9 +95,9 @@ class Promises:
                 versions.clear()
                 self.task_to_live.pop(task, None)
 
-    def check(self, root: Path) -> None:
+    def check(self, root: Path, below: Path | None = None) -> None:
         """The registry equals the promises but for at most one operation that was under way. Then it is the truth."""
-        registry = Registry(FileStore(root), tiny_backbone())
+        registry = Registry(open_store(root, below), tiny_backbone())
         assert registry.faults() == {}
         check_gates(root, registry)
         assert leftovers(root) == []
@@ -176,3 +176,25 @@ def test_a_writer_may_die_in_front_of_any_of_its_system_calls(driver: Driver, na
             assert answer["status"] == 9
     assert answer["status"] == 0
     assert die_at > 3  # the least there is: fsync a file, rename it, fsync its folder
+
+
+@pytest.mark.parametrize("operation", ["publish", "publish aside", "delete version", "delete task"])
+def test_a_writer_may_die_while_it_copies_a_task_up(driver: Driver, operation: str) -> None:
+    with memory_folder() as folder:
+        below = folder / "below"
+        made = driver.run(root=str(below), prepare=[["publish", "a"], ["publish", "a"]], script=[], die_at=0)
+        for die_at in range(1, 100):
+            promises = Promises()
+            promises.take(made["acknowledged"])
+            root = folder / f"above-{die_at}"
+            answer = driver.run(root=str(root), below=str(below), prepare=[], script=[[operation, "a"]], die_at=die_at)
+            promises.take(answer["acknowledged"])
+            promises.check(root, below)
+            if answer["status"] == 0:
+                break
+            assert answer["status"] == 9
+        assert answer["status"] == 0
+        assert die_at > 10
+        untouched = Promises()
+        untouched.take(made["acknowledged"])
+        untouched.check(below)

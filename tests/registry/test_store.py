@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from app.errors import Conflict, NotFound
+from app.registry.layered_store import LayeredStore
 from app.registry.store import FileStore, Store
 from tests.registry.memory_store import MemoryStore
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "layered"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "layered":
+        return LayeredStore(FileStore(tmp_path / "registry"), MemoryStore())
     return FileStore(tmp_path / "registry") if request.param == "file" else MemoryStore()
 
 
@@ -37,6 +40,12 @@ def test_a_created_folder_has_its_files_and_their_sizes(store: Store) -> None:
         "y": (False, 0),
     }
     assert [(name, entry.is_folder) for name, entry in store.entries("").items()] == [("a", True)]
+
+
+def test_a_created_folder_may_hold_folders(store: Store) -> None:
+    store.create("a", {"aliases.json": b"1", "2/x": b"two", "2/deep/y": b"three"})
+    assert (store.read("a/aliases.json"), store.read("a/2/x"), store.read("a/2/deep/y")) == (b"1", b"two", b"three")
+    assert sorted(store.entries("a")) == ["2", "aliases.json"]
 
 
 def test_a_taken_folder_is_a_conflict_and_stays_as_it_was(store: Store) -> None:
