@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import errors
+from app.api.patterns import PATTERN_TO_WORDS
 
 MAX_MESSAGE_CHARS = 300
 MAX_PARAM_CHARS = 100
@@ -195,7 +196,17 @@ def explain(problems: Iterable[Mapping[str, Any]], body: Any) -> Failure:
     if problem["type"] == "none_required":
         return Failure(400, f"{param} is not supported by this server; leave it out", "unsupported_parameter", param)
     code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    return Failure(400, f"{param or 'the body'} {complain(problem)}", code, param)
+    complaint = _name_all_types(each for where, each in located if where == path) or complain(problem)
+    return Failure(400, f"{param or 'the body'} {complaint}", code, param)
+
+
+def _name_all_types(problems: Iterable[Mapping[str, Any]]) -> str:
+    """Of a field that takes several types and got another: every one it takes. Empty where something else is wrong."""
+    kinds = [str(problem["type"]) for problem in problems]
+    if not all(kind in TYPE_TO_NOUN for kind in kinds):
+        return ""
+    *others, last = dict.fromkeys(TYPE_TO_NOUN[kind] for kind in kinds)
+    return f"must be {', '.join(others)} or {last}" if others else f"must be {last}"
 
 
 def _helpfulness(path: Sequence[str | int], problem: Mapping[str, Any]) -> tuple[bool, int]:
@@ -242,7 +253,6 @@ TYPE_TO_COMPLAINT = {
     "missing": "is required",
     "finite_number": "must be finite",
     "string_unicode": "must be valid Unicode",
-    "string_pattern_mismatch": "does not have the form {pattern}",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -271,6 +281,8 @@ def complain(problem: Mapping[str, Any]) -> str:
         return f"must be {TYPE_TO_NOUN[kind]}"
     if kind == "value_error":
         return str(context.get("error", "is not valid"))
+    if kind == "string_pattern_mismatch":
+        return PATTERN_TO_WORDS.get(context["pattern"], "is not valid")
     if kind in TYPE_TO_COMPLAINT:
         return TYPE_TO_COMPLAINT[kind].format_map(context)
     return "is not valid"

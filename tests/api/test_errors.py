@@ -9,7 +9,9 @@ from app import errors
 from app.api.errors import ERROR_TO_STATUS, MAX_MESSAGE_CHARS, Failure, explain
 from app.api.labels import LabelChances
 from app.api.schemas.completions import CompletionRequest
+from app.api.schemas.fine_tuning import JobRequest
 from app.api.schemas.runs import MixedRunRequest
+from app.api.schemas.tasks import AliasRequest
 
 TREE = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.SoftswapError)]
 
@@ -56,9 +58,14 @@ REQUEST = {"model": "raw", "prompt": "x"}
         (CompletionRequest, {**REQUEST, "n": 2.0}, "n", "an integer"),
         (CompletionRequest, {**REQUEST, "stop": ["a", ""]}, "stop.1", "1 or more characters"),
         (CompletionRequest, {**REQUEST, "prompt": [1, -1]}, "prompt.1", "at least 0"),
+        (CompletionRequest, {**REQUEST, "prompt": 5}, "prompt", "prompt must be a string or a list"),
+        (CompletionRequest, {**REQUEST, "prompt": [True]}, "prompt.0", "must be a string, an integer or a list"),
+        (CompletionRequest, {**REQUEST, "stop": 5}, "stop", "stop must be a string or a list"),
+        (CompletionRequest, {**REQUEST, "logit_bias": {"x": 1.0}}, "logit_bias", "must be a token's id, as a string"),
+        (AliasRequest, {"weights": {"x": 1.0, "2": 1.0}}, "weights", "must be a version's number, as a string"),
+        (JobRequest, {"model": "m", "training_file": "f", "suffix": "A b"}, "suffix", "must have 1 to 63 of a-z 0-9"),
         (CompletionRequest, {**REQUEST, "prompt": [[1], []]}, "prompt.1", "1 or more entries"),
         (CompletionRequest, {**REQUEST, "temperature": float("nan")}, "temperature", "finite"),
-        (CompletionRequest, {**REQUEST, "logit_bias": {"x": 1}}, "logit_bias", "form"),
         (CompletionRequest, {**REQUEST, "stream_options": {"x": 1}}, "stream_options.x", "not a field"),
         (CompletionRequest, {**REQUEST, "best_of": 1}, "best_of", "not supported"),
         (MixedRunRequest, [{"task": "a", "input": "x"}, {"task": 1, "input": "x"}], "items.1.task", "a string"),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from app.api.patterns import PATTERN_TO_WORDS
 from app.main import create_app
 from app.model.backbone import Backbone
 from tests.api.server import LiveServer, make_settings, publish_tasks, run_server
@@ -75,6 +77,22 @@ def test_the_docs_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
     assert re.findall(r"<(?:link|img|iframe|object)|src=|@import|url\(", page.text) == []
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert 'fetch("/openapi.json")' in page.text
+
+
+def test_a_refusal_has_words_for_every_pattern(http: httpx.Client) -> None:
+    assert set(_patterns(http.get("/openapi.json").json())) == set(PATTERN_TO_WORDS)
+
+
+def _patterns(document: Any) -> Iterator[str]:
+    if isinstance(document, list):
+        for each in document:
+            yield from _patterns(each)
+    elif isinstance(document, dict):
+        yield from document.get("patternProperties", {})
+        if isinstance(pattern := document.get("pattern"), str):
+            yield pattern
+        for each in document.values():
+            yield from _patterns(each)
 
 
 def test_every_route_is_documented(backbone: Backbone, tmp_path: Path) -> None:

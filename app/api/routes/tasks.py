@@ -13,8 +13,8 @@ from app.api.errors import describe_statuses
 from app.api.gates import move_alias, publish_measured
 from app.api.guard import BODY_LIMIT, GuardedRoute
 from app.api.limits import MAX_EXAMPLES_BODY_BYTES, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
+from app.api.patterns import ALIAS_PATTERN, TASK_PATTERN
 from app.api.schemas.tasks import (
-    ALIAS_PATTERN,
     Alias,
     AliasRequest,
     Deleted,
@@ -33,7 +33,6 @@ from app.registry.aliases import AliasTarget
 from app.tuning.gates import find_gate
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
-TASK_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 TaskName = Annotated[str, Path(pattern=TASK_PATTERN, description="The task's name.", examples=["sentiment"])]
 AliasName = Annotated[str, Path(pattern=ALIAS_PATTERN, description="The alias.", examples=["live"])]
 Number = Annotated[int, Path(ge=1, le=999_999_999, description="The version's number.", examples=[1])]

@@ -14,6 +14,7 @@ from app.api.limits import (
     MAX_TEXT_CHARS,
     MAX_TOKENS,
 )
+from app.api.patterns import VOCABULARY_ID_PATTERN
 from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
 
 
@@ -44,7 +45,7 @@ Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 LogitBias = dict[
-    Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
+    Annotated[str, Field(pattern=VOCABULARY_ID_PATTERN)],
     Annotated[float, Field(ge=-100, le=100)],
 ]
 Metadata = dict[

@@ -21,8 +21,8 @@ from app.api.limits import (
     MAX_TOKENS,
     MAX_UPDATES,
 )
+from app.api.patterns import ALIAS_PATTERN, TASK_PATTERN
 from app.api.schemas.fields import Metadata, ModelName, Reply, Strict, Text, Unsupported
-from app.api.schemas.tasks import ALIAS_PATTERN
 from app.task_prompt import MAX_VIRTUAL_TOKENS
 from app.tuning.search import MAX_MEMBERS
 
@@ -195,7 +195,7 @@ class JobRequest(Strict):
     validation_file: FileId | None = Field(
         None, description="More examples, to choose the best state by; a tenth of the training file without it."
     )
-    suffix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", max_length=MAX_SUFFIX_CHARS)] | None = Field(
+    suffix: Annotated[str, Field(pattern=TASK_PATTERN, max_length=MAX_SUFFIX_CHARS)] | None = Field(
         None, description="The task to publish under; named after the training file without it."
     )
     method: Method | None = None

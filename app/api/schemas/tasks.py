@@ -14,6 +14,7 @@ from app.api.limits import (
     MAX_LABELS,
     MAX_TEMPLATE_CHARS,
 )
+from app.api.patterns import ALIAS_PATTERN, VERSION_PATTERN
 from app.api.schemas.evaluation import ExampleSource
 from app.api.schemas.fields import Reply, Strict, Text
 from app.model.layout import Template
@@ -21,7 +22,6 @@ from app.registry.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 
-ALIAS_PATTERN = r"^[a-z][a-z0-9._-]{0,62}$"
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 
 
@@ -124,7 +124,7 @@ class AliasRequest(Strict):
     weights: (
         Annotated[
             dict[
-                Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")],
+                Annotated[str, Field(pattern=VERSION_PATTERN)],
                 Annotated[float, Field(gt=0, le=1_000_000)],
             ],
             Field(min_length=MAX_ALIAS_TARGETS, max_length=MAX_ALIAS_TARGETS),
