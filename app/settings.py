@@ -1,4 +1,7 @@
-"""Settings: the only reader of the environment. Every flag of `softswap serve` has a twin `SOFTSWAP_...` here."""
+"""Settings: the only reader of the environment. Every flag of `softswap serve` has a twin `SOFTSWAP_...` here.
+
+What each is for stands in `app/setting_texts.py`, which `--help` shows without pydantic.
+"""
 
 from __future__ import annotations
 
@@ -38,79 +41,35 @@ class Settings(BaseSettings):
         env_prefix="SOFTSWAP_", extra="forbid", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    model: str = Field(
-        str(DEMO_BACKBONE),
-        min_length=1,
-        description="The backbone: a directory in Hugging Face layout, or a hub id. The demo backbone without it.",
-    )
-    revision: str | None = Field(None, description="Branch, tag or commit of the hub repository.")
-    registry: Path | None = Field(
-        None,
-        description="Folder of the tasks. Without it the demo tasks, and yours in $XDG_DATA_HOME/softswap/prompts, by "
-        "default ~/.local/share/softswap/prompts.",
-    )
-    state: Path | None = Field(
-        None, description="Folder of uploads, tuning jobs and half-done work; `.state` in the registry without it."
-    )
-    watch_interval: float = Field(
-        2.0, ge=0, le=3600, description="Seconds between looks for task folders that appeared or changed; 0 is never."
-    )
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of weights and cache; auto is the checkpoint's own on CUDA, float32 on CPU."
-    )
-    attention: Literal["auto", "sdpa"] = Field(
-        "auto", description="auto is the fastest that can run, on CPU compiled at first use; sdpa is torch's own."
-    )
-    layers: Literal["auto", "torch"] = Field(
-        "auto", description="auto is C code on a CPU where it is measured to be faster; torch is torch's own."
-    )
-    eager: bool = Field(
-        False, description="On CUDA, without decode graphs and asynchronous scheduling; both are never used on CPU."
-    )
-    max_model_len: int | None = Field(
-        None, ge=8, description="Positions of a sequence, virtual tokens included; the model's own without it."
-    )
-    max_num_seqs: int | None = Field(None, ge=1, le=4096, description="Sequences computed at a time.")
-    max_num_batched_tokens: int | None = Field(None, ge=16, le=1_048_576, description="Tokens computed in a step.")
-    block_size: int | None = Field(
-        None, ge=1, le=1024, description="Tokens in a block of the cache; a multiple of 256 on CUDA."
-    )
-    kv_cache_memory: int | None = Field(
-        None, ge=2**16, description="Bytes for keys and values, such as 2147483648, 512MiB or 4GB."
-    )
-    prefix_caching: bool = Field(
-        True, description="Keep computed text for requests of the same key that begin alike, while there is room."
-    )
-    prefix_store: Path | None = Field(
-        None, description="Folder that keeps task prompts' keys and values when memory has no room; none without it."
-    )
-    prefix_store_size: int = Field(
-        10 * 2**30, ge=2**20, description="Bytes of all its files, such as 10GiB; the least recently used go."
-    )
-    max_waiting_requests: int = Field(
-        1024, ge=1, le=1_000_000, description="Requests that may wait; more are refused with 503."
-    )
-    max_waiting_tokens: int | None = Field(
-        None, ge=1, description="Tokens of text that may wait; more are refused with 503."
-    )
-    tuning_share: float = Field(
-        0.2, ge=0, lt=1, description="Share of the device's time that tuning gets while requests run; under load, none."
-    )
-    request_timeout: float = Field(
-        600.0, gt=0, le=3600, description="Seconds a request may take that sends no X-Request-Timeout."
-    )
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description=f"Keys, separated by commas, of {MIN_KEY_CHARS} characters or more; every route asks for one."
-    )
-    api_keys_file: Path | None = Field(None, description="File with more keys, one a line; lines with # are comments.")
-    insecure: bool = Field(False, description="Listen on other than this machine's own addresses without any key.")
-    shutdown_timeout: float = Field(
-        30.0, ge=0, le=3600, description="Seconds running requests get to end when the server is asked to stop."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least weight of a log line.")
+    model: str = Field(str(DEMO_BACKBONE), min_length=1)
+    revision: str | None = None
+    registry: Path | None = None
+    state: Path | None = None
+    watch_interval: float = Field(2.0, ge=0, le=3600)
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65535)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "sdpa"] = "auto"
+    layers: Literal["auto", "torch"] = "auto"
+    eager: bool = False
+    max_model_len: int | None = Field(None, ge=8)
+    max_num_seqs: int | None = Field(None, ge=1, le=4096)
+    max_num_batched_tokens: int | None = Field(None, ge=16, le=1_048_576)
+    block_size: int | None = Field(None, ge=1, le=1024)
+    kv_cache_memory: int | None = Field(None, ge=2**16)
+    prefix_caching: bool = True
+    prefix_store: Path | None = None
+    prefix_store_size: int = Field(10 * 2**30, ge=2**20)
+    max_waiting_requests: int = Field(1024, ge=1, le=1_000_000)
+    max_waiting_tokens: int | None = Field(None, ge=1)
+    tuning_share: float = Field(0.2, ge=0, lt=1)
+    request_timeout: float = Field(600.0, gt=0, le=3600)
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    api_keys_file: Path | None = None
+    insecure: bool = False
+    shutdown_timeout: float = Field(30.0, ge=0, le=3600)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -165,8 +124,8 @@ class ClientSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SOFTSWAP_", env_ignore_empty=True, hide_input_in_errors=True)
 
-    url: str | None = Field(None, description="A running server that commands ask instead of working here.")
-    api_key: str | None = Field(None, description="The key for that server.")
+    url: str | None = None
+    api_key: str | None = None
 
 
 def is_loopback(host: str) -> bool:

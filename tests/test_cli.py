@@ -27,6 +27,7 @@ from app.registry.evaluation_folder import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.setting_texts import SETTING_TO_TEXT
 from app.settings import Settings, demo_tasks
 from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
 from tests.models import tiny_backbone
@@ -116,6 +117,9 @@ def test_serve_has_every_setting_as_a_flag() -> None:
     command = get_command(app).commands["serve"]
     flags = {option for parameter in command.params for option in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
+    assert {name: SETTING_TO_TEXT[name] for name in Settings.model_fields} == {
+        parameter.name: parameter.help for parameter in command.params if parameter.name in Settings.model_fields
+    }
 
 
 def test_the_readmes_commands_are_commands() -> None:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.errors import InvalidInput
+from app.setting_texts import SETTING_TO_TEXT
 
 if TYPE_CHECKING:
     from app.cli.remote import RemoteServer
     from app.model.layout import Template
     from app.settings import Settings
+
+
+def setting(name: str, *flags: str, panel: str | None = None) -> Any:
+    """The option that sets a setting."""
+    return typer.Option(*flags, help=SETTING_TO_TEXT[name], rich_help_panel=panel, show_default=False)
+
 
 TaskOrEnsemble = Annotated[
     str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
@@ -29,20 +36,11 @@ Combined = Annotated[
     Literal["average", "vote"] | None,
     typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(help="The backbone: a directory or a hub id. (default: the demo backbone)", show_default=False),
-]
-RegistryFolder = Annotated[
-    Path | None,
-    typer.Option("--registry", help="Folder of the tasks. (default: the demo tasks, and yours)", show_default=False),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. (default: auto)", show_default=False)]
-Url = Annotated[
-    str | None,
-    typer.Option(help="Ask a running server instead, such as http://127.0.0.1:8000. Also SOFTSWAP_URL."),
-]
-ApiKey = Annotated[str | None, typer.Option(help="The server's key. Better in SOFTSWAP_API_KEY than here.")]
+Model = Annotated[str | None, setting("model")]
+RegistryFolder = Annotated[Path | None, setting("registry", "--registry")]
+Device = Annotated[str | None, setting("device")]
+Url = Annotated[str | None, setting("url")]
+ApiKey = Annotated[str | None, setting("api_key")]
 DATA = "Data"
 InputField = Annotated[str | None, typer.Option(help="Field of the input.", rich_help_panel=DATA)]
 TargetField = Annotated[str | None, typer.Option(help="Field of the answer.", rich_help_panel=DATA)]
