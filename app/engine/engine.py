@@ -14,9 +14,9 @@ from app.engine.admission import NOTHING_MORE, Admission
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
-from app.engine.detokenizer import Detokenizer
-from app.engine.model_runner import LogitRow, ModelRunner
+from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
+from app.engine.output import Output
 from app.engine.prefix_store import PrefixStore
 from app.engine.readout import ReadOut
 from app.engine.scheduler import Batch, Scheduler
@@ -42,15 +42,6 @@ class _Flight:
     batch: Batch
     read_out: ReadOut
     ending: list[Sequence]
-
-
-@dataclass(eq=False)
-class _Output:
-    """What a sequence has to show that was not handed out yet."""
-
-    detokenizer: Detokenizer
-    prompt_logprobs: list[TokenLogprob | None]
-    scores: dict[tuple[int, int], float]
 
 
 class Engine:
@@ -98,8 +89,7 @@ class Engine:
             kept_rows=self.prefix_store,
         )
         self._flight: _Flight | None = None
-        self._id_to_sequence: dict[int, Sequence] = {}
-        self._id_to_output: dict[int, _Output] = {}
+        self._id_to_output: dict[int, Output] = {}
         self._ids = count()
         self._deltas: list[tuple[int, Delta]] = []
         self._num_steps = 0
@@ -194,9 +184,9 @@ class Engine:
 
     def abort(self, sequence_id: int) -> None:
         """End a sequence now; unknown or finished ids are fine. It gets no delta."""
-        sequence = self._id_to_sequence.get(sequence_id)
-        if sequence is not None:
-            self._finish(sequence, FinishReason.ABORT)
+        output = self._id_to_output.get(sequence_id)
+        if output is not None:
+            self._finish(output.sequence, FinishReason.ABORT)
 
     def step(self) -> list[tuple[int, Delta]]:
         """Compute one batch. Returns what it added to which sequence; when running ahead, what the one in front did."""
@@ -260,15 +250,7 @@ class Engine:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
         sequence.arrival_s = self._clock()
         sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
-        params = sequence.params
-        detokenizer = Detokenizer(
-            self.backbone.tokenizer,
-            sequence.token_ids,
-            params.stop,
-            include_stop=params.include_stop_str_in_output,
-        )
-        self._id_to_sequence[sequence.sequence_id] = sequence
-        self._id_to_output[sequence.sequence_id] = _Output(detokenizer, [None], {})
+        self._id_to_output[sequence.sequence_id] = Output(sequence, self.backbone)
         self.scheduler.add(sequence)
         return sequence.sequence_id
 
@@ -302,13 +284,10 @@ class Engine:
         return deltas
 
     def _expire(self, now_s: float) -> None:
-        expired = [
-            sequence
-            for sequence in self._id_to_sequence.values()
-            if sequence.deadline_s is not None and sequence.deadline_s <= now_s
-        ]
-        for sequence in expired:
-            self._end(sequence, FinishReason.DEADLINE)
+        sequences = [output.sequence for output in self._id_to_output.values()]
+        for sequence in sequences:
+            if sequence.deadline_s is not None and sequence.deadline_s <= now_s:
+                self._end(sequence, FinishReason.DEADLINE)
 
     def _launch(self, now_s: float) -> _Flight:
         """Tell the device the next step."""
@@ -333,23 +312,20 @@ class Engine:
                 self._fail(sequence)
         for row, scores in found.scores:
             if self._is_alive(row.sequence):
-                output = self._id_to_output[row.sequence.sequence_id]
-                output.scores.update({(row.index, token_id): value for token_id, value in scores.items()})
-        self._note_prompt_logprobs(found.prompt_logprobs)
+                self._output_of(row.sequence).note_scores(row.index, scores)
+        for row, logprob in found.prompt_logprobs:
+            if self._is_alive(row.sequence):
+                self._output_of(row.sequence).note_prompt_logprob(row.index, logprob)
         self._add_tokens([choice for choice in found.choices if self._is_alive(choice[0])])
         for sequence in flight.ending:
             if self._is_alive(sequence):
                 self._end(sequence, FinishReason.LENGTH)
 
     def _is_alive(self, sequence: Sequence) -> bool:
-        return sequence.sequence_id in self._id_to_sequence
+        return sequence.sequence_id in self._id_to_output
 
-    def _note_prompt_logprobs(self, found: list[tuple[LogitRow, TokenLogprob]]) -> None:
-        for row, logprob in found:
-            # one that was preempted meanwhile may have asked for a row again before this one was known
-            if self._is_alive(row.sequence) and row.index >= row.sequence.num_reported_logprobs:
-                self._id_to_output[row.sequence.sequence_id].prompt_logprobs.append(logprob)
-                row.sequence.num_reported_logprobs = row.index + 1
+    def _output_of(self, sequence: Sequence) -> Output:
+        return self._id_to_output[sequence.sequence_id]
 
     def _add_tokens(self, choices: list[tuple[Sequence, int, TokenLogprob | None]]) -> None:
         latencies_s = self._note_token_times([sequence for sequence, _, _ in choices], self._clock())
@@ -360,31 +336,10 @@ class Engine:
 
     def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         """Add a token to a sequence and end it where it ends."""
-        sequence.token_ids.append(token_id)
-        sequence.num_pending -= 1
-        output = self._id_to_output[sequence.sequence_id]
-        is_end = self._is_end_token(sequence, token_id)
-        stop = None if is_end else output.detokenizer.add(token_id)
-        reason = _finish_reason(sequence, is_end=is_end, stop=stop)
-        if reason is FinishReason.LENGTH or is_end:
-            stop = output.detokenizer.flush() or stop
-        delta = Delta(
-            text=output.detokenizer.finish() if reason else output.detokenizer.take(),
-            token_ids=(token_id,),
-            logprobs=(logprob,) if logprob is not None else None,
-            prompt_logprobs=_take_prompt_logprobs(sequence, output),
-            finish_reason=FinishReason.STOP if stop else reason,
-            stop_reason=stop or (token_id if is_end and token_id in sequence.params.stop_token_ids else None),
-            num_cached_tokens=sequence.num_cached_tokens,
-        )
+        delta = self._output_of(sequence).add(token_id, logprob)
         self._deltas.append((sequence.sequence_id, delta))
         if delta.finish_reason:
             self._finish(sequence, delta.finish_reason)
-
-    def _is_end_token(self, sequence: Sequence, token_id: int) -> bool:
-        params = sequence.params
-        is_eos = not params.ignore_eos and token_id in self.backbone.eos_token_ids
-        return is_eos or token_id in params.stop_token_ids
 
     @staticmethod
     def _note_token_times(sequences: list[Sequence], now_s: float) -> list[float]:
@@ -407,22 +362,12 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence without a new token."""
-        output = self._id_to_output[sequence.sequence_id]
-        output.detokenizer.flush()
-        delta = Delta(
-            text=output.detokenizer.finish(),
-            prompt_logprobs=_take_prompt_logprobs(sequence, output),
-            finish_reason=reason,
-            num_cached_tokens=sequence.num_cached_tokens,
-            scores=output.scores if sequence.score_targets is not None else None,
-        )
-        self._deltas.append((sequence.sequence_id, delta))
+        self._deltas.append((sequence.sequence_id, self._output_of(sequence).end(reason)))
         self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
         sequence.num_pending = 0
-        del self._id_to_sequence[sequence.sequence_id]
         del self._id_to_output[sequence.sequence_id]
         if self._observer is not None:
             self._observer.finished(sequence, reason)
@@ -432,19 +377,3 @@ def _ending(batch: Batch) -> list[Sequence]:
     """Sequences that generate nothing and that this batch computes to their end."""
     segments = [item.segment for item in batch.items if item.segment.is_computed]
     return [each for each in segments if isinstance(each, Sequence) and each.params.max_tokens == 0]
-
-
-def _finish_reason(sequence: Sequence, *, is_end: bool, stop: str | None) -> FinishReason | None:
-    if is_end or stop is not None:
-        return FinishReason.STOP
-    if sequence.num_generated_tokens >= sequence.params.max_tokens:
-        return FinishReason.LENGTH
-    return None
-
-
-def _take_prompt_logprobs(sequence: Sequence, output: _Output) -> tuple[TokenLogprob | None, ...] | None:
-    if sequence.params.prompt_logprobs is None or not output.prompt_logprobs:
-        return None
-    found = tuple(output.prompt_logprobs)
-    output.prompt_logprobs = []
-    return found
