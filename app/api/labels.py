@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.engine.scoring import plan_scoring
 from app.tuning.label_tree import encode_labels
 
 if TYPE_CHECKING:
@@ -61,13 +62,21 @@ class LabelBook:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._encoded: OrderedDict[tuple[str, tuple[str, ...]], list[tuple[int, ...]]] = OrderedDict()
+        self._encoded: OrderedDict[tuple[str, tuple[str, ...]], tuple[list[tuple[int, ...]], int]] = OrderedDict()
 
     def encode(self, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each label as it continues the template. Raises InvalidInput where two are the same."""
+        return self._find(template, labels)[0]
+
+    def num_sequences(self, template: Template, labels: Sequence[str]) -> int:
+        """Sequences of the engine that scoring all labels of one text takes. Raises what `encode` raises."""
+        return self._find(template, labels)[1]
+
+    def _find(self, template: Template, labels: Sequence[str]) -> tuple[list[tuple[int, ...]], int]:
         key = template.text, tuple(labels)
         if key not in self._encoded:
-            self._encoded[key] = encode_labels(self._backbone, template, labels)
+            label_ids = encode_labels(self._backbone, template, labels)
+            self._encoded[key] = label_ids, len(plan_scoring(label_ids))
         self._encoded.move_to_end(key)
         while len(self._encoded) > MAX_BOOKS:
             self._encoded.popitem(last=False)

@@ -76,9 +76,22 @@ async def run_all(
         SoftswapError: the first one; if an input is at fault, `param` names it.
     """
     services.check_accepting()
-    widest = max(len(run.target.members) if isinstance(run.target, Ensemble) else 1 for run in runs)
-    at_once = max(1, QUEUED_BATCHES * services.engine.config.max_num_seqs // widest)
+    widest = max(_num_sequences(services, target) for target in {id(run.target): run.target for run in runs}.values())
+    at_once = max_at_once(services, widest)
     return await all_of((_run_named(services, run, given, deadline_s) for run in runs), at_once=at_once)
+
+
+def max_at_once(services: Services, num_sequences: int) -> int:
+    """How many inputs one call has answered at a time. Args: num_sequences: of the engine, for each."""
+    return max(1, QUEUED_BATCHES * services.engine.config.max_num_seqs // num_sequences)
+
+
+def _num_sequences(services: Services, answerer: Target | Ensemble) -> int:
+    if isinstance(answerer, Ensemble):
+        return sum(_num_sequences(services, member) for member in answerer.members)
+    if not answerer.labels:
+        return 1
+    return services.labels.num_sequences(answerer.input_template, answerer.labels)
 
 
 def total_usage(outcomes: Sequence[RunOutcome]) -> Usage:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from collections.abc import Sequence as Ids
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -16,9 +16,9 @@ from app.engine.config import EngineConfig, EngineStats
 from app.engine.delta import Delta
 from app.engine.engine import Engine
 from app.engine.lease import DeviceLease
-from app.engine.scoring import Scoring, plan_scoring, sum_scores
+from app.engine.scoring import Scoring, ScoringPath, plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
-from app.errors import DeadlineExceeded, Draining, EngineDead, InvalidInput, NumericalError, Overloaded, SoftswapError
+from app.errors import DeadlineExceeded, Draining, EngineDead, NumericalError, Overloaded, SoftswapError
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 
@@ -134,34 +134,31 @@ class AsyncEngine:
     ) -> Scoring:
         """log P(continuation | prompt, text) of each continuation.
 
-        The text's keys and values are computed once for all. Raises what `generate` raises.
+        The text's keys and values are computed once for all. Of many continuations half a batch is in the queue at a
+        time, so that a request with many labels does not fill it. Raises what `generate` raises.
         """
         self._check_open()
         wanted = [tuple(continuation) for continuation in continuations]
         self._engine.admission.check_scoring(token_ids, wanted, prompt)
         paths = plan_scoring(wanted)
-        if len(paths) > self.config.max_waiting_requests:
-            raise InvalidInput("the continuations are more than the server's queue holds", param="labels")
-        self._engine.check_queue(len(paths))
+        at_once = min(len(paths), max(1, self.config.max_num_seqs // 2))
+        self._engine.check_queue(at_once)
         last = len(token_ids) - 1
 
-        def add(text: list[int], targets: Mapping[int, tuple[int, ...]]) -> Callable[[], int]:
-            shared = last if len(paths) > 1 else 0
+        def add(place: int, path: ScoringPath) -> Callable[[], int]:
             return lambda: self._engine.add_scoring(
-                text,
-                targets,
+                [*token_ids, *path.token_ids],
+                {last + num_in_front: ids for num_in_front, ids in path.targets.items()},
                 prompt=prompt,
                 flow=flow,
                 deadline_s=deadline_s,
-                num_shared_tokens=shared,
+                num_shared_tokens=last if len(paths) > 1 else 0,
                 cache_salt=cache_salt,
+                is_admitted=place >= at_once,
             )
 
-        adds = [
-            add([*token_ids, *path.token_ids], {last + place: ids for place, ids in path.targets.items()})
-            for path in paths
-        ]
-        ends = await self._gather([self._score_path(each) for each in adds])
+        adds = [add(place, path) for place, path in enumerate(paths)]
+        ends = await self._gather([self._score_path(each) for each in adds], at_once=at_once)
         scores = [
             {(index - last, token_id): value for (index, token_id), value in (end.scores or {}).items()} for end in ends
         ]
@@ -201,11 +198,18 @@ class AsyncEngine:
         return EngineDead("the engine stopped working; the server must be restarted")
 
     @staticmethod
-    async def _gather(paths: list[Coroutine[None, None, Delta]]) -> list[Delta]:
-        """The ends of all paths; the first error ends the other paths."""
+    async def _gather(paths: list[Coroutine[None, None, Delta]], *, at_once: int) -> list[Delta]:
+        """The ends of all paths, so many at a time; the first error ends the other paths."""
+        slots = asyncio.Semaphore(at_once)
+
+        async def run(path: Coroutine[None, None, Delta]) -> Delta:
+            with closing(path):
+                async with slots:
+                    return await path
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(path) for path in paths]
+                tasks = [group.create_task(run(path)) for path in paths]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]

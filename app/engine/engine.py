@@ -161,11 +161,13 @@ class Engine:
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
         cache_salt: str = "",
+        is_admitted: bool = False,
     ) -> int:
         """Queue a text only to see how likely some ids are behind some of its tokens.
 
         Args:
             targets: index of a text token to the ids wanted behind it; none may lie within the shared tokens.
+            is_admitted: belongs to a request of which a part was computed: the queue takes it however full it is.
         """
         assert all(index >= num_shared_tokens for index in targets), "a wanted row would be computed by somebody else"
         sequence = Sequence(
@@ -180,7 +182,7 @@ class Engine:
             flow=flow,
             score_targets=targets,
         )
-        return self._add(sequence, deadline_s)
+        return self._add(sequence, deadline_s, is_admitted=is_admitted)
 
     def abort(self, sequence_id: int) -> None:
         """End a sequence now; unknown or finished ids are fine. It gets no delta."""
@@ -239,15 +241,13 @@ class Engine:
         if len(waiting) + num_requests > self.config.max_waiting_requests:
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
 
-    def _add(self, sequence: Sequence, deadline_s: float | None) -> int:
+    def _add(self, sequence: Sequence, deadline_s: float | None, *, is_admitted: bool = False) -> int:
         self.admission.check(sequence.token_ids, sequence.prompt, sequence.params, sequence.num_shared_tokens)
         if self.scheduler.num_blocks_alone(sequence) > self.scheduler.block_manager.num_blocks:
             raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
-        self.check_queue()
-        num_waiting_tokens = self.scheduler.waiting.num_tokens
-        # an empty queue takes any text, or a long one could never come in
-        if num_waiting_tokens and num_waiting_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
-            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
+        if not is_admitted:
+            self.check_queue()
+            self._check_queued_tokens(sequence)
         sequence.arrival_s = self._clock()
         sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
         self._id_to_output[sequence.sequence_id] = Output(sequence, self.backbone)
@@ -273,6 +273,12 @@ class Engine:
             prefix = item.segment
             if isinstance(prefix, Prefix) and isinstance(prefix.content, TaskPrompt) and prefix.is_computed:
                 self.prefix_store.keep(prefix.key, partial(self.model_runner.computed_rows, prefix))
+
+    def _check_queued_tokens(self, sequence: Sequence) -> None:
+        num_waiting_tokens = self.scheduler.waiting.num_tokens
+        # an empty queue takes any text, or a long one could never come in
+        if num_waiting_tokens and num_waiting_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
+            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
 
     def _note_first_schedule(self, batch: Batch, now_s: float) -> None:
         for item in batch.items:

@@ -538,19 +538,50 @@ def test_scoring_raises_the_plain_error_and_leaves_nothing_behind() -> None:
     run(check)
 
 
-def test_scoring_is_refused_as_a_whole_when_the_queue_cannot_take_it() -> None:
+def test_scoring_is_refused_as_a_whole_when_the_queue_cannot_take_half_a_batch_of_it() -> None:
     async def check() -> None:
         labels = [(k, 5, 6) for k in range(20, 26)]
-        async with running(max_waiting_requests=8, max_num_seqs=1) as engine:
-            tasks = [asyncio.create_task(tokens_of(engine, [0, 5, k + 3], params=LONG)) for k in range(6)]
-            await until(lambda: engine.stats.num_waiting == 5)
+        async with running(max_waiting_requests=4, max_num_seqs=4) as engine:
+            tasks = [asyncio.create_task(tokens_of(engine, [0, 5, k + 3], params=LONG)) for k in range(4)]
+            await until(lambda: engine.stats.num_running == 4)
+            tasks += [asyncio.create_task(tokens_of(engine, [0, 5, k + 3], params=LONG)) for k in range(3)]
+            await until(lambda: engine.stats.num_waiting == 3)
             with pytest.raises(Overloaded):
                 await engine.score([0, 5], labels, prompt=None)
             for task in tasks:
                 task.cancel()
             await _ends(tasks)
-            with pytest.raises(InvalidInput):
-                await engine.score([0, 5], [(k, 5, 6) for k in range(20, 40)], prompt=None)
+
+    run(check)
+
+
+def test_scoring_of_more_continuations_than_the_queue_holds_never_fills_it() -> None:
+    async def check() -> None:
+        labels = [(k, 5, 6) for k in range(20, 60)]
+        async with running(max_waiting_requests=8, max_num_seqs=4) as engine:
+            several = await asyncio.gather(*(engine.score([0, 5], labels, prompt=None) for _ in range(4)))
+        async with running() as engine:
+            wanted = await engine.score([0, 5], labels, prompt=None)
+        for scoring in several:
+            assert scoring.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-4)
+
+    run(check)
+
+
+def test_what_was_begun_is_not_refused_half_way() -> None:
+    async def check() -> None:
+        labels = [(k, 5, 6) for k in range(20, 60)]
+        async with running(max_waiting_requests=4, max_num_seqs=2) as engine:
+            scoring = asyncio.create_task(engine.score([0, 5], labels, prompt=None))
+            await until(lambda: engine.stats.num_steps > 1)
+            others = []
+            while not scoring.done():
+                others.append(asyncio.create_task(tokens_of(engine, [0, 5, 6])))
+                await asyncio.sleep(0.0005)
+            assert len((await scoring).log_likelihoods) == 40
+            for task in others:
+                task.cancel()
+            assert any(isinstance(end, Overloaded) for end in await _ends(others))
 
     run(check)
 
