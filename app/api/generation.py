@@ -144,8 +144,13 @@ async def generate_all(
 
 async def collect(services: Services, target: Target, asks: Sequence[Ask], deadline_s: float) -> list[Choice]:
     """All choices, finished. The first error ends the others."""
-    choices = [Choice() for _ in asks]
-    async with aclosing(generate_all(services, target, asks, deadline_s)) as deltas:
+    return await put_together(generate_all(services, target, asks, deadline_s), len(asks))
+
+
+async def put_together(deltas: AsyncGenerator[tuple[int, Delta], None], num_choices: int) -> list[Choice]:
+    """Choices from their deltas, each with its choice's index."""
+    choices = [Choice() for _ in range(num_choices)]
+    async with aclosing(deltas):
         async for index, delta in deltas:
             choices[index].add(delta)
     return choices

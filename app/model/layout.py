@@ -56,9 +56,13 @@ class Template:
 
         The ids do not depend on the input, so the labels of a task can be encoded once.
         """
-        _, asked, blank = self._parts
+        _, asked, _ = self._parts
         context = asked or "\n"
-        return encode_continuation(tokenizer, context, blank + target)
+        return encode_continuation(tokenizer, context, self.write_target(target))
+
+    def write_target(self, target: str) -> str:
+        """The target as it stands behind the text that `render` gives, with the blank in front of it."""
+        return self._parts[2] + target
 
 
 BARE = Template("{input}{target}")

@@ -63,6 +63,19 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     return greedy
 
 
+def draw_among(log_weights: Sequence[float], params: SamplingParams, seed: int) -> int:
+    """Draw a place of a list as a token is drawn from a vocabulary: temperature, top-k, min-p and top-p, in that order.
+
+    Args:
+        log_weights: natural logarithms, up to a constant.
+        params: biases and penalties, which are of tokens, must be silent.
+    """
+    assert not params.logit_bias
+    assert not params.has_penalties
+    row = SampleRow(params, seed, num_generated=0, prompt_ids=(), generated_ids=())
+    return int(sample(torch.tensor([log_weights], dtype=torch.float32), [row])[0])
+
+
 class LogprobsOf:
     """What each row gives to its token and to the alternatives it wants, computed now and read later.
 

@@ -19,14 +19,13 @@ from app.api.generation import (
     Begun,
     Choice,
     ask_n,
-    collect,
     encode_for,
     finish_reason_of,
-    generate_all,
-    make_params,
+    put_together,
     require_room,
 )
 from app.api.guard import GuardedRoute
+from app.api.label_answers import answer_all, choose_form, make_answer_params
 from app.api.logprobs import chat_logprobs
 from app.api.naming import naming_text
 from app.api.schemas.chat import (
@@ -60,7 +59,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 )
 async def create_chat_completion(request: ChatRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
     """OpenAI's chat completions: `chat.completion` objects, or a stream of `chat.completion.chunk`."""
-    target = await find_target(services, request.model)
+    target = choose_form(await find_target(services, request.model), free_text=request.free_text)
     _check_pairs(request)
     with naming_text("messages"):
         return await _answer(services, target, request, deadline_s)
@@ -69,13 +68,13 @@ async def create_chat_completion(request: ChatRequest, services: ServicesDep, de
 async def _answer(services: Services, target: Target, request: ChatRequest, deadline_s: float) -> Any:
     token_ids = await _render(services, target, request.messages)
     given = request.given_sampling()
-    params = make_params(services, target, given, num_tokens=len(token_ids), default_max_tokens=None)
+    params = make_answer_params(services, target, given, num_tokens=len(token_ids), default_max_tokens=None)
     asks = ask_n(token_ids, params, request.n or 1)
     writer = _Writer(services, target, request, len(token_ids))
+    deltas = answer_all(services, target, asks, deadline_s)
     if not request.stream:
-        return writer.whole(await collect(services, target, asks, deadline_s))
-    chunks = writer.chunks(generate_all(services, target, asks, deadline_s))
-    return EventStream(await Begun.wait(chunks))
+        return writer.whole(await put_together(deltas, len(asks)))
+    return EventStream(await Begun.wait(writer.chunks(deltas)))
 
 
 def _check_pairs(request: ChatRequest) -> None:
@@ -88,12 +87,13 @@ def _check_pairs(request: ChatRequest) -> None:
 
 
 async def _render(services: Services, target: Target, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Ids of the conversation: through the task's template if it has one, else the tokenizer's chat template."""
-    if target.template is not None:
+    """Ids of the conversation: as the task's runs have them if it has a template or labels, else by the tokenizer's."""
+    if target.template is not None or target.labels:
         if len(messages) != 1 or messages[0].role != "user":
-            message = f"{target.flow} has a template of its own and takes exactly one user message"
+            own = "a template of its own" if target.template else "labels"
+            message = f"{target.flow} has {own} and takes exactly one user message"
             raise InvalidInput(message, param="messages")
-        return await encode_for(services, target.prompt, target.template.render(messages[0].text))
+        return await encode_for(services, target.prompt, target.input_template.render(messages[0].text))
     if not services.backbone.has_chat_template:
         message = f"{services.backbone.name} has no chat template; use /v1/completions, or a task that has a template"
         raise InvalidInput(message, param="model")

@@ -19,14 +19,13 @@ from app.api.generation import (
     Begun,
     Choice,
     ask_n,
-    collect,
     encode_for,
     finish_reason_of,
-    generate_all,
-    make_params,
+    put_together,
     require_room,
 )
 from app.api.guard import GuardedRoute
+from app.api.label_answers import answer_all, choose_form, make_answer_params
 from app.api.logprobs import LegacyLogprobs
 from app.api.schemas.completions import Completion, CompletionChoice, CompletionRequest, Logprobs
 from app.api.schemas.fields import Usage
@@ -51,15 +50,15 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 )
 async def create_completion(request: CompletionRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
     """OpenAI's completions: `text_completion` objects, or a stream of them."""
-    target = await find_target(services, request.model)
+    target = choose_form(await find_target(services, request.model), free_text=request.free_text)
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("stream_options needs stream to be true", param="stream_options")
     texts = [await _read_text(services, target, prompt) for prompt in _list_prompts(request)]
     writer = _Writer(services, target, request, texts)
+    deltas = answer_all(services, target, writer.asks, deadline_s)
     if not request.stream:
-        return writer.whole(await collect(services, target, writer.asks, deadline_s))
-    chunks = writer.chunks(generate_all(services, target, writer.asks, deadline_s))
-    return EventStream(await Begun.wait(chunks))
+        return writer.whole(await put_together(deltas, len(writer.asks)))
+    return EventStream(await Begun.wait(writer.chunks(deltas)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class _Writer:
             given["logprobs"] = self._request.logprobs
             if self._request.echo:
                 given["prompt_logprobs"] = self._request.logprobs
-        return make_params(
+        return make_answer_params(
             self._services,
             self._target,
             given,

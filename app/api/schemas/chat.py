@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from app.api.limits import MAX_CONTENT_PARTS, MAX_MESSAGES, MAX_N, MAX_TOKENS
 from app.api.schemas.fields import (
+    FreeText,
     Identity,
     MetadataField,
     ModelName,
@@ -80,6 +81,7 @@ class ChatRequest(Sampling):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report; needs logprobs.")
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     stream_options: StreamOptions | None = None
+    free_text: FreeText = None
     user: Identity = None
     safety_identifier: Identity = None
     prompt_cache_key: Identity = None

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from app.api.limits import MAX_N, MAX_PROMPTS, MAX_TOKEN_IDS
 from app.api.schemas.fields import (
+    FreeText,
     Identity,
     ModelName,
     Reply,
@@ -54,6 +55,7 @@ class CompletionRequest(Sampling):
     )
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     stream_options: StreamOptions | None = None
+    free_text: FreeText = None
     user: Identity = None
     best_of: Unsupported = None
     suffix: Unsupported = None

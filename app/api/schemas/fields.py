@@ -94,6 +94,15 @@ class Sampling(Strict):
         return given
 
 
+FreeText = Annotated[
+    bool | None,
+    Field(
+        description="A task with labels answers with one of them, as its runs do; true lets it write freely instead. "
+        "Not OpenAI's."
+    ),
+]
+
+
 class StreamOptions(Strict):
     """Options of a stream."""
 
