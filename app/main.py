@@ -128,7 +128,13 @@ def load_backbone(settings: Settings) -> Backbone:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    return Backbone.load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    return Backbone.load(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        quantize=settings.quantize,
+    )
 
 
 def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:

@@ -79,11 +79,14 @@ def byte_tokenizer(*, has_chat_template: bool = True) -> PreTrainedTokenizerFast
 
 
 @cache
-def tiny_backbone(architecture: str = "llama", *, has_chat_template: bool = True, seed: int = 0) -> Backbone:
+def tiny_backbone(
+    architecture: str = "llama", *, has_chat_template: bool = True, seed: int = 0, quantize: str = "none"
+) -> Backbone:
     """A float32 model of three layers with weights large enough that greedy choices are clear."""
     settings = dict(ARCHITECTURE_TO_CONFIG[architecture])
     config = AutoConfig.for_model(architecture, **settings)
     config.initializer_range = 0.2
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return Backbone.from_model(model, byte_tokenizer(has_chat_template=has_chat_template), name=f"tiny-{architecture}")
+    tokenizer = byte_tokenizer(has_chat_template=has_chat_template)
+    return Backbone.from_model(model, tokenizer, name=f"tiny-{architecture}", quantize=quantize)

@@ -86,6 +86,9 @@ def compare(
         softswap compare reviews.jsonl --test unseen.jsonl --plot reviews.svg
     """
     settings = read_settings(model=model, device=device)
+    if settings.quantize != "none":
+        raise InvalidInput("quantize (SOFTSWAP_QUANTIZE) must be none here: methods are compared that train weights",
+                           param="quantize")  # fmt: skip
     from app.comparison.comparison import compare as compare_methods
     from app.comparison.comparison import require_packages
     from app.comparison.isolation import Checkpoint

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import AsJson, Device, Model, RegistryFolder, read_settings, write_json
+from app.cli.options import AsJson, Device, Model, Quantize, RegistryFolder, read_settings, write_json
 from app.errors import SoftswapError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def doctor(
     model: Model = None,
     registry: RegistryFolder = None,
     device: Device = None,
+    quantize: Quantize = None,
     host: Annotated[str | None, typer.Option(help="Address a server would listen on. (default: 127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="Port a server would listen on. (default: 8000)")] = None,
     as_json: AsJson = False,
@@ -45,7 +46,7 @@ def doctor(
 
     Exit code 1 if something is wrong.
     """
-    settings = read_settings(model=model, registry=registry, device=device, host=host, port=port)
+    settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, host=host, port=port)
     findings = []
     for finding in examine(settings):
         findings.append(finding)
@@ -134,10 +135,12 @@ def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
 
     backbone = load_backbone(settings)
     loaded.append(backbone)
-    num_parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
+    parameters = [*backbone.model.parameters()]
+    num_parameters, num_bytes = (sum(getattr(each, size) for each in parameters) for size in ("numel", "nbytes"))
+    quantized = "" if backbone.quantize == "none" else f" with weights in {backbone.quantize}"
     return (
-        f"{backbone.name}: {num_parameters / 1e6:.1f} M parameters, {backbone.max_model_len} positions, "
-        f"{backbone.dtype}, fingerprint {backbone.fingerprint[:12]}"
+        f"{backbone.name}: {num_parameters / 1e6:.1f} M parameters in {num_bytes / 1e6:.0f} MB, "
+        f"{backbone.max_model_len} positions, {backbone.dtype}{quantized}, fingerprint {backbone.fingerprint[:12]}"
     )
 
 

@@ -16,6 +16,7 @@ from app.cli.options import (
     ExampleFile,
     InputField,
     Model,
+    Quantize,
     RegistryFolder,
     TargetField,
     TaskOrEnsemble,
@@ -54,6 +55,7 @@ def evaluate(
     model: Model = None,
     registry: RegistryFolder = None,
     device: Device = None,
+    quantize: Quantize = None,
 ) -> None:
     """Measure a task on examples it was not tuned on.
 
@@ -69,7 +71,7 @@ def evaluate(
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     server = find_server(url, api_key)
     if server is None:
-        settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
+        settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, watch_interval=0)
         measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
         import asyncio
 

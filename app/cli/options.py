@@ -39,6 +39,7 @@ Combined = Annotated[
 Model = Annotated[str | None, setting("model")]
 RegistryFolder = Annotated[Path | None, setting("registry", "--registry")]
 Device = Annotated[str | None, setting("device")]
+Quantize = Annotated[str | None, setting("quantize")]
 Url = Annotated[str | None, setting("url")]
 ApiKey = Annotated[str | None, setting("api_key")]
 DATA = "Data"

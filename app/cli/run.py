@@ -16,6 +16,7 @@ from app.cli.options import (
     Combined,
     Device,
     Model,
+    Quantize,
     RegistryFolder,
     TaskOrEnsemble,
     Url,
@@ -50,6 +51,7 @@ def run(
     model: Model = None,
     registry: RegistryFolder = None,
     device: Device = None,
+    quantize: Quantize = None,
 ) -> None:
     """Use a task: a label from a task with labels, a text from one that generates.
 
@@ -73,7 +75,7 @@ def run(
         return
     from app.telemetry import configure_logging
 
-    settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
+    settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, watch_interval=0)
     configure_logging("warning")
     asyncio.run(_run_here(settings, task, given, text, is_piped=is_piped, as_json=as_json))
 

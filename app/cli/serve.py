@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from app.cli.options import Device, Model, RegistryFolder, read_settings, setting
+from app.cli.options import Device, Model, Quantize, RegistryFolder, read_settings, setting
 
 NETWORK, SIZES, OPERATION = "Network", "Sizes", "Operation"
 
@@ -18,6 +18,7 @@ def serve(
     state: Annotated[Path | None, setting("state")] = None,
     device: Device = None,
     dtype: Annotated[str | None, setting("dtype")] = None,
+    quantize: Quantize = None,
     attention: Annotated[str | None, setting("attention")] = None,
     layers: Annotated[str | None, setting("layers")] = None,
     eager: Annotated[bool | None, setting("eager", "--eager")] = None,

@@ -19,6 +19,7 @@ from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attenti
 from app.model.exactness import check_packing
 from app.model.kv_cache import KVShape
 from app.model.last_layer import LastLayer
+from app.model.quantized_linear import quantize_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -48,6 +49,8 @@ class Backbone:
         name: directory name or hub id; what a request says to ask the model without a task prompt.
         fingerprint: sha256 over configuration, tokenizer and weight files, 64 hexadecimal digits.
         kv_shape: layers, key-value heads and head size, as the model itself shows them.
+        quantize: "int8" where the linear layers' weights are (`quantize_linears`), else "none". No part of the
+            fingerprint, as the dtype is none: prompts tuned on one are served on the other.
     """
 
     model: PreTrainedModel
@@ -55,10 +58,17 @@ class Backbone:
     name: str
     fingerprint: str
     kv_shape: KVShape
+    quantize: str = "none"
 
     @classmethod
     def load(
-        cls, source: str | Path, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        quantize: str = "none",
     ) -> Backbone:
         """Load a decoder from a directory or, when no such directory exists, from the Hugging Face hub.
 
@@ -69,6 +79,7 @@ class Backbone:
             revision: branch, tag or commit of the hub repository.
             dtype: "auto" (the checkpoint's own on CUDA, float32 on CPU), "float32", "bfloat16" or "float16".
             device: "auto", "cpu", "cuda" or "cuda:N".
+            quantize: "none" or, on a CPU, "int8".
 
         Raises:
             UnsupportedModel: the architecture cannot be served exactly; says why.
@@ -77,6 +88,7 @@ class Backbone:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         target = choose_device(device)
+        _check_quantize(quantize, target)
         folder = find_checkpoint(str(source), revision)
         config = read_config(folder)
         register_attention()
@@ -97,25 +109,32 @@ class Backbone:
                 raise InvalidInput(f"cannot load {source}: {_first_line(error)}", param="model") from error
         _check_complete(report)
         name = Path(source).resolve().name if Path(source).is_dir() else str(source)
-        return cls._wrap(model.to(target), tokenizer, name, fingerprint.result())
+        return cls._wrap(model.to(target), tokenizer, name, fingerprint.result(), quantize)
 
     @classmethod
-    def from_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str) -> Backbone:
-        """Wrap a model built in memory; its fingerprint is taken over its parameters."""
+    def from_model(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str, quantize: str = "none"
+    ) -> Backbone:
+        """Wrap a model built in memory; its fingerprint is taken over its parameters, as they are before quantisation."""
+        _check_quantize(quantize, model.device)
         check_config(model.config)
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
-        return cls._wrap(model, tokenizer, name, _fingerprint_model(model, tokenizer))
+        return cls._wrap(model, tokenizer, name, _fingerprint_model(model, tokenizer), quantize)
 
     @classmethod
-    def _wrap(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, fingerprint: str) -> Backbone:
+    def _wrap(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, fingerprint: str, quantize: str
+    ) -> Backbone:
         if not tokenizer.is_fast:
             raise UnsupportedModel("the checkpoint has no fast tokenizer (tokenizer.json)", param="model")
         model.eval()
         model.requires_grad_(False)
+        if quantize == "int8":
+            quantize_linears(model)
         kv_shape = probe_kv_shape(model)
         check_packing(model, kv_shape)
-        return cls(model, tokenizer, name, fingerprint, kv_shape)
+        return cls(model, tokenizer, name, fingerprint, kv_shape, quantize)
 
     @property
     def device(self) -> torch.device:
@@ -211,6 +230,13 @@ def _choose_dtype(dtype: str, config: Any, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype must be auto, {', '.join(DTYPES)}", param="dtype")
     return DTYPES[dtype]
+
+
+def _check_quantize(quantize: str, device: torch.device) -> None:
+    if quantize not in ("none", "int8"):
+        raise InvalidInput("quantize must be none or int8", param="quantize")
+    if quantize != "none" and device.type != "cpu":
+        raise InvalidInput(f"quantize must be none on {device.type}: int8 is for CPUs only", param="quantize")
 
 
 def find_checkpoint(source: str, revision: str | None) -> Path:

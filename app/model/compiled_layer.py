@@ -18,10 +18,11 @@ from torch import nn
 
 from app.model.attention import AttentionBatch, attend_reference
 from app.model.compiled_attention import MAX_WINDOW, runs_of
-from app.model.compiled_linear import DTYPE_TO_MACROS, MultiplyJob, address
-from app.model.compiler import C_FOLDER, CompilationError, load_library
+from app.model.compiled_linear import MultiplyJob, Weights, address, dtype_of, is_linear, macros_for
+from app.model.compiler import C_FOLDER, load_library
 from app.model.exactness import BLOCK_SIZE, compute_packed
 from app.model.kv_cache import KVCache, KVShape
+from app.model.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
 from app.model.team import find_team
 
@@ -106,7 +107,8 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
     layers = [module for module in model.modules() if _is_like_llama(module, shape)]
     if not layers or shape.head_dim % 2:
         return []
-    compute = _compile(model.dtype, shape.head_dim)
+    is_quantized = any(isinstance(module, QuantizedLinear) for module in layers[0].modules())
+    compute = _compile(model.dtype, shape.head_dim, is_quantized=is_quantized)
     kv_cache = KVCache(shape, num_blocks=3, block_size=BLOCK_SIZE, dtype=model.dtype, device=model.device)
     before = torch.randn(kv_cache.blocks.shape, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     kv_cache.blocks.copy_(before)
@@ -122,10 +124,8 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
 
 
 @cache
-def _compile(dtype: torch.dtype, head_dim: int) -> Callable[..., None]:
-    if dtype not in DTYPE_TO_MACROS:
-        raise CompilationError(f"the C code does not read {dtype}")
-    library = load_library(SOURCES, {"HEAD_DIM": head_dim, **DTYPE_TO_MACROS[dtype]})
+def _compile(dtype: torch.dtype, head_dim: int, *, is_quantized: bool) -> Callable[..., None]:
+    library = load_library(SOURCES, {"HEAD_DIM": head_dim, **macros_for(dtype, is_quantized=is_quantized)})
     library.compute_layer.argtypes = (ctypes.c_void_p,) * 6
     library.compute_layer.restype = None
     return library.compute_layer
@@ -143,12 +143,12 @@ def _is_like_llama(module: nn.Module, shape: KVShape) -> bool:
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
     head_norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
     return (
-        all(type(linear) is nn.Linear for linear in linears)
+        all(is_linear(linear) for linear in linears)
         and all(_epsilon(norm) is not None for norm in norms + head_norms)
         and all(norm.weight.shape == (shape.head_dim,) for norm in head_norms)
         and isinstance(getattr(attention, "layer_idx", None), int)
         and attention.k_proj.out_features == attention.v_proj.out_features == shape.num_kv_heads * shape.head_dim
-        and len({parameter.dtype for parameter in module.parameters()}) == 1
+        and len({*map(dtype_of, linears), *(norm.weight.dtype for norm in norms + head_norms)}) == 1
     )
 
 
@@ -191,7 +191,7 @@ def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forwar
     module: Any = call.layer
     layer, layer_index = _describe(call, head_dim), module.self_attn.layer_idx
     sizes = _Sizes(layer.num_heads, layer.num_kv_heads, layer.hidden_size, module.mlp.gate_proj.out_features)
-    dtype = module.mlp.gate_proj.weight.dtype
+    dtype = dtype_of(module.mlp.gate_proj)
     weights = list(module.parameters())  # their addresses are in `layer`
     layer_pointer = ctypes.byref(layer)
 
@@ -219,7 +219,7 @@ def _describe(call: _Call, head_dim: int) -> _Layer:
     attention, feed_forward = module.self_attn, module.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     up = MultiplyJob.of(feed_forward.up_proj)
-    up.gate, up.gate_bias = address(feed_forward.gate_proj.weight), address(feed_forward.gate_proj.bias)
+    up.gate = Weights.of(feed_forward.gate_proj)
     return _Layer(
         input_norm=address(module.input_layernorm.weight),
         output_norm=address(module.post_attention_layernorm.weight),

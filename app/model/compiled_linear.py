@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from app.model.compiler import C_FOLDER, CompilationError, load_library
+from app.model.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
 from app.model.team import find_team
 
@@ -27,37 +28,70 @@ DTYPE_TO_MACROS: dict[torch.dtype, dict[str, int]] = {torch.float32: {}, torch.b
 DTYPE_TO_MAX_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Relative to the sum of what is added up."""
 
+Linear = nn.Linear | QuantizedLinear
 Multiply = Callable[..., Forward]
+
+
+class Weights(ctypes.Structure):
+    """Field for field `struct weights` in multiply.h."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("weight", "scale", "bias"))
+
+    @classmethod
+    def of(cls, layer: Linear) -> Weights:
+        """Where a layer's lie; they must stay there."""
+        if isinstance(layer, QuantizedLinear):
+            assert layer.panels.is_contiguous()
+            assert layer.scale.dtype == torch.float32
+            return cls(address(layer.panels), address(layer.scale), address(layer.bias))
+        assert layer.weight.is_contiguous()
+        return cls(address(layer.weight), None, address(layer.bias))
 
 
 class MultiplyJob(ctypes.Structure):
     """Field for field `struct multiply_job` in multiply.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("input", "weight", "bias", "gate", "gate_bias", "addend")),
-        *((name, ctypes.c_void_p) for name in ("output", "wide_output")),
+        ("input", ctypes.c_void_p),
+        ("linear", Weights),
+        ("gate", Weights),
+        *((name, ctypes.c_void_p) for name in ("addend", "output", "wide_output")),
         *((name, ctypes.c_int64) for name in ("num_rows", "num_columns", "depth")),
         *((name, ctypes.c_int64) for name in ("input_stride", "output_stride", "next_item")),
     )
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> MultiplyJob:
-        """A job that knows the layer's weights, which must stay where they are."""
-        assert layer.weight.is_contiguous()
-        num_columns, depth = layer.weight.shape
+    def of(cls, layer: Linear) -> MultiplyJob:
+        """A job that knows the layer's weights."""
         return cls(
-            weight=address(layer.weight),
-            bias=address(layer.bias),
-            num_columns=num_columns,
-            depth=depth,
-            input_stride=depth,
-            output_stride=num_columns,
+            linear=Weights.of(layer),
+            num_columns=layer.out_features,
+            depth=layer.in_features,
+            input_stride=layer.in_features,
+            output_stride=layer.out_features,
         )
 
 
 def address(tensor: torch.Tensor | None) -> int | None:
     """Where its first number lies; None for none."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def macros_for(dtype: torch.dtype, *, is_quantized: bool) -> dict[str, int]:
+    """What C sources are compiled with to read numbers of this type, and weights of 8 bits. Raises: CompilationError."""
+    if dtype not in DTYPE_TO_MACROS:
+        raise CompilationError(f"the C code does not read {dtype}")
+    return {**DTYPE_TO_MACROS[dtype], **({"INT8": 1} if is_quantized else {})}
+
+
+def is_linear(module: nn.Module) -> TypeGuard[Linear]:
+    """Whether it is one the C code can compute: none of a class with something of its own."""
+    return type(module) in (nn.Linear, QuantizedLinear)
+
+
+def dtype_of(layer: Linear) -> torch.dtype:
+    """Of what comes in and goes out."""
+    return layer.dtype if isinstance(layer, QuantizedLinear) else layer.weight.dtype
 
 
 def compile_linears(model: PreTrainedModel) -> dict[nn.Module, Forward]:
@@ -67,35 +101,39 @@ def compile_linears(model: PreTrainedModel) -> dict[nn.Module, Forward]:
 
     Raises: CompilationError.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    if len({layer.weight.device.type for layer in layers} | {"cpu"}) > 1:
+    if model.device.type != "cpu":
         raise CompilationError("the model is not on a CPU")
     last = model.get_output_embeddings()
-    return {layer: compile_multiply(layer.weight.dtype)(layer, is_wide=layer is last) for layer in layers}
+    return {layer: compile_layer(layer, is_wide=layer is last) for layer in filter(is_linear, model.modules())}
+
+
+def compile_layer(layer: Linear, *, is_wide: bool = False) -> Forward:
+    """Its forward in C; with `is_wide` the output is float32. Raises: CompilationError."""
+    multiply = compile_multiply(dtype_of(layer), is_quantized=isinstance(layer, QuantizedLinear))
+    return multiply(layer, is_wide=is_wide)
 
 
 @cache
-def compile_multiply(dtype: torch.dtype) -> Multiply:
-    """What makes a layer's `forward` in C, compiled and held against torch's; with `is_wide` its output is float32.
+def compile_multiply(dtype: torch.dtype, *, is_quantized: bool = False) -> Multiply:
+    """What makes a layer's `forward` in C, compiled and held against torch's.
+
+    Args: dtype: of what comes in and goes out, of a bias, and of weights that are not quantised.
 
     Raises: CompilationError.
     """
-    if dtype not in DTYPE_TO_MACROS:
-        raise CompilationError(f"the C code does not read {dtype}")
-    library = load_library([SOURCE], DTYPE_TO_MACROS[dtype])
+    library = load_library([SOURCE], macros_for(dtype, is_quantized=is_quantized))
     work = ctypes.cast(library.multiply, ctypes.c_void_p)
     run_in_team = find_team()
 
-    def multiply(layer: nn.Linear, *, is_wide: bool = False) -> Forward:
-        weight, bias = layer.weight, layer.bias
-        assert weight.dtype == dtype
-        num_columns, depth = weight.shape
+    def multiply(layer: Linear, *, is_wide: bool = False) -> Forward:
+        parameters = list(layer.parameters())  # their addresses are in the job
+        num_columns, depth = layer.out_features, layer.in_features
         job = MultiplyJob.of(layer)
         job_pointer, output_dtype = ctypes.byref(job), torch.float32 if is_wide else dtype
 
         def forward(input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name for it
-            assert input.dtype == weight.dtype  # and keeps the weight, whose address the job holds
-            assert bias is layer.bias
+            assert parameters
+            assert input.dtype == dtype
             rows = input.contiguous()
             output = rows.new_empty((*input.shape[:-1], num_columns), dtype=output_dtype)
             job.input = rows.data_ptr()
@@ -106,20 +144,22 @@ def compile_multiply(dtype: torch.dtype) -> Multiply:
 
         return forward
 
-    _check(multiply, dtype)
+    _check(multiply, dtype, is_quantized=is_quantized)
     return multiply
 
 
-def _check(multiply: Multiply, dtype: torch.dtype) -> None:
+def _check(multiply: Multiply, dtype: torch.dtype, *, is_quantized: bool) -> None:
     """Hold it against torch's product, and rows alone against rows together: no test has seen this compiler."""
     generator = torch.Generator().manual_seed(0)
     for num_rows, depth, num_columns in ((1, 16, 4), (7, 1101, 37), (65, 2080, 66)):
-        layer = nn.Linear(depth, num_columns, dtype=dtype).requires_grad_(False)
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
-        layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
+        linear = nn.Linear(depth, num_columns, dtype=dtype).requires_grad_(False)
+        linear.weight.copy_(torch.randn(linear.weight.shape, generator=generator))
+        linear.bias.copy_(torch.randn(linear.bias.shape, generator=generator))
+        layer = QuantizedLinear(linear) if is_quantized else linear
+        weight = (layer.dequantized() if isinstance(layer, QuantizedLinear) else layer.weight).double()
         rows = torch.randn(num_rows, depth, generator=generator).to(dtype)
-        wanted = F.linear(rows.double(), layer.weight.double(), layer.bias.double())
-        size = F.linear(rows.double().abs(), layer.weight.double().abs(), layer.bias.double().abs())
+        wanted = F.linear(rows.double(), weight, linear.bias.double())
+        size = F.linear(rows.double().abs(), weight.abs(), linear.bias.double().abs())
         found = multiply(layer)(rows)
         error = float(((found.double() - wanted).abs() / size).max())
         if not error <= DTYPE_TO_MAX_ERROR[dtype]:

@@ -13,7 +13,7 @@ from torch import nn
 from app.model.attention import AttentionBatch
 from app.model.compiled_attention import compile_attention
 from app.model.compiled_layer import CompiledLayer, compile_layers
-from app.model.compiled_linear import compile_linears
+from app.model.compiled_linear import compile_linears, dtype_of, is_linear
 from app.model.compiler import CompilationError
 from app.model.exactness import BLOCK_SIZE
 from app.model.kv_cache import KVShape
@@ -84,9 +84,9 @@ def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Te
 @torch.inference_mode()
 def _measure_linears(linears: Mapping[nn.Module, Forward]) -> float:
     """How many times as fast as their own forward the replacements are, over one layer of each shape."""
-    shape_to_layer: dict[Any, Any] = {layer.weight.shape: layer for layer in linears}
+    shape_to_layer = {(layer.in_features, layer.out_features): layer for layer in filter(is_linear, linears)}
     inputs = [
-        (layer, torch.ones(num_rows, layer.in_features, dtype=layer.weight.dtype))
+        (layer, torch.ones(num_rows, layer.in_features, dtype=dtype_of(layer)))
         for layer in shape_to_layer.values()
         for num_rows in NUM_ROWS
     ]

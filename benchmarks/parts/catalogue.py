@@ -9,6 +9,7 @@ from benchmarks.parts.cold_task import measure_cold_task
 from benchmarks.parts.decisions import measure_decisions
 from benchmarks.parts.decode import measure_decode
 from benchmarks.parts.http_cost import measure_http_cost
+from benchmarks.parts.int8 import measure_int8
 from benchmarks.parts.many_tasks import measure_many_tasks
 from benchmarks.parts.peers import measure_peers
 from benchmarks.parts.prompt_length import measure_prompt_length
@@ -26,4 +27,5 @@ NAME_TO_PART: Mapping[str, Callable[[Bench, Say], Part]] = {
     "start-up": measure_start_up,
     "http": measure_http_cost,
     "decode": measure_decode,
+    "int8": measure_int8,
 }

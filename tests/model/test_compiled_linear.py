@@ -62,13 +62,16 @@ def test_what_is_not_a_number_stays_so_in_its_own_row(dtype: torch.dtype) -> Non
 
 
 @needs_compiler
-def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_code_that_computes_something_else_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_quantized: bool
+) -> None:
     wrong = copytree(C_FOLDER, tmp_path / "csrc") / "multiply.c"
-    wrong.write_text(wrong.read_text().replace("widen_one(bias[column + c])", "widen_one(bias[c])"))
+    wrong.write_text(wrong.read_text().replace("widen_one(weights->bias[column + c])", "widen_one(weights->bias[c])"))
     monkeypatch.setattr(compiled_linear, "SOURCE", wrong)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompilationError, match="computes something else"):
-        compile_multiply.__wrapped__(torch.float32)
+        compile_multiply.__wrapped__(torch.float32, is_quantized=is_quantized)
 
 
 def test_other_types_are_refused() -> None:

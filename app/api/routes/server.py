@@ -80,6 +80,7 @@ async def describe_server(services: ServicesDep) -> Any:
             fingerprint=backbone.fingerprint,
             device=str(backbone.device),
             dtype=str(backbone.dtype).removeprefix("torch."),
+            quantize=backbone.quantize,
             num_layers=backbone.num_layers,
             hidden_size=backbone.hidden_size,
             vocab_size=backbone.vocab_size,

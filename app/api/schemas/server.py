@@ -20,6 +20,7 @@ class BackboneObject(Reply):
     fingerprint: str
     device: str
     dtype: str
+    quantize: str
     num_layers: int
     hidden_size: int
     vocab_size: int

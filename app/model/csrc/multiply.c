@@ -56,6 +56,58 @@ static inline vector load_some_units(const element *values, int64_t size) {
     return load_units(filled);
 }
 
+#ifdef INT8
+/* A panel is read where it is stored: PANEL columns lie side by side, each number of the depth behind the other, so
+ * that nothing has to be turned, and numbers are widened in registers. */
+#define IS_SCALED 1
+#define PANEL 16 /* as in quantized_linear.py */
+#define PANEL_STEP (PER_UNIT * PANEL)
+typedef int8_t panel_element;
+
+static inline vector widen_bytes(const int8_t *values) {
+#if defined(__AVX512F__)
+    return (vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)values)));
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)values)));
+#else
+    vector x;
+    for (int i = 0; i < LANES; i++) x[i] = values[i];
+    return x;
+#endif
+}
+
+/* A unit of LANES columns; what stands behind the depth is 0. All of int8 is exact in bfloat16, a float's upper half. */
+static inline vector panel_units(const int8_t *panel, int64_t left) {
+#if PER_UNIT == 2
+    const bits first = (bits)widen_bytes(panel) >> 16;
+    return (vector)(left > 1 ? first | (bits)widen_bytes(panel + PANEL) : first);
+#else
+    (void)left;
+    return widen_bytes(panel);
+#endif
+}
+
+/* From depth `k` of a column on. Where that of the columns `ahead` lies is prefetched. */
+static const int8_t *panel_of(const int8_t *weight, int64_t column, int64_t k, int64_t ahead, int64_t stride,
+                              int64_t depth, int64_t num_columns, vector *room) {
+    (void)num_columns, (void)room;
+    const int8_t *panel = weight + column * stride + k * PANEL;
+    for (int64_t i = 0; i < depth * PANEL; i += 64) __builtin_prefetch(panel + ahead * stride + i, 0, 2);
+    return panel;
+}
+
+/* From a panel's first LANES columns to the others, which there need not be. */
+static inline int64_t other_half(int64_t stride, int64_t num_columns) {
+    return LANES < PANEL ? LANES : num_columns > LANES ? PANEL * stride : 0;
+}
+#else
+#define IS_SCALED 0
+#define PANEL_STEP 2
+typedef vector panel_element;
+
+static inline vector panel_units(const vector *panel, int64_t left) { return (void)left, *panel; }
+static inline int64_t other_half(int64_t stride, int64_t num_columns) { return (void)stride, (void)num_columns, 1; }
+
 /* Swap the blocks beside the diagonal: of size 1, then 2, 4, ... (Eklundh 1972). */
 #define SWAP(x, size) \
     _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) \
@@ -95,35 +147,50 @@ static void turn(const element *weight, int64_t ahead, int64_t stride, int64_t d
     }
 }
 
+/* From depth `k` of WIDTH columns on, turned. */
+static const vector *panel_of(const element *weight, int64_t column, int64_t k, int64_t ahead, int64_t stride,
+                              int64_t depth, int64_t num_columns, vector *room) {
+    const element *columns = weight + column * stride + k;
+    turn(columns, ahead * stride, stride, depth, smaller(num_columns, LANES), room);
+    turn(columns + LANES * stride, ahead * stride, stride, depth, smaller(num_columns - LANES, LANES), room + 1);
+    return room;
+}
+#endif
+
 static inline __attribute__((always_inline)) void multiply_tile(const element *input, int64_t stride, int64_t depth,
-                                                                const vector *panel, vector *sums, const int rows) {
+                                                                const panel_element *panel, int64_t other,
+                                                                vector *sums, const int rows) {
     vector s[MAX_ROWS][2];
     for (int r = 0; r < rows; r++) s[r][0] = sums[2 * r], s[r][1] = sums[2 * r + 1];
     int64_t k = 0;
-    for (; k + PER_UNIT <= depth; k += PER_UNIT, panel += 2)
+    for (; k + PER_UNIT <= depth; k += PER_UNIT, panel += PANEL_STEP) {
+        const vector first = panel_units(panel, PER_UNIT), second = panel_units(panel + other, PER_UNIT);
         for (int r = 0; r < rows; r++) {
             const vector x = unit_of(input + r * stride + k) - (vector){0};
-            s[r][0] = multiply_add(x, panel[0], s[r][0]);
-            s[r][1] = multiply_add(x, panel[1], s[r][1]);
+            s[r][0] = multiply_add(x, first, s[r][0]);
+            s[r][1] = multiply_add(x, second, s[r][1]);
         }
-    if (k < depth)
+    }
+    if (k < depth) {
+        const vector first = panel_units(panel, depth - k), second = panel_units(panel + other, depth - k);
         for (int r = 0; r < rows; r++) {
             const vector x = load_some_units(input + r * stride + k, depth - k)[0] - (vector){0};
-            s[r][0] = multiply_add(x, panel[0], s[r][0]);
-            s[r][1] = multiply_add(x, panel[1], s[r][1]);
+            s[r][0] = multiply_add(x, first, s[r][0]);
+            s[r][1] = multiply_add(x, second, s[r][1]);
         }
+    }
     for (int r = 0; r < rows; r++) sums[2 * r] = s[r][0], sums[2 * r + 1] = s[r][1];
 }
 
 /* All rows of a block by a panel, in tiles as equal as they can be. */
-static void multiply_panel(const element *input, int64_t stride, int64_t depth, const vector *panel, vector *sums,
-                           int64_t num_rows) {
+static void multiply_panel(const element *input, int64_t stride, int64_t depth, const panel_element *panel,
+                           int64_t other, vector *sums, int64_t num_rows) {
     const int64_t num_tiles = (num_rows + MAX_ROWS - 1) / MAX_ROWS;
     for (int64_t tile = 0; tile < num_tiles; tile++) {
         const int64_t row = tile * num_rows / num_tiles, rows = (tile + 1) * num_rows / num_tiles - row;
 #define CASE(rows) \
     case rows: \
-        multiply_tile(input + row * stride, stride, depth, panel, sums + 2 * row, rows); \
+        multiply_tile(input + row * stride, stride, depth, panel, other, sums + 2 * row, rows); \
         break;
         switch (rows) {
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -135,21 +202,23 @@ static void multiply_panel(const element *input, int64_t stride, int64_t depth, 
 }
 
 /* Sums (num_rows, WIDTH) of rows from `row` on and columns from `column` on, which those from `next` on will follow. */
-static void multiply_block(const struct multiply_job *job, const element *weight, const element *bias, int64_t row,
+static void multiply_block(const struct multiply_job *job, const struct weights *weights, int64_t row,
                            int64_t num_rows, int64_t column, int64_t next, vector *sums) {
-    vector panel[2 * DEEP];
-    float first[WIDTH] = {0};
-    const int64_t num_columns = smaller(job->num_columns - column, WIDTH), ahead = (next - column) * job->depth;
-    if (bias)
-        for (int64_t c = 0; c < num_columns; c++) first[c] = widen_one(bias[column + c]);
-    for (int64_t r = 0; r < num_rows; r++) __builtin_memcpy(sums + 2 * r, first, sizeof first);
+    vector room[2 * DEEP], bias[2] = {0}, scale[2] = {0};
+    const int64_t num_columns = smaller(job->num_columns - column, WIDTH), other = other_half(job->depth, num_columns);
+    if (weights->bias)
+        for (int64_t c = 0; c < num_columns; c++) bias[c / LANES][c % LANES] = widen_one(weights->bias[column + c]);
+    for (int64_t i = 0; i < 2 * num_rows; i++) sums[i] = IS_SCALED ? (vector){0} : bias[i % 2];
     const int64_t panel_depth = (num_rows > FEW_ROWS ? DEEP : SHALLOW) * PER_UNIT;
     for (int64_t k = 0; k < job->depth; k += panel_depth) {
         const int64_t depth = smaller(job->depth - k, panel_depth);
-        const element *columns = weight + column * job->depth + k;
-        turn(columns, ahead, job->depth, depth, smaller(num_columns, LANES), panel);
-        turn(columns + LANES * job->depth, ahead, job->depth, depth, smaller(num_columns - LANES, LANES), panel + 1);
-        multiply_panel(job->input + row * job->input_stride + k, job->input_stride, depth, panel, sums, num_rows);
+        const panel_element *panel =
+            panel_of(weights->weight, column, k, next - column, job->depth, depth, num_columns, room);
+        multiply_panel(job->input + row * job->input_stride + k, job->input_stride, depth, panel, other, sums, num_rows);
+    }
+    if (IS_SCALED) {
+        __builtin_memcpy(scale, weights->scale + column, num_columns * sizeof(float));
+        for (int64_t i = 0; i < 2 * num_rows; i++) sums[i] = fused(sums[i], scale[i % 2], bias[i % 2]);
     }
 }
 
@@ -177,9 +246,9 @@ static void store(const struct multiply_job *job, int64_t place, const float *su
 static void multiply_columns(const struct multiply_job *job, int64_t row, int64_t num_rows, int64_t column,
                              int64_t next) {
     union { vector vectors[2 * ROW_BLOCK]; float rows[ROW_BLOCK][WIDTH]; } sums, gates;
-    multiply_block(job, job->weight, job->bias, row, num_rows, column, next, sums.vectors);
-    if (job->gate) {
-        multiply_block(job, job->gate, job->gate_bias, row, num_rows, column, next, gates.vectors);
+    multiply_block(job, &job->linear, row, num_rows, column, next, sums.vectors);
+    if (job->gate.weight) {
+        multiply_block(job, &job->gate, row, num_rows, column, next, gates.vectors);
         gate(sums.rows[0], gates.rows[0], num_rows * WIDTH);
     }
     for (int64_t r = 0; r < num_rows; r++)

@@ -5,12 +5,24 @@
 
 #include "numbers.h"
 
+#ifdef INT8
+typedef int8_t stored; /* (panels of 16 columns, depth, 16), whole numbers: see `QuantizedLinear` */
+#else
+typedef element stored; /* (num_columns, depth), as torch holds it */
+#endif
+
+/* A linear layer's own. Field for field `Weights` in compiled_linear.py. */
+struct weights {
+    const stored *weight;
+    const float *scale; /* (num_columns,): what the weights of a column are times; with -DINT8 only */
+    const element *bias; /* (num_columns,) or null */
+};
+
 /* input times weight transposed, plus bias. Field for field `MultiplyJob` in compiled_linear.py. */
 struct multiply_job {
     const element *input; /* (num_rows, depth) */
-    const element *weight; /* (num_columns, depth), as torch holds it */
-    const element *bias; /* (num_columns,) or null */
-    const element *gate, *gate_bias; /* as weight and bias: the result is times silu of the product with it; or null */
+    struct weights linear;
+    struct weights gate; /* of a layer of the same size: the result is times silu of what it gives; or nulls */
     const element *addend; /* (num_rows, num_columns), may be the output; or null */
     element *output; /* (num_rows, num_columns), or null */
     float *wide_output; /* where there is no output */
