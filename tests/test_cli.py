@@ -167,6 +167,7 @@ def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path)
     ("flag", "value", "said"),
     [
         ("--dtype", "int8", "(SOFTSWAP_DTYPE) must be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("--quantize", "int4", "(SOFTSWAP_QUANTIZE) must be 'none' or 'int8'"),
         ("--port", "70000", "(SOFTSWAP_PORT) must be at most 65535"),
         ("--kv-cache-memory", "much", "(SOFTSWAP_KV_CACHE_MEMORY) must be a number of bytes, such as"),
     ],
@@ -368,6 +369,7 @@ def test_doctor_finds_what_is_wrong(local: Path, saved: Backbone) -> None:
         in runner.invoke(app, ["doctor", "--port", "0"], env={"SOFTSWAP_ATTENTION": "sdpa"}).output
     )
     assert all(finding["is_fine"] for finding in findings)
+    assert "with weights in int8" in call("doctor", "--port", "0", "--quantize", "int8")
 
     file = local / "prompts" / "fine" / "1" / "adapter_model.safetensors"
     content = bytearray(file.read_bytes())

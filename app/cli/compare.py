@@ -87,8 +87,7 @@ def compare(
     """
     settings = read_settings(model=model, device=device)
     if settings.quantize != "none":
-        raise InvalidInput("quantize (SOFTSWAP_QUANTIZE) must be none here: methods are compared that train weights",
-                           param="quantize")  # fmt: skip
+        raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
     from app.comparison.comparison import compare as compare_methods
     from app.comparison.comparison import require_packages
     from app.comparison.isolation import Checkpoint

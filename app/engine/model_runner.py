@@ -125,6 +125,7 @@ class ModelRunner:
         return {
             "backbone": backbone.fingerprint,
             "dtype": str(backbone.dtype),
+            "quantize": backbone.quantize,
             "device": device,
             "attention": self.attend.__name__,
             "layers": "compiled" if self._replacements.module_to_forward else "torch",

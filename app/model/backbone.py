@@ -115,7 +115,10 @@ class Backbone:
     def from_model(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str, quantize: str = "none"
     ) -> Backbone:
-        """Wrap a model built in memory; its fingerprint is taken over its parameters, as they are before quantisation."""
+        """Wrap a model built in memory, whose layers are quantised in place.
+
+        Its fingerprint is taken over its parameters as they were given.
+        """
         _check_quantize(quantize, model.device)
         check_config(model.config)
         register_attention()

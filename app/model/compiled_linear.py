@@ -1,7 +1,8 @@
 """compile_linears: a model's linear layers computed in C (`multiply.c`).
 
-Weights are used where they lie, so there is no second copy, and tuning differentiates through the same ones. A row's
-result does not depend on the other rows to the last bit, which the products of torch's libraries do not promise.
+Weights are used where they lie, so there is no second copy, and tuning differentiates through the same ones; those of a
+`QuantizedLinear` are read as the integers they are. A row's result does not depend on the other rows to the last bit,
+which the products of torch's libraries do not promise.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def address(tensor: torch.Tensor | None) -> int | None:
 
 
 def macros_for(dtype: torch.dtype, *, is_quantized: bool) -> dict[str, int]:
-    """What C sources are compiled with to read numbers of this type, and weights of 8 bits. Raises: CompilationError."""
+    """What C sources are compiled with to read numbers of this type, or weights of 8 bits. Raises: CompilationError."""
     if dtype not in DTYPE_TO_MACROS:
         raise CompilationError(f"the C code does not read {dtype}")
     return {**DTYPE_TO_MACROS[dtype], **({"INT8": 1} if is_quantized else {})}

@@ -24,7 +24,7 @@ MAX_INTEGER = 127
 
 
 class QuantizedLinear(nn.Module):
-    """What `nn.Linear` is, computed slowly in torch: the integers are widened in every call. `multiply.c` is the fast way.
+    """What `nn.Linear` is, computed slowly: the integers are widened in every call. `multiply.c` is the fast way.
 
     Attributes:
         dtype: of what comes in and goes out.
@@ -57,7 +57,7 @@ class QuantizedLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """Input times weights, plus bias; widened again for the gradient, so that no graph keeps what is four times as large."""
+    """Input times weights, plus bias. They are widened again for the gradient, so that no graph keeps wide ones."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:

@@ -56,7 +56,7 @@ class Roofline:
 
 
 @dataclass
-class Watch:
+class _Watch:
     """Seconds of each decode step and of what it is made of, and the last batch."""
 
     step_s: list[float] = field(default_factory=list)
@@ -75,9 +75,13 @@ def measure_decode(bench: Bench, say: Say) -> Part:
     for batch in BATCHES:
         say(f"decode steps of {batch}")
         with Stopwatch() as stopwatch:
-            watch = Watch()
+            watch = _Watch()
             for _ in range(bench.setting.repetitions):
-                decode(engine, decode_workload(bench, batch), watch)
+                _decode(
+                    engine,
+                    replace(bench.workload.turn(0, batch), num_new_tokens=NUM_SMOKE_STEPS if is_smoke else NUM_STEPS),
+                    watch,
+                )
             rows[f"batch {batch}"] = _figures(engine, roofline, watch, batch)
         foreign = max(foreign, stopwatch.foreign_cores or 0.0)
     return Part(
@@ -92,13 +96,7 @@ def measure_decode(bench: Bench, say: Say) -> Part:
     )
 
 
-def decode_workload(bench: Bench, batch: int) -> Workload:
-    """W1's first requests, so many of them and as long as a figure needs."""
-    is_smoke = bench.setting.shape.num_hidden_layers < 4
-    return replace(bench.workload.turn(0, batch), num_new_tokens=NUM_SMOKE_STEPS if is_smoke else NUM_STEPS)
-
-
-def decode(engine: Engine, workload: Workload, watch: Watch) -> None:
+def _decode(engine: Engine, workload: Workload, watch: _Watch) -> None:
     """Run a workload; note its steps in which every sequence adds a token."""
     runner: Any = engine.model_runner
     module: Any = sys.modules[Engine.__module__]
@@ -135,7 +133,7 @@ def decode(engine: Engine, workload: Workload, watch: Watch) -> None:
         runner.run, runner._attention_batch, module.ReadOut = run_batch, make_batch, read_out
 
 
-def _figures(engine: Engine, roofline: Roofline, watch: Watch, batch: int) -> dict[str, float]:
+def _figures(engine: Engine, roofline: Roofline, watch: _Watch, batch: int) -> dict[str, float]:
     backbone = engine.backbone
     step_s, run_s, read_s = (statistics.median(each) for each in (watch.step_s, watch.run_s, watch.read_s))
     kv_tokens = statistics.median(watch.kv_tokens)
@@ -180,7 +178,7 @@ def _linears_s(backbone: Backbone, num_rows: int) -> float:
 
 
 @torch.inference_mode()
-def _attention_s(engine: Engine, watch: Watch) -> float:
+def _attention_s(engine: Engine, watch: _Watch) -> float:
     """The last step's attention in all layers, alone."""
     batch, backbone = watch.last, engine.backbone
     assert batch is not None

@@ -55,11 +55,13 @@ class SoftswapRun:
     def is_finished(self) -> bool:
         return not self._engine.has_unfinished
 
-    def step(self) -> None:
+    def step(self) -> int:
+        """Returns: how many requests got something of their answer."""
         with self._timed():
             deltas = self._engine.step()
         for sequence_id, delta in deltas:
             self._sequence_id_to_answer[sequence_id].take(delta, self.wall_s)
+        return len(deltas)
 
     @property
     def outcome(self) -> Outcome:

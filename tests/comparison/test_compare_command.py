@@ -74,5 +74,8 @@ def test_wrong_options_and_missing_extras_are_said_before_any_work(data: Path, m
     assert "--seeds must be whole numbers" in call(str(data), "--seeds", "a", code=1)
     assert "num_shots" in call(str(data), "--shots", "0", code=1)
     monkeypatch.setattr(comparison, "find_spec", lambda name: None)
+    with monkeypatch.context() as patch:
+        patch.setenv("SOFTSWAP_QUANTIZE", "int8")
+        assert "SOFTSWAP_QUANTIZE must be none here" in call(str(data), code=1)
     assert "pip install 'softswap[compare]'" in call(str(data), "--methods", "lora", code=1)
     assert "matplotlib is missing" in call(str(data), "--plot", str(data.parent / "x.svg"), code=1)

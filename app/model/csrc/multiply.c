@@ -4,7 +4,8 @@
  * and turns them on the way, a panel at a time, so that they lie side by side in its cache; then each number of input
  * is multiplied with a whole panel's width, and a tile of sums stays in registers (Goto and van de Geijn 2008,
  * "Anatomy of high-performance matrix multiplication"). Turning costs a third of a cycle a number, which with few rows
- * passes while memory brings the next ones, and with many is little beside the products.
+ * passes while memory brings the next ones, and with many is little beside the products. Weights of 8 bits, with
+ * -DINT8, lie in panels already; all else is the same.
  *
  * A sum is added up in the order of the depth whatever the number of rows: what a row gets depends on that row and on
  * the weight only, to the last bit, not on other rows or on threads. Sums are float32. */
