@@ -135,8 +135,8 @@ def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
 
     backbone = load_backbone(settings)
     loaded.append(backbone)
-    parameters = [*backbone.model.parameters()]
-    num_parameters, num_bytes = (sum(getattr(each, size) for each in parameters) for size in ("numel", "nbytes"))
+    num_parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
+    num_bytes = sum(parameter.nbytes for parameter in backbone.model.parameters())
     quantized = "" if backbone.quantize == "none" else f" with weights in {backbone.quantize}"
     return (
         f"{backbone.name}: {num_parameters / 1e6:.1f} M parameters in {num_bytes / 1e6:.0f} MB, "

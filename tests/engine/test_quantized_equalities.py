@@ -135,3 +135,10 @@ def test_a_sequence_ends_on_the_prompt_it_began_with(*, is_compiled: bool) -> No
     assert wanted_old != wanted_new
     assert naive.tokens(found[first]) == wanted_old
     assert naive.tokens(found[second]) == wanted_new
+
+
+def test_keys_and_values_on_disk_are_not_those_of_the_backbone_before_it_was_quantised() -> None:
+    computed_by = [
+        engine_of(each, is_compiled=False).model_runner.computed_by for each in (tiny_backbone(), quantized())
+    ]
+    assert computed_by[0] != computed_by[1]
