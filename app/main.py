@@ -151,6 +151,7 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
         prefix_caching=settings.prefix_caching,
         prefix_store=settings.prefix_store,
         prefix_store_bytes=settings.prefix_store_size,
+        prompt_lookup=settings.prompt_lookup,
         tuning_share=settings.tuning_share,
         eager=settings.eager,
     )

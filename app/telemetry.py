@@ -61,6 +61,8 @@ class Metrics:
         self._prefix_hits = self._counter("prefix_cache_hits", "Those found computed")
         self._prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
         self._prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
+        self._drafts = self._counter("spec_decode_num_draft_tokens", "Tokens guessed from the text before them")
+        self._accepted = self._counter("spec_decode_num_accepted_tokens", "Those the model chose too")
         self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
         self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
 
@@ -151,6 +153,10 @@ class Metrics:
         self._prefix_bytes.set(num_stored_bytes)
         self._iteration_tokens.observe(num_prompt_tokens + num_generation_tokens)
         self._step.observe(step_s)
+
+    def observe_guesses(self, num_guessed: int, num_right: int) -> None:
+        self._drafts.inc(num_guessed)
+        self._accepted.inc(num_right)
 
     def observe_finished(
         self,

@@ -38,6 +38,7 @@ def serve(
     ] = None,
     prefix_store: Annotated[Path | None, setting("prefix_store", panel=SIZES)] = None,
     prefix_store_size: Annotated[str | None, setting("prefix_store_size", panel=SIZES)] = None,
+    prompt_lookup: Annotated[int | None, setting("prompt_lookup", panel=SIZES)] = None,
     max_waiting_requests: Annotated[int | None, setting("max_waiting_requests", panel=SIZES)] = None,
     max_waiting_tokens: Annotated[int | None, setting("max_waiting_tokens", panel=SIZES)] = None,
     tuning_share: Annotated[float | None, setting("tuning_share", panel=OPERATION)] = None,

@@ -27,6 +27,7 @@ class EngineConfig:
         prefix_store: folder that keeps task prompts' keys and values for when memory has dropped them; None for none.
         prefix_store_bytes: of all files in it.
         prefix_caching: whether computed text is kept for texts that begin alike, as long as its room is not needed.
+        prompt_lookup: tokens guessed of a sequence in a step, where few run (`PromptLookup`); 0 guesses none.
         tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
         decode_graphs: whether steps in which every sequence adds one token are prepared once (`DecodeGraphs`).
         async_scheduling: whether a step is told to the device before the one in front is looked at.
@@ -42,6 +43,7 @@ class EngineConfig:
     prefix_caching: bool = True
     prefix_store: Path | None = None
     prefix_store_bytes: int = 0
+    prompt_lookup: int = 0
     tuning_share: float = 0.0
     decode_graphs: bool = False
     async_scheduling: bool = False
@@ -61,6 +63,7 @@ class EngineConfig:
         prefix_caching: bool = True,
         prefix_store: Path | None = None,
         prefix_store_bytes: int = 10 * 2**30,
+        prompt_lookup: int = 0,
         tuning_share: float = 0.0,
         eager: bool = False,
     ) -> EngineConfig:
@@ -91,9 +94,10 @@ class EngineConfig:
             prefix_caching=prefix_caching,
             prefix_store=prefix_store,
             prefix_store_bytes=prefix_store_bytes,
+            prompt_lookup=prompt_lookup,
             tuning_share=tuning_share,
             decode_graphs=is_cuda and not eager,
-            async_scheduling=is_cuda and not eager,
+            async_scheduling=is_cuda and not eager and not prompt_lookup,  # guesses need the tokens in front
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 
 from app.engine.admission import NOTHING_MORE, Admission
 from app.engine.block_manager import BlockManager
@@ -18,7 +18,8 @@ from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
 from app.engine.output import Output
 from app.engine.prefix_store import PrefixStore
-from app.engine.readout import ReadOut
+from app.engine.prompt_lookup import count_right
+from app.engine.readout import Choice, ReadOut
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
 from app.errors import InvalidInput, Overloaded
@@ -29,6 +30,9 @@ from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
+
+MAX_GUESSING_TOKENS = {"cpu": 6, "cuda": 64}
+"""Tokens in a step that take hardly longer than one: weights are read once for all. On CUDA not measured yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class Engine:
         attend: Attend | None = None,
         replacements: Replacements | None = None,
     ) -> None:
+        assert not (config.prompt_lookup and config.async_scheduling), "guesses need the tokens in front"
         self.backbone = backbone
         self.config = config
         self.admission = Admission(backbone, config)
@@ -87,6 +92,8 @@ class Engine:
             max_num_batched_tokens=config.max_num_batched_tokens,
             is_text_kept=config.prefix_caching,
             kept_rows=self.prefix_store,
+            max_num_guessed=config.prompt_lookup,
+            max_num_guessing_tokens=MAX_GUESSING_TOKENS["cuda" if backbone.device.type == "cuda" else "cpu"],
         )
         self._flight: _Flight | None = None
         self._id_to_output: dict[int, Output] = {}
@@ -312,6 +319,7 @@ class Engine:
     def _land(self, flight: _Flight) -> None:
         """Look at what a step found: note log-probabilities, add tokens, end what failed or is at its end."""
         found = flight.read_out.read()
+        choices = self._settle_guesses(found.choices, flight.batch)
         self.scheduler.keep(flight.batch)
         for sequence in found.failed:
             if self._is_alive(sequence):
@@ -322,10 +330,27 @@ class Engine:
         for row, logprob in found.prompt_logprobs:
             if self._is_alive(row.sequence):
                 self._output_of(row.sequence).note_prompt_logprob(row.index, logprob)
-        self._add_tokens([choice for choice in found.choices if self._is_alive(choice[0])])
+        self._add_tokens([choice for choice in choices if self._is_alive(choice[0])])
         for sequence in flight.ending:
             if self._is_alive(sequence):
                 self._end(sequence, FinishReason.LENGTH)
+
+    def _settle_guesses(self, choices: list[Choice], batch: Batch) -> list[Choice]:
+        """The choices that count: of each sequence the first, and one behind each guess that was right."""
+        counting: list[Choice] = []
+        num_guessed = num_right = 0
+        for sequence, group in groupby(choices, key=lambda choice: choice[0]):
+            made = list(group)
+            num_kept = count_right(sequence.guess, [token_id for _, token_id, _ in made[:-1]])
+            counting += made[: num_kept + 1]
+            if sequence.guess:
+                self.scheduler.settle_guess(sequence, num_kept, batch)
+                sequence.num_pending -= len(made) - 1 - num_kept
+            num_guessed += len(made) - 1
+            num_right += num_kept
+        if self._observer is not None:
+            self._observer.guessed(num_guessed, num_right)
+        return counting
 
     def _is_alive(self, sequence: Sequence) -> bool:
         return sequence.sequence_id in self._id_to_output
@@ -333,12 +358,14 @@ class Engine:
     def _output_of(self, sequence: Sequence) -> Output:
         return self._id_to_output[sequence.sequence_id]
 
-    def _add_tokens(self, choices: list[tuple[Sequence, int, TokenLogprob | None]]) -> None:
+    def _add_tokens(self, choices: list[Choice]) -> None:
         latencies_s = self._note_token_times([sequence for sequence, _, _ in choices], self._clock())
         if self._observer is not None:
             self._observer.waited(latencies_s)
         for sequence, token_id, logprob in choices:
-            self._append(sequence, token_id, logprob)
+            sequence.guess = []
+            if self._is_alive(sequence):  # the token in front may have been its last
+                self._append(sequence, token_id, logprob)
 
     def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         """Add a token to a sequence and end it where it ends."""
@@ -350,8 +377,10 @@ class Engine:
     @staticmethod
     def _note_token_times(sequences: list[Sequence], now_s: float) -> list[float]:
         """Returns: seconds since each sequence's token in front, for those that had one."""
-        latencies_s = [now_s - sequence.last_token_s for sequence in sequences if sequence.last_token_s is not None]
+        latencies_s = []
         for sequence in sequences:
+            if sequence.last_token_s is not None:
+                latencies_s.append(now_s - sequence.last_token_s)
             sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
             sequence.last_token_s = now_s
         return latencies_s

@@ -282,7 +282,7 @@ def _token_ids(item: Item) -> list[int] | tuple[int, ...]:
     start, end = (position - segment.num_parent_tokens for position in (item.start, item.end))
     if isinstance(segment, Sequence):
         offset = segment.num_parent_tokens - segment.num_virtual_tokens
-        known = segment.token_ids[start + offset : end + offset]
+        known = segment.text_ids[start + offset : end + offset]
         return known + [0] * (end - start - len(known))
     assert isinstance(segment, Prefix)
     content = segment.content
@@ -320,6 +320,7 @@ def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
         first = max(start, sequence.num_reported_logprobs)
         reported = range(first, min(end, sequence.num_prompt_tokens - 1))
         wanted += [LogitRow(sequence, index, False) for index in reported]
-    if end == sequence.num_tokens - sequence.num_virtual_tokens and not sequence.has_all_tokens:
-        wanted.append(LogitRow(sequence, end - 1, True))
+    if not sequence.has_all_tokens:
+        last = len(sequence.token_ids) + sequence.num_pending - 1  # behind it, guesses
+        wanted += [LogitRow(sequence, index, True) for index in range(max(start, last), end)]
     return wanted

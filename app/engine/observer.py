@@ -40,6 +40,10 @@ class Observer:
         if latencies_s:
             self._metrics.observe_inter_token(latencies_s)
 
+    def guessed(self, num_guessed: int, num_right: int) -> None:
+        """Tokens of a step that were guessed, and those of them that the model chose too."""
+        self._metrics.observe_guesses(num_guessed, num_right)
+
     def lent(self, duration_s: float) -> None:
         """The device worked for tuning that long."""
         self._metrics.observe_tuning(duration_s)

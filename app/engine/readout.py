@@ -12,6 +12,8 @@ from app.engine.sequence import Sequence
 from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, sample
 from app.model.transfer import HostCopy, to_device
 
+Choice = tuple[Sequence, int, TokenLogprob | None]
+
 
 @dataclass(eq=False)
 class Findings:
@@ -21,13 +23,14 @@ class Findings:
         failed: sequences with a row that is not finite; nothing else is said of them.
         scores: of scoring sequences: id to its log-probability behind a text token.
         prompt_logprobs: of text tokens, in order, each with the index of the one in front of it.
-        choices: the next token of each sequence that wants one, with its log-probabilities where they are asked for.
+        choices: the next token of each sequence that wants one, with its log-probabilities where they are asked for;
+            behind a guess, the next ones too, each of them if those in front of it are as guessed.
     """
 
     failed: set[Sequence] = field(default_factory=set)
     scores: list[tuple[LogitRow, dict[int, float]]] = field(default_factory=list)
     prompt_logprobs: list[tuple[LogitRow, TokenLogprob]] = field(default_factory=list)
-    choices: list[tuple[Sequence, int, TokenLogprob | None]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
 
 
 class ReadOut:
@@ -37,7 +40,7 @@ class ReadOut:
         logits: (num_rows, vocab_size) float32; not needed any more once this is made.
 
     Attributes:
-        choosers: sequences whose next token is chosen.
+        choosers: the sequence of each choice.
         chosen: (num_choosers,) int64 on the device: these tokens.
     """
 
@@ -56,7 +59,7 @@ class ReadOut:
             return logits.index_select(0, to_device([place_of[row] for row in some], logits.device))
 
         chosen_from = logits_of(choices)
-        self.chosen = sample(chosen_from, [_sample_row(sequence) for sequence in self.choosers])
+        self.chosen = sample(chosen_from, [_sample_row(row) for row in choices])
         self._choice_logprobs = _choice_logprobs(self.choosers, chosen_from, self.chosen)
         self._prompt_logprobs = _prompt_logprobs(self._reported, logits_of(self._reported))
         self._copy = HostCopy(
@@ -127,13 +130,14 @@ def _targets(row: LogitRow) -> tuple[int, ...]:
     return targets[row.index]
 
 
-def _sample_row(sequence: Sequence) -> SampleRow:
+def _sample_row(row: LogitRow) -> SampleRow:
+    sequence = row.sequence
     has_penalties = sequence.params.has_penalties
     assert not (has_penalties and sequence.num_pending), "penalties would not see a token that is on its way"
     return SampleRow(
         params=sequence.params,
         seed=sequence.seed,
-        num_generated=sequence.num_generated_tokens + sequence.num_pending,
+        num_generated=row.index + 1 - sequence.num_prompt_tokens,
         prompt_ids=sequence.token_ids[: sequence.num_prompt_tokens] if has_penalties else (),
         generated_ids=sequence.generated_token_ids if has_penalties else (),
     )

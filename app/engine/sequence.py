@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from app.engine.prompt_lookup import PromptLookup
+
 if TYPE_CHECKING:
     import torch
 
@@ -139,6 +141,7 @@ class Sequence(Segment):
         num_pending: tokens that were chosen on the device and that the host does not know yet. They stand behind
             `token_ids`, and count as tokens wherever tokens are counted, but not as generated.
         pending_row: which of its step's chosen tokens the last of them is.
+        guess: ids that may come next, computed in the same step as the last known one; then kept or dropped.
     """
 
     sequence_id: int
@@ -160,6 +163,8 @@ class Sequence(Segment):
     num_cached_tokens: int = 0
     num_pending: int = 0
     pending_row: int | None = None
+    guess: list[int] = field(default_factory=list)
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -167,11 +172,11 @@ class Sequence(Segment):
 
     @property
     def num_tokens(self) -> int:
-        return self.num_virtual_tokens + len(self.token_ids) + self.num_pending
+        return self.num_virtual_tokens + len(self.token_ids) + self.num_pending + len(self.guess)
 
     @property
     def text_ids(self) -> list[int]:
-        return self.token_ids
+        return [*self.token_ids, *self.guess] if self.guess else self.token_ids
 
     @property
     def num_reusable_tokens(self) -> int:
@@ -209,7 +214,14 @@ class Sequence(Segment):
     @property
     def is_decoding(self) -> bool:
         """Whether one token is all that is to be computed before the next can be chosen."""
-        return self.num_uncomputed_tokens == 1 and (self.parent is None or self.parent.is_computed)
+        return self.num_uncomputed_tokens == 1 + len(self.guess) and (self.parent is None or self.parent.is_computed)
+
+    @property
+    def num_guessable_tokens(self) -> int:
+        """How many tokens behind the next one may be guessed; none where a choice depends on those in front of it."""
+        if not self.is_decoding or self.params.has_penalties:
+            return 0
+        return max(0, self.params.max_tokens - self.num_generated_tokens - 1)
 
     @property
     def num_wanted_logits(self) -> int:

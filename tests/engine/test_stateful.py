@@ -106,6 +106,7 @@ class Driver:
             prefix_store_bytes=6 * 2**10,
             decode_graphs=seed % 2 == 1,
             async_scheduling=seed // 2 % 2 == 1,
+            prompt_lookup=3 * (seed // 2 % 2 == 0),
         )
         self.metrics = Metrics()
         self.engine = Engine(backbone, config, self.metrics, clock=self.clock)
@@ -251,11 +252,13 @@ def test_10000_random_operations_lose_no_block_and_change_no_token(tmp_path: Pat
     backbone = make_backbone()
     expected: dict[tuple[int | None, int], list[int]] = {}
     reasons: Counter[str] = Counter()
-    num_preemptions = num_text_hits = num_loads = 0
+    num_preemptions = num_text_hits = num_loads = num_guessed = num_right = 0
     for seed in range(10_000 // NUM_OPERATIONS):
         driver = Driver(backbone, seed, expected, tmp_path)
         driver.run(NUM_OPERATIONS)
         num_loads += read(driver.metrics, "prefix_store_loads_total")
+        num_guessed += read(driver.metrics, "spec_decode_num_draft_tokens_total")
+        num_right += read(driver.metrics, "spec_decode_num_accepted_tokens_total")
         reasons += driver.reasons
         num_preemptions += driver.engine.stats.num_preemptions
         num_text_hits += driver.num_text_hits
@@ -264,4 +267,5 @@ def test_10000_random_operations_lose_no_block_and_change_no_token(tmp_path: Pat
     assert num_preemptions > 30
     assert num_text_hits > 25
     assert num_loads > 50
+    assert num_guessed > num_right > 50
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2
