@@ -1,10 +1,9 @@
-"""`python -m benchmarks.lookup`: what speculative decoding by prompt lookup would gain, before anybody builds it.
+"""`python -m benchmarks.lookup`: what speculative decoding by prompt lookup gains.
 
-Prompt lookup (Saxena 2023) guesses that text repeats itself: where the last n tokens stood before, in the request's
-text or in what was written, the k tokens that followed them are put in behind the last one, and those the model would
-have chosen anyway are kept. Greedy answers stay what they are, so how many are kept can be counted from the answers
-alone. `acceptance` counts that; `step` measures a step of 1 + k tokens of each sequence beside one of a single token,
-in turns. A step without a guess costs what it costs today. The last line printed is one JSON object.
+`answers` measures it: the demo task `headline`, some texts at a time, by an engine that guesses and by one that does
+not, in turns. What other answers would gain is reckoned from two figures. `acceptance` counts how many guesses would be
+kept of answers that are known already; `step` measures a step of 1 + k tokens of each sequence beside one of a single
+token. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from app.demo.tasks import PACKAGE
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.engine.prompt_lookup import PromptLookup, count_right
 from app.engine.sequence import Sequence as EngineSequence
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
@@ -40,10 +39,9 @@ from benchmarks.machine import Machine, Stopwatch
 from benchmarks.report import FOREIGN_CORES_LIMIT, Say, save
 from benchmarks.shapes import SMOLLM2_135M, TINY
 
-LONGEST_MATCH = 3
-SHORTEST_MATCHES = (1, 2, 3)
 NUMS_DRAFTED = (2, 3, 4)
 BATCHES = (1, 8)
+AT_ONCE = (1, 2, 3, 4)
 NUM_TEXT_TOKENS = 150
 NUM_WARM_UPS = 3
 WRITTEN = {"headline": "wikinews_headline", "entities": "wnut17_ner"}
@@ -68,7 +66,6 @@ class Acceptance:
         num_drafting: steps with a guess.
     """
 
-    shortest: int
     num_drafted: int
     num_tokens: int
     num_steps: int
@@ -108,10 +105,48 @@ class AcceptancePart:
         }
 
     def show(self, console: Console) -> None:
-        table = Table("tokens a step", *(f"n >= {n}, k = {k}" for n, k in product(SHORTEST_MATCHES, NUMS_DRAFTED)))
+        table = Table("tokens a step", *(f"k = {k}" for k in NUMS_DRAFTED))
         for name, found in self.name_to_found.items():
             table.add_row(name, *(f"{each.tokens_per_step:.2f}" for each in found))
         console.print(table)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for the same answers, and how many of them are equal."""
+
+    plain_s: float
+    guessing_s: float
+    num_tokens: int
+    num_equal: int
+
+
+@dataclass(frozen=True)
+class AnswersPart:
+    """Attributes: at_once_to_speed: texts that are answered at a time, and what that took."""
+
+    num_answers: int
+    at_once_to_speed: Mapping[int, Speed]
+    foreign_cores: float
+    name: str = "answers"
+
+    def as_json(self) -> dict[str, Any]:
+        speeds = {f"{at_once} at a time": asdict(speed) for at_once, speed in self.at_once_to_speed.items()}
+        return {"answers": self.num_answers, **speeds, "foreign_cores": round(self.foreign_cores, 2)}
+
+    def show(self, console: Console) -> None:
+        table = Table("texts at a time", "tokens/s", "with guesses", "times as fast", "equal answers")
+        for at_once, speed in self.at_once_to_speed.items():
+            table.add_row(
+                str(at_once),
+                f"{speed.num_tokens / speed.plain_s:.0f}",
+                f"{speed.num_tokens / speed.guessing_s:.0f}",
+                f"{speed.plain_s / speed.guessing_s:.2f}",
+                f"{speed.num_equal} of {self.num_answers}",
+            )
+        console.print(table)
+        if self.foreign_cores > FOREIGN_CORES_LIMIT:
+            console.print(f"  other programs used {self.foreign_cores:.2f} cores: not to be trusted")
 
 
 @dataclass(frozen=True)
@@ -160,44 +195,19 @@ def _cost(step_s: Mapping[int, float], num_drafted: int) -> float:
     return step_s[1 + num_drafted] / step_s[1]
 
 
-class Lookup:
-    """Ids so far, and where each n-gram of them stood last."""
-
-    def __init__(self, token_ids: Iterable[int]) -> None:
-        self._ids: list[int] = []
-        self._gram_to_next: dict[tuple[int, ...], int] = {}
-        self.extend(token_ids)
-
-    def extend(self, token_ids: Iterable[int]) -> None:
-        for token_id in token_ids:
-            end = len(self._ids)
-            for length in range(1, min(LONGEST_MATCH, end) + 1):
-                self._gram_to_next[tuple(self._ids[end - length :])] = end
-            self._ids.append(token_id)
-
-    def guess(self, shortest: int, num_drafted: int) -> Sequence[int]:
-        """What followed the last tokens where they stood before: the longest match first, then the latest."""
-        for length in range(min(LONGEST_MATCH, len(self._ids)), shortest - 1, -1):
-            place = self._gram_to_next.get(tuple(self._ids[-length:]))
-            if place is not None:
-                return self._ids[place : place + num_drafted]
-        return ()
-
-
-def count(answers: Iterable[Answer], shortest: int, num_drafted: int) -> Acceptance:
+def count(answers: Iterable[Answer], num_drafted: int) -> Acceptance:
     """Decode every answer with guesses."""
     num_tokens = num_steps = num_drafting = 0
     for answer in answers:
         first, *left = answer.written_ids
-        lookup = Lookup((*answer.text_ids, first))
+        lookup, known = PromptLookup(), [*answer.text_ids, first]
         while left:
-            drafted = lookup.guess(shortest, num_drafted)
-            agreeing = [one == other for one, other in zip(drafted, left, strict=False)]
-            num_kept = agreeing.index(False) if False in agreeing else len(agreeing)
+            drafted = lookup.guess(known, num_drafted)
+            num_kept = count_right(drafted, left)
             new, left = left[: num_kept + 1], left[num_kept + 1 :]
-            lookup.extend(new)
+            known += new
             num_tokens, num_steps, num_drafting = num_tokens + len(new), num_steps + 1, num_drafting + bool(drafted)
-    return Acceptance(shortest, num_drafted, num_tokens, num_steps, num_drafting)
+    return Acceptance(num_drafted, num_tokens, num_steps, num_drafting)
 
 
 def measure_acceptance(
@@ -207,13 +217,13 @@ def measure_acceptance(
     name_to_answers = {}
     for task, folder in WRITTEN.items():
         say(f"{task}: {num_answers} answers")
-        name_to_answers[f"{task}, written"] = _write(backbone, registry, task, _read(data, folder, num_answers))
+        written = Writer(backbone, registry, task).write(_read(data, folder, num_answers))
+        name_to_answers[f"{task}, written"] = written
     for folder in WANTED:
         wanted = [_encode(tokenizer, example) for example in _read(data, folder, num_answers)]
         name_to_answers[f"{folder}, wanted"] = wanted
     say("guessing")
-    ways = list(product(SHORTEST_MATCHES, NUMS_DRAFTED))
-    return AcceptancePart({name: [count(each, n, k) for n, k in ways] for name, each in name_to_answers.items()})
+    return AcceptancePart({name: [count(each, k) for k in NUMS_DRAFTED] for name, each in name_to_answers.items()})
 
 
 def _read(data: Path, folder: str, num_answers: int) -> list[Example]:
@@ -228,24 +238,61 @@ def _encode(tokenizer: PreTrainedTokenizerFast, example: Example) -> Answer:
     return Answer(tuple(template.encode_input(tokenizer, example.input)), (*written, int(eos_id or 0)))
 
 
-def _write(backbone: Backbone, registry: Path, task: str, examples: Iterable[Example]) -> list[Answer]:
-    """Greedy answers of a demo task."""
-    shelf = Registry(FileStore(registry), backbone)
-    version = shelf.resolve(task)
-    assert version.template is not None
-    engine = Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=32))
-    params = SamplingParams(temperature=0.0, max_tokens=version.sampling["max_tokens"])
-    id_to_text: dict[int, tuple[int, ...]] = {}
-    id_to_written: dict[int, list[int]] = {}
-    for example in examples:
-        text_ids = tuple(encode_text(backbone.tokenizer, version.template.render(example.input)))
-        room = engine.config.max_model_len - version.num_virtual_tokens - params.max_tokens
-        sequence_id = engine.add(text_ids[-room:], prompt=shelf.prompt(version), params=params)
-        id_to_text[sequence_id], id_to_written[sequence_id] = text_ids[-room:], []
-    while engine.has_unfinished:
-        for sequence_id, delta in engine.step():
-            id_to_written[sequence_id] += delta.token_ids
-    return [Answer(text_ids, tuple(id_to_written[sequence_id])) for sequence_id, text_ids in id_to_text.items()]
+class Writer:
+    """A demo task's greedy answers.
+
+    Attributes:
+        wall_s: what writing took so far.
+    """
+
+    def __init__(
+        self, backbone: Backbone, registry: Path, task: str, *, at_once: int = 32, num_guessed: int = 0
+    ) -> None:
+        shelf = Registry(FileStore(registry), backbone)
+        version = shelf.resolve(task)
+        assert version.template is not None
+        self._template, self._prompt = version.template, shelf.prompt(version)
+        self._engine = Engine(
+            backbone, EngineConfig.sized_for(backbone, max_num_seqs=at_once, prompt_lookup=num_guessed)
+        )
+        self._params = SamplingParams(temperature=0.0, max_tokens=version.sampling["max_tokens"])
+        self._room = self._engine.config.max_model_len - version.num_virtual_tokens - self._params.max_tokens
+        self.wall_s = 0.0
+
+    def write(self, examples: Iterable[Example]) -> list[Answer]:
+        tokenizer = self._engine.backbone.tokenizer
+        id_to_text: dict[int, tuple[int, ...]] = {}
+        for example in examples:
+            text_ids = tuple(encode_text(tokenizer, self._template.render(example.input))[-self._room :])
+            id_to_text[self._engine.add(text_ids, prompt=self._prompt, params=self._params)] = text_ids
+        id_to_written: dict[int, list[int]] = {sequence_id: [] for sequence_id in id_to_text}
+        began_s = time.perf_counter()
+        while self._engine.has_unfinished:
+            for sequence_id, delta in self._engine.step():
+                id_to_written[sequence_id] += delta.token_ids
+        self.wall_s += time.perf_counter() - began_s
+        return [Answer(text_ids, tuple(id_to_written[sequence_id])) for sequence_id, text_ids in id_to_text.items()]
+
+
+def measure_answers(backbone: Backbone, data: Path, registry: Path, num_answers: int, say: Say) -> AnswersPart:
+    """Texts of `headline`, so many at a time, written by two engines in turns."""
+    examples = _read(data, WRITTEN["headline"], num_answers)
+    found = {}
+    with Stopwatch() as stopwatch:
+        for at_once in AT_ONCE:
+            say(f"{len(examples)} headlines, {at_once} at a time")
+            plain, guessing = (
+                Writer(backbone, registry, "headline", at_once=at_once, num_guessed=k) for k in (0, NUMS_DRAFTED[-1])
+            )
+            num_equal = num_tokens = 0
+            for turn, start in enumerate(range(0, len(examples), at_once)):
+                some = examples[start : start + at_once]
+                order = (plain, guessing) if turn % 2 else (guessing, plain)
+                written = {writer: writer.write(some) for writer in order}
+                num_equal += sum(one == other for one, other in zip(written[plain], written[guessing], strict=True))
+                num_tokens += sum(len(answer.written_ids) for answer in written[plain])
+            found[at_once] = Speed(plain.wall_s, guessing.wall_s, num_tokens, num_equal)
+    return AnswersPart(len(examples), found, stopwatch.foreign_cores or 0.0)
 
 
 def measure_step(backbone: Backbone, num_rounds: int, say: Say) -> StepPart:
@@ -321,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(machine),
         "setting": {
-            "shape": "acceptance" if options.only == ["acceptance"] else options.shape,
+            "shape": options.shape if "step" in options.only else "+".join(options.only),
             "dtype": options.dtype,
             "answers": options.answers,
             "tokenizer": "demo" if options.tokenizer is None else options.tokenizer.name,
@@ -352,7 +399,16 @@ def _load(name: str, dtype: str) -> Backbone:
     return Backbone.from_model(model, shape.build_tokenizer(), name=shape.name)
 
 
-NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {"acceptance": _acceptance, "step": _step}
+def _answers(options: argparse.Namespace, say: Say) -> Part:
+    demo = Backbone.load(str(PACKAGE / "backbone"))
+    return measure_answers(demo, options.data, options.registry, options.answers, say)
+
+
+NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {
+    "answers": _answers,
+    "acceptance": _acceptance,
+    "step": _step,
+}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -361,7 +417,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", action="append", choices=list(NAME_TO_PART), help="one part; may be repeated")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
-    acceptance = parser.add_argument_group("acceptance")
+    acceptance = parser.add_argument_group("answers and acceptance")
     acceptance.add_argument("--data", type=Path, help="folder of the sets, one folder each")
     acceptance.add_argument("--registry", type=Path, default=Path("prompts"), help="where the demo tasks lie")
     acceptance.add_argument("--answers", type=int, default=200, help="of each set")
@@ -372,8 +428,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     step.add_argument("--repetitions", type=int, default=30, help="rounds in which every step has its turn")
     options = parser.parse_args(arguments)
     options.only = options.only or list(NAME_TO_PART)
-    if "acceptance" in options.only and options.data is None:
-        parser.error("--data is needed for the part acceptance")
+    if {"acceptance", "answers"} & set(options.only) and options.data is None:
+        parser.error("--data is needed for answers and acceptance")
     return options
 
 
