@@ -17,6 +17,7 @@ from openai import APIStatusError, BadRequestError, OpenAI
 from app.main import load_backbone
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.publication import Publication
 from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,11 +35,14 @@ DEMO_TEXTS = [
 def own(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with run_server(make_settings(tmp_path_factory.mktemp("prompts")), backbone) as live:
         publish = live.registry.publish
-        publish("two", soft_prompt(backbone, seed=1), template=Template(REVIEW), labels=LABELS)
-        publish("cold", soft_prompt(backbone, seed=2), template=Template(REVIEW), labels=LABELS, label_temperature=3.0)
-        publish("many", soft_prompt(backbone, seed=3), template=Template(REVIEW), labels=MANY)
-        publish("bare", soft_prompt(backbone, seed=4), labels=LABELS)
-        publish("text", soft_prompt(backbone, seed=5), template=Template(REVIEW))
+        publish("two", Publication(soft_prompt(backbone, seed=1), template=Template(REVIEW), labels=LABELS))
+        publish(
+            "cold",
+            Publication(soft_prompt(backbone, seed=2), template=Template(REVIEW), labels=LABELS, label_temperature=3.0),
+        )
+        publish("many", Publication(soft_prompt(backbone, seed=3), template=Template(REVIEW), labels=MANY))
+        publish("bare", Publication(soft_prompt(backbone, seed=4), labels=LABELS))
+        publish("text", Publication(soft_prompt(backbone, seed=5), template=Template(REVIEW)))
         yield live
 
 
@@ -176,7 +180,9 @@ def test_several_prompts_are_answered_in_order(client: OpenAI) -> None:
 
 def test_free_text_is_what_an_unlabelled_version_would_write(client: OpenAI, own: LiveServer) -> None:
     free = chat(client, "two", "hello", max_completion_tokens=9, temperature=0, extra_body={"free_text": True})
-    own.registry.publish("twin", own.registry.prompt(own.registry.resolve("two")), template=Template(REVIEW))
+    own.registry.publish(
+        "twin", Publication(own.registry.prompt(own.registry.resolve("two")), template=Template(REVIEW))
+    )
     twin = chat(client, "twin", "hello", max_completion_tokens=9, temperature=0)
     assert free.choices[0].message.content == twin.choices[0].message.content
     assert free.usage.completion_tokens == twin.usage.completion_tokens
@@ -216,7 +222,9 @@ def test_a_deadline_ends_it(client: OpenAI) -> None:
 def test_wide_tasks_fill_no_queue(backbone: Backbone, tmp_path: Path) -> None:
     """One call with more labels times inputs, and several clients at once, than requests may wait."""
     with run_server(make_settings(tmp_path, max_num_seqs=4, max_waiting_requests=40), backbone) as live:
-        live.registry.publish("many", soft_prompt(backbone, seed=3), template=Template(REVIEW), labels=MANY)
+        live.registry.publish(
+            "many", Publication(soft_prompt(backbone, seed=3), template=Template(REVIEW), labels=MANY)
+        )
         client = client_of(live)
         together = client.post("/tasks/many/run", body={"inputs": TEXTS}, cast_to=dict[str, Any])["results"]
         with ThreadPoolExecutor(8) as pool:
