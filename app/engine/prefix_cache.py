@@ -192,8 +192,8 @@ class PrefixCache:
 
 
 def _num_computed_tokens(segment: Segment) -> int:
-    """Tokens of the segment and what it continues that need no computing."""
-    if isinstance(segment, Prefix) and segment.is_loadable:
+    """Tokens of the segment and what it continues that somebody computed before."""
+    if isinstance(segment, Prefix) and segment.is_loadable and segment.is_stored:
         return segment.num_tokens
     parent = segment.parent
     return segment.num_computed_tokens if parent is None or parent.is_computed else _num_computed_tokens(parent)

@@ -94,6 +94,7 @@ async def describe_server(services: ServicesDep) -> Any:
             num_blocks=config.num_blocks,
             max_waiting_requests=config.max_waiting_requests,
             max_waiting_tokens=config.max_waiting_tokens,
+            prompt_lookup=config.prompt_lookup,
             num_running=stats.num_running,
             num_waiting=stats.num_waiting,
             num_free_blocks=stats.num_free_blocks,

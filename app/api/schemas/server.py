@@ -37,6 +37,7 @@ class EngineObject(Reply):
     num_blocks: int
     max_waiting_requests: int
     max_waiting_tokens: int
+    prompt_lookup: int
     num_running: int
     num_waiting: int
     num_free_blocks: int
