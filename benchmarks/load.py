@@ -177,7 +177,7 @@ class Quantiles:
 
 
 def completion_bodies(models: Sequence[str], texts: Sequence[str], num_new_tokens: int) -> list[bytes]:
-    """Greedy streamed completions; models take turns."""
+    """Greedy streamed completions, texts of tasks with labels too; models take turns."""
     return [
         json.dumps(
             {
@@ -186,6 +186,7 @@ def completion_bodies(models: Sequence[str], texts: Sequence[str], num_new_token
                 "max_tokens": num_new_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
+                "free_text": True,
                 "stream": True,
             }
         ).encode()
