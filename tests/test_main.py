@@ -33,6 +33,8 @@ from tests.api.server import soft_prompt
 from tests.models import tiny_backbone
 from tests.tuning.jobs.shop import DATA
 
+pytestmark = pytest.mark.slow
+
 NUM_IN_FLIGHT = 32
 
 

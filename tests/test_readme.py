@@ -52,14 +52,14 @@ def said(demo: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
         text=True,
         cwd=folder,
         env=environment,
-        timeout=800,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, folder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_task_is_learned_with_curl_and_its_second_checkpoint_called(said: tuple[str, Path], demo: LiveServer) -> None:
     output, _ = said
     [job] = demo.services.require_workshop().jobs.page(None, 10)[0]
@@ -74,7 +74,7 @@ def test_a_task_is_learned_with_curl_and_its_second_checkpoint_called(said: tupl
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_the_same_with_the_openai_package(said: tuple[str, Path], demo: LiveServer) -> None:
     _, folder = said
     done = subprocess.run(
@@ -83,7 +83,7 @@ def test_the_same_with_the_openai_package(said: tuple[str, Path], demo: LiveServ
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=800,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert "The job has successfully completed: inbox@" in done.stdout

@@ -21,6 +21,8 @@ from app.tuning.jobs import bell
 from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, publish_tasks, run_server
 from tests.tuning.jobs.shop import DATA, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"max_steps": 8, "batch_size": 8, "num_virtual_tokens": 2, "learning_rate": 0.1, "seeds": 0, "init": "vocab"}
 
 

@@ -19,6 +19,8 @@ from app.main import create_app
 from app.model.backbone import Backbone
 from tests.api.server import LiveServer, make_settings, publish_tasks, run_server
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 DOCS = ROOT / "docs" / "http.md"

@@ -18,6 +18,8 @@ from benchmarks.gpu.device import Device
 from benchmarks.gpu.models import TINY_LLAMA, TINY_QWEN3, num_flops_per_token, num_weight_bytes
 from benchmarks.gpu.sizes import Sizes
 
+pytestmark = pytest.mark.slow
+
 SIZES = Sizes.smoke()
 
 

@@ -13,6 +13,8 @@ from benchmarks.__main__ import main
 from benchmarks.parts.catalogue import NAME_TO_PART
 from benchmarks.setting import Setting
 
+pytestmark = pytest.mark.slow
+
 SMOKE = Setting.smoke()
 
 
