@@ -165,8 +165,12 @@ class PrefixStore:
                     self._path_to_bytes[path] = len(content)
             finally:
                 unfinished.unlink(missing_ok=True)
-        while self._num_bytes > self._max_bytes:
-            self._remove(next(iter(self._path_to_bytes)))
+        while (oldest := self._one_too_many()) is not None:
+            self._remove(oldest)
+
+    def _one_too_many(self) -> Path | None:
+        with self._lock:
+            return next(iter(self._path_to_bytes)) if self._num_bytes > self._max_bytes else None
 
     def _remove(self, path: Path) -> None:
         with self._lock:
