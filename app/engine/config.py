@@ -12,6 +12,8 @@ from app.errors import InvalidInput
 from app.model.attention_choice import VARLEN_BLOCK_MULTIPLE, can_varlen
 from app.model.backbone import Backbone
 
+PREFIX_STORE_BYTES = 10 * 2**30
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -42,7 +44,7 @@ class EngineConfig:
     max_waiting_tokens: int
     prefix_caching: bool = True
     prefix_store: Path | None = None
-    prefix_store_bytes: int = 0
+    prefix_store_bytes: int = PREFIX_STORE_BYTES
     prompt_lookup: int = 0
     tuning_share: float = 0.0
     decode_graphs: bool = False
@@ -62,7 +64,7 @@ class EngineConfig:
         max_waiting_tokens: int | None = None,
         prefix_caching: bool = True,
         prefix_store: Path | None = None,
-        prefix_store_bytes: int = 10 * 2**30,
+        prefix_store_bytes: int = PREFIX_STORE_BYTES,
         prompt_lookup: int = 0,
         tuning_share: float = 0.0,
         eager: bool = False,

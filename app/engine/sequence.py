@@ -176,6 +176,7 @@ class Sequence(Segment):
 
     @property
     def text_ids(self) -> list[int]:
+        """Those that are known, and what is guessed to come behind them."""
         return [*self.token_ids, *self.guess] if self.guess else self.token_ids
 
     @property
