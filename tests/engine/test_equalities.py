@@ -156,8 +156,11 @@ def _logprobs(output: object) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, attend: Attend | None) -> None:
     backbone = tiny_backbone(architecture)
-    engine = make_engine(backbone, attend=attend)
-    wanted = {}
+    assert_a_mixed_batch_equals_generate(make_engine(backbone, attend=attend))
+
+
+def assert_a_mixed_batch_equals_generate(engine: Engine) -> None:
+    backbone, wanted = engine.backbone, {}
     for k, length in enumerate(PROMPT_LENGTHS):
         prompt, ids = random_prompt(backbone, length), random_ids(5 + 9 * k, seed=k)
         wanted[engine.add(ids, prompt=prompt, params=GREEDY)] = generate_on_embeddings(backbone, prompt, ids)

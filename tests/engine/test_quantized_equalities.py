@@ -17,8 +17,8 @@ from tests.engine.test_equalities import (
     GREEDY,
     NUM_NEW,
     PROMPT_LENGTHS,
+    assert_a_mixed_batch_equals_generate,
     assert_same,
-    generate_on_embeddings,
     make_engine,
     random_ids,
     random_prompt,
@@ -49,15 +49,7 @@ ways = pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_co
 @ways
 @pytest.mark.parametrize("architecture", ARCHITECTURE_TO_CONFIG)
 def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, *, is_compiled: bool) -> None:
-    backbone = quantized(architecture)
-    engine = engine_of(backbone, is_compiled=is_compiled)
-    wanted = {}
-    for k, length in enumerate(PROMPT_LENGTHS):
-        prompt, ids = random_prompt(backbone, length), random_ids(5 + 9 * k, seed=k)
-        wanted[engine.add(ids, prompt=prompt, params=GREEDY)] = generate_on_embeddings(backbone, prompt, ids)
-    found = naive.run(engine)
-    for sequence_id, (tokens, logprobs) in wanted.items():
-        assert_same(found[sequence_id], tokens, logprobs)
+    assert_a_mixed_batch_equals_generate(engine_of(quantized(architecture), is_compiled=is_compiled))
 
 
 # 2. Batched = alone
@@ -92,7 +84,7 @@ def test_a_cached_prefix_gives_what_a_prompt_prefilled_with_the_text_gives(kind:
         for num_cached in (0, length):
             sequence_id = engine.add(ids, prompt=prompt, params=GREEDY)
             deltas = naive.run(engine)[sequence_id]
-            assert deltas[0].num_cached_tokens >= num_cached
+            assert deltas[0].num_cached_tokens >= num_cached  # of the text too, the second time
             assert_same(deltas, *wanted)
 
 
