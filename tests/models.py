@@ -82,11 +82,15 @@ def byte_tokenizer(*, has_chat_template: bool = True) -> PreTrainedTokenizerFast
 def tiny_backbone(
     architecture: str = "llama", *, has_chat_template: bool = True, seed: int = 0, quantize: str = "none"
 ) -> Backbone:
-    """A float32 model of three layers with weights large enough that greedy choices are clear."""
+    """A float32 model of three layers with weights large enough that greedy choices are clear.
+
+    One for all tests, so none of inference mode's tensors, whatever test asks first: others differentiate through it.
+    """
     settings = dict(ARCHITECTURE_TO_CONFIG[architecture])
     config = AutoConfig.for_model(architecture, **settings)
     config.initializer_range = 0.2
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     tokenizer = byte_tokenizer(has_chat_template=has_chat_template)
-    return Backbone.from_model(model, tokenizer, name=f"tiny-{architecture}", quantize=quantize)
+    with torch.inference_mode(mode=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return Backbone.from_model(model, tokenizer, name=f"tiny-{architecture}", quantize=quantize)
