@@ -27,6 +27,7 @@ from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
+from app.prompt_warmer import PromptWarmer
 from app.registry.layered_store import open_store
 from app.registry.registry import Registry
 from app.sampling import SamplingParams
@@ -57,12 +58,16 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
     with stack:
         services = stack.enter_context(open_services(settings, backbone=backbone))
         stack.enter_context(open_workshop(settings, services))
+        warmer = PromptWarmer(services.registry, services.engine, services.backbone.fingerprint)
+        stack.callback(warmer.close)
         opened = stack.pop_all()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with opened:
             await _start(services)
+            if settings.warm_prompts:
+                warmer.start()
             yield
             services.begin_to_stop()
 

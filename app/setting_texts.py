@@ -24,6 +24,7 @@ SETTING_TO_TEXT = {
     "prefix_caching": "Keep computed text for requests of the same key that begin alike, while there is room.",
     "prefix_store": "Folder that keeps task prompts' keys and values when memory has no room; none without it.",
     "prefix_store_size": "Bytes of all its files, such as 10GiB; the least recently used go.",
+    "warm_prompts": "Compute prompts nobody asked for yet while no request runs, where memory or the store has room.",
     "prompt_lookup": "Tokens guessed in a step where few requests run and texts repeat, such as 4; 0 is none.",
     "max_waiting_requests": "Requests that may wait; more are refused with 503.",
     "max_waiting_tokens": "Tokens of text that may wait; more are refused with 503.",

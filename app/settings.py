@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     prefix_caching: bool = True
     prefix_store: Path | None = None
     prefix_store_size: int = Field(10 * 2**30, ge=2**20)
+    warm_prompts: bool = True
     prompt_lookup: int = Field(0, ge=0, le=16)
     max_waiting_requests: int = Field(1024, ge=1, le=1_000_000)
     max_waiting_tokens: int | None = Field(None, ge=1)

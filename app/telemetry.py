@@ -61,6 +61,7 @@ class Metrics:
         self._prefix_hits = self._counter("prefix_cache_hits", "Those found computed")
         self._prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
         self._prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
+        self._warmed = self._counter("prompts_warmed", "Task prompts computed or read before a request asked for them")
         self._drafts = self._counter("spec_decode_num_draft_tokens", "Tokens guessed from the text before them")
         self._accepted = self._counter("spec_decode_num_accepted_tokens", "Those the model chose too")
         self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
@@ -111,6 +112,9 @@ class Metrics:
 
     def observe_tuning(self, duration_s: float) -> None:
         self._tuning.inc(duration_s)
+
+    def observe_warmed(self) -> None:
+        self._warmed.inc()
 
     def observe_jobs(self, status_to_num: Mapping[str, int]) -> None:
         """How many jobs there are now of each status that is not final."""

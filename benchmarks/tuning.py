@@ -33,7 +33,6 @@ from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
 
 DEMO = PACKAGE / "backbone"
 GRID_BATCH_SIZE = 16
-GRID_MEASURED_ROWS = 250
 NUM_GRID_MEASUREMENTS = 4
 """Of a run of the grid, on validation. The default settings keep theirs, about twenty: they decide by them."""
 
@@ -77,13 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _grid(options: argparse.Namespace, say: Say) -> Part:
-    config = TuneConfig(max_steps=options.max_steps, batch_size=GRID_BATCH_SIZE, max_validation_rows=GRID_MEASURED_ROWS)
+    config = TuneConfig(
+        max_steps=options.max_steps, batch_size=GRID_BATCH_SIZE, max_validation_rows=options.measured_rows
+    )
     return measure_grid(
         Backbone.load(str(DEMO)),
         options.data,
         options.work,
         say,
         tasks=options.task,
+        num_final_rows=options.final_rows,
         config=config,
         grid=Grid(replace(config, eval_every=-(-options.max_steps // NUM_GRID_MEASUREMENTS))),
     )
@@ -140,6 +142,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     grid.add_argument("--work", type=Path, default=Path("grid"), help="folder of one file for each run; is made")
     grid.add_argument("--task", nargs="+", default=list(TASKS), choices=TASKS, help="(default: all)")
     grid.add_argument("--max-steps", type=int, default=200, help="updates of every run, the default's and the grid's")
+    grid.add_argument(
+        "--measured-rows", type=int, default=250, help="of validation, that runs are measured on while they learn"
+    )
+    grid.add_argument(
+        "--final-rows",
+        type=int,
+        default=0,
+        help="of validation and of test, that results are measured on (default: all)",
+    )
     options = parser.parse_args(arguments)
     options.only = options.only or list(NAME_TO_PART)
     if "grid" in options.only and options.data is None:

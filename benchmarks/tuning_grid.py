@@ -21,9 +21,11 @@ from app.demo.recipes import find_recipe
 from app.demo.tasks import Splits, read_splits
 from app.model.backbone import Backbone
 from app.tuning.config import Init, TuneConfig
+from app.tuning.dataset import Dataset
 from app.tuning.evaluation import evaluate
 from app.tuning.events import Evaluated, MembersDropped, StepDone, TuneEvent, TuningStarted
 from app.tuning.plan import TuningPlan
+from app.tuning.rows import spread
 from app.tuning.search import Search
 from app.tuning.tune import tune_task
 from benchmarks.machine import Stopwatch
@@ -206,15 +208,30 @@ class GridPart:
 
 
 def measure_grid(
-    backbone: Backbone, data: Path, work: Path, say: Say, *, tasks: Sequence[str], config: TuneConfig, grid: Grid
+    backbone: Backbone,
+    data: Path,
+    work: Path,
+    say: Say,
+    *,
+    tasks: Sequence[str],
+    config: TuneConfig,
+    grid: Grid,
+    num_final_rows: int = 0,
 ) -> GridPart:
     """Args:
     data: folder with a folder for each set.
     work: folder of one file for each run; is made.
     config: what all runs share; the default settings but for the number of updates.
+    num_final_rows: of validation and of test, evenly spread, that results are measured on; 0 takes all.
     """
     work.mkdir(parents=True, exist_ok=True)
-    comparisons = tuple(_compare(backbone, data, work, say, task, config, grid) for task in tasks)
+    comparisons = []
+    for task in tasks:
+        splits = read_splits(data / find_recipe(task).data)
+        if num_final_rows:
+            few = [_few(part, num_final_rows) for part in (splits.validation, splits.test)]
+            splits = Splits(splits.train, *few)
+        comparisons.append(_compare(backbone, splits, work, say, task, config, grid))
     axes = {"learning_rates": grid.learning_rates, "inits": grid.inits, "lengths": grid.lengths}
     return GridPart(
         {
@@ -222,15 +239,19 @@ def measure_grid(
             "max_steps": config.max_steps,
             "batch_size": config.batch_size,
             "measured_rows": config.max_validation_rows,
+            "final_rows": num_final_rows or "all",
         },
-        comparisons,
+        tuple(comparisons),
     )
 
 
+def _few(dataset: Dataset, num_rows: int) -> Dataset:
+    return Dataset(dataset.name, tuple(spread(dataset.examples, num_rows)))
+
+
 def _compare(
-    backbone: Backbone, data: Path, work: Path, say: Say, task: str, config: TuneConfig, grid: Grid
+    backbone: Backbone, splits: Splits, work: Path, say: Say, task: str, config: TuneConfig, grid: Grid
 ) -> TaskComparison:
-    splits = read_splits(data / find_recipe(task).data)
     run = partial(_run, backbone, splits, say)
     patient = replace(config, patience=PATIENCE)
     default = run(work / f"{task}-default.json", patient, Search.default(patient, has_labels=True))

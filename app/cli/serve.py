@@ -38,6 +38,9 @@ def serve(
     ] = None,
     prefix_store: Annotated[Path | None, setting("prefix_store", panel=SIZES)] = None,
     prefix_store_size: Annotated[str | None, setting("prefix_store_size", panel=SIZES)] = None,
+    warm_prompts: Annotated[
+        bool | None, setting("warm_prompts", "--warm-prompts/--no-warm-prompts", panel=SIZES)
+    ] = None,
     prompt_lookup: Annotated[int | None, setting("prompt_lookup", panel=SIZES)] = None,
     max_waiting_requests: Annotated[int | None, setting("max_waiting_requests", panel=SIZES)] = None,
     max_waiting_tokens: Annotated[int | None, setting("max_waiting_tokens", panel=SIZES)] = None,

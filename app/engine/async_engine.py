@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from collections.abc import Sequence as Ids
+from concurrent.futures import Future, wait
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -20,7 +21,7 @@ from app.engine.scoring import Scoring, ScoringPath, plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
 from app.errors import DeadlineExceeded, Draining, EngineDead, NumericalError, Overloaded, SoftswapError
 from app.sampling import SamplingParams
-from app.task_prompt import TaskPrompt
+from app.task_prompt import PromptKind, TaskPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,22 @@ class AsyncEngine:
         ]
         return Scoring(sum_scores(wanted, paths, scores), min(end.num_cached_tokens for end in ends))
 
+    def wants_warm(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
+        """Whether `warm` would spare the first request with this prompt something."""
+        return self._engine.warmer.wants(digest, kind, num_virtual_tokens)
+
+    def warm(self, prompt: TaskPrompt) -> bool:
+        """Compute a prompt before anybody asks for it. Blocks; not for coroutines.
+
+        Returns: whether it is warm now; False where requests run, or its room is needed for others.
+        Raises NumericalError: its keys and values are not finite.
+        """
+        outcome: Future[bool] = Future()
+        self._commands.put(lambda: self._warm(prompt, outcome))
+        while self.is_alive and not outcome.done():
+            wait([outcome], timeout=IDLE_HEARTBEAT_S)
+        return outcome.done() and outcome.result()
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, let the present ones end, and after `timeout_s` end what is left."""
         self._is_draining = True
@@ -283,6 +300,13 @@ class AsyncEngine:
                 self._commands.get_nowait()()
         except Empty:
             pass
+
+    def _warm(self, prompt: TaskPrompt, outcome: Future[bool]) -> None:
+        try:
+            is_idle = not (self._is_dead or self._is_draining or self._engine.has_unfinished)
+            outcome.set_result(is_idle and self._engine.warm(prompt))
+        except Exception as error:  # nobody asked for it, so nobody else is to suffer
+            outcome.set_exception(error)
 
     def _give_turn(self) -> None:
         stats, is_idle = self._engine.stats, not self._engine.has_unfinished

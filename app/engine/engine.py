@@ -22,6 +22,7 @@ from app.engine.prompt_lookup import count_right
 from app.engine.readout import Choice, ReadOut
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
+from app.engine.warmer import Warmer
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
@@ -95,6 +96,7 @@ class Engine:
             max_num_guessed=config.prompt_lookup,
             max_num_guessing_tokens=MAX_GUESSING_TOKENS["cuda" if backbone.device.type == "cuda" else "cpu"],
         )
+        self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
         self._flight: _Flight | None = None
         self._id_to_output: dict[int, Output] = {}
         self._ids = count()
@@ -219,6 +221,14 @@ class Engine:
                 started_s=started_s,
             )
         return deltas
+
+    def warm(self, prompt: TaskPrompt) -> bool:
+        """See `Warmer.warm`; only while nothing is unfinished."""
+        assert not self.has_unfinished, "requests go first"
+        is_warm = self.warmer.warm(prompt)
+        if is_warm and self._observer is not None:
+            self._observer.warmed()
+        return is_warm
 
     def observe_lent(self, duration_s: float) -> None:
         """The device computed for others that long."""

@@ -44,6 +44,10 @@ class Observer:
         """Tokens of a step that were guessed, and those of them that the model chose too."""
         self._metrics.observe_guesses(num_guessed, num_right)
 
+    def warmed(self) -> None:
+        """A prompt was computed, or read, that nobody asked for yet."""
+        self._metrics.observe_warmed()
+
     def lent(self, duration_s: float) -> None:
         """The device worked for tuning that long."""
         self._metrics.observe_tuning(duration_s)

@@ -50,6 +50,9 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._key_to_prefix)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._key_to_prefix
+
     @property
     def prefixes(self) -> list[Prefix]:
         return list(self._key_to_prefix.values())
@@ -64,6 +67,19 @@ class PrefixCache:
         self._reuse_text(sequence)
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = _num_computed_tokens(sequence)
+
+    def make(self, prompt: TaskPrompt) -> Prefix:
+        """A prefix that nobody finds yet, with keys and values where there are any."""
+        return Prefix(
+            key=prompt.digest, content=prompt, num_own_tokens=prompt.num_virtual_tokens, rows=self._ready_made(prompt)
+        )
+
+    def put(self, prefix: Prefix) -> None:
+        """Let sequences find a computed prefix that nobody uses yet: the first to go when its room is needed."""
+        assert prefix.is_computed, "others would wait for what nobody computes"
+        assert prefix.key not in self, "it is there already"
+        self._key_to_prefix[prefix.key] = prefix
+        self._key_to_prefix.move_to_end(prefix.key, last=False)
 
     def expect(self, sequence: Sequence) -> None:
         """The sequence waits to be admitted: what it will ask for can be fetched meanwhile."""
@@ -132,15 +148,7 @@ class PrefixCache:
         prompt = sequence.prompt
         if prompt is None:
             return None
-        prefix = self._key_to_prefix.get(prompt.digest)
-        if prefix is None:
-            prefix = Prefix(
-                key=prompt.digest,
-                content=prompt,
-                num_own_tokens=prompt.num_virtual_tokens,
-                rows=self._ready_made(prompt),
-            )
-        return self._use(prefix)
+        return self._use(self._key_to_prefix.get(prompt.digest) or self.make(prompt))
 
     def _ready_made(self, prompt: TaskPrompt) -> torch.Tensor | None:
         """Keys and values that the prompt is, or that were computed before."""

@@ -72,10 +72,19 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._path_to_bytes)
 
+    def __contains__(self, digest: str) -> bool:
+        """Whether the prompt's rows are kept, or will be soon."""
+        return digest in self._pending or self._path(digest) in self._path_to_bytes
+
     @property
     def num_bytes(self) -> int:
         """Of all files."""
         return self._num_bytes
+
+    def has_room(self, num_rows: int) -> bool:
+        """Whether so many rows more could be kept now without any that are kept having to go."""
+        num_bytes = (1 + len(self._pending)) * num_rows * self._row_size * self._dtype.itemsize
+        return len(self._pending) < MAX_PENDING and self._num_bytes + num_bytes <= self._max_bytes
 
     def expect(self, digest: str) -> None:
         """Let the system read the file in the background: it will be asked for soon."""
@@ -109,8 +118,7 @@ class PrefixStore:
 
         Args: copy_rows: (num_rows, row_size) on any device, which nobody changes any more; called now or not at all.
         """
-        is_known = digest in self._pending or self._path(digest) in self._path_to_bytes
-        if not is_known and len(self._pending) < MAX_PENDING:
+        if digest not in self and len(self._pending) < MAX_PENDING:
             self._pending.add(digest)
             self._writer.submit(self._write, digest, copy_rows())
 

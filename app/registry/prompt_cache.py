@@ -34,10 +34,13 @@ class PromptCache:
                 self._digest_to_prompt.move_to_end(digest)
             return prompt
 
-    def put(self, prompt: TaskPrompt) -> None:
+    def put(self, prompt: TaskPrompt, *, may_displace: bool = True) -> None:
+        """Args: may_displace: whether others may be dropped for it; else it passes through where there is no room."""
         with self._lock:
             if prompt.digest in self._digest_to_prompt:
                 self._digest_to_prompt.move_to_end(prompt.digest)
+                return
+            if not may_displace and self._num_bytes + _size(prompt) > self._max_bytes:
                 return
             self._digest_to_prompt[prompt.digest] = prompt
             self._num_bytes += _size(prompt)

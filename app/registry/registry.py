@@ -77,8 +77,10 @@ class Registry:
         reference = Reference.parse(name)
         return self._catalog.record(reference.task).find(reference, rng)
 
-    def prompt(self, version: Version) -> TaskPrompt:
+    def prompt(self, version: Version, *, may_displace: bool = True) -> TaskPrompt:
         """A version's values, from memory or from the store.
+
+        Args: may_displace: whether prompts used longer ago may leave memory for it.
 
         Raises:
             BackboneMismatch: it was made for another backbone.
@@ -90,7 +92,7 @@ class Registry:
         if prompt is None:
             with self._explaining_absence(version):
                 prompt = self._reader.read(version)
-            self._cache.put(prompt)
+            self._cache.put(prompt, may_displace=may_displace)
         return prompt
 
     def loaded_prompt(self, version: Version) -> TaskPrompt | None:
@@ -122,6 +124,12 @@ class Registry:
     def task(self, task: str) -> TaskSummary:
         """Raises NotFound."""
         return self._catalog.record(task).summary
+
+    def aliased_versions(self) -> Iterator[Version]:
+        """Those that some alias names, of all tasks; a snapshot, in no order."""
+        for record in self._catalog.records.values():
+            numbers = {number for target in record.table.aliases.values() for number in numbers_of(target)}
+            yield from (record.versions[number] for number in numbers if number in record.versions)
 
     def versions(self, task: str) -> list[Version]:
         """Ascending. Raises NotFound."""

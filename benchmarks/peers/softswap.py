@@ -12,6 +12,7 @@ from app.engine.delta import Delta
 from app.engine.engine import Engine
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
 from benchmarks.peers.outcome import Outcome
 from benchmarks.workloads import Request, Workload
@@ -29,6 +30,10 @@ class SoftswapPeer:
         while not run.is_finished:
             run.step()
         return run.outcome
+
+    def warm(self, prompt: TaskPrompt) -> None:
+        """As a server does while no request runs."""
+        assert self._engine.warm(prompt), "it would be computed by its first request"
 
     def close(self) -> None:
         self._engine.close()

@@ -60,7 +60,8 @@ def run_server(settings: Settings, backbone: Backbone) -> Iterator[LiveServer]:
 
 
 def make_settings(folder: Path, **changes: object) -> Settings:
-    return Settings(registry=folder, watch_interval=0, **changes)
+    """An idle server computes nothing, so that tests may compute with the same model in their own thread."""
+    return Settings(**{"registry": folder, "watch_interval": 0, "warm_prompts": False, **changes})
 
 
 def soft_prompt(backbone: Backbone, *, rows: int = 7, seed: int = 0) -> TaskPrompt:

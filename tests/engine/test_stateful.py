@@ -111,13 +111,13 @@ class Driver:
         self.metrics = Metrics()
         self.engine = Engine(backbone, config, self.metrics, clock=self.clock)
         self.open: dict[int, Wanted] = {}
-        self.num_text_hits = 0
+        self.num_text_hits = self.num_warmed = 0
         self.reasons: Counter[str] = Counter()
         self.expected = expected
 
     def run(self, num_operations: int) -> None:
-        operations = [self.add, self.score, self.step, self.abort, self.wait, self.fail]
-        for operation in self.random.choices(operations, weights=[40, 10, 60, 10, 10, 1], k=num_operations):
+        operations = [self.add, self.score, self.step, self.abort, self.wait, self.fail, self.warm]
+        for operation in self.random.choices(operations, weights=[40, 10, 60, 10, 10, 1, 10], k=num_operations):
             operation()
             self.engine.scheduler.audit()
         for _ in range(2000):
@@ -126,6 +126,10 @@ class Driver:
             self.step()
             self.engine.scheduler.audit()
         self.check_nothing_is_left()
+
+    def warm(self) -> None:
+        """Harder than in a server, which warms only what it has nothing else to do for."""
+        self.num_warmed += self.engine.warmer.warm(self.random.choice(self.prompts))
 
     def add(self) -> None:
         wanted = Wanted(self._any_prompt(), self.random.randrange(len(TEXTS)), self.random.choice([0, 3, MAX_TOKENS]))
@@ -252,7 +256,7 @@ def test_10000_random_operations_lose_no_block_and_change_no_token(tmp_path: Pat
     backbone = make_backbone()
     expected: dict[tuple[int | None, int], list[int]] = {}
     reasons: Counter[str] = Counter()
-    num_preemptions = num_text_hits = num_loads = num_guessed = num_right = 0
+    num_preemptions = num_text_hits = num_warmed = num_loads = num_guessed = num_right = 0
     for seed in range(10_000 // NUM_OPERATIONS):
         driver = Driver(backbone, seed, expected, tmp_path)
         driver.run(NUM_OPERATIONS)
@@ -262,10 +266,12 @@ def test_10000_random_operations_lose_no_block_and_change_no_token(tmp_path: Pat
         reasons += driver.reasons
         num_preemptions += driver.engine.stats.num_preemptions
         num_text_hits += driver.num_text_hits
+        num_warmed += driver.num_warmed
     # the run says something only if all of it happened
     assert min(reasons[reason] for reason in ("length", "abort", "deadline", "error", "refused")) > 50
     assert num_preemptions > 30
     assert num_text_hits > 25
+    assert num_warmed > 50
     assert num_loads > 50
     assert num_guessed > num_right > 50
     assert len({tuple(tokens) for tokens in expected.values()}) > len(expected) // 2
