@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing, nullcontext
 from typing import Any, TypeVar
 
+from app.errors import DeadlineExceeded
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -31,3 +35,22 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]], *, at_once: 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def ask_each(
+    items: Iterable[Item],
+    ask: Callable[[Item, float], Coroutine[Any, Any, Result]],
+    deadline_s: float,
+    *,
+    at_once: int,
+) -> list[Result]:
+    """`ask` of every item, given the seconds that are left of all; the first error ends the others."""
+    ends_at = time.monotonic() + deadline_s
+
+    async def answer(item: Item) -> Result:
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the request's deadline passed before every input was answered")
+        return await ask(item, left_s)
+
+    return await all_of((answer(item) for item in items), at_once=max(1, at_once))

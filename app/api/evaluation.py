@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from app.api.auth import cache_salt
-from app.api.batch import all_of
+from app.api.batch import ask_each
 from app.api.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
 from app.api.generation import Ask, collect, num_positions
 from app.api.labels import LabelChances
 from app.api.limits import MAX_EXAMPLES
 from app.api.targets import Target
 from app.engine.scoring import plan_scoring
-from app.errors import DeadlineExceeded, InvalidInput
+from app.errors import InvalidInput
 from app.sampling import SamplingParams
 from app.tuning.dataset import Example, hash_examples
 from app.tuning.evaluation import (
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from app.api.schemas.evaluation import ExampleItem, ExampleSource
     from app.api.services import Services
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
 
@@ -180,7 +178,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
         [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
         return cut_at(choice.text.strip(), params.stop)
 
-    return await ask_each(texts, generate, deadline_s)
+    return await ask_each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
 
 
 async def encode_texts(
@@ -195,22 +193,3 @@ async def encode_texts(
         encode_inputs, services.backbone, target.prompt, target.input_template, inputs, room
     )
     return [row.text_ids for row in encoded]
-
-
-async def ask_each(
-    items: Iterable[Item],
-    ask: Callable[[Item, float], Coroutine[Any, Any, Result]],
-    deadline_s: float,
-    *,
-    at_once: int = MAX_SEQUENCES_AT_ONCE,
-) -> list[Result]:
-    """`ask` of every item, given the seconds that are left of all; the first error ends the others."""
-    ends_at = time.monotonic() + deadline_s
-
-    async def answer(item: Item) -> Result:
-        left_s = ends_at - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded("the request's deadline passed before every example was evaluated")
-        return await ask(item, left_s)
-
-    return await all_of((answer(item) for item in items), at_once=max(1, at_once))

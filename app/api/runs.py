@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.auth import cache_salt
-from app.api.batch import all_of
+from app.api.batch import all_of, ask_each
 from app.api.ensembles import Combine, Ensemble, choose_text, combine_chances
 from app.api.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
 from app.api.labels import LabelChances
@@ -78,7 +78,9 @@ async def run_all(
     services.check_accepting()
     widest = max(_num_sequences(services, target) for target in {id(run.target): run.target for run in runs}.values())
     at_once = max_at_once(services, widest)
-    return await all_of((_run_named(services, run, given, deadline_s) for run in runs), at_once=at_once)
+    return await ask_each(
+        runs, lambda run, left_s: _run_named(services, run, given, left_s), deadline_s, at_once=at_once
+    )
 
 
 def max_at_once(services: Services, num_sequences: int) -> int:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from app.api.auth import cache_salt
-from app.api.evaluation import ask_each, encode_texts, evaluate_target
+from app.api.batch import ask_each
+from app.api.evaluation import MAX_SEQUENCES_AT_ONCE, encode_texts, evaluate_target
 from app.api.limits import MAX_ABLATIONS
 from app.errors import DeadlineExceeded, InvalidInput
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
@@ -115,7 +116,8 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
         )
         return -scoring.log_likelihoods[0] / len(answer)
 
-    losses = await ask_each(zip(texts, answers, strict=True), loss, deadline_s)
+    pairs = zip(texts, answers, strict=True)
+    losses = await ask_each(pairs, loss, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
     return sum(losses) / len(losses)
 
 

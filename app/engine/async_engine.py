@@ -145,6 +145,7 @@ class AsyncEngine:
         at_once = min(len(paths), max(1, self.config.max_num_seqs // 2))
         self._engine.check_queue(at_once)
         last = len(token_ids) - 1
+        ends_at = None if deadline_s is None else time.monotonic() + deadline_s
 
         def add(place: int, path: ScoringPath) -> Callable[[], int]:
             return lambda: self._engine.add_scoring(
@@ -152,7 +153,7 @@ class AsyncEngine:
                 {last + num_in_front: ids for num_in_front, ids in path.targets.items()},
                 prompt=prompt,
                 flow=flow,
-                deadline_s=deadline_s,
+                deadline_s=None if ends_at is None else ends_at - time.monotonic(),
                 num_shared_tokens=last if len(paths) > 1 else 0,
                 cache_salt=cache_salt,
                 is_admitted=place >= at_once,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -217,6 +218,23 @@ def test_inputs_are_answered_in_order_and_as_alone(http: httpx.Client) -> None:
         assert next(iter(result["probabilities"])) == result["label"]
         assert sum(result["probabilities"].values()) == pytest.approx(1)
         assert 0 <= result["label_mass"] <= 1
+
+
+def test_every_input_of_a_call_gets_the_seconds_that_are_left_of_its_deadline(
+    http: httpx.Client, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_s: list[float] = []
+    generate = server.services.engine.generate
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        left_s.append(options["deadline_s"])
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(server.services.engine, "generate", watched)
+    items = [{"task": "headline", "input": f"text {number}"} for number in range(20)]
+    assert http.post("/v1/run", json=items, headers={"x-request-timeout": "100"}).status_code == 200
+    assert len(left_s) == 20
+    assert left_s[-1] < left_s[0] < 100
 
 
 def test_a_mixed_call_gives_each_task_its_own_answer(http: httpx.Client) -> None:

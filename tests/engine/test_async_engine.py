@@ -538,6 +538,26 @@ def test_scoring_raises_the_plain_error_and_leaves_nothing_behind() -> None:
     run(check)
 
 
+def test_a_deadline_is_that_of_all_labels_and_not_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        labels = [(7, k, 5) for k in range(20, 40)]
+        left_s: list[float] = []
+        async with running(max_num_seqs=2) as engine:
+            add_scoring = engine._engine.add_scoring
+
+            def note(*arguments: Any, deadline_s: float, **options: Any) -> int:
+                left_s.append(deadline_s)
+                return add_scoring(*arguments, deadline_s=deadline_s, **options)
+
+            monkeypatch.setattr(engine._engine, "add_scoring", note)
+            await engine.score([0, 5, 6], labels, prompt=None, deadline_s=100.0)
+        assert len(left_s) == len(labels)
+        assert left_s == sorted(left_s, reverse=True)
+        assert left_s[-1] < left_s[0] < 100
+
+    run(check)
+
+
 def test_scoring_is_refused_as_a_whole_when_the_queue_cannot_take_half_a_batch_of_it() -> None:
     async def check() -> None:
         labels = [(k, 5, 6) for k in range(20, 26)]
