@@ -57,10 +57,11 @@ def test_the_first_request_of_a_task_finds_its_prompt_computed(tmp_path: Path) -
 
 def test_versions_that_no_alias_names_are_left_alone(tmp_path: Path) -> None:
     with run_server(make_settings(tmp_path, warm_prompts=True), BACKBONE) as live:
-        publish_tasks(live.registry, BACKBONE)
-        wait_for(lambda: is_warm(live, "raw") and is_warm(live, "sentiment"))
+        live.registry.publish("mood", Publication(soft_prompt(BACKBONE, seed=1)))
+        live.registry.publish("mood", Publication(soft_prompt(BACKBONE, seed=2)), alias=None)
+        wait_for(lambda: is_warm(live, "mood@1"))
         time.sleep(0.2)
-        assert not is_warm(live, "sentiment@1")
+        assert not is_warm(live, "mood@2")
 
 
 def test_nothing_is_computed_ahead_where_that_is_switched_off(tmp_path: Path) -> None:
