@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -27,6 +28,7 @@ from app.errors import InvalidInput, TuningUnavailable
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
+from app.model.thread_choice import choose_num_threads
 from app.prompt_warmer import PromptWarmer
 from app.registry.layered_store import open_store
 from app.registry.registry import Registry
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 5
 TUNING_SLICE_S = 0.02
 """Seconds for which tuning takes the device at a time: what a step of the engine may have to wait longer."""
+NUM_TRIAL_TOKENS = 8
+"""Of the forward that decides how many threads compute: a step of as many sequences."""
 FLUSH_S = 5
 """Seconds that answers get to reach their clients after the last one is complete."""
 
@@ -133,13 +137,28 @@ def load_backbone(settings: Settings) -> Backbone:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    return Backbone.load(
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+        logger.info("threads: %d (as told)", settings.threads)
+    backbone = Backbone.load(
         settings.model,
         revision=settings.revision,
         dtype=settings.dtype,
         device=settings.device,
         quantize=settings.quantize,
     )
+    if settings.threads is None and backbone.device.type == "cpu":
+        choose_threads(backbone)
+    return backbone
+
+
+@torch.no_grad()
+def choose_threads(backbone: Backbone) -> None:
+    """As many as compute some tokens soonest, for this thread and all that are begun later."""
+    tokens = torch.zeros(1, NUM_TRIAL_TOKENS, dtype=torch.int64)
+    num_threads, reason = choose_num_threads(lambda: backbone.model(input_ids=tokens, use_cache=False))
+    torch.set_num_threads(num_threads)
+    logger.info("threads: %d (%s)", num_threads, reason)
 
 
 def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:

@@ -12,6 +12,7 @@ SETTING_TO_TEXT = {
     "port": "Port to listen on, 8000 without it; 0 takes a free one.",
     "device": "auto, cpu, cuda or cuda:N.",
     "dtype": "float32, bfloat16, float16, or auto: the checkpoint's own on CUDA, float32 on CPU.",
+    "threads": "Threads that compute on a CPU; measured at the start without it, within the container's quota.",
     "quantize": "none, or int8: linear layers' weights in a byte each, on a CPU only.",
     "attention": "auto is the fastest that can run, on CPU compiled at first use; sdpa is torch's own.",
     "layers": "auto is C code on a CPU where it is measured to be faster; torch is torch's own.",

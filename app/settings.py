@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(None, ge=1, le=1024)
     quantize: Literal["none", "int8"] = "none"
     attention: Literal["auto", "sdpa"] = "auto"
     layers: Literal["auto", "torch"] = "auto"

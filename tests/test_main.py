@@ -198,15 +198,18 @@ def test_a_taken_port_is_one_line_that_says_what_to_do(checkpoint: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
-    [((), r"attend_(compiled|sdpa) .*\((?!as told)"), (("--attention", "sdpa"), r"attend_sdpa .*as told")],
+    ("arguments", "attention", "threads"),
+    [
+        ((), r"attend_(compiled|sdpa) .*\((?!as told)", r"\((?!as told)"),
+        (("--attention", "sdpa", "--threads", "3"), r"attend_sdpa .*as told", r"3 \(as told\)"),
+    ],
 )
-def test_the_log_says_which_attention_runs_and_why(
-    arguments: tuple[str, ...], wanted: str, checkpoint: Path, tmp_path: Path
+def test_the_log_says_what_computes_and_why(
+    arguments: tuple[str, ...], attention: str, threads: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     with serving(checkpoint, tmp_path / "prompts", *arguments) as server:
-        (line,) = (line for line in server.log if "attention: " in line)
-        assert re.search(wanted, line)
+        for wanted in (f"attention: {attention}", f"threads: .*{threads}"):
+            assert sum(bool(re.search(wanted, line)) for line in server.log) == 1
         assert _complete(server.url, 1, max_tokens=3, is_streamed=False)[0] == 200
 
 

@@ -114,7 +114,10 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    return Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores for torch")
+    from app.model.thread_choice import usable_cores
+
+    found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores may be used"
+    return Finding("threads", True, found)
 
 
 def _address(settings: Settings) -> str:

@@ -18,6 +18,7 @@ def serve(
     state: Annotated[Path | None, setting("state")] = None,
     device: Device = None,
     dtype: Annotated[str | None, setting("dtype")] = None,
+    threads: Annotated[int | None, setting("threads")] = None,
     quantize: Quantize = None,
     attention: Annotated[str | None, setting("attention")] = None,
     layers: Annotated[str | None, setting("layers")] = None,

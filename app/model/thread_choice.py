@@ -1,0 +1,105 @@
+"""choose_num_threads: how many threads compute on a CPU: none that the machine does not run, and none that slow others.
+
+Torch takes a thread for every core it sees. In a container with a quota it sees the whole machine's, and threads that
+wait for their turn hold up all others at every barrier; two threads of one core are often no faster than one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+NUM_ROUNDS = 3
+MIN_GAIN = 1.03
+"""How many times as fast more threads must be to be worth their cores."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: those of its affinity, or its cgroup's quota, rounded up, if that is less.
+
+    Args: root: where `proc` and `sys` are.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def physical_cores(root: Path = Path("/")) -> int | None:
+    """Cores behind the hardware threads of this process's affinity; None where the system does not say (not Linux)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cpus = root / "sys/devices/system/cpu"
+    try:
+        found = {(cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in os.sched_getaffinity(0)}
+    except OSError:
+        return None
+    return len(found)
+
+
+def choose_num_threads(work: Callable[[], object], root: Path = Path("/")) -> tuple[int, str]:
+    """The number and why it is this one, for the log. Torch's own number of threads is changed while this measures.
+
+    Args: work: something like what will be computed, some milliseconds long.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return torch.get_num_threads(), "OMP_NUM_THREADS"
+    usable = usable_cores(root)
+    fewer = min(usable, physical_cores(root) or usable)
+    if fewer == usable:
+        return usable, "the cores that may be used"
+    num_to_s = _measure(work, [fewer, usable])
+    ratio = num_to_s[fewer] / num_to_s[usable]
+    if ratio >= MIN_GAIN:
+        return usable, f"{ratio:.2f} times as fast as the {fewer} of one for each core"
+    return fewer, f"one for each core; {usable} are {ratio:.2f} times as fast"
+
+
+def _measure(work: Callable[[], object], candidates: list[int]) -> dict[int, float]:
+    """Seconds of `work`, the best of some rounds in turns."""
+    num_to_s = dict.fromkeys(candidates, math.inf)
+    for is_warm in (False, *[True] * NUM_ROUNDS):
+        for num_threads in candidates:
+            torch.set_num_threads(num_threads)
+            began_s = time.perf_counter()
+            work()
+            if is_warm:
+                num_to_s[num_threads] = min(num_to_s[num_threads], time.perf_counter() - began_s)
+    return num_to_s
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that the process's cgroup, and those it lies in, may take (cgroups version 2, then 1)."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            for folder in _upwards(root / "sys/fs/cgroup", path):
+                quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+                yield from _cores(quota, period)
+        elif "cpu" in controllers.split(","):
+            for folder in _upwards(root / "sys/fs/cgroup/cpu", path):
+                yield from _cores(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+
+
+def _upwards(top: Path, path: str) -> Iterator[Path]:
+    """From the cgroup's folder to the topmost; in a container the path may be one that only the host has."""
+    folder = top.joinpath(*(part for part in path.split("/") if part not in ("", "..")))
+    while folder != top:
+        yield folder
+        folder = folder.parent
+    yield top
+
+
+def _cores(quota: str, period: str) -> Iterator[float]:
+    if quota.strip().isdigit() and period.strip().isdigit() and int(period):
+        yield int(quota) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
