@@ -6,12 +6,25 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.errors import DeadlineExceeded
 
+if TYPE_CHECKING:
+    from app.engine.async_engine import AsyncEngine
+
+QUEUED_BATCHES = 4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def max_at_once(engine: AsyncEngine, num_sequences: int = 1) -> int:
+    """How many answers of one call are with the engine at a time, each of so many sequences there.
+
+    Enough to keep it busy; and never more than half of its queue, or a call could be refused for its own size.
+    """
+    config = engine.config
+    return max(1, min(QUEUED_BATCHES * config.max_num_seqs, config.max_waiting_requests // 2) // num_sequences)
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]], *, at_once: int | None = None) -> list[Result]:

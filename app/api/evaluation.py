@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.api.auth import cache_salt
-from app.api.batch import ask_each
+from app.api.batch import ask_each, max_at_once
 from app.api.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
 from app.api.generation import Ask, collect, num_positions
 from app.api.labels import LabelChances
@@ -30,6 +30,7 @@ from app.tuning.evaluation import (
 if TYPE_CHECKING:
     from app.api.schemas.evaluation import ExampleItem, ExampleSource
     from app.api.services import Services
+    from app.engine.async_engine import AsyncEngine
 
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
@@ -151,6 +152,11 @@ def _require_labels(examples: Sequence[Example], target: Target | Ensemble) -> N
             raise InvalidInput(f"the target is none of {target.flow}'s labels", param=f"examples.{index}.target")
 
 
+def examples_at_once(engine: AsyncEngine, num_sequences: int = 1) -> int:
+    """How many are with the engine at a time, each of so many sequences: fewer than of a call that somebody awaits."""
+    return max(1, min(max_at_once(engine, num_sequences), MAX_SEQUENCES_AT_ONCE // num_sequences))
+
+
 async def _score(
     services: Services, target: Target, examples: Sequence[Example], deadline_s: float
 ) -> list[list[float]]:
@@ -164,7 +170,8 @@ async def _score(
         )
         return scoring.log_likelihoods
 
-    return await ask_each(texts, score, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE // len(plan_scoring(label_ids)))
+    num_sequences = services.engine.num_scored_at_once(len(plan_scoring(label_ids)))
+    return await ask_each(texts, score, deadline_s, at_once=examples_at_once(services.engine, num_sequences))
 
 
 async def _generate(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> list[str]:
@@ -178,7 +185,7 @@ async def _generate(services: Services, target: Target, examples: Sequence[Examp
         [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
         return cut_at(choice.text.strip(), params.stop)
 
-    return await ask_each(texts, generate, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
+    return await ask_each(texts, generate, deadline_s, at_once=examples_at_once(services.engine))
 
 
 async def encode_texts(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from app.api.auth import cache_salt
+from app.api.batch import max_at_once
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
 from app.model.layout import continue_prompt, encode_text
@@ -125,19 +128,21 @@ async def generate_all(
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """Deltas of all choices as they come, each with its choice's index. Closing it ends all of them."""
     services.check_accepting()
-    streams = [
-        services.engine.generate(
+    ends_at = time.monotonic() + deadline_s
+
+    def begin(ask: Ask) -> AsyncGenerator[Delta, None]:
+        return services.engine.generate(
             ask.token_ids,
             prompt=target.prompt,
             params=ask.params,
             cache_salt=cache_salt.get(),
             flow=target.flow,
-            deadline_s=deadline_s,
+            deadline_s=ends_at - time.monotonic(),
             num_shared_tokens=ask.num_shared_tokens,
         )
-        for ask in asks
-    ]
-    async with aclosing(_interleave(streams)) as deltas:
+
+    streams = [partial(begin, ask) for ask in asks]
+    async with aclosing(_interleave(streams, at_once=max_at_once(services.engine))) as deltas:
         async for index, delta in deltas:
             yield index, delta
 
@@ -187,16 +192,20 @@ class Begun(Generic[Item]):
         await self._rest.aclose()
 
 
-async def _interleave(streams: Sequence[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta], None]:
+async def _interleave(
+    streams: Sequence[Callable[[], AsyncGenerator[Delta, None]]], *, at_once: int
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """Args: streams: what begins each; so many run at a time."""
     if len(streams) == 1:
-        async with aclosing(cast("AsyncGenerator[Delta, None]", streams[0])) as deltas:
+        async with aclosing(streams[0]()) as deltas:
             async for delta in deltas:
                 yield 0, delta
         return
     arrived: asyncio.Queue[tuple[int, Delta] | asyncio.Task[None]] = asyncio.Queue()
+    slots = asyncio.Semaphore(at_once)
 
-    async def pump(index: int, stream: AsyncIterator[Delta]) -> None:
-        async with aclosing(cast("AsyncGenerator[Delta, None]", stream)):
+    async def pump(index: int, begin: Callable[[], AsyncGenerator[Delta, None]]) -> None:
+        async with slots, aclosing(begin()) as stream:
             async for delta in stream:
                 arrived.put_nowait((index, delta))
 

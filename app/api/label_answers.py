@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.api.auth import cache_salt
-from app.api.batch import all_of
+from app.api.batch import all_of, max_at_once
 from app.api.generation import Ask, collect, generate_all, make_params
 from app.api.labels import TINY
-from app.api.runs import max_at_once, score_labels
+from app.api.runs import score_labels
 from app.engine.delta import Delta
 from app.engine.detokenizer import Detokenizer
 from app.engine.scoring import Scoring
@@ -86,10 +86,11 @@ async def _write_labels(
     ends_at = time.monotonic() + deadline_s
     label_ids = services.labels.encode(target.input_template, target.labels)
     width = services.labels.num_sequences(target.input_template, target.labels)
+    at_once = max_at_once(services.engine, services.engine.num_scored_at_once(width))
     look = _find_likeliest if asks[0].params.is_greedy and width > NUM_TRIED else _score_all
     texts = list(dict.fromkeys(ask.token_ids for ask in asks))
     finding = (look(services, target, token_ids, label_ids, ends_at) for token_ids in texts)
-    found = dict(zip(texts, await all_of(finding, at_once=max_at_once(services, width)), strict=True))
+    found = dict(zip(texts, await all_of(finding, at_once=at_once), strict=True))
     for index, ask in enumerate(asks):
         place = _choose(found[ask.token_ids], ask.params)
         delta = _write(services, target, ask, place, label_ids[place])

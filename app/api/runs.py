@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.auth import cache_salt
-from app.api.batch import all_of, ask_each
+from app.api.batch import all_of, ask_each, max_at_once
 from app.api.ensembles import Combine, Ensemble, choose_text, combine_chances
 from app.api.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
 from app.api.labels import LabelChances
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from app.api.targets import Target
 
 DEFAULT_MAX_TOKENS = 64
-QUEUED_BATCHES = 4
-"""What one call puts into the queue at a time, in the engine's batches: enough to keep it busy, no more than others
-need room beside it."""
 GREEDY = {"temperature": 0.0}
 
 
@@ -77,23 +74,20 @@ async def run_all(
     """
     services.check_accepting()
     widest = max(_num_sequences(services, target) for target in {id(run.target): run.target for run in runs}.values())
-    at_once = max_at_once(services, widest)
+    at_once = max_at_once(services.engine, widest)
     return await ask_each(
         runs, lambda run, left_s: _run_named(services, run, given, left_s), deadline_s, at_once=at_once
     )
 
 
-def max_at_once(services: Services, num_sequences: int) -> int:
-    """How many inputs one call has answered at a time. Args: num_sequences: of the engine, for each."""
-    return max(1, QUEUED_BATCHES * services.engine.config.max_num_seqs // num_sequences)
-
-
 def _num_sequences(services: Services, answerer: Target | Ensemble) -> int:
+    """Of the engine, at a time, for one input."""
     if isinstance(answerer, Ensemble):
         return sum(_num_sequences(services, member) for member in answerer.members)
     if not answerer.labels:
         return 1
-    return services.labels.num_sequences(answerer.input_template, answerer.labels)
+    num_paths = services.labels.num_sequences(answerer.input_template, answerer.labels)
+    return services.engine.num_scored_at_once(num_paths)
 
 
 def total_usage(outcomes: Sequence[RunOutcome]) -> Usage:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from app.api.auth import cache_salt
 from app.api.batch import ask_each
-from app.api.evaluation import MAX_SEQUENCES_AT_ONCE, encode_texts, evaluate_target
+from app.api.evaluation import encode_texts, evaluate_target, examples_at_once
 from app.api.limits import MAX_ABLATIONS
 from app.errors import DeadlineExceeded, InvalidInput
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
@@ -117,7 +117,7 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
         return -scoring.log_likelihoods[0] / len(answer)
 
     pairs = zip(texts, answers, strict=True)
-    losses = await ask_each(pairs, loss, deadline_s, at_once=MAX_SEQUENCES_AT_ONCE)
+    losses = await ask_each(pairs, loss, deadline_s, at_once=examples_at_once(services.engine))
     return sum(losses) / len(losses)
 
 

@@ -135,14 +135,13 @@ class AsyncEngine:
     ) -> Scoring:
         """log P(continuation | prompt, text) of each continuation.
 
-        The text's keys and values are computed once for all. Of many continuations half a batch is in the queue at a
-        time, so that a request with many labels does not fill it. Raises what `generate` raises.
+        The text's keys and values are computed once for all. Raises what `generate` raises.
         """
         self._check_open()
         wanted = [tuple(continuation) for continuation in continuations]
         self._engine.admission.check_scoring(token_ids, wanted, prompt)
         paths = plan_scoring(wanted)
-        at_once = min(len(paths), max(1, self.config.max_num_seqs // 2))
+        at_once = self.num_scored_at_once(len(paths))
         self._engine.check_queue(at_once)
         last = len(token_ids) - 1
         ends_at = None if deadline_s is None else time.monotonic() + deadline_s
@@ -181,6 +180,13 @@ class AsyncEngine:
         while self.is_alive and not outcome.done():
             wait([outcome], timeout=IDLE_HEARTBEAT_S)
         return outcome.done() and outcome.result()
+
+    def num_scored_at_once(self, num_paths: int) -> int:
+        """Of a text's many continuations half a batch, and half the queue at most, is there at a time.
+
+        Args: num_paths: sequences that scoring all of them takes.
+        """
+        return max(1, min(num_paths, self.config.max_num_seqs // 2, self.config.max_waiting_requests // 2))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, let the present ones end, and after `timeout_s` end what is left."""

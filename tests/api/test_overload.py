@@ -11,7 +11,7 @@ import pytest
 from openai import InternalServerError, OpenAI
 
 from app.model.backbone import Backbone
-from tests.api.server import LiveServer, make_settings, run_server
+from tests.api.server import LiveServer, make_settings, publish_tasks, run_server
 
 LONG = {"model": "tiny-llama", "prompt": "x", "max_tokens": 200, "ignore_eos": True}
 
@@ -20,6 +20,7 @@ LONG = {"model": "tiny-llama", "prompt": "x", "max_tokens": 200, "ignore_eos": T
 def small(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     settings = make_settings(tmp_path_factory.mktemp("prompts"), max_num_seqs=2, max_waiting_requests=2)
     with run_server(settings, backbone) as live:
+        publish_tasks(live.registry, backbone)
         yield live
 
 
@@ -41,6 +42,26 @@ def test_a_full_queue_is_503_with_retry_after_and_the_rest_is_served(small: Live
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.headers["x-should-retry"] == "true"
     assert min(taken_s for _, taken_s in refused) < min(taken_s for _, taken_s in served)
+
+
+EXAMPLE = {"input": "x", "target": "y"}
+QUESTION = {"type": "choice", "instructions": "Which?", "choices": [{"value": f"{k} of {k}"} for k in range(10)]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "tiny-llama", "prompt": [f"p{k}" for k in range(8)], "n": 4, "max_tokens": 2}),
+        ("/v1/chat/completions", {"model": "tiny-llama", "messages": [{"role": "user", "content": "x"}], "n": 8}),
+        ("/v1/decisions", {"model": "tiny-llama", "input": "x", "questions": [QUESTION] * 10}),
+        ("/v1/run", [{"task": task, "input": f"text {k}"} for k in range(10) for task in ("headline", "sentiment")]),
+        ("/v1/tasks/headline/evaluate", {"examples": [EXAMPLE] * 20}),
+        ("/v1/tasks/sentiment/evaluate", {"examples": [{**EXAMPLE, "target": "positive"}] * 20}),
+    ],
+)
+def test_no_call_is_refused_for_its_own_size(small: LiveServer, path: str, body: object) -> None:
+    answer = httpx.post(f"{small.url}{path}", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
 
 
 def test_the_sdk_comes_back_by_itself(small: LiveServer) -> None:

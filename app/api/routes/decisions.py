@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.batch import all_of
+from app.api.batch import ask_each, max_at_once
 from app.api.deps import DeadlineDep, ServicesDep
 from app.api.ensembles import Ensemble, find_answerer
 from app.api.errors import describe_statuses
@@ -54,10 +54,13 @@ async def create_decision(request: DecisionRequest, services: ServicesDep, deadl
     if not request.questions:
         raise InvalidInput(f"{target.flow} has no labels, so the request needs questions", param="questions")
     asked = [ask(question, f"questions.{index}") for index, question in enumerate(request.questions)]
-    judged = await all_of(
-        _judge(services, target, item, request.text, param=f"questions.{index}", deadline_s=deadline_s)
-        for index, item in enumerate(asked)
-    )
+
+    async def answer(numbered: tuple[int, Asked], left_s: float) -> Judgement:
+        index, item = numbered
+        return await _judge(services, target, item, request.text, param=f"questions.{index}", deadline_s=left_s)
+
+    widest = services.engine.num_scored_at_once(max(len(item.answers) for item in asked))
+    judged = await ask_each(enumerate(asked), answer, deadline_s, at_once=max_at_once(services.engine, widest))
     answers = [item.read(each.chances) for item, each in zip(asked, judged, strict=True)]
     return _reply(target, answers, judged)
 
