@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class RemotePeer:
-    """Attributes:
+    """Stopped (SIGSTOP) whenever it is not asked: what its threads do while they wait would slow the others.
+
+    Args: process: the leader of a process group of its own.
+
+    Attributes:
     load_s: from the process's start until it could take requests.
     resident_bytes: then.
     version: of what is measured.
@@ -53,18 +58,25 @@ class RemotePeer:
 
     def _ask(self, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
         stdin, stdout = _pipes(self._process)
+        self._signal(signal.SIGCONT)
         try:
             stdin.write(json.dumps([verb, fields]) + "\n")
             stdin.flush()
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            self._signal(signal.SIGSTOP)
         if not line:
             raise CannotError("the peer's process ended; its log says why")
         answer: dict[str, Any] = json.loads(line)
         if "cannot" in answer:
             raise CannotError(answer["cannot"])
         return answer
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 @contextmanager
@@ -101,6 +113,7 @@ def start_peer(
             stderr=stream,
             text=True,
             cwd=ROOT,
+            start_new_session=True,
             env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         wanted = Load(
@@ -117,10 +130,12 @@ def start_peer(
         finally:
             stdin, _ = _pipes(process)
             stdin.close()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
