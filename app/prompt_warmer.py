@@ -49,27 +49,34 @@ class PromptWarmer:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            num_warmed = sum(map(self._warm, filter(self._is_wanted, self._registry.aliased_versions())))
+            num_warmed = self._sweep()
             if num_warmed:
                 logger.info("%d prompts were computed before anybody asked for them", num_warmed)
             self._stop.wait(INTERVAL_S)
+
+    def _sweep(self) -> int:
+        """Warm what is wanted, as far as room and requests allow. Returns how many are warm that were not."""
+        num_warmed = 0
+        for version in filter(self._is_wanted, self._registry.aliased_versions()):
+            while not self._engine.is_idle and not self._stop.is_set():
+                self._stop.wait(REST_S)
+            if self._stop.is_set() or not self._warm(version):
+                break
+            num_warmed += 1
+        return num_warmed
 
     def _is_wanted(self, version: Version) -> bool:
         is_possible = version.backbone_fingerprint == self._backbone_fingerprint and version.digest not in self._failed
         return is_possible and self._engine.wants_warm(version.digest, version.kind, version.num_virtual_tokens)
 
     def _warm(self, version: Version) -> bool:
-        """Whether it is warm now. One that fails is logged, and left to who asks for it."""
+        """False where it has to wait for another time. One that fails is logged, and left to who asks for it."""
         try:
             prompt = on_passing_thread(lambda: self._registry.prompt(version, may_displace=False))
-            while not self._stop.is_set() and self._is_wanted(version):
-                if self._engine.warm(prompt):
-                    return True
-                self._stop.wait(REST_S)
+            return self._engine.warm(prompt)
         except SoftswapError as error:
             logger.warning("%s cannot be computed ahead: %s", version.id, error.message)
-            self._failed.add(version.digest)
         except Exception:
             logger.exception("%s cannot be computed ahead", version.id)
-            self._failed.add(version.digest)
-        return False
+        self._failed.add(version.digest)
+        return True

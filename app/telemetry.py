@@ -129,12 +129,15 @@ class Metrics:
         self._updates.inc(num_updates)
         self._trained.inc(num_tokens)
 
+    def observe_load(self, *, num_running: int, num_waiting: int, kv_cache_usage: float) -> None:
+        """What there is now. Args: kv_cache_usage: 0 to 1."""
+        self._running.set(num_running)
+        self._waiting.set(num_waiting)
+        self._kv_usage.set(kv_cache_usage)
+
     def observe_step(
         self,
         *,
-        num_running: int,
-        num_waiting: int,
-        kv_cache_usage: float,
         num_prompt_tokens: int,
         num_generation_tokens: int,
         num_preemptions: int,
@@ -144,10 +147,7 @@ class Metrics:
         num_stored_bytes: int,
         step_s: float,
     ) -> None:
-        """One engine step. `num_running`, `num_waiting` and `kv_cache_usage` (0 to 1) stand after it."""
-        self._running.set(num_running)
-        self._waiting.set(num_waiting)
-        self._kv_usage.set(kv_cache_usage)
+        """One engine step."""
         self._prompt_tokens.inc(num_prompt_tokens)
         self._generation_tokens.inc(num_generation_tokens)
         self._preemptions.inc(num_preemptions)

@@ -71,42 +71,48 @@ def test_nothing_is_computed_ahead_where_that_is_switched_off(tmp_path: Path) ->
         assert not is_warm(live, "raw")
 
 
-class BusyEngine:
-    """Refuses so many times, as an engine does whose requests run."""
+class PretendEngine:
+    """Warms at once; is busy, or has no room, as often as it is told."""
 
-    def __init__(self, num_refusals: int) -> None:
-        self.num_refusals = num_refusals
+    def __init__(self, *, num_busy: int = 0, num_full: int = 0) -> None:
+        self.num_busy, self.num_full = num_busy, num_full
         self.warmed: list[TaskPrompt] = []
+
+    @property
+    def is_idle(self) -> bool:
+        self.num_busy -= 1
+        return self.num_busy < 0
 
     def wants_warm(self, digest: str, *_: object) -> bool:
         return digest not in [prompt.digest for prompt in self.warmed]
 
     def warm(self, prompt: TaskPrompt) -> bool:
-        self.num_refusals -= 1
-        if self.num_refusals < 0:
+        assert self.num_busy < 0, "requests go first"
+        self.num_full -= 1
+        if self.num_full < 0:
             self.warmed.append(prompt)
-        return self.num_refusals < 0
+        return self.num_full < 0
 
 
 def make_warmer(registry: Registry, engine: object, fingerprint: str = BACKBONE.fingerprint) -> PromptWarmer:
     return PromptWarmer(registry, engine, fingerprint)  # type: ignore[arg-type]
 
 
-def test_it_waits_while_requests_run_and_goes_on_after_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hindrance", ["num_busy", "num_full"])
+def test_it_goes_on_once_requests_have_ended_or_there_is_room(tmp_path: Path, hindrance: str) -> None:
     with run_server(make_settings(tmp_path), BACKBONE) as live:
         publish_tasks(live.registry, BACKBONE)
-        engine = BusyEngine(num_refusals=5)
+        engine = PretendEngine(**{hindrance: 5})
         warmer = make_warmer(live.registry, engine)
         warmer.start()
         wait_for(lambda: len(engine.warmed) == 3)
         warmer.close()
-        assert engine.num_refusals < 0
 
 
 def test_closing_does_not_wait_for_an_engine_that_is_never_idle(tmp_path: Path) -> None:
     with run_server(make_settings(tmp_path), BACKBONE) as live:
         publish_tasks(live.registry, BACKBONE)
-        warmer = make_warmer(live.registry, BusyEngine(num_refusals=10**9))
+        warmer = make_warmer(live.registry, PretendEngine(num_busy=10**9))
         warmer.start()
         time.sleep(0.1)
         began_s = time.monotonic()
@@ -124,7 +130,7 @@ def test_what_cannot_be_computed_is_said_once_and_keeps_nobody_waiting(
         live.registry._cache._digest_to_prompt.clear()
         (weights,) = tmp_path.glob(f"headline/{version.number}/*.safetensors")
         weights.write_bytes(b"rotten")
-        engine = BusyEngine(num_refusals=0)
+        engine = PretendEngine()
         warmer = make_warmer(live.registry, engine)
         warmer.start()
         wait_for(lambda: len(engine.warmed) == 2)
@@ -136,7 +142,7 @@ def test_what_cannot_be_computed_is_said_once_and_keeps_nobody_waiting(
 def test_prompts_of_another_backbone_are_left_alone(tmp_path: Path) -> None:
     with run_server(make_settings(tmp_path), BACKBONE) as live:
         publish_tasks(live.registry, BACKBONE)
-        engine = BusyEngine(num_refusals=0)
+        engine = PretendEngine()
         warmer = make_warmer(live.registry, engine, fingerprint="0" * 64)
         warmer.start()
         time.sleep(0.2)

@@ -24,9 +24,10 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_series_carry_vllm_suffixes() -> None:
     metrics = Metrics()
+    metrics.observe_load(num_running=2, num_waiting=3, kv_cache_usage=0.5)
     metrics.observe_step(
-        num_running=2, num_waiting=3, kv_cache_usage=0.5, num_prompt_tokens=10, num_generation_tokens=4,
-        num_preemptions=1, num_prefix_queries=20, num_prefix_hits=20, num_prefix_loads=2, num_stored_bytes=4096,
+        num_prompt_tokens=10, num_generation_tokens=4, num_preemptions=1, num_prefix_queries=20, num_prefix_hits=20,
+        num_prefix_loads=2, num_stored_bytes=4096,
         step_s=0.01,
     )  # fmt: skip
     _finish(metrics, "sentiment")

@@ -165,6 +165,10 @@ class AsyncEngine:
         ]
         return Scoring(sum_scores(wanted, paths, scores), min(end.num_cached_tokens for end in ends))
 
+    @property
+    def is_idle(self) -> bool:
+        return not self._engine.has_unfinished
+
     def wants_warm(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
         """Whether `warm` would spare the first request with this prompt something."""
         return self._engine.warmer.wants(digest, kind, num_virtual_tokens)
@@ -311,7 +315,7 @@ class AsyncEngine:
     def _warm(self, prompt: TaskPrompt, outcome: Future[bool]) -> None:
         try:
             is_idle = not (self._is_dead or self._is_draining or self._engine.has_unfinished)
-            outcome.set_result(is_idle and self._engine.warm(prompt))
+            outcome.set_result(is_idle and self._engine.warm(prompt, lambda: not self._commands.empty()))
         except Exception as error:  # nobody asked for it, so nobody else is to suffer
             outcome.set_exception(error)
 

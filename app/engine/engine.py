@@ -198,6 +198,8 @@ class Engine:
         output = self._id_to_output.get(sequence_id)
         if output is not None:
             self._finish(output.sequence, FinishReason.ABORT)
+            if self._observer is not None:
+                self._observer.changed(self.stats)  # there may be no step for a long time
 
     def step(self) -> list[tuple[int, Delta]]:
         """Compute one batch. Returns what it added to which sequence; when running ahead, what the one in front did."""
@@ -222,10 +224,10 @@ class Engine:
             )
         return deltas
 
-    def warm(self, prompt: TaskPrompt) -> bool:
+    def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """See `Warmer.warm`; only while nothing is unfinished."""
         assert not self.has_unfinished, "requests go first"
-        is_warm = self.warmer.warm(prompt)
+        is_warm = self.warmer.warm(prompt, should_stop)
         if is_warm and self._observer is not None:
             self._observer.warmed()
         return is_warm

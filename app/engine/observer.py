@@ -52,6 +52,14 @@ class Observer:
         """The device worked for tuning that long."""
         self._metrics.observe_tuning(duration_s)
 
+    def changed(self, stats: EngineStats) -> None:
+        """Sequences came or went."""
+        self._metrics.observe_load(
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
+        )
+
     def stepped(
         self,
         batch: Batch,
@@ -62,10 +70,8 @@ class Observer:
         started_s: float,
     ) -> None:
         """A step ended; the last three are its own, of the tokens those it handed out."""
+        self.changed(stats)
         self._metrics.observe_step(
-            num_running=stats.num_running,
-            num_waiting=stats.num_waiting,
-            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
             num_prompt_tokens=batch.num_text_tokens,
             num_generation_tokens=num_generated_tokens,
             num_preemptions=num_preemptions,

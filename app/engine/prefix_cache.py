@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from app.engine.block_keys import block_keys, prompt_prefix
@@ -122,10 +123,10 @@ class PrefixCache:
             self._drop_user(sequence.parent)
         sequence.parent = None
 
-    def evict(self) -> bool:
-        """Free the blocks of the least recently used prefix nobody uses; False when there is none."""
+    def evict(self, may_go: Callable[[Prefix], bool] = lambda _: True) -> bool:
+        """Free the blocks of the least recently used prefix nobody uses and that may go; False when there is none."""
         for prefix in self._key_to_prefix.values():
-            if prefix.num_users == 0:
+            if prefix.num_users == 0 and may_go(prefix):
                 self._remove(prefix)
                 return True
         return False

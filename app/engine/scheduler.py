@@ -150,13 +150,10 @@ class Scheduler:
         batch.fresh_blocks = self.block_manager.take_fresh()
         return batch
 
-    def schedule_alone(self, prefix: Prefix) -> Batch | None:
-        """Plan the next tokens of a prefix that no sequence asked for; None where too few blocks are free for them."""
+    def schedule_alone(self, prefix: Prefix) -> Batch:
+        """Plan the next tokens of a prefix that no sequence asked for. Enough blocks must be free."""
         batch = Batch()
         end = prefix.num_computed_tokens + self._num_tokens_to_plan(prefix, batch)
-        while self.block_manager.num_missing_blocks(prefix, end) > self.block_manager.num_free_blocks:
-            if not self.prefix_cache.evict():
-                return None
         self.block_manager.allocate(prefix, end)
         batch.add(prefix, end - prefix.num_computed_tokens)
         batch.fresh_blocks = self.block_manager.take_fresh()

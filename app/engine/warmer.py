@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from app.engine.model_runner import ModelRunner
 from app.engine.prefix_store import PrefixStore
 from app.engine.scheduler import Scheduler
@@ -35,18 +37,22 @@ class Warmer:
             return False
         return self._has_memory(num_virtual_tokens) or self._has_store(digest, kind, num_virtual_tokens)
 
-    def warm(self, prompt: TaskPrompt) -> bool:
+    def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool]) -> bool:
         """Compute a prompt, or read it from the store. Returns whether it was wanted and is warm now.
+
+        Args: should_stop: asked between two forwards; what was computed so far is lost then.
 
         Raises NumericalError: its keys and values are not finite.
         """
         if not self.wants(prompt.digest, prompt.kind, prompt.num_virtual_tokens):
             return False
         stays = self._has_memory(prompt.num_virtual_tokens)
+        if not self._make_room(prompt.num_virtual_tokens):
+            return False
         prefix = self._scheduler.prefix_cache.make(prompt)
         is_warm = False
         try:
-            if not self._compute(prefix):
+            if not self._compute(prefix, should_stop):
                 return False
             self._keep(prefix, prompt.kind)
             is_warm = True
@@ -63,19 +69,28 @@ class Warmer:
         return num_left >= (1 - MAX_MEMORY) * blocks.num_blocks
 
     def _has_store(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
-        store = self._store
+        store, blocks = self._store, self._scheduler.block_manager
         return (
             store is not None
             and kind is not PromptKind.KV
+            and blocks.num_blocks_for(num_virtual_tokens) <= blocks.num_blocks
             and digest not in store
             and store.has_room(num_virtual_tokens)
         )
 
-    def _compute(self, prefix: Prefix) -> bool:
-        while not prefix.is_computed:
-            batch = self._scheduler.schedule_alone(prefix)
-            if batch is None:
+    def _make_room(self, num_virtual_tokens: int) -> bool:
+        """Free blocks to compute in, if need be those of prompts that the store has too: they are soon read again."""
+        blocks, store = self._scheduler.block_manager, self._store
+        while blocks.num_free_blocks < blocks.num_blocks_for(num_virtual_tokens):
+            if store is None or not self._scheduler.prefix_cache.evict(lambda prefix: prefix.key in store):
                 return False
+        return True
+
+    def _compute(self, prefix: Prefix, should_stop: Callable[[], bool]) -> bool:
+        while not prefix.is_computed:
+            if should_stop():
+                return False
+            batch = self._scheduler.schedule_alone(prefix)
             self._model_runner.run(batch)
             self._scheduler.advance(batch)
         return True

@@ -1,8 +1,9 @@
 """QuantizedLinear: a linear layer whose weights are 8-bit integers, and quantize_linears, which puts them into a model.
 
 Only weights are quantised: symmetric, with a scale for each output (as LLM.int8's weights, Dettmers et al. 2022);
-what comes in and goes out keeps its type. The integers are the only copy, and everyone computes with the same numbers:
-engine, naive loop and tuner, which differentiates through them.
+what comes in and goes out keeps its type. The integers are the only copy, and everyone computes with the same ones:
+engine, naive loop and tuner, which differentiates through them. In bfloat16 torch's products take them times their
+scale, rounded once more; `multiply.c` takes the integers, which bfloat16 holds exactly, and scales the sums.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class QuantizedLinear(nn.Module):
         return output
 
     def dequantized(self) -> torch.Tensor:
-        """(out_features, in_features): the weights everyone computes with."""
+        """(out_features, in_features): the integers times their scales, in the layer's dtype."""
         integers = self.panels.transpose(1, 2).reshape(-1, self.in_features)[: self.out_features]
         return (integers * self.scale[:, None]).to(self.dtype)
 

@@ -222,10 +222,13 @@ def test_a_deadline_ends_waiting_and_running_ones_with_what_they_have() -> None:
 
 
 def test_an_aborted_sequence_says_nothing_more_and_gives_its_blocks_back() -> None:
-    engine = make_engine()
+    metrics = Metrics()
+    engine = make_engine(metrics=metrics)
     sequence_id = engine.add(text_of(1), prompt=prompt_of(10), params=greedy_params(100))
     engine.step()
+    assert read(metrics, "num_requests_running") == 1
     engine.abort(sequence_id)
+    assert read(metrics, "num_requests_running") == 0, "there may be no step for a long time"
     engine.abort(sequence_id)
     engine.abort(12345)
     assert not engine.has_unfinished

@@ -129,7 +129,8 @@ class Driver:
 
     def warm(self) -> None:
         """Harder than in a server, which warms only what it has nothing else to do for."""
-        self.num_warmed += self.engine.warmer.warm(self.random.choice(self.prompts))
+        is_stopped = self.random.random() < 0.1
+        self.num_warmed += self.engine.warmer.warm(self.random.choice(self.prompts), lambda: is_stopped)
 
     def add(self) -> None:
         wanted = Wanted(self._any_prompt(), self.random.randrange(len(TEXTS)), self.random.choice([0, 3, MAX_TOKENS]))

@@ -103,10 +103,50 @@ def test_blocks_in_use_are_never_taken(tmp_path: Path) -> None:
     engine.add(text_of(1, 70), params=greedy_params(max_tokens=10))
     engine.step()
     engine.step()
-    assert not engine.warmer.warm(prompt_of(30)), "two blocks are not free"
+    assert not engine.warmer.warm(prompt_of(30), lambda: False), "two blocks are not free"
     engine.scheduler.audit()
     naive.run(engine)
     assert warm(engine, prompt_of(30))
+
+
+def test_for_the_store_only_what_it_has_too_leaves_memory(tmp_path: Path) -> None:
+    used, kept = prompt_of(30, kind="kv"), prompt_of(30, seed=1)
+    engine = make_engine(num_blocks=1 + 5, prefix_store=tmp_path, prefix_store_bytes=2**20)
+    engine.add(text_of(3, 1), prompt=used, params=greedy_params(max_tokens=1))
+    naive.run(engine)
+    assert warm(engine, kept), "three blocks are free"
+    assert used.digest in engine.scheduler.prefix_cache
+    engine.add(text_of(3, 1), prompt=kept, params=greedy_params(max_tokens=1))
+    naive.run(engine)
+    assert warm(engine, prompt_of(30, seed=2))
+    in_memory = [prompt.digest in engine.scheduler.prefix_cache for prompt in (used, kept)]
+    assert in_memory == [True, False], "the one that would have to be computed or sent again stays"
+    assert not warm(engine, prompt_of(60, seed=3)), "four blocks, of which two are not to be had"
+    engine.close()
+
+
+def test_a_prompt_that_fits_no_cache_is_not_wanted_and_nothing_leaves_for_it(tmp_path: Path) -> None:
+    engine = make_engine(num_blocks=1 + 3, prefix_store=tmp_path, prefix_store_bytes=2**20)
+    small, large = prompt_of(10), prompt_of(60)
+    warm(engine, small)
+    assert not engine.warmer.wants(large.digest, large.kind, 60)
+    assert not warm(engine, large)
+    assert small.digest in engine.scheduler.prefix_cache
+    engine.close()
+
+
+def test_a_long_prompt_gives_up_between_two_forwards() -> None:
+    engine = make_engine(max_num_batched_tokens=8)
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 2
+
+    assert not engine.warm(prompt_of(30), should_stop)
+    assert len(asked) == 3
+    engine.scheduler.audit()
+    assert engine.stats.num_free_blocks == engine.stats.num_blocks
 
 
 def test_what_is_not_finite_is_refused_and_gives_its_blocks_back(monkeypatch: pytest.MonkeyPatch) -> None:
