@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,11 @@ def test_a_prefix_read_back_is_the_computed_one_to_the_bit(tmp_path: Path, promp
     assert read(metrics, "prefix_store_loads_total") == 1
     assert read(metrics, "prefix_store_bytes") > 4 * BACKBONE.kv_row_size * prompt.num_virtual_tokens
     assert read(metrics, "prefix_cache_hits_total") == prompt.num_virtual_tokens
+
+
+def test_rows_are_not_for_another_version_of_what_computes_them() -> None:
+    versions = make_engine().model_runner.computed_by["versions"]
+    assert all(f"{name} {version(name)}" in versions for name in ("softswap", "torch", "transformers"))
 
 
 def computed_rows(prompt: TaskPrompt) -> torch.Tensor:
