@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,10 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 16
 """Prefixes that wait to be written; what comes faster is kept another time."""
-SUFFIX, UNFINISHED = ".kv", ".tmp"
+DESCRIPTION_FILE, SUFFIX, UNFINISHED = "computed_by.json", ".kv", ".softswap-"
 ABANDONED_S = 3600.0
+
+_FOLDER_NAME, _FILE_NAME = re.compile(r"[0-9a-f]{16}"), re.compile(rf"[0-9a-f]{{64}}\{SUFFIX}")
 
 
 class PrefixStore:
@@ -58,7 +61,7 @@ class PrefixStore:
         self._folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "computed_by.json").write_text(described, encoding="utf-8")
+            (self._folder / DESCRIPTION_FILE).write_text(described, encoding="utf-8")
             self._path_to_bytes = OrderedDict(_kept_files(folder))
         except OSError as error:
             raise InvalidInput(f"prefix_store cannot be written to: {error.strerror}", param="prefix_store") from error
@@ -160,7 +163,7 @@ class PrefixStore:
 
     def _put(self, digest: str, content: bytes) -> None:
         path = self._path(digest)
-        with NamedTemporaryFile(dir=self._folder, suffix=UNFINISHED, delete=False) as file:
+        with NamedTemporaryFile(dir=self._folder, prefix=UNFINISHED, delete=False) as file:
             unfinished = Path(file.name)
             try:
                 file.write(content)
@@ -198,14 +201,21 @@ def _bytes_of(rows: torch.Tensor) -> memoryview:
 
 def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Files and their sizes, the least recently used first. What a crash left unfinished is removed."""
-    for path in folder.glob(f"*/*{UNFINISHED}"):
-        with suppress(OSError):  # another server's may just have got its name
-            if path.stat().st_mtime < time.time() - ABANDONED_S:
-                path.unlink()
     found = []
-    for path in folder.glob(f"*/*{SUFFIX}"):
-        with suppress(OSError):
-            status = path.stat()
-            found.append((status.st_mtime_ns, path, status.st_size))
+    for item in _own_items(folder):
+        with suppress(OSError):  # another server's may just have got its name
+            status = item.stat()
+            if _FILE_NAME.fullmatch(item.name):
+                found.append((status.st_mtime_ns, item.path, status.st_size))
+            elif item.name.startswith(UNFINISHED) and status.st_mtime < time.time() - ABANDONED_S:
+                os.unlink(item.path)
     for _, path, num_bytes in sorted(found):
-        yield path, num_bytes
+        yield Path(path), num_bytes
+
+
+def _own_items(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in folders that stores made: others may have put folders of theirs beside them."""
+    for own in folder.iterdir():
+        if _FOLDER_NAME.fullmatch(own.name) and os.path.isfile(own / DESCRIPTION_FILE):
+            with suppress(OSError), os.scandir(own) as items:
+                yield from items

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app.engine.engine import Engine
-from app.engine.prefix_store import ABANDONED_S, MAX_PENDING, PrefixStore
+from app.engine.prefix_store import ABANDONED_S, DESCRIPTION_FILE, MAX_PENDING, UNFINISHED, PrefixStore
 from app.errors import InvalidInput
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
@@ -33,15 +33,19 @@ def rows_of(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(5, ROW_SIZE, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def digest_of(seed: int) -> str:
+    return f"{seed:064x}"
+
+
 def keep(store: PrefixStore, *seeds: int, dtype: torch.dtype = torch.float32) -> None:
     """Keep them one after the other, each written before the next."""
     for seed in seeds:
-        store.keep(f"{seed:064x}", lambda seed=seed: rows_of(seed, dtype))
+        store.keep(digest_of(seed), lambda seed=seed: rows_of(seed, dtype))
         store._writer.submit(int).result()
 
 
 def found(store: PrefixStore, seed: int) -> torch.Tensor | None:
-    return store.find(f"{seed:064x}", 5)
+    return store.find(digest_of(seed), 5)
 
 
 def only_file(folder: Path) -> Path:
@@ -124,9 +128,9 @@ def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     rows = rows_of(1)
     rows[3, 4] = float("inf")
-    store.keep("broken", lambda: rows)
+    store.keep(digest_of(1), lambda: rows)
     store.close()
-    assert store.find("broken", 5) is None
+    assert found(store, 1) is None
     assert not list(tmp_path.glob("*/*.kv"))
 
 
@@ -140,8 +144,8 @@ def gate() -> Iterator[threading.Event]:
 def test_forgotten_before_it_is_written_is_not_written(tmp_path: Path, gate: threading.Event) -> None:
     store = open_store(tmp_path)
     store._writer.submit(gate.wait)
-    store.keep("a", lambda: rows_of(1))
-    store.forget("a")
+    store.keep(digest_of(1), lambda: rows_of(1))
+    store.forget(digest_of(1))
     gate.set()
     store.close()
     assert not [path for path in tmp_path.glob("*/*") if path.suffix != ".json"]
@@ -151,8 +155,8 @@ def test_when_too_many_wait_to_be_written_no_more_are_copied(tmp_path: Path, gat
     store = open_store(tmp_path)
     store._writer.submit(gate.wait)
     for index in range(MAX_PENDING):
-        store.keep(str(index), lambda: rows_of(1))
-    store.keep("one more", lambda: pytest.fail("copied"))
+        store.keep(digest_of(index), lambda: rows_of(1))
+    store.keep(digest_of(MAX_PENDING), lambda: pytest.fail("copied"))
     gate.set()
     store.close()
     assert len(store) == MAX_PENDING
@@ -161,12 +165,33 @@ def test_when_too_many_wait_to_be_written_no_more_are_copied(tmp_path: Path, gat
 def test_what_a_crash_left_unfinished_goes_later(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     keep(store, 1)
-    old, young = (only_file(tmp_path).with_name(name) for name in ("old.tmp", "young.tmp"))
+    old, young = (only_file(tmp_path).with_name(UNFINISHED + name) for name in ("old", "young"))
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (0, old.stat().st_mtime - 2 * ABANDONED_S))
     assert len(open_store(tmp_path)) == 1
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_files_of_other_programs_are_neither_counted_nor_removed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    keep(store, 1)
+    own, others = only_file(tmp_path).parent, tmp_path / "others"
+    theirs = [
+        others / DESCRIPTION_FILE,
+        *(others / name for name in ("half.tmp", f"{UNFINISHED}half", f"{digest_of(2)}.kv")),
+        *(tmp_path / "0123456789abcdef" / name for name in (f"{UNFINISHED}half", f"{digest_of(2)}.kv")),
+        *(own / name for name in ("half.tmp", "notes.kv")),
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"theirs")
+        os.utime(path, (0, 0))
+    store = open_store(tmp_path, max_bytes=FILE_BYTES)
+    assert (len(store), store.num_bytes) == (1, FILE_BYTES)
+    keep(store, 2)
+    assert [found(store, seed) is not None for seed in (1, 2)] == [False, True]
+    assert all(path.exists() for path in theirs)
 
 
 def test_a_folder_that_cannot_be_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -188,7 +213,8 @@ def test_a_full_disk_costs_nothing_but_the_file(
         patch.setattr(Path, "rename", rename)
         keep(store, 1)
     assert "No space left" in caplog.text
-    assert (len(store), store.num_bytes, list(tmp_path.glob("*/*.tmp"))) == (0, 0, [])
+    assert (len(store), store.num_bytes) == (0, 0)
+    assert [path.name for path in tmp_path.glob("*/*")] == [DESCRIPTION_FILE]
     keep(store, 1)
     assert found(store, 1) is not None
 
