@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
+from app.engine import prefix_store
 from app.engine.engine import Engine
-from app.engine.prefix_store import ABANDONED_S, DESCRIPTION_FILE, MAX_PENDING, UNFINISHED, PrefixStore
+from app.engine.prefix_store import (
+    ABANDONED_S,
+    DESCRIPTION_FILE,
+    LOOK_INTERVAL_S,
+    MAX_PENDING,
+    UNFINISHED,
+    PrefixStore,
+)
 from app.errors import InvalidInput
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
@@ -23,10 +31,23 @@ ROW_SIZE = 12
 FILE_BYTES = 32 + 4 * 5 * ROW_SIZE
 
 
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 def open_store(
-    folder: Path, max_bytes: int = 2**20, dtype: torch.dtype = torch.float32, code: str = "C"
+    folder: Path,
+    max_bytes: int = 2**20,
+    dtype: torch.dtype = torch.float32,
+    code: str = "C",
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> PrefixStore:
-    return PrefixStore(folder, max_bytes=max_bytes, row_size=ROW_SIZE, dtype=dtype, computed_by={"code": code})
+    return PrefixStore(
+        folder, max_bytes=max_bytes, row_size=ROW_SIZE, dtype=dtype, computed_by={"code": code}, clock=clock
+    )
 
 
 def rows_of(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -46,6 +67,17 @@ def keep(store: PrefixStore, *seeds: int, dtype: torch.dtype = torch.float32) ->
 
 def found(store: PrefixStore, seed: int) -> torch.Tensor | None:
     return store.find(digest_of(seed), 5)
+
+
+def use_long_ago(folder: Path, *seeds: int) -> None:
+    """One after the other."""
+    for time_s, seed in enumerate(seeds):
+        os.utime(file_of(folder, seed), (time_s, time_s))
+
+
+def file_of(folder: Path, seed: int) -> Path:
+    (path,) = folder.glob(f"*/{digest_of(seed)}.kv")
+    return path
 
 
 def only_file(folder: Path) -> Path:
@@ -104,8 +136,7 @@ def test_a_file_that_somebody_else_removed_is_not_kept(tmp_path: Path) -> None:
 def test_the_least_recently_used_go_also_after_a_restart(tmp_path: Path) -> None:
     store = open_store(tmp_path, max_bytes=3 * FILE_BYTES)
     keep(store, 1, 2, 3)
-    for age, path in enumerate(sorted(tmp_path.glob("*/*.kv"), reverse=True)):
-        os.utime(path, (1000 - age, 1000 - age))  # 1 was used longest ago
+    use_long_ago(tmp_path, 1, 2, 3)
     store = open_store(tmp_path, max_bytes=3 * FILE_BYTES)
     assert found(store, 1) is not None
     keep(store, 4)
@@ -119,9 +150,79 @@ def test_files_are_for_those_who_compute_the_same_and_share_the_room(tmp_path: P
     assert found(other, 1) is None
     other = open_store(tmp_path, max_bytes=FILE_BYTES, code="torch")
     assert found(other, 1) is None
+    use_long_ago(tmp_path, 1)
     keep(other, 2)
     assert found(other, 2) is not None
     assert found(first, 1) is None, "the oldest file goes, whoever wrote it"
+
+
+def test_servers_that_share_a_folder_find_each_other_s_files_and_keep_its_limit_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    first, second = (open_store(tmp_path, max_bytes=3 * FILE_BYTES, clock=clock) for _ in range(2))
+    look = prefix_store._kept_files
+    lookers: set[str] = set()
+
+    def seen_look(folder: Path) -> Iterator[tuple[Path, int]]:
+        lookers.add(threading.current_thread().name)
+        return look(folder)
+
+    monkeypatch.setattr(prefix_store, "_kept_files", seen_look)
+    keep(first, 1, 2)
+    keep(second, 3, 4)
+    assert found(second, 1) is not None
+    assert (first.num_bytes, second.num_bytes) == (2 * FILE_BYTES, 3 * FILE_BYTES)
+    use_long_ago(tmp_path, 2, 1, 3, 4)
+    assert found(first, 5) is None
+    assert not lookers
+    clock.now_s += LOOK_INTERVAL_S
+    assert found(first, 5) is None
+    first.close()
+    assert first.num_bytes == 3 * FILE_BYTES
+    assert [found(first, seed) is not None for seed in (1, 2, 3, 4)] == [True, False, True, True]
+    assert lookers == {"prefix-store_0"}
+
+
+def test_a_file_that_another_server_used_is_not_the_least_recently_used(tmp_path: Path) -> None:
+    first, second = (open_store(tmp_path, max_bytes=3 * FILE_BYTES) for _ in range(2))
+    keep(first, 1, 2, 3)
+    use_long_ago(tmp_path, 1, 2, 3)
+    assert found(second, 1) is not None
+    keep(first, 4)
+    assert [found(first, seed) is not None for seed in (1, 2, 3, 4)] == [True, False, True, True]
+
+
+def test_the_size_is_of_what_is_there(tmp_path: Path) -> None:
+    clock = Clock()
+    store = open_store(tmp_path, clock=clock)
+    keep(store, 1, 2)
+    file_of(tmp_path, 1).unlink()
+    keep(store, 3)
+    assert (len(store), store.num_bytes) == (3, 3 * FILE_BYTES)
+    clock.now_s += LOOK_INTERVAL_S
+    keep(store, 4)
+    assert (len(store), store.num_bytes) == (3, 3 * FILE_BYTES)
+
+
+def test_what_two_servers_write_counts_once(tmp_path: Path, gate: threading.Event) -> None:
+    first, second = open_store(tmp_path), open_store(tmp_path)
+    first._writer.submit(gate.wait)
+    first.keep(digest_of(1), lambda: rows_of(1))
+    keep(second, 1)
+    assert found(first, 1) is not None
+    gate.set()
+    first.close()
+    assert (len(first), first.num_bytes) == (1, FILE_BYTES)
+
+
+def test_what_is_larger_than_the_whole_store_displaces_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_bytes=FILE_BYTES)
+    keep(store, 1)
+    store.keep(digest_of(2), lambda: rows_of(2).repeat(2, 1))
+    store.close()
+    assert found(store, 1) is not None
+    assert len(store) == 1
 
 
 def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
@@ -187,6 +288,7 @@ def test_files_of_other_programs_are_neither_counted_nor_removed(tmp_path: Path)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"theirs")
         os.utime(path, (0, 0))
+    use_long_ago(tmp_path, 1)
     store = open_store(tmp_path, max_bytes=FILE_BYTES)
     assert (len(store), store.num_bytes) == (1, FILE_BYTES)
     keep(store, 2)
