@@ -35,6 +35,8 @@ DESCRIPTION_FILE, SUFFIX, UNFINISHED = "computed_by.json", ".kv", ".softswap-"
 ABANDONED_S = 3600.0
 LOOK_INTERVAL_S = 10.0
 """Between two looks at what other servers did, while nothing has to go."""
+FULL_S = 300.0
+"""How long the disk counts as full after a write that failed."""
 
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _FOLDER_NAME, _FILE_NAME = re.compile(r"[0-9a-f]{16}"), re.compile(rf"[0-9a-f]{{64}}\{SUFFIX}")
@@ -72,7 +74,7 @@ class PrefixStore:
         self._clock = clock
         self._lock = Lock()
         self._path_to_bytes: OrderedDict[Path, int] = OrderedDict()
-        self._num_bytes, self._next_look_s = 0, 0.0
+        self._num_bytes, self._next_look_s, self._full_until_s = 0, 0.0, -math.inf
         described = json.dumps(dict(computed_by), indent=1, sort_keys=True)
         self._folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
         try:
@@ -99,7 +101,12 @@ class PrefixStore:
         return self._num_bytes
 
     def has_room(self, num_rows: int) -> bool:
-        """Whether so many rows more could be kept now without any that are kept having to go."""
+        """Whether so many rows more could be kept now without any that are kept having to go.
+
+        Nothing could for a while after a write that failed; `keep` may be called all the same.
+        """
+        if self._clock() < self._full_until_s:
+            return False
         num_bytes = (1 + len(self._pending)) * num_rows * self._row_size * self._dtype.itemsize
         return len(self._pending) < MAX_PENDING and self._num_bytes + num_bytes <= self._max_bytes
 
@@ -179,6 +186,7 @@ class PrefixStore:
             self._put(digest, hashlib.sha256(_bytes_of(values)).digest() + _bytes_of(values))
         except OSError as error:
             logger.warning("prefix store: cannot keep %s: %s", digest, error.strerror)
+            self._full_until_s = self._clock() + FULL_S
         finally:
             with self._lock:
                 self._pending.discard(digest)

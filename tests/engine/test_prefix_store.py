@@ -16,6 +16,7 @@ from app.engine.engine import Engine
 from app.engine.prefix_store import (
     ABANDONED_S,
     DESCRIPTION_FILE,
+    FULL_S,
     LOOK_INTERVAL_S,
     MAX_PENDING,
     UNFINISHED,
@@ -303,10 +304,11 @@ def test_a_folder_that_cannot_be_is_refused_by_its_name(tmp_path: Path) -> None:
     assert caught.value.param == "prefix_store"
 
 
-def test_a_full_disk_costs_nothing_but_the_file(
+def test_a_full_disk_costs_nothing_but_the_file_and_has_no_room_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = open_store(tmp_path)
+    clock = Clock()
+    store = open_store(tmp_path, clock=clock)
 
     def rename(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -317,8 +319,12 @@ def test_a_full_disk_costs_nothing_but_the_file(
     assert "No space left" in caplog.text
     assert (len(store), store.num_bytes) == (0, 0)
     assert [path.name for path in tmp_path.glob("*/*")] == [DESCRIPTION_FILE]
+    assert not store.has_room(5)
     keep(store, 1)
-    assert found(store, 1) is not None
+    assert found(store, 1) is not None, "what requests compute is tried all the same"
+    assert not store.has_room(5)
+    clock.now_s += FULL_S
+    assert store.has_room(5)
 
 
 # In the engine
