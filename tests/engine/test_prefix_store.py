@@ -18,6 +18,7 @@ from app.engine.prefix_store import (
     DESCRIPTION_FILE,
     FULL_S,
     LOOK_INTERVAL_S,
+    MAX_LOOKING,
     MAX_PENDING,
     UNFINISHED,
     PrefixStore,
@@ -192,6 +193,27 @@ def test_a_file_that_another_server_used_is_not_the_least_recently_used(tmp_path
     assert found(second, 1) is not None
     keep(first, 4)
     assert [found(first, seed) is not None for seed in (1, 2, 3, 4)] == [True, False, True, True]
+
+
+def test_a_look_that_took_long_is_good_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, look, looked_s = Clock(), prefix_store._kept_files, []
+    store = open_store(tmp_path, max_bytes=2 * FILE_BYTES, clock=clock)
+
+    def slow_look(folder: Path) -> Iterator[tuple[Path, int]]:
+        clock.now_s += 1
+        looked_s.append(clock.now_s)
+        return look(folder)
+
+    monkeypatch.setattr(prefix_store, "_kept_files", slow_look)
+    keep(store, 1, 2, 3, 4)
+    clock.now_s += 0.9 / MAX_LOOKING
+    keep(store, 5)
+    assert len(looked_s) == 1
+    clock.now_s += 0.2 / MAX_LOOKING
+    keep(store, 6)
+    assert len(looked_s) == 2
+    assert store.num_bytes == 2 * FILE_BYTES
+    assert len(list(tmp_path.glob("*/*.kv"))) == 2
 
 
 def test_the_size_is_of_what_is_there(tmp_path: Path) -> None:
