@@ -129,7 +129,8 @@ class ModelRunner:
             "device": device,
             "attention": self.attend.__name__,
             "layers": "compiled" if self._replacements.module_to_forward else "torch",
-            "versions": f"softswap {version('softswap')}, torch {torch.__version__}",
+            "versions": f"softswap {version('softswap')}, torch {torch.__version__}, "
+            f"transformers {version('transformers')}",
         }
 
     def _forward(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,16 +31,25 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 16
 """Prefixes that wait to be written; what comes faster is kept another time."""
-SUFFIX, UNFINISHED = ".kv", ".tmp"
+DESCRIPTION_FILE, SUFFIX, UNFINISHED = "computed_by.json", ".kv", ".softswap-"
 ABANDONED_S = 3600.0
+LOOK_INTERVAL_S = 10.0
+"""Between two looks at what other servers did, while nothing has to go."""
+MAX_LOOKING = 0.05
+"""The fraction of its time the writer may spend on looking, which takes from the engine: 0.1 s for 10,000 files."""
+FULL_S = 300.0
+"""How long the disk counts as full after a write that failed."""
+
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+_FOLDER_NAME, _FILE_NAME = re.compile(r"[0-9a-f]{16}"), re.compile(rf"[0-9a-f]{{64}}\{SUFFIX}")
 
 
 class PrefixStore:
-    """Called by the engine's thread; a thread of its own writes. A file that cannot be read is a prefix not kept.
+    """Called by the engine's thread; a thread of its own writes, and looks at what other servers did.
 
-    A file is the sha256 of its rows and then the rows, so that a torn or rotten one is found out. Files are found by
-    those who would compute the same numbers: they lie in a folder named after all that these depend on. When they are
-    too many, the least recently used go, whoever they belong to.
+    A file is the sha256 of its rows and then the rows, so that a torn or rotten one is found out; one that cannot be
+    read is a prefix not kept. Files are found by those who would compute the same numbers: they lie in a folder named
+    after all that these depend on. When they are too many, the least recently used go, whoever they belong to.
 
     Args:
         folder: made if it is not there; several servers may share it.
@@ -46,24 +57,35 @@ class PrefixStore:
         row_size: numbers in a row; see `KVCache.load_rows`.
         dtype: of the rows.
         computed_by: what the numbers depend on beside the prompt: backbone, dtype, code, device.
+        clock: monotonic seconds; tests give their own.
 
     Raises: InvalidInput: the folder cannot be written to.
     """
 
     def __init__(
-        self, folder: Path, *, max_bytes: int, row_size: int, dtype: torch.dtype, computed_by: Mapping[str, str]
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        row_size: int,
+        dtype: torch.dtype,
+        computed_by: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._row_size, self._dtype, self._max_bytes = row_size, dtype, max_bytes
+        self._clock = clock
+        self._lock = Lock()
+        self._path_to_bytes: OrderedDict[Path, int] = OrderedDict()
+        self._num_bytes = 0
+        self._next_look_s = self._fresh_until_s = self._full_until_s = -math.inf
         described = json.dumps(dict(computed_by), indent=1, sort_keys=True)
         self._folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "computed_by.json").write_text(described, encoding="utf-8")
-            self._path_to_bytes = OrderedDict(_kept_files(folder))
+            (self._folder / DESCRIPTION_FILE).write_text(described, encoding="utf-8")
+            self._look()
         except OSError as error:
             raise InvalidInput(f"prefix_store cannot be written to: {error.strerror}", param="prefix_store") from error
-        self._num_bytes = sum(self._path_to_bytes.values())
-        self._lock = Lock()
         self._pending: set[str] = set()
         self._last: tuple[str, torch.Tensor] | None = None
         self._writer = ThreadPoolExecutor(1, "prefix-store")
@@ -78,11 +100,16 @@ class PrefixStore:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files."""
+        """Of all files, those of other servers as of the last look."""
         return self._num_bytes
 
     def has_room(self, num_rows: int) -> bool:
-        """Whether so many rows more could be kept now without any that are kept having to go."""
+        """Whether so many rows more could be kept now without any that are kept having to go.
+
+        Nothing could for a while after a write that failed; `keep` may be called all the same.
+        """
+        if self._clock() < self._full_until_s:
+            return False
         num_bytes = (1 + len(self._pending)) * num_rows * self._row_size * self._dtype.itemsize
         return len(self._pending) < MAX_PENDING and self._num_bytes + num_bytes <= self._max_bytes
 
@@ -97,19 +124,26 @@ class PrefixStore:
         """Rows (num_rows, row_size) of the prompt with this digest; None where they are not kept."""
         if self._last is not None and self._last[0] == digest:
             return self._last[1]  # one that waits for room is asked for again in every step
+        if self._clock() >= self._next_look_s:
+            self._next_look_s = self._clock() + LOOK_INTERVAL_S
+            self._writer.submit(self._tidy)
         path = self._path(digest)
-        if path not in self._path_to_bytes:
-            return None
-        try:
+        is_known = path in self._path_to_bytes
+        try:  # where it is not known, another server may have written it
             with path.open("rb", buffering=0) as file:
                 rows = self._read(file, num_rows)
             os.utime(path)
+        except FileNotFoundError:
+            if is_known:
+                with self._lock:
+                    self._note(path, 0)
+            return None
         except (OSError, _DamagedError) as error:
             logger.warning("prefix store: %s is not used: %s", path.name, error)
             self.forget(digest)
             return None
-        with self._lock, suppress(KeyError):
-            self._path_to_bytes.move_to_end(path)
+        with self._lock:
+            self._note(path, _CHECKSUM_BYTES + rows.nbytes)
         self._last = (digest, rows)
         return rows
 
@@ -132,6 +166,7 @@ class PrefixStore:
     def close(self) -> None:
         """Finish what is being written."""
         self._writer.shutdown()
+        self._next_look_s = math.inf
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}{SUFFIX}"
@@ -139,7 +174,7 @@ class PrefixStore:
     def _read(self, file: BinaryIO, num_rows: int) -> torch.Tensor:
         rows = torch.empty(num_rows, self._row_size, dtype=self._dtype)
         content = _bytes_of(rows)
-        checksum = file.read(hashlib.sha256().digest_size)
+        checksum = file.read(_CHECKSUM_BYTES)
         if file.readinto(content) != len(content) or file.read(1):  # type: ignore[attr-defined]
             raise _DamagedError("it has another size")
         if hashlib.sha256(content).digest() != checksum:
@@ -149,18 +184,19 @@ class PrefixStore:
     def _write(self, digest: str, rows: torch.Tensor) -> None:
         try:
             values = rows.cpu().contiguous()
-            if not is_finite(values):
+            if not is_finite(values) or _CHECKSUM_BYTES + values.nbytes > self._max_bytes:
                 return
             self._put(digest, hashlib.sha256(_bytes_of(values)).digest() + _bytes_of(values))
         except OSError as error:
             logger.warning("prefix store: cannot keep %s: %s", digest, error.strerror)
+            self._full_until_s = self._clock() + FULL_S
         finally:
             with self._lock:
                 self._pending.discard(digest)
 
     def _put(self, digest: str, content: bytes) -> None:
         path = self._path(digest)
-        with NamedTemporaryFile(dir=self._folder, suffix=UNFINISHED, delete=False) as file:
+        with NamedTemporaryFile(dir=self._folder, prefix=UNFINISHED, delete=False) as file:
             unfinished = Path(file.name)
             try:
                 file.write(content)
@@ -169,12 +205,29 @@ class PrefixStore:
                     if digest not in self._pending:  # forgotten meanwhile
                         return
                     unfinished.rename(path)
-                    self._num_bytes += len(content)
-                    self._path_to_bytes[path] = len(content)
+                    self._note(path, len(content))
             finally:
                 unfinished.unlink(missing_ok=True)
+        if self._num_bytes > self._max_bytes or self._clock() >= self._next_look_s:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Let the least recently used files go while there are too many, going by what is there now."""
+        if self._clock() >= self._fresh_until_s:
+            with suppress(OSError):
+                self._look()
         while (oldest := self._one_too_many()) is not None:
             self._remove(oldest)
+
+    def _look(self) -> None:
+        began_s = self._clock()
+        self._next_look_s = began_s + LOOK_INTERVAL_S
+        path_to_bytes = OrderedDict(_kept_files(self._folder.parent))
+        with self._lock:
+            self._path_to_bytes = path_to_bytes
+            self._num_bytes = sum(path_to_bytes.values())
+        ended_s = self._clock()
+        self._fresh_until_s = ended_s + (ended_s - began_s) / MAX_LOOKING
 
     def _one_too_many(self) -> Path | None:
         with self._lock:
@@ -182,9 +235,15 @@ class PrefixStore:
 
     def _remove(self, path: Path) -> None:
         with self._lock:
-            self._num_bytes -= self._path_to_bytes.pop(path, 0)
+            self._note(path, 0)
         with suppress(OSError):
             path.unlink()
+
+    def _note(self, path: Path, num_bytes: int) -> None:
+        """A file was used last of all, or is gone where it has no bytes. Call it under the lock."""
+        self._num_bytes += num_bytes - self._path_to_bytes.pop(path, 0)
+        if num_bytes:
+            self._path_to_bytes[path] = num_bytes
 
 
 class _DamagedError(Exception):
@@ -198,14 +257,21 @@ def _bytes_of(rows: torch.Tensor) -> memoryview:
 
 def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Files and their sizes, the least recently used first. What a crash left unfinished is removed."""
-    for path in folder.glob(f"*/*{UNFINISHED}"):
-        with suppress(OSError):  # another server's may just have got its name
-            if path.stat().st_mtime < time.time() - ABANDONED_S:
-                path.unlink()
     found = []
-    for path in folder.glob(f"*/*{SUFFIX}"):
-        with suppress(OSError):
-            status = path.stat()
-            found.append((status.st_mtime_ns, path, status.st_size))
+    for item in _own_items(folder):
+        with suppress(OSError):  # another server's may just have got its name
+            status = item.stat()
+            if _FILE_NAME.fullmatch(item.name):
+                found.append((status.st_mtime_ns, item.path, status.st_size))
+            elif item.name.startswith(UNFINISHED) and status.st_mtime < time.time() - ABANDONED_S:
+                os.unlink(item.path)
     for _, path, num_bytes in sorted(found):
-        yield path, num_bytes
+        yield Path(path), num_bytes
+
+
+def _own_items(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in folders that stores made: others may have put folders of theirs beside them."""
+    for own in folder.iterdir():
+        if _FOLDER_NAME.fullmatch(own.name) and os.path.isfile(own / DESCRIPTION_FILE):
+            with suppress(OSError), os.scandir(own) as items:
+                yield from items

@@ -40,7 +40,7 @@ class KVCache:
         self.layers = [(layer[0], layer[1]) for layer in self.blocks]
 
     def load_rows(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
-        """Put a prefix-tuning prompt in place.
+        """Put the keys and values of a prompt in place: those of prefix tuning, or those computed before and stored.
 
         Args:
             slots: (num_tokens,) int64, block * block_size + offset of each row.

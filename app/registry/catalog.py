@@ -38,6 +38,7 @@ class Catalog:
         self._name_to_record: Mapping[str, TaskRecord] = {}
         self._seen_faults: Mapping[str, str] = {}
         self._logged_faults: Mapping[str, str] = {}
+        self._has_root = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -74,12 +75,13 @@ class Catalog:
 
         Raises:
             InvalidInput: no possible name, or the store cannot be written.
+            NotFound: the registry's folder is gone.
             Conflict: the task is not in the state `if_match` names.
             CorruptPrompt: its aliases cannot be read, and a change would lose them.
         """
         require_task_name(task)
         try:
-            with self._lock, self._store.lock():
+            with self._lock, self._store.lock(may_make_root=not self._has_root):
                 self._reload([task])
                 try:
                     record = self._name_to_record.get(task) or TaskRecord.empty(task)
@@ -110,13 +112,12 @@ class Catalog:
             NotFound: the registry's folder is gone; what was known stays.
         """
         entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
+        self._require_root()
         known = self._name_to_record
-        if known and not entries and self._store.entry("") is None:
-            raise NotFound("the registry's folder is gone")
         changed = [name for name, entry in entries.items() if not self._is_current(known.get(name), entry)]
         gone = known.keys() - entries.keys()
         if changed or gone:
-            with self._lock, self._store.lock():
+            with self._lock, self._store.lock(may_make_root=False):
                 self._reload([*changed, *gone])
         self._log_faults()
 
@@ -145,10 +146,8 @@ class Catalog:
             duration_s = time.monotonic() - started
 
     def _sweep(self) -> None:
-        if self._store.entry("") is None:
-            return
         try:
-            with self._store.lock():
+            with self._store.lock(may_make_root=False):
                 num_leftovers = self._store.sweep()
         except OSError as error:
             _logger.warning("cannot clear what crashed writers left: %s", error)
@@ -161,8 +160,16 @@ class Catalog:
             return False
         return record.stamp == TaskFolder(self._store, record.name).stamp(entry)
 
+    def _require_root(self) -> None:
+        """Raises NotFound: the registry's folder was there and is gone. Until the first write it may be missing."""
+        had_root = self._has_root  # before looking: another thread's first write may make it meanwhile
+        if self._store.entry("") is not None:
+            self._has_root = True
+        elif had_root:
+            raise NotFound("the registry's folder is gone; put it back, or restart to begin a new one")
+
     def _reload(self, tasks: Iterable[str]) -> None:
-        """Call it under both locks."""
+        """Call it under both locks. Raises NotFound: the registry's folder is gone; what was read may be wrong."""
         name_to_record = dict(self._name_to_record)
         for task in tasks:
             record = self._read(task)
@@ -170,6 +177,7 @@ class Catalog:
                 name_to_record.pop(task, None)
             else:
                 name_to_record[task] = record
+        self._require_root()
         self._name_to_record = name_to_record
 
     def _read(self, task: str) -> TaskRecord | None:

@@ -29,7 +29,7 @@ class LayeredStore:
         return self._lower.entries("") | self._upper.entries("")
 
     def entry(self, key: str) -> Entry | None:
-        return self._layer_of(key).entry(key)
+        return self._layer_of(key).entry(key) if key else self._upper.entry("")
 
     def read(self, key: str) -> bytes:
         return self._layer_of(key).read(key)
@@ -46,8 +46,8 @@ class LayeredStore:
         self._copy_up(key)
         self._upper.remove(key)
 
-    def lock(self) -> AbstractContextManager[None]:
-        return self._upper.lock()
+    def lock(self, *, may_make_root: bool = True) -> AbstractContextManager[None]:
+        return self._upper.lock(may_make_root=may_make_root)
 
     def sweep(self) -> int:
         return self._upper.sweep()

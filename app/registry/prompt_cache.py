@@ -40,10 +40,11 @@ class PromptCache:
             if prompt.digest in self._digest_to_prompt:
                 self._digest_to_prompt.move_to_end(prompt.digest)
                 return
-            if not may_displace and self._num_bytes + _size(prompt) > self._max_bytes:
+            size = _size(prompt)
+            if size > self._max_bytes or (not may_displace and self._num_bytes + size > self._max_bytes):
                 return
             self._digest_to_prompt[prompt.digest] = prompt
-            self._num_bytes += _size(prompt)
+            self._num_bytes += size
             while self._num_bytes > self._max_bytes:
                 _, dropped = self._digest_to_prompt.popitem(last=False)
                 self._num_bytes -= _size(dropped)

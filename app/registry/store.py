@@ -55,7 +55,7 @@ class Store(Protocol):
         """Names directly inside a folder, "" being the root; none where there is no such folder."""
 
     def entry(self, key: str) -> Entry | None:
-        """One name; None where there is nothing."""
+        """One name, "" being the root that is written to; None where there is nothing."""
 
     def read(self, key: str) -> bytes:
         """Raises NotFound."""
@@ -72,8 +72,11 @@ class Store(Protocol):
     def remove(self, key: str) -> None:
         """Take away a file, or a folder with all it holds, all or nothing; nothing happens where there is none."""
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold off every other writer, in this process and in others. Not reentrant."""
+    def lock(self, *, may_make_root: bool = True) -> AbstractContextManager[None]:
+        """Hold off every other writer, in this process and in others. Not reentrant.
+
+        Args: may_make_root: without it a root that is missing is left so, and nobody is held off.
+        """
 
     def sweep(self) -> int:
         """Clear what crashed writers left; call it under the lock. Returns how many leftovers there were."""
@@ -153,9 +156,9 @@ class FileStore:
         _discard(hidden)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, may_make_root: bool = True) -> Iterator[None]:
         """An exclusive flock on `.lock`. A folder that cannot be written has no writers, and needs none."""
-        descriptor = self._open_lock()
+        descriptor = self._open_lock(may_make_root=may_make_root)
         if descriptor is None:
             yield
             return
@@ -180,12 +183,14 @@ class FileStore:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
-    def _open_lock(self) -> int | None:
+    def _open_lock(self, *, may_make_root: bool) -> int | None:
         try:
-            _make_folder(self._root)
+            if may_make_root:
+                _make_folder(self._root)
             return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            if error.errno in READ_ONLY_ERRNOS:
+            is_missing = isinstance(error, FileNotFoundError) and not may_make_root
+            if is_missing or error.errno in READ_ONLY_ERRNOS:
                 return None
             raise
 

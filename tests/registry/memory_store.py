@@ -56,7 +56,7 @@ class MemoryStore:
             self._touch(key)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, may_make_root: bool = True) -> Iterator[None]:
         with self._writers:
             yield
 

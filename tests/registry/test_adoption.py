@@ -318,6 +318,9 @@ def test_a_registry_whose_folder_vanishes_keeps_what_it_knew(
     root.rename(root.with_name("unmounted"))
     with pytest.raises(NotFound):
         registry.refresh()
+    with pytest.raises(NotFound):
+        registry.publish("a", Publication(random_prompt(backbone)))
+    assert not root.exists()
     assert registry.resolve("a") == version
     assert registry.prompt(version).digest == version.digest
 

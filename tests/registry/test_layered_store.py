@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,56 @@ def test_a_task_nobody_changed_is_the_one_below_as_it_is_now(
     Registry(FileStore(below), backbone).publish("a", Publication(random_prompt(backbone, seed=9)))
     registry.refresh()
     assert registry.resolve("a").number == 3
+
+
+def test_one_s_own_tasks_stay_while_their_folder_is_gone_and_nothing_takes_its_place(
+    registry: Registry, own: Path, backbone: Backbone
+) -> None:
+    registry.set_alias("a", "live", 1)
+    registry.delete_task("b")
+    registry.publish("c", Publication(random_prompt(backbone)))
+    own.rename(own.with_name("unmounted"))
+    for _ in range(2):
+        with pytest.raises(NotFound, match="folder is gone"):
+            registry.refresh()
+        with pytest.raises(NotFound, match="folder is gone"):
+            registry.publish("c", Publication(random_prompt(backbone)))
+        assert names(registry) == ["a", "c"]
+        assert registry.resolve("a").number == 1
+        assert not own.exists()
+    own.with_name("unmounted").rename(own)
+    registry.refresh()
+    assert names(registry) == ["a", "c"]
+    assert registry.publish("c", Publication(random_prompt(backbone))).id == "c@2"
+
+
+def test_a_folder_that_goes_while_it_is_read_is_gone_too(
+    registry: Registry, own: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.set_alias("a", "live", 1)
+    Registry(FileStore(own), backbone).set_alias("a", "canary", 1)
+    monkeypatch.setattr(FileStore, "lock", _losing(own, FileStore.lock))
+    with pytest.raises(NotFound, match="folder is gone"):
+        registry.refresh()
+    assert registry.resolve("a").number == 1
+    assert not own.exists()
+
+
+def _losing(folder: Path, lock: Callable[..., AbstractContextManager[None]]) -> object:
+    def lose_and_lock(self: FileStore, **options: bool) -> AbstractContextManager[None]:
+        folder.rename(folder.with_name("unmounted"))
+        return lock(self, **options)
+
+    return lose_and_lock
+
+
+def test_the_folder_comes_into_being_with_the_first_write(registry: Registry, own: Path) -> None:
+    registry.refresh()
+    assert names(registry) == ["a", "b"]
+    assert not own.exists()
+    registry.set_alias("a", "live", 1)
+    assert registry.resolve("a").number == 1
+    assert sorted(path.name for path in own.iterdir()) == [".lock", "a"]
 
 
 def test_where_nothing_can_be_written_all_is_served_and_a_change_is_refused(

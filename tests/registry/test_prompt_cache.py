@@ -28,12 +28,14 @@ def test_the_books_balance_whatever_is_put_in() -> None:
     assert cache.num_bytes == sum(prompt.num_bytes + 2_048 for prompt in held)
 
 
-def test_a_prompt_larger_than_the_memory_passes_through() -> None:
-    cache = PromptCache(max_bytes=100)
-    prompt = random_prompt(tiny_backbone())
-    cache.put(prompt)
-    assert cache.get(prompt.digest) is None
-    assert (len(cache), cache.num_bytes) == (0, 0)
+def test_a_prompt_larger_than_the_memory_passes_through_and_the_others_stay() -> None:
+    small, large = (random_prompt(tiny_backbone(), num_rows) for num_rows in (1, 50))
+    cache = PromptCache(max_bytes=large.num_bytes)
+    cache.put(small)
+    cache.put(large)
+    assert cache.get(large.digest) is None
+    assert cache.get(small.digest) is small
+    assert (len(cache), cache.num_bytes) == (1, small.num_bytes + 2_048)
 
 
 def test_the_same_values_are_held_once() -> None:

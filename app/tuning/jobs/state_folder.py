@@ -38,9 +38,12 @@ class StateFolder:
         self._lock.close()
 
     def put_file(self, content: bytes) -> str:
-        """Keep an upload by its sha256, which is returned. One that was damaged on the disk is whole again then."""
+        """Keep an upload by its sha256, which is returned. One that was damaged on the disk is whole again then.
+
+        Raises TuningUnavailable: the folder is gone.
+        """
         digest = hashlib.sha256(content).hexdigest()
-        self._store.replace(f"{FILES}/{digest}", content)
+        self._replace(f"{FILES}/{digest}", content)
         return digest
 
     def read_file(self, digest: str) -> bytes:
@@ -57,8 +60,8 @@ class StateFolder:
         self._store.remove(f"{FILES}/{digest}")
 
     def save_run(self, job_id: str, content: bytes) -> None:
-        """Replace what the job would go on from."""
-        self._store.replace(f"{RUNS}/{job_id}", hashlib.sha256(content).digest() + content)
+        """Replace what the job would go on from. Raises TuningUnavailable: the folder is gone."""
+        self._replace(f"{RUNS}/{job_id}", hashlib.sha256(content).digest() + content)
 
     def read_run(self, job_id: str) -> bytes | None:
         """What was saved last, if anything was. Raises CorruptState."""
@@ -79,6 +82,11 @@ class StateFolder:
         for folder, names in ((FILES, digests), (RUNS, job_ids)):
             for name in self._store.entries(folder).keys() - names:
                 self._store.remove(f"{folder}/{name}")
+
+    def _replace(self, key: str, content: bytes) -> None:
+        if not self._path.is_dir():  # making it anew would make the registry's folder anew, which it mostly lies in
+            raise TuningUnavailable("the server's state folder is gone; put it back, or restart the server")
+        self._store.replace(key, content)
 
 
 def _lock(path: Path) -> BinaryIO:

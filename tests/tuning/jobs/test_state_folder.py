@@ -51,6 +51,17 @@ def test_what_a_crash_left_is_cleared(tmp_path: Path) -> None:
     assert lost not in (kept,)
 
 
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
+    registry = tmp_path / "prompts"
+    folder = StateFolder(registry / ".state")
+    registry.rename(tmp_path / "unmounted")
+    with pytest.raises(TuningUnavailable, match="gone"):
+        folder.put_file(b"content")
+    with pytest.raises(TuningUnavailable, match="gone"):
+        folder.save_run("a", b"first")
+    assert not registry.exists()
+
+
 def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     with pytest.raises(TuningUnavailable):
