@@ -5,12 +5,23 @@
  * token gets depends on its own query, keys and values only, to the last bit: not on other tokens, on how its text is
  * cut into chunks, on places or sizes of blocks, or on threads.
  *
- * Compiled once for each HEAD_DIM and type of the cache: float, or bfloat16 with -DBFLOAT16. Arithmetic is float32. */
+ * Compiled once for each HEAD_DIM and type of the cache: float, or bfloat16 with -DBFLOAT16. Sums are float32. */
 
 #include "attend.h"
 
 #define NUM_VECTORS ((HEAD_DIM + LANES - 1) / LANES)
 #define TILE 32
+
+/* Keys are multiplied as the cache holds them where units are pairs, and queries rounded to their type, as torch does. */
+#if PER_UNIT == 2
+typedef element key_number;
+static inline key_number as_key(float x) { return narrow(x); }
+#else
+typedef float key_number;
+static inline key_number as_key(float x) { return x; }
+#endif
+#define UNIT_LANES (LANES * PER_UNIT)
+#define NUM_KEY_VECTORS ((HEAD_DIM + UNIT_LANES - 1) / UNIT_LANES)
 
 typedef float half_vector __attribute__((vector_size(2 * LANES)));
 typedef float quad __attribute__((vector_size(16)));
@@ -25,6 +36,12 @@ static inline int num_filled(int i) { return HEAD_DIM - i * LANES < LANES ? HEAD
 static inline vector load(const float *values, int i) {
     vector x = {0};
     __builtin_memcpy(&x, values + i * LANES, num_filled(i) * sizeof(float));
+    return x;
+}
+
+static inline vector load_key(const key_number *key, int i) {
+    vector x = {0};
+    __builtin_memcpy(&x, key + i * UNIT_LANES, smaller(HEAD_DIM - i * UNIT_LANES, UNIT_LANES) * sizeof(key_number));
     return x;
 }
 
@@ -51,18 +68,19 @@ static inline vector sums_of(vector x[LANES]) {
 }
 
 /* Add `size` tokens to what one query head has seen: `output` is not divided by the softmax's sum yet. */
-static inline void see(const float *query, const float *const *keys, const float *const *values, int size,
+static inline void see(const key_number *query, const key_number *const *keys, const float *const *values, int size,
                        float scale, struct softmax *softmax, float *output) {
     float weights[TILE];
-    vector q[NUM_VECTORS], seen[NUM_VECTORS], sums = {0};
-    for (int i = 0; i < NUM_VECTORS; i++) q[i] = load(query, i);
+    vector q[NUM_KEY_VECTORS], seen[NUM_VECTORS], sums = {0};
+    for (int i = 0; i < NUM_KEY_VECTORS; i++) q[i] = load_key(query, i);
     for (int t = 0; t < TILE; t++) weights[t] = -INFINITY;
     for (int t = 0; t < size; t += LANES) {
         vector products[LANES];
         for (int lane = 0; lane < LANES; lane++) { /* the last key's as often as keys are missing */
-            const float *key = keys[t + lane < size ? t + lane : size - 1];
-            products[lane] = q[0] * load(key, 0);
-            for (int i = 1; i < NUM_VECTORS; i++) products[lane] += q[i] * load(key, i);
+            const key_number *key = keys[t + lane < size ? t + lane : size - 1];
+            products[lane] = (vector){0};
+            for (int i = 0; i < NUM_KEY_VECTORS; i++)
+                products[lane] = multiply_add(q[i], load_key(key, i), products[lane]);
         }
         const union { vector whole; float lanes[LANES]; } scores = {scale * sums_of(products)};
         for (int lane = 0; lane < LANES; lane++) weights[t + lane] = t + lane < size ? scores.lanes[lane] : -INFINITY;
@@ -91,9 +109,13 @@ static inline void prefetch(const element *head) {
 
 /* A tile's keys and values of one key-value head. */
 struct tile {
-    const float *keys[TILE], *values[TILE];
-#ifdef BFLOAT16
-    float wide_keys[TILE][HEAD_DIM], wide_values[TILE][HEAD_DIM]; /* made once for all queries */
+    const key_number *keys[TILE];
+    const float *values[TILE];
+#ifdef BFLOAT16 /* made once for all queries */
+    float wide_values[TILE][HEAD_DIM];
+#if PER_UNIT == 1
+    float wide_keys[TILE][HEAD_DIM];
+#endif
 #endif
 };
 
@@ -105,6 +127,11 @@ static inline const float *widen_head(const element *head, float *wide) {
 #define WIDE(head, wide) widen_head(head, wide)
 #else
 #define WIDE(head, wide) (head)
+#endif
+#if PER_UNIT == 2
+#define WIDE_KEY(head, wide) (head)
+#else
+#define WIDE_KEY(head, wide) WIDE(head, wide)
 #endif
 
 /* Find a tile in the blocks. All of it begins to be loaded before any is read: hardware foresees no block. */
@@ -119,7 +146,7 @@ static inline void find_tile(const struct attend_job *job, const int32_t *block_
         if (++offset == job->block_size) block++, offset = 0;
     }
     for (int t = 0; t < size; t++) {
-        tile->keys[t] = WIDE(job->keys + places[t], tile->wide_keys[t]);
+        tile->keys[t] = WIDE_KEY(job->keys + places[t], tile->wide_keys[t]);
         tile->values[t] = WIDE(job->values + places[t], tile->wide_values[t]);
     }
 }
@@ -136,13 +163,14 @@ static void attend_run(const struct attend_job *job, const struct run *run, int6
     const int32_t *block_table = job->block_tables + run->sequence * job->table_width;
     struct softmax softmax[num_states];
     float seen[num_states][HEAD_DIM];
-    int64_t places[num_states], output_places[num_states]; /* of the heads */
+    key_number queries[num_states][HEAD_DIM];
+    int64_t output_places[num_states]; /* of the heads */
     for (int64_t i = 0; i < num_states; i++) {
         const int64_t token = run->token + i / groups, head = kv_head * groups + i % groups;
-        places[i] = (token * job->num_heads + head) * HEAD_DIM;
+        const float *query = job->query + (token * job->num_heads + head) * HEAD_DIM;
         output_places[i] = token * job->output_stride + head * HEAD_DIM;
         softmax[i] = (struct softmax){-INFINITY, 0};
-        for (int d = 0; d < HEAD_DIM; d++) seen[i][d] = 0;
+        for (int d = 0; d < HEAD_DIM; d++) queries[i][d] = as_key(query[d]), seen[i][d] = 0;
     }
     for (int64_t start = first_visible(run->num_seen, job->window) / TILE * TILE; start < end; start += TILE) {
         struct tile tile;
@@ -151,7 +179,7 @@ static void attend_run(const struct attend_job *job, const struct run *run, int6
             const int64_t num_seen = run->num_seen + i / groups, visible = first_visible(num_seen, job->window);
             const int from = visible > start ? (int)(visible - start) : 0, to = (int)smaller(num_seen - start, TILE);
             if (from < to)
-                see(job->query + places[i], tile.keys + from, tile.values + from, to - from, job->scale, &softmax[i],
+                see(queries[i], tile.keys + from, tile.values + from, to - from, job->scale, &softmax[i],
                     seen[i]);
         }
     }

@@ -21,35 +21,7 @@
 #define SHALLOW 64 /* units of a panel: 8 KiB, so that with few rows memory is never idle for long */
 #define DEEP 256 /* with many rows: 32 KiB, so that sums are seldom moved */
 #define FEW_ROWS 64
-#define ROW_BLOCK 252
-
-/* A unit is what one step along the depth multiplies: a number, or two where the CPU has bfloat16. */
-#if defined(BFLOAT16) && defined(__AVX512BF16__)
-#define PER_UNIT 2
-typedef vector units;
-static inline units load_units(const element *values) {
-    units x;
-    __builtin_memcpy(&x, values, sizeof x);
-    return x;
-}
-static inline float unit_of(const element *values) {
-    float x;
-    __builtin_memcpy(&x, values, sizeof x);
-    return x;
-}
-static inline vector multiply_add(vector a, vector b, vector sums) {
-    return (vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
-}
-#else
-#define PER_UNIT 1
-static inline vector load_units(const element *values) {
-    elements x;
-    __builtin_memcpy(&x, values, sizeof x);
-    return widen(x);
-}
-static inline float unit_of(const element *values) { return widen_one(*values); }
-static inline vector multiply_add(vector a, vector b, vector sums) { return fused(a, b, sums); }
-#endif
+#define ROW_BLOCK 256
 
 static inline vector load_some_units(const element *values, int64_t size) {
     element filled[LANES * PER_UNIT] = {0};

@@ -55,6 +55,34 @@ static inline vector fused(vector a, vector b, vector sums) {
 static inline vector fused(vector a, vector b, vector sums) { return sums + a * b; }
 #endif
 
+/* A unit is what one step of a sum of products multiplies: a number, or two where the CPU has bfloat16. */
+#if defined(BFLOAT16) && defined(__AVX512BF16__)
+#define PER_UNIT 2
+typedef vector units;
+static inline units load_units(const element *values) {
+    units x;
+    __builtin_memcpy(&x, values, sizeof x);
+    return x;
+}
+static inline float unit_of(const element *values) {
+    float x;
+    __builtin_memcpy(&x, values, sizeof x);
+    return x;
+}
+static inline vector multiply_add(vector a, vector b, vector sums) {
+    return (vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
+}
+#else
+#define PER_UNIT 1
+static inline vector load_units(const element *values) {
+    elements x;
+    __builtin_memcpy(&x, values, sizeof x);
+    return widen(x);
+}
+static inline float unit_of(const element *values) { return widen_one(*values); }
+static inline vector multiply_add(vector a, vector b, vector sums) { return fused(a, b, sums); }
+#endif
+
 /* e^x for x <= 0 within 2 units in the last place (the polynomial of Cephes' expf, Moshier 1989); NaN stays NaN. */
 static inline float exp_of(float x) {
     const float n = rintf((x > -87.0f ? x : -87.0f) * 1.44269504f);
