@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.engine.async_engine import AsyncEngine
 from app.engine.passing_threads import on_passing_thread
-from app.errors import SoftswapError
+from app.errors import NotFound, SoftswapError
 from app.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class PromptWarmer:
         try:
             prompt = on_passing_thread(lambda: self._registry.prompt(version, may_displace=False))
             return self._engine.warm(prompt)
+        except NotFound:  # deleted meanwhile, or the registry's folder is gone and may come back
+            return True
         except SoftswapError as error:
             logger.warning("%s cannot be computed ahead: %s", version.id, error.message)
         except Exception:
