@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
-from app.errors import InvalidInput, NotFound, SoftswapError
+from app.errors import NotFound, RegistryReadOnly, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
 from app.registry.evaluation_folder import EvaluationFolder
@@ -73,7 +73,8 @@ class Catalog:
         Args: if_match: the etag the caller has seen, or "*" for any; None does not ask.
 
         Raises:
-            InvalidInput: no possible name, or the store cannot be written.
+            InvalidInput: no possible name.
+            RegistryReadOnly: the store cannot be written, and that is no passing fault of the disk (OSError).
             Conflict: the task is not in the state `if_match` names.
             CorruptPrompt: its aliases cannot be read, and a change would lose them.
         """
@@ -89,7 +90,7 @@ class Catalog:
                     self._reload([task])
         except OSError as error:
             if error.errno in READ_ONLY_ERRNOS:
-                raise InvalidInput("the registry's folder cannot be written") from error
+                raise RegistryReadOnly("the registry's folder cannot be written") from error
             raise
 
     def write_table(self, task: str, table: AliasTable) -> None:

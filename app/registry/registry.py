@@ -37,6 +37,8 @@ MAX_CACHE_BYTES = 256 * 2**20
 class Registry:
     """Tasks, their versions and aliases. Lookups take no lock; `prompt` and everything that writes block on the disk.
 
+    What writes raises RegistryReadOnly where the store cannot be written.
+
     Args:
         store: where they are kept.
         backbone: the one prompts are published for and served with; None for looking at a registry, moving aliases and

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InvalidInput, NotFound
+from app.errors import NotFound, RegistryReadOnly
 from app.model.backbone import Backbone
 from app.registry.layered_store import open_store
 from app.registry.publication import Publication
@@ -109,6 +109,6 @@ def test_where_nothing_can_be_written_all_is_served_and_a_change_is_refused(
     monkeypatch.setattr(Path, "mkdir", refuse)
     registry = Registry(open_store(own, below), backbone)
     assert names(registry) == ["a", "b"]
-    with pytest.raises(InvalidInput, match="cannot be written"):
+    with pytest.raises(RegistryReadOnly, match="cannot be written"):
         registry.set_alias("a", "live", 1)
     assert registry.resolve("a").number == 2
