@@ -11,6 +11,7 @@ SoftswapError
  ├── GateFailed            a version scores lower than the one an alias means now
  ├── CorruptPrompt         stored bytes are not what was published
  ├── CorruptState          an uploaded file or a job's saved state is not what was written
+ ├── RegistryUnavailable   the registry's folder cannot be written, or is gone
  ├── Overloaded            the queue is full; try again after retry_after_s
  ├── Draining              the server is stopping
  ├── DeadlineExceeded      the request's deadline passed
@@ -77,6 +78,10 @@ class CorruptPrompt(SoftswapError):
 
 class CorruptState(SoftswapError):
     code = "corrupt_state"
+
+
+class RegistryUnavailable(SoftswapError):
+    code = "registry_unavailable"
 
 
 class Overloaded(SoftswapError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.engine.async_engine import AsyncEngine
 from app.engine.passing_threads import on_passing_thread
-from app.errors import NotFound, SoftswapError
+from app.errors import NotFound, RegistryUnavailable, SoftswapError
 from app.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -74,8 +74,10 @@ class PromptWarmer:
         try:
             prompt = on_passing_thread(lambda: self._registry.prompt(version, may_displace=False))
             return self._engine.warm(prompt)
-        except NotFound:  # deleted meanwhile, or the registry's folder is gone and may come back
+        except NotFound:  # deleted meanwhile
             return True
+        except RegistryUnavailable:  # it may come back
+            return False
         except SoftswapError as error:
             logger.warning("%s cannot be computed ahead: %s", version.id, error.message)
         except Exception:

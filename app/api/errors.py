@@ -31,6 +31,7 @@ ERROR_TO_STATUS: dict[type[errors.SoftswapError], int] = {
     errors.GateFailed: 412,
     errors.CorruptPrompt: 500,
     errors.CorruptState: 500,
+    errors.RegistryUnavailable: 503,
     errors.Overloaded: 503,
     errors.Draining: 503,
     errors.DeadlineExceeded: 504,
@@ -162,7 +163,7 @@ def _of_own(error: errors.SoftswapError) -> Failure:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, errors.Draining):
         headers.update({"connection": "close", "retry-after": "1"})
-    if isinstance(error, errors.TuningUnavailable):
+    if isinstance(error, errors.TuningUnavailable | errors.RegistryUnavailable):
         headers["x-should-retry"] = "false"
     if status >= 500 and not headers:
         logger.error("%s: %s", type(error).__name__, error.message)

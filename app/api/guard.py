@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from fastapi import params
@@ -24,6 +25,8 @@ SLOWEST_BYTES_PER_S: Final = 2**20
 """Routes that take large bodies wait longer, at this pace."""
 BODY_LIMIT: Final = "x-max-body-bytes"
 """Key of a route's `openapi_extra` that sets another limit than MAX_BODY_BYTES, visible in the document."""
+UPLOADS_LIMIT: Final = "x-max-uploads"
+"""Key of a route's `openapi_extra`: its bodies are so large that only so many are taken at a time. See Intake."""
 
 
 class ClientLeftError(ConnectionAbortedError):
@@ -43,8 +46,9 @@ class GuardedRoute(APIRoute):
             scope["app"].state.services.keys.check(headers, is_page=self.path in PAGES)
         if scope["method"] in (self.methods or ()):
             self._check_media_type(headers)
-            body = await _take_body(headers, receive, self._max_body_bytes)
-            await _run_while_connected(super().handle, scope, body, receive, send)
+            with self._admission(scope):
+                body = await _take_body(headers, receive, self._max_body_bytes)
+                await _run_while_connected(super().handle, scope, body, receive, send)
         else:
             await super().handle(scope, receive, send)
 
@@ -59,6 +63,11 @@ class GuardedRoute(APIRoute):
     @property
     def _max_body_bytes(self) -> int:
         return int((self.openapi_extra or {}).get(BODY_LIMIT, MAX_BODY_BYTES))
+
+    def _admission(self, scope: Scope) -> AbstractContextManager[None]:
+        """Raises Overloaded when it is entered, before a byte of the body is kept."""
+        is_upload = UPLOADS_LIMIT in (self.openapi_extra or {})
+        return scope["app"].state.services.intake.taking() if is_upload else nullcontext()
 
     def _check_media_type(self, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").lower() != "identity":

@@ -52,6 +52,7 @@ MAX_NEAREST: Final = 20
 MAX_ABLATIONS: Final = 20_000
 
 MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
+MAX_UPLOADS: Final = 4
 MAX_ID_CHARS: Final = 64
 MAX_SUFFIX_CHARS: Final = 63
 MAX_INIT_TEXT_CHARS: Final = 8192
@@ -86,6 +87,7 @@ LIMITS: Final[dict[str, int | float]] = {
     "labels": MAX_LABELS,
     "virtual_tokens": MAX_VIRTUAL_TOKENS,
     "file_bytes": MAX_FILE_BYTES,
+    "file_uploads": MAX_UPLOADS,
     "file_line_chars": MAX_LINE_BYTES,
     "file_lines": MAX_ROWS,
     "files": MAX_FILES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from app.api.intake import Intake
 from app.api.labels import LabelBook
 from app.errors import Draining, EngineDead, TuningUnavailable
 
@@ -40,6 +41,7 @@ class Services:
     workshop: Workshop | None = None
     tuning_fault: str = "this server does not tune"
     labels: LabelBook = field(init=False)
+    intake: Intake = field(default_factory=Intake, init=False)
 
     def __post_init__(self) -> None:
         self.labels = LabelBook(self.backbone)

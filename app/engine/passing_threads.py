@@ -24,6 +24,14 @@ def on_passing_thread(work: Callable[[], Result]) -> Result:
         return pool.submit(work).result()
 
 
+def begin_on_passing_thread(work: Callable[[], Result]) -> Future[Result]:
+    """Begin `work` on a thread of its own, which ends with it. Waits for nothing."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="passing")
+    outcome = pool.submit(work)
+    pool.shutdown(wait=False)
+    return outcome
+
+
 class PassingThreads(ThreadPoolExecutor):
     """An executor whose calls each have a thread of their own; at most MAX_THREADS run at a time.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
-from app.errors import InvalidInput, NotFound, SoftswapError
+from app.errors import NotFound, RegistryUnavailable, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
 from app.registry.evaluation_folder import EvaluationFolder
@@ -74,8 +74,9 @@ class Catalog:
         Args: if_match: the etag the caller has seen, or "*" for any; None does not ask.
 
         Raises:
-            InvalidInput: no possible name, or the store cannot be written.
-            NotFound: the registry's folder is gone.
+            InvalidInput: no possible name.
+            RegistryUnavailable: the store cannot be written, or its folder is gone.
+            OSError: a fault of the disk.
             Conflict: the task is not in the state `if_match` names.
             CorruptPrompt: its aliases cannot be read, and a change would lose them.
         """
@@ -91,7 +92,7 @@ class Catalog:
                     self._reload([task])
         except OSError as error:
             if error.errno in READ_ONLY_ERRNOS:
-                raise InvalidInput("the registry's folder cannot be written") from error
+                raise RegistryUnavailable("the registry's folder cannot be written") from error
             raise
 
     def write_table(self, task: str, table: AliasTable) -> None:
@@ -109,7 +110,7 @@ class Catalog:
         """Take in what other processes and people changed; costs two file statuses a task where nothing did.
 
         Raises:
-            NotFound: the registry's folder is gone; what was known stays.
+            RegistryUnavailable: the registry's folder is gone; what was known stays.
         """
         entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
         self._require_root()
@@ -161,15 +162,15 @@ class Catalog:
         return record.stamp == TaskFolder(self._store, record.name).stamp(entry)
 
     def _require_root(self) -> None:
-        """Raises NotFound: the registry's folder was there and is gone. Until the first write it may be missing."""
+        """Raises RegistryUnavailable: its folder was there and is gone. Until the first write it may be missing."""
         had_root = self._has_root  # before looking: another thread's first write may make it meanwhile
         if self._store.entry("") is not None:
             self._has_root = True
         elif had_root:
-            raise NotFound("the registry's folder is gone; put it back, or restart to begin a new one")
+            raise RegistryUnavailable("the registry's folder is gone; put it back, or restart to begin a new one")
 
     def _reload(self, tasks: Iterable[str]) -> None:
-        """Call it under both locks. Raises NotFound: the registry's folder is gone; what was read may be wrong."""
+        """Call it under both locks. Raises RegistryUnavailable: its folder is gone; what was read may be wrong."""
         name_to_record = dict(self._name_to_record)
         for task in tasks:
             record = self._read(task)

@@ -110,13 +110,17 @@ class EvaluationFolder:
         return content
 
     def write_examples(self, data_sha256: str, content: bytes) -> None:
-        """Args: content: whose sha256 `data_sha256` is. Raises InvalidInput: it is not, or there are too many."""
+        """Keep a gate's examples. What was damaged on the disk is whole again then.
+
+        Args: content: whose sha256 `data_sha256` is.
+
+        Raises InvalidInput: it is not, or there are too many.
+        """
         if hashlib.sha256(content).hexdigest() != data_sha256:
             raise InvalidInput("the examples are not those the gate names", param="gate")
         if len(content) > MAX_EXAMPLES_BYTES:
             raise InvalidInput(f"a gate's examples may have at most {MAX_EXAMPLES_BYTES} bytes", param="gate")
-        if self._store.entry(self._examples_key(data_sha256)) is None:
-            self._store.replace(self._examples_key(data_sha256), content)
+        self._store.replace(self._examples_key(data_sha256), content)
 
     def clear(self, *, numbers: Collection[int], kept_examples: Collection[str]) -> None:
         """Take away the figures of versions that are gone, and examples no gate uses."""

@@ -37,6 +37,8 @@ MAX_CACHE_BYTES = 256 * 2**20
 class Registry:
     """Tasks, their versions and aliases. Lookups take no lock; `prompt` and everything that writes block on the disk.
 
+    What writes raises RegistryUnavailable where the store cannot be written.
+
     Args:
         store: where they are kept.
         backbone: the one prompts are published for and served with; None for looking at a registry, moving aliases and
@@ -276,7 +278,7 @@ class Registry:
             self._delete(record, record.numbers, {})
 
     def refresh(self) -> None:
-        """Take in what other processes and people changed. Raises NotFound: the registry's folder is gone."""
+        """Take in what other processes and people changed. Raises RegistryUnavailable: its folder is gone."""
         self._catalog.refresh()
 
     def start_watching(self, interval_s: float = 1.0) -> None:

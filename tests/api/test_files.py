@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from app.api.limits import MAX_UPLOADS
 from app.model.backbone import Backbone
 from app.tuning.jobs import file_book
 from tests.api.server import LiveServer, make_settings, run_server
+from tests.tuning.jobs.shop import wait_until
 
 GOOD = b'{"input": "a", "target": "x"}\n{"input": "b", "target": "y"}\n'
 
@@ -215,3 +222,103 @@ def test_uploads_outlive_the_server(backbone: Backbone, tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/v1/files/{file['id']}").json() == file
         assert json.loads(httpx.get(f"{server.url}/v1/files/{file['id']}/content").text.splitlines()[0])
     assert not (tmp_path / "prompts" / ".state").exists()
+
+
+class Desk:
+    """Where files are checked, which a test holds up. `num_begun` counts the checks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_begun = 0
+        self._may_go_on = threading.Event()
+        real = file_book._read
+
+        def check(*arguments: object) -> object:
+            self.num_begun += 1
+            assert self._may_go_on.wait(60)
+            return real(*arguments)
+
+        monkeypatch.setattr(file_book, "_read", check)
+
+    def open(self) -> None:
+        self._may_go_on.set()
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    desk = Desk(monkeypatch)
+    yield desk
+    desk.open()
+
+
+def upload(live: LiveServer, name: str) -> httpx.Response:
+    form = {"files": {"file": (name, GOOD)}, "data": {"purpose": "fine-tune"}}
+    return httpx.post(f"{live.url}/v1/files", timeout=60, **form)
+
+
+def open_upload(live: LiveServer, *, num_bytes: int = 0, body: bytes = b"") -> socket.socket:
+    """A connection that has sent the head of an upload, and of its body what is given."""
+    host, port = live.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    head = "POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+    connection.sendall(f"{head}content-length: {num_bytes or len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+FORM = (
+    b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="left.jsonl"\r\n\r\n' + GOOD + b"\r\n--x--\r\n"
+)
+
+
+def test_uploads_that_wait_for_their_check_keep_no_other_request_waiting(
+    live: LiveServer, http: httpx.Client, desk: Desk
+) -> None:
+    intake = live.services.intake
+    old = live.services.require_workshop().files.add_results("old.csv", b"step\n1\n")
+    with ThreadPoolExecutor(8) as pool:
+        uploads = [pool.submit(upload, live, f"{n}.jsonl") for n in range(8)]
+        wait_until(lambda: intake._num_uploads == MAX_UPLOADS and desk.num_begun == 1)
+        wait_until(lambda: sum(each.done() for each in uploads) == 8 - MAX_UPLOADS)
+        assert http.get("/v1/tasks", timeout=10).status_code == 200
+        assert http.delete(f"/v1/files/{old.id}", timeout=10).status_code == 200
+        assert desk.num_begun == 1
+        desk.open()
+    answers = [each.result() for each in uploads]
+    assert sorted(answer.status_code for answer in answers) == [200] * MAX_UPLOADS + [503] * (8 - MAX_UPLOADS)
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "queue_full"
+            assert int(answer.headers["retry-after"]) >= 1
+        else:
+            http.delete(f"/v1/files/{answer.json()['id']}")
+    assert http.delete(f"/v1/files/{upload(live, 'later.jsonl').json()['id']}").status_code == 200
+
+
+def test_an_upload_too_many_is_refused_before_its_body_comes(live: LiveServer, http: httpx.Client) -> None:
+    assert http.get("/v1/server").json()["limits"]["file_uploads"] == MAX_UPLOADS
+    with ExitStack() as stack:
+        for _ in range(MAX_UPLOADS):
+            stack.enter_context(open_upload(live, num_bytes=100))
+        wait_until(lambda: live.services.intake._num_uploads == MAX_UPLOADS)
+        with open_upload(live, num_bytes=100 * 2**20) as connection:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+    wait_until(lambda: live.services.intake._num_uploads == 0)
+
+
+def test_an_upload_whose_client_left_is_held_as_long_as_it_is_read_and_one_that_waited_is_dropped_at_once(
+    live: LiveServer, http: httpx.Client, desk: Desk
+) -> None:
+    intake, before = live.services.intake, len(http.get("/v1/files").json()["data"])
+    with open_upload(live, body=FORM):
+        wait_until(lambda: desk.num_begun == 1)
+        with open_upload(live, body=FORM):
+            wait_until(lambda: intake._num_uploads == 2)
+        wait_until(lambda: intake._num_uploads == 1)
+    time.sleep(0.3)
+    assert intake._num_uploads == 1
+    desk.open()
+    wait_until(lambda: intake._num_uploads == 0)
+    assert desk.num_begun == 1
+    kept = http.get("/v1/files").json()["data"]
+    assert len(kept) == before + 1
+    http.delete(f"/v1/files/{kept[0]['id']}")

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from app.engine.passing_threads import PassingThreads, on_passing_thread
+from app.engine.passing_threads import PassingThreads, begin_on_passing_thread, on_passing_thread
 
 COUNT_THREADS = """
 import os, time, torch
@@ -47,6 +47,22 @@ def test_the_team_of_openmp_threads_ends_with_its_thread():
 def test_what_the_work_raises_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         on_passing_thread(lambda: 1 // 0)
+
+
+def test_what_was_begun_is_done_without_anybody_waiting_and_its_thread_ends():
+    may_go_on = threading.Event()
+
+    def work():
+        assert may_go_on.wait(10)
+        return threading.current_thread()
+
+    outcome = begin_on_passing_thread(work)
+    assert not outcome.done()
+    may_go_on.set()
+    thread = outcome.result(10)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert thread is not threading.current_thread()
 
 
 def test_an_event_loop_takes_them_as_its_default():

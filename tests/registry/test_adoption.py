@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.errors import BackboneMismatch, CorruptPrompt, InvalidInput, NotFound
+from app.errors import BackboneMismatch, CorruptPrompt, NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.aliases import AliasTable
 from app.registry.importers import read_checkpoint, write_checkpoint
@@ -316,9 +316,9 @@ def test_a_registry_whose_folder_vanishes_keeps_what_it_knew(
 ) -> None:
     version = registry.publish("a", Publication(random_prompt(backbone)))
     root.rename(root.with_name("unmounted"))
-    with pytest.raises(NotFound):
+    with pytest.raises(RegistryUnavailable):
         registry.refresh()
-    with pytest.raises(NotFound):
+    with pytest.raises(RegistryUnavailable):
         registry.publish("a", Publication(random_prompt(backbone)))
     assert not root.exists()
     assert registry.resolve("a") == version
@@ -376,7 +376,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
         lambda: registry.set_alias("a", "other", 1),
         lambda: registry.delete_task("a"),
     ):
-        with pytest.raises(InvalidInput, match="cannot be written"):
+        with pytest.raises(RegistryUnavailable, match="cannot be written"):
             change()
     assert registry.aliases("a") == {"live": 1}
     assert [version.number for version in registry.versions("a")] == [1]

@@ -226,6 +226,15 @@ def test_damaged_examples_are_refused_and_a_damaged_score_is_none(folder: Path, 
     assert registry.evaluations.of_version(registry.resolve("a@3")) == []
 
 
+@pytest.mark.parametrize("damaged", [b"", EXAMPLES[:-1], EXAMPLES.replace(b"film", b"fi1m")])
+def test_attaching_a_gate_again_repairs_its_examples(store: Store, registry: Registry, damaged: bytes) -> None:
+    store.replace(f"a/evaluations/{DATA}.jsonl", damaged)
+    with pytest.raises(CorruptPrompt):
+        registry.gates.examples("a", GATE)
+    registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES)
+    assert registry.gates.examples("a", GATE) == EXAMPLES
+
+
 def test_a_score_of_another_prompt_under_the_same_number_is_none(folder: Path, backbone: Backbone) -> None:
     for name, seed in (("one", 0), ("two", 100)):
         registry = Registry(FileStore(folder / name), backbone)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InvalidInput, NotFound
+from app.errors import NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.layered_store import open_store
 from app.registry.publication import Publication
@@ -110,9 +110,9 @@ def test_one_s_own_tasks_stay_while_their_folder_is_gone_and_nothing_takes_its_p
     registry.publish("c", Publication(random_prompt(backbone)))
     own.rename(own.with_name("unmounted"))
     for _ in range(2):
-        with pytest.raises(NotFound, match="folder is gone"):
+        with pytest.raises(RegistryUnavailable, match="folder is gone"):
             registry.refresh()
-        with pytest.raises(NotFound, match="folder is gone"):
+        with pytest.raises(RegistryUnavailable, match="folder is gone"):
             registry.publish("c", Publication(random_prompt(backbone)))
         assert names(registry) == ["a", "c"]
         assert registry.resolve("a").number == 1
@@ -129,7 +129,7 @@ def test_a_folder_that_goes_while_it_is_read_is_gone_too(
     registry.set_alias("a", "live", 1)
     Registry(FileStore(own), backbone).set_alias("a", "canary", 1)
     monkeypatch.setattr(FileStore, "lock", _losing(own, FileStore.lock))
-    with pytest.raises(NotFound, match="folder is gone"):
+    with pytest.raises(RegistryUnavailable, match="folder is gone"):
         registry.refresh()
     assert registry.resolve("a").number == 1
     assert not own.exists()
@@ -161,6 +161,6 @@ def test_where_nothing_can_be_written_all_is_served_and_a_change_is_refused(
     monkeypatch.setattr(Path, "mkdir", refuse)
     registry = Registry(open_store(own, below), backbone)
     assert names(registry) == ["a", "b"]
-    with pytest.raises(InvalidInput, match="cannot be written"):
+    with pytest.raises(RegistryUnavailable, match="cannot be written"):
         registry.set_alias("a", "live", 1)
     assert registry.resolve("a").number == 2

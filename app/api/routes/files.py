@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -11,8 +12,8 @@ from starlette.responses import Response
 from app.api.deps import ServicesDep, WorkshopDep
 from app.api.errors import describe_statuses
 from app.api.forms import open_form, read_file
-from app.api.guard import BODY_LIMIT, GuardedRoute
-from app.api.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS
+from app.api.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
+from app.api.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS, MAX_UPLOADS
 from app.api.schemas.files import FileDeleted, FileList, FileObject
 from app.api.tuning_objects import file_object
 from app.errors import InvalidInput
@@ -34,6 +35,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
     responses=WRITE,
     openapi_extra={
         BODY_LIMIT: MAX_FILE_BODY_BYTES,
+        UPLOADS_LIMIT: MAX_UPLOADS,
         "requestBody": {
             "required": True,
             "content": {
@@ -65,7 +67,7 @@ async def create_file(request: Request, services: ServicesDep, workshop: Worksho
     """
     services.check_accepting()
     filename, content, purpose = await _read_form(request)
-    return file_object(await asyncio.to_thread(workshop.files.add, filename, content, purpose))
+    return file_object(await services.intake.check(partial(workshop.files.add, filename, content, purpose)))
 
 
 @router.get("/v1/files", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)

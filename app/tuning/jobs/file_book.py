@@ -63,6 +63,8 @@ class FileBook:
     def add(self, filename: str, content: bytes, purpose: Purpose = Purpose.TUNING) -> TrainingFile:
         """Check a file and keep it. One that is refused changes nothing.
 
+        A large file takes several times its size while it is read: call it for one at a time.
+
         Args: purpose: TUNING or INPUTS.
 
         Raises InvalidInput: with the file's name and the line at fault, or because there is no room.
@@ -70,8 +72,8 @@ class FileBook:
         require_filename(filename)
         if len(content) > MAX_FILE_BYTES:
             raise InvalidInput(f"{filename}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
-        with self._lock:  # one at a time: a large file takes several times its size while it is read
-            dataset = _read(content, filename, purpose)
+        dataset = _read(content, filename, purpose)
+        with self._lock:
             return self._keep(filename, content, purpose, len(dataset.examples), dataset.num_duplicates)
 
     def add_results(self, filename: str, content: bytes) -> TrainingFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -103,9 +103,13 @@ class JobBook:
             if job.status is JobStatus.RUNNING:
                 self.put_back(job.id, "Job queued again: the server was interrupted")
 
-    def claim(self) -> Job | None:
-        """The oldest queued job, which is running from now on."""
-        queued = next((job for job in self.unfinished() if job.status is JobStatus.QUEUED), None)
+    def queued(self) -> list[Job]:
+        """Oldest first."""
+        return [job for job in self.unfinished() if job.status is JobStatus.QUEUED]
+
+    def claim(self, waiting: Collection[str] = ()) -> Job | None:
+        """The oldest queued job, which is running from now on. Args: waiting: ids of jobs that are passed over."""
+        queued = next((job for job in self.queued() if job.id not in waiting), None)
         if queued is None:
             return None
         with self._changing(queued.id) as connection:
@@ -133,9 +137,9 @@ class JobBook:
         with self._deciding:
             yield self.is_running(job_id)
 
-    def put_back(self, job_id: str, message: str) -> None:
+    def put_back(self, job_id: str, message: str, *, level: str = "info") -> None:
         """Queue a running job again."""
-        self._leave(job_id, JobStatus.QUEUED, message)
+        self._leave(job_id, JobStatus.QUEUED, message, level=level)
 
     def fail(self, job_id: str, error: JobError) -> None:
         self._leave(job_id, JobStatus.FAILED, f"Job failed: {error.message}", level="error", error=asdict(error))

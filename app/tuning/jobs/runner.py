@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from typing import Final
 
-from app.errors import Draining, EngineDead, SoftswapError
+from sqlalchemy.exc import OperationalError
+
+from app.errors import Draining, EngineDead, RegistryUnavailable, SoftswapError, TuningUnavailable
 from app.tuning.jobs.job import Job, JobError
+from app.tuning.jobs.retries import RETRY_S, Retries
 from app.tuning.jobs.session import Bench, Session
 
-RETRY_S: Final = 5.0
+FAULTS_OF_THE_DISK: Final = (
+    OSError,
+    OperationalError,
+    sqlite3.OperationalError,
+    RegistryUnavailable,
+    TuningUnavailable,
+)
+"""They say nothing against a job, and may pass: a full disk is cleared, a folder is mounted again."""
 STOP_TIMEOUT_S: Final = 30.0
 logger = logging.getLogger(__name__)
 
@@ -20,6 +31,7 @@ class JobRunner:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._retries = Retries()
         self._news = threading.Event()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tuning", daemon=True)
@@ -55,12 +67,13 @@ class JobRunner:
                 self._is_stopping.wait(RETRY_S)
             else:
                 if not has_worked:
-                    self._news.wait()
+                    self._news.wait(self._retries.next_s)
 
     def _take_turn(self) -> bool:
         """Work on the next job, if there is one. Nothing else runs, so what seems to run does not."""
         self._bench.jobs.recover()
-        job = self._bench.jobs.claim()
+        self._forget_retries()
+        job = self._bench.jobs.claim(self._retries.waiting)
         if job is None:
             return False
         self._work_on(job)
@@ -72,12 +85,37 @@ class JobRunner:
         except (Draining, EngineDead):
             self._is_stopping.set()
             self._bench.jobs.put_back(job.id, "Job queued again: the server is stopping")
+        except FAULTS_OF_THE_DISK as error:
+            self._put_off(job, error)
         except SoftswapError as error:
             self._fail(job, JobError.of(error))
         except Exception:
             logger.exception("job %s failed", job.id)
             self._fail(job, JobError("internal_error", "the server had an error; its log has it under the job's id"))
 
+    def _put_off(self, job: Job, error: Exception) -> None:
+        """To go on later from what was saved. Until then the next job has its turn."""
+        logger.warning("job %s could not go on: %s", job.id, error)
+        wait_s = self._retries.put_off(job.id)
+        message = f"Job queued again: {_explain(error)}; it is tried again in {wait_s:g} seconds"
+        self._bench.jobs.put_back(job.id, message, level="warn")
+
+    def _forget_retries(self) -> None:
+        """Of jobs that no longer wait. One that was cancelled meanwhile leaves nothing to go on from."""
+        queued = {job.id for job in self._bench.jobs.queued()}
+        for job_id in self._retries.keep_only(queued):
+            if self._bench.jobs.is_over(job_id):
+                self._bench.folder.remove_run(job_id)
+
     def _fail(self, job: Job, error: JobError) -> None:
         self._bench.jobs.fail(job.id, error)
         self._bench.folder.remove_run(job.id)
+
+
+def _explain(error: Exception) -> str:
+    """In words that name no path."""
+    if isinstance(error, RegistryUnavailable | TuningUnavailable):
+        return error.message
+    if isinstance(error, OSError):
+        return f"the server's disk failed ({error.strerror or type(error).__name__})"
+    return "the server's books could not be kept"

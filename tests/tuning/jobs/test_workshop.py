@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.errors import (
     CorruptState,
@@ -20,8 +25,9 @@ from app.errors import (
 from app.registry.evaluation_folder import RecordedEvaluation
 from app.tuning.dataset import Example, pack_examples
 from app.tuning.gates import make_gate
-from app.tuning.jobs import job_book
+from app.tuning.jobs import job_book, retries
 from app.tuning.jobs.job import JobError, JobStatus, Order
+from app.tuning.jobs.publisher import Publisher
 from app.tuning.jobs.workshop import Workshop
 from tests.tuning.jobs.shop import (
     DATA,
@@ -395,6 +401,107 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     assert registry.evaluations.find(live, gate.data_sha256) is None
     assert registry.resolve("likes").id == first.version
     lease.open()
+
+
+class Disk:
+    """Breaks what is written while it `is_full`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fault: Exception | None = None) -> None:
+        self._monkeypatch = monkeypatch
+        self._fault = fault or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.is_full = True
+        self.num_faults = 0
+
+    def spoil(self, owner: object, name: str, *, first: int = 0) -> None:
+        """A method, from its `first` call on."""
+        real, num_calls = getattr(owner, name), itertools.count()
+
+        def write(*arguments: object, **options: object) -> object:
+            if self.is_full and next(num_calls) >= first:
+                self.num_faults += 1
+                raise self._fault
+            return real(*arguments, **options)
+
+        self._monkeypatch.setattr(owner, name, write)
+
+
+BOOKS = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+PLACES = {
+    "a checkpoint is published": (lambda shop: shop._planner._registry._store, "create", 0, None),
+    "the result is published": (lambda _: Publisher, "publish_result", 0, None),
+    "a read-only folder": (lambda shop: shop._planner._registry._store, "replace", 0, OSError(errno.EROFS, "")),
+    "the state is saved": (lambda shop: shop._folder, "save_run", 3, None),
+    "the figures are kept": (lambda shop: shop._folder, "put_file", 0, None),
+    "events are recorded": (lambda shop: shop.jobs, "record", 3, BOOKS),
+    "a checkpoint is entered": (lambda shop: shop.checkpoints, "add", 1, BOOKS),
+    "the end is entered": (lambda shop: shop.jobs, "succeed", 0, BOOKS),
+    "the file is read": (lambda shop: shop._folder, "read_file", 0, OSError(errno.EIO, os.strerror(errno.EIO))),
+}
+
+
+@pytest.mark.parametrize(("find_owner", "name", "first", "fault"), PLACES.values(), ids=PLACES.keys())
+def test_a_job_outlives_a_disk_that_fails_for_a_while(
+    shops: OpenShop,
+    monkeypatch: pytest.MonkeyPatch,
+    find_owner: Callable[[Workshop], object],
+    name: str,
+    first: int,
+    fault: Exception | None,
+) -> None:
+    monkeypatch.setattr(retries, "RETRY_S", 0.01)
+    shop = shops()
+    job = shop.create_job(make_spec(shop))
+    disk = Disk(monkeypatch, fault)
+    disk.spoil(find_owner(shop), name, first=first)
+    shop.start()
+    wait_until(lambda: disk.num_faults >= 3)
+    assert not shop.jobs.get(job.id).status.is_final
+    disk.is_full = False
+    done = wait_for(shop, job, JobStatus.SUCCEEDED)
+    warnings = [event.message for event in all_events(shop, job) if event.level == "warn"]
+    assert [text.rpartition(" in ")[2] for text in warnings[:3]] == ["0.01 seconds", "0.02 seconds", "0.04 seconds"]
+    reasons = {
+        errno.ENOSPC: "the server's disk failed (No space left on device)",
+        errno.EIO: "the server's disk failed (Input/output error)",
+        errno.EROFS: "the registry's folder cannot be written",
+        None: "the server's books could not be kept",
+    }
+    reason = reasons[getattr(disk._fault, "errno", None)]
+    assert all(text.startswith(f"Job queued again: {reason}; it is tried again") for text in warnings)
+    other = wait_for(shop, shop.create_job(make_spec(shop, task="other")), JobStatus.SUCCEEDED)
+    assert curve(shop, done) == curve(shop, other)
+    steps = [each.step for each in shop.checkpoints.of(job.id)]
+    assert steps == [each.step for each in shop.checkpoints.of(other.id)]
+    registry = shop._planner._registry
+    assert len(registry.versions("likes")) == len(registry.versions("other"))
+
+
+@pytest.mark.parametrize("order", [Order.CANCEL, Order.PAUSE])
+def test_a_job_that_waits_for_the_disk_obeys_and_lets_others_go_first(
+    shops: OpenShop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: Order
+) -> None:
+    monkeypatch.setattr(retries, "RETRY_S", 3600.0)
+    shop = shops()
+    disk = Disk(monkeypatch)
+    disk.spoil(shop._planner._registry._store, "create", first=1)
+    job = shop.create_job(make_spec(shop))
+    shop.start()
+    wait_until(lambda: disk.num_faults == 1)
+    wait_for(shop, job, JobStatus.QUEUED)
+    disk.is_full = False
+    wait_for(shop, shop.create_job(make_spec(shop, task="other")), JobStatus.SUCCEEDED)
+    assert shop.jobs.get(job.id).status is JobStatus.QUEUED
+    runs = tmp_path / "prompts/.state/runs"
+    assert [path.name for path in runs.iterdir()] == [job.id]
+    shop.give(job.id, order)
+    if order is Order.CANCEL:
+        wait_until(lambda: not list(runs.iterdir()))
+        assert shop.jobs.get(job.id).status is JobStatus.CANCELLED
+        return
+    wait_until(lambda: shop._runner._retries.next_s is None)
+    assert shop.jobs.get(job.id).status is JobStatus.PAUSED
+    shop.give(job.id, Order.RESUME)
+    wait_for(shop, job, JobStatus.SUCCEEDED)
 
 
 def test_an_end_that_could_not_be_written_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
