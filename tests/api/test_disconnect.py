@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -97,6 +97,16 @@ def lost_ports(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return ports
 
 
+def _wait_until_lost(connection: socket.socket, lost_ports: set[int]) -> None:
+    _wait_for(lambda: connection.getsockname()[1] in lost_ports, "the connection is closed")
+
+
+NUM_EVENTS = 2000
+MESSAGE = b"x" * 1000
+NUM_LINES = 100_000
+LINE = b'{"input": "a", "target": "x"}\n'
+
+
 @contextmanager
 def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.socket]:
     """One whose client has asked for something, and has room for little."""
@@ -120,8 +130,13 @@ def _followed_job(server: LiveServer) -> Iterator[bytes]:
     workshop.delete_file(job.spec.training_file)
 
 
-NUM_EVENTS = 2000
-MESSAGE = b"x" * 1000
+@contextmanager
+def _kept_file(server: LiveServer, num_lines: int = NUM_LINES) -> Iterator[bytes]:
+    """The request for a file of so many lines."""
+    files = server.services.require_workshop().files
+    file = files.add("a.jsonl", LINE * num_lines)
+    yield f"GET /v1/files/{file.id}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    files.delete(file.id, [])
 
 
 def test_a_client_that_does_not_read_its_tokens_is_cut_and_no_more_are_computed(
@@ -131,7 +146,7 @@ def test_a_client_that_does_not_read_its_tokens_is_cut_and_no_more_are_computed(
     headers = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     before = _generated(server)
     with _narrow_connection(server, f"POST /v1/completions HTTP/1.1\r\n{headers}".encode() + content) as connection:
-        _wait_for(lambda: connection.getsockname()[1] in lost_ports, "the connection is closed")
+        _wait_until_lost(connection, lost_ports)
         stats = lambda: server.services.engine.stats  # noqa: E731
         _wait_for(lambda: stats().num_running + stats().num_waiting == 0, "the rows are free")
         assert 0 < _generated(server) - before < 64 * LONG["max_tokens"]
@@ -150,25 +165,43 @@ def test_a_client_that_does_not_read_a_jobs_events_is_cut_and_follows_no_more(
 
 
 def test_a_client_that_does_not_read_a_file_is_cut(server: LiveServer, lost_ports: set[int]) -> None:
-    files = server.services.require_workshop().files
-    file = files.add("a.jsonl", b'{"input": "a", "target": "x"}\n' * 100_000)
-    request = f"GET /v1/files/{file.id}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode()
-    with _narrow_connection(server, request) as connection:
-        _wait_for(lambda: connection.getsockname()[1] in lost_ports, "the connection is closed")
-        assert 0 < len(_read_all(connection)) < file.num_bytes
-    files.delete(file.id, [])
+    with _kept_file(server) as request, _narrow_connection(server, request) as connection:
+        _wait_until_lost(connection, lost_ports)
+        assert 0 < _read_all(connection).count(b"\n") < NUM_LINES
 
 
-def test_a_client_that_reads_slowly_gets_everything(server: LiveServer, lost_ports: set[int]) -> None:
-    read = b""
+def test_a_client_that_does_not_read_is_cut_however_little_waits_to_be_sent(
+    server: LiveServer, lost_ports: set[int]
+) -> None:
+    """Of some of these sizes, all but less than 64 KiB goes out at once."""
+    with ExitStack() as stack:
+        for num_lines in range(1000, 16_000, 1000):
+            request = stack.enter_context(_kept_file(server, num_lines))
+            request = request.replace(b"host: x", b"host: x\r\nconnection: close")
+            connection = stack.enter_context(_narrow_connection(server, request))
+            _wait_until_lost(connection, lost_ports)
+
+
+def test_a_client_that_reads_slowly_gets_all_of_a_jobs_events(server: LiveServer, lost_ports: set[int]) -> None:
     with _followed_job(server) as request, _narrow_connection(server, request) as connection:
-        began_s = time.monotonic()
-        while read.count(MESSAGE) < NUM_EVENTS and (piece := connection.recv(2**15)):
-            read += piece
-            time.sleep(0.02)
-        assert time.monotonic() - began_s > 3 * 0.3
+        _read_slowly(connection, MESSAGE, NUM_EVENTS)
         assert connection.getsockname()[1] not in lost_ports
-    assert read.count(MESSAGE) == NUM_EVENTS
+
+
+def test_a_client_that_reads_slowly_gets_all_of_a_file(server: LiveServer, lost_ports: set[int]) -> None:
+    with _kept_file(server) as request, _narrow_connection(server, request) as connection:
+        _read_slowly(connection, LINE, NUM_LINES)
+        assert connection.getsockname()[1] not in lost_ports
+
+
+def _read_slowly(connection: socket.socket, piece: bytes, num_pieces: int) -> None:
+    """All of so many pieces, in several times the seconds after which a client that does not read is cut."""
+    began_s, read = time.monotonic(), b""
+    while read.count(piece) < num_pieces and (some := connection.recv(2**15)):
+        read += some
+        time.sleep(0.02)
+    assert read.count(piece) == num_pieces
+    assert time.monotonic() - began_s > 3 * 0.3
 
 
 def _read_all(connection: socket.socket) -> bytes:
