@@ -218,8 +218,8 @@ class ModelRunner:
         self.kv_cache.load_rows(self._prefix_slots(prefix), prefix.rows)
         prefix.rows = None  # they are in the cache now
 
-    def _prefix_slots(self, prefix: Prefix) -> torch.Tensor:
-        return self._tensor(self._slots(prefix, prefix.num_parent_tokens, prefix.num_tokens))
+    def _prefix_slots(self, prefix: Prefix) -> list[int]:
+        return self._slots(prefix, prefix.num_parent_tokens, prefix.num_tokens)
 
     def _slots(self, segment: Segment, start: int, end: int) -> list[int]:
         size, table = self._block_size, segment.block_table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,25 +40,38 @@ class KVCache:
         self.blocks = _zeros(size, dtype, device)
         self.layers = [(layer[0], layer[1]) for layer in self.blocks]
 
-    def load_rows(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
+    def load_rows(self, slots: Sequence[int], rows: torch.Tensor) -> None:
         """Put the keys and values of a prompt in place: those of prefix tuning, or those computed before and stored.
 
         Args:
-            slots: (num_tokens,) int64, block * block_size + offset of each row.
+            slots: block * block_size + offset of each row.
             rows: (num_tokens, num_layers * 2 * num_kv_heads * head_dim), K0, V0, K1, V1, ... (`PeftModel.get_prompt`).
         """
         num_layers, _, _, _, num_kv_heads, head_dim = self.blocks.shape
-        moved = tensor_to_device(rows, self.blocks.device)
-        values = moved.to(self.blocks.dtype).view(-1, num_layers, 2, num_kv_heads, head_dim)
-        self.blocks.flatten(2, 3)[:, :, slots] = values.permute(1, 2, 0, 3, 4)
+        values = tensor_to_device(rows, self.blocks.device).view(-1, num_layers, 2, num_kv_heads, head_dim)
+        tokens, first = self.blocks.flatten(2, 3), 0
+        for run in _runs(slots):
+            tokens[:, :, run.start : run.stop] = values[first : first + len(run)].permute(1, 2, 0, 3, 4)
+            first += len(run)
 
-    def copy_rows(self, slots: torch.Tensor) -> torch.Tensor:
+    def copy_rows(self, slots: Sequence[int]) -> torch.Tensor:
         """What `load_rows` would put in these slots, in the cache's dtype, on its device."""
-        return self.blocks.flatten(2, 3)[:, :, slots].permute(2, 0, 1, 3, 4).flatten(1)
+        tokens = self.blocks.flatten(2, 3)
+        runs = [tokens[:, :, run.start : run.stop].permute(2, 0, 1, 3, 4) for run in _runs(slots)]
+        return torch.cat(runs).flatten(1)
 
     def clear(self, block_ids: list[int]) -> None:
         """Zero blocks that get a new owner: masked attention still multiplies what stands there, and 0 * NaN is NaN."""
         self.blocks.index_fill_(2, to_device(block_ids, self.blocks.device), 0)
+
+
+def _runs(slots: Sequence[int]) -> Iterator[range]:
+    """Slots that stand side by side, together: to copy them one by one takes twice to four times as long."""
+    start = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield range(slots[start], slots[end - 1] + 1)
+            start = end
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -82,14 +82,13 @@ def _measure_throughput(
     one = bench.softswap(num_prefixes)
     uniform_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
     zipf_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
-    say("warming up: the popular tasks' prefixes, as hours of such requests leave them")
+    say("warming up: caches full, of any tasks or of the popular ones, as hours of such requests leave them")
     one.run(all_tasks.of_one_task().one_token_each())
-    few = _drawn(replace(all_tasks, requests=all_tasks.requests * 2), None, seed=-1).one_token_each()
-    first = [replace(all_tasks.requests[0], task=rank) for rank in reversed(range(num_prefixes))]
-    for peer in uniform_peers:
-        peer.run(few)
-    for peer in zipf_peers:
-        peer.run(replace(all_tasks, requests=tuple(first)).one_token_each())
+    any_tasks = random.Random("warm-up").sample(range(len(all_tasks.prompts)), num_prefixes)
+    for peers, tasks in ((uniform_peers, any_tasks), (zipf_peers, reversed(range(num_prefixes)))):
+        once_each = tuple(replace(all_tasks.requests[0], task=task) for task in tasks)
+        for peer in peers:
+            peer.run(replace(all_tasks, requests=once_each).one_token_each())
     return interleave_steps(
         [
             SteppedContender(ONE, lambda _: all_tasks.of_one_task(), one.start),

@@ -33,20 +33,22 @@ def test_layers_are_views_of_keys_and_values() -> None:
 def test_rows_of_a_prefix_stand_in_pefts_order_in_any_slots() -> None:
     cache = make_cache()
     rows = torch.randn(6, 3 * 2 * 2 * 4)
-    slots = torch.tensor([8, 9, 10, 11, 4, 5])
+    slots = [8, 9, 10, 11, 4, 5]
     cache.load_rows(slots, rows)
-    for i, slot in enumerate(slots.tolist()):
+    for i, slot in enumerate(slots):
         for layer in range(3):
             for which in range(2):
                 wanted = rows[i].view(6, 2, 4)[2 * layer + which]
                 assert torch.equal(cache.layers[layer][which][slot // 4, slot % 4], wanted)
     assert torch.equal(cache.blocks[:, :, [0, 3, 4]], torch.zeros(3, 2, 3, 4, 2, 4))
+    assert torch.equal(cache.copy_rows(slots), rows)
+    assert torch.equal(cache.copy_rows([5, 8]), rows[[5, 0]])
 
 
 def test_rows_are_cast_to_the_caches_dtype() -> None:
     cache = make_cache(torch.bfloat16)
     rows = torch.randn(1, 48)
-    cache.load_rows(torch.tensor([4]), rows)
+    cache.load_rows([4], rows)
     assert torch.equal(cache.layers[0][0][1, 0].flatten(), rows[0, :8].bfloat16())
 
 
