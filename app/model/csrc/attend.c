@@ -12,6 +12,15 @@
 #define NUM_VECTORS ((HEAD_DIM + LANES - 1) / LANES)
 #define TILE 32
 
+/* Heads whose sums stay in registers together: in 16 of AVX-512's 32. With fewer registers one head's fill them. */
+#if HEAD_DIM <= 4 * LANES && LANES == 16
+#define MAX_HEADS 4
+#elif HEAD_DIM <= 8 * LANES && LANES == 16
+#define MAX_HEADS 2
+#else
+#define MAX_HEADS 1
+#endif
+
 /* Keys are multiplied as the cache holds them where units are pairs, and queries rounded to their type, as torch does. */
 #if PER_UNIT == 2
 typedef element key_number;
@@ -19,6 +28,11 @@ static inline key_number as_key(float x) { return narrow(x); }
 #else
 typedef float key_number;
 static inline key_number as_key(float x) { return x; }
+#endif
+#if defined(BFLOAT16) && PER_UNIT == 1
+#define ARE_KEYS_WIDENED 1
+#else
+#define ARE_KEYS_WIDENED 0
 #endif
 #define UNIT_LANES (LANES * PER_UNIT)
 #define NUM_KEY_VECTORS ((HEAD_DIM + UNIT_LANES - 1) / UNIT_LANES)
@@ -37,6 +51,12 @@ static inline vector load(const float *values, int i) {
     vector x = {0};
     __builtin_memcpy(&x, values + i * LANES, num_filled(i) * sizeof(float));
     return x;
+}
+
+static inline vector load_value(const element *value, int i) {
+    elements x = {0};
+    __builtin_memcpy(&x, value + i * LANES, num_filled(i) * sizeof(element));
+    return widen(x);
 }
 
 static inline vector load_key(const key_number *key, int i) {
@@ -67,11 +87,11 @@ static inline vector sums_of(vector x[LANES]) {
     return x[0];
 }
 
-/* Add `size` tokens to what one query head has seen: `output` is not divided by the softmax's sum yet. */
-static inline void see(const key_number *query, const key_number *const *keys, const float *const *values, int size,
-                       float scale, struct softmax *softmax, float *output) {
-    float weights[TILE];
-    vector q[NUM_KEY_VECTORS], seen[NUM_VECTORS], sums = {0};
+/* What one query head gives each of `size` keys: weights that are not divided by the softmax's sum yet. Returns what all
+ * it has seen before fades by. */
+static inline float weigh(const key_number *query, const key_number *const *keys, int size, float scale,
+                          struct softmax *softmax, float weights[TILE]) {
+    vector q[NUM_KEY_VECTORS], sums = {0};
     for (int i = 0; i < NUM_KEY_VECTORS; i++) q[i] = load_key(query, i);
     for (int t = 0; t < TILE; t++) weights[t] = -INFINITY;
     for (int t = 0; t < size; t += LANES) {
@@ -95,11 +115,45 @@ static inline void see(const key_number *query, const key_number *const *keys, c
         sums += w;
     }
     const float faded = exp_of(softmax->max - max);
-    for (int i = 0; i < NUM_VECTORS; i++) seen[i] = faded * load(output, i);
-    for (int t = 0; t < size; t++)
-        for (int i = 0; i < NUM_VECTORS; i++) seen[i] += weights[t] * load(values[t], i);
-    for (int i = 0; i < NUM_VECTORS; i++) store(output, i, seen[i]);
     *softmax = (struct softmax){max, faded * softmax->sum + sum_of(sums)};
+    return faded;
+}
+
+/* Add weighted values to what some heads have seen. Together, or each sum would wait for the one in front. */
+static inline __attribute__((always_inline)) void add_values(const float (*weights)[TILE], const float *faded,
+                                                             const element *const *values, int size,
+                                                             float (*outputs)[HEAD_DIM], const int heads) {
+    vector seen[MAX_HEADS][NUM_VECTORS];
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < NUM_VECTORS; i++) seen[h][i] = faded[h] * load(outputs[h], i);
+    for (int t = 0; t < size; t++)
+        for (int i = 0; i < NUM_VECTORS; i++) {
+            const vector value = load_value(values[t], i);
+            for (int h = 0; h < heads; h++) seen[h][i] += weights[h][t] * value;
+        }
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < NUM_VECTORS; i++) store(outputs[h], i, seen[h][i]);
+}
+
+/* Add `size` tokens to what some query heads of a token have seen, which is not divided by the softmax's sum yet. */
+static inline void see(const key_number (*queries)[HEAD_DIM], const key_number *const *keys,
+                       const element *const *values, int size, float scale, struct softmax *softmax,
+                       float (*outputs)[HEAD_DIM], int64_t heads) {
+    float weights[MAX_HEADS][TILE], faded[MAX_HEADS];
+    for (int h = 0; h < heads; h++) faded[h] = weigh(queries[h], keys, size, scale, &softmax[h], weights[h]);
+#define CASE(heads) \
+    case heads: \
+        add_values(weights, faded, values, size, outputs, heads); \
+        break;
+    switch (heads) {
+        CASE(1)
+#if MAX_HEADS > 1
+        CASE(2)
+#endif
+#if MAX_HEADS > 2
+        CASE(3) CASE(4)
+#endif
+    }
 }
 
 static inline void prefetch(const element *head) {
@@ -110,29 +164,11 @@ static inline void prefetch(const element *head) {
 /* A tile's keys and values of one key-value head. */
 struct tile {
     const key_number *keys[TILE];
-    const float *values[TILE];
-#ifdef BFLOAT16 /* made once for all queries */
-    float wide_values[TILE][HEAD_DIM];
-#if PER_UNIT == 1
-    float wide_keys[TILE][HEAD_DIM];
-#endif
+    const element *values[TILE];
+#if ARE_KEYS_WIDENED
+    float wide_keys[TILE][HEAD_DIM]; /* made once for all queries */
 #endif
 };
-
-#ifdef BFLOAT16
-static inline const float *widen_head(const element *head, float *wide) {
-    for (int d = 0; d < HEAD_DIM; d++) wide[d] = widen_one(head[d]);
-    return wide;
-}
-#define WIDE(head, wide) widen_head(head, wide)
-#else
-#define WIDE(head, wide) (head)
-#endif
-#if PER_UNIT == 2
-#define WIDE_KEY(head, wide) (head)
-#else
-#define WIDE_KEY(head, wide) WIDE(head, wide)
-#endif
 
 /* Find a tile in the blocks. All of it begins to be loaded before any is read: hardware foresees no block. */
 static inline void find_tile(const struct attend_job *job, const int32_t *block_table, int64_t kv_head,
@@ -146,8 +182,13 @@ static inline void find_tile(const struct attend_job *job, const int32_t *block_
         if (++offset == job->block_size) block++, offset = 0;
     }
     for (int t = 0; t < size; t++) {
-        tile->keys[t] = WIDE_KEY(job->keys + places[t], tile->wide_keys[t]);
-        tile->values[t] = WIDE(job->values + places[t], tile->wide_values[t]);
+#if ARE_KEYS_WIDENED
+        for (int d = 0; d < HEAD_DIM; d++) tile->wide_keys[t][d] = widen_one(job->keys[places[t] + d]);
+        tile->keys[t] = tile->wide_keys[t];
+#else
+        tile->keys[t] = job->keys + places[t];
+#endif
+        tile->values[t] = job->values + places[t];
     }
 }
 
@@ -175,12 +216,15 @@ static void attend_run(const struct attend_job *job, const struct run *run, int6
     for (int64_t start = first_visible(run->num_seen, job->window) / TILE * TILE; start < end; start += TILE) {
         struct tile tile;
         find_tile(job, block_table, kv_head, start, (int)smaller(end - start, TILE), &tile);
-        for (int64_t i = 0; i < num_states; i++) {
-            const int64_t num_seen = run->num_seen + i / groups, visible = first_visible(num_seen, job->window);
+        for (int64_t token = 0; token < run->length; token++) {
+            const int64_t num_seen = run->num_seen + token, visible = first_visible(num_seen, job->window);
             const int from = visible > start ? (int)(visible - start) : 0, to = (int)smaller(num_seen - start, TILE);
-            if (from < to)
-                see(queries[i], tile.keys + from, tile.values + from, to - from, job->scale, &softmax[i],
-                    seen[i]);
+            if (from >= to) continue;
+            for (int64_t head = 0; head < groups; head += MAX_HEADS) {
+                const int64_t i = token * groups + head;
+                see(queries + i, tile.keys + from, tile.values + from, to - from, job->scale, softmax + i, seen + i,
+                    smaller(groups - head, MAX_HEADS));
+            }
         }
     }
     for (int64_t i = 0; i < num_states; i++)
