@@ -492,7 +492,7 @@ def test_a_job_that_waits_for_the_disk_obeys_and_lets_others_go_first(
     wait_for(shop, shop.create_job(make_spec(shop, task="other")), JobStatus.SUCCEEDED)
     assert shop.jobs.get(job.id).status is JobStatus.QUEUED
     runs = tmp_path / "prompts/.state/runs"
-    assert [path.name for path in runs.iterdir()] == [job.id]
+    wait_until(lambda: [path.name for path in runs.iterdir()] == [job.id])  # the other's goes once its end is written
     shop.give(job.id, order)
     if order is Order.CANCEL:
         wait_until(lambda: not list(runs.iterdir()))
