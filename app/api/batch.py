@@ -66,4 +66,4 @@ async def ask_each(
             raise DeadlineExceeded("the request's deadline passed before every input was answered")
         return await ask(item, left_s)
 
-    return await all_of((answer(item) for item in items), at_once=max(1, at_once))
+    return await all_of((answer(item) for item in items), at_once=at_once)

@@ -167,6 +167,7 @@ class AsyncEngine:
 
     @property
     def is_idle(self) -> bool:
+        """Whether no request runs or waits; may be another way a moment later."""
         return not self._engine.has_unfinished
 
     def wants_warm(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:

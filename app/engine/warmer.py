@@ -52,16 +52,15 @@ class Warmer:
         prefix = self._scheduler.prefix_cache.make(prompt)
         is_warm = False
         try:
-            if not self._compute(prefix, should_stop):
-                return False
-            self._keep(prefix, prompt.kind)
-            is_warm = True
+            if self._compute(prefix, should_stop):
+                self._keep(prefix, prompt.kind)
+                is_warm = True
         finally:
             if is_warm and stays:
                 self._scheduler.prefix_cache.put(prefix)
             else:
                 self._scheduler.block_manager.free(prefix)
-        return True
+        return is_warm
 
     def _has_memory(self, num_virtual_tokens: int) -> bool:
         blocks = self._scheduler.block_manager

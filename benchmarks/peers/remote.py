@@ -58,7 +58,7 @@ class RemotePeer:
 
     def _ask(self, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
         stdin, stdout = _pipes(self._process)
-        self._signal(signal.SIGCONT)
+        _signal(self._process, signal.SIGCONT)
         try:
             stdin.write(json.dumps([verb, fields]) + "\n")
             stdin.flush()
@@ -66,17 +66,13 @@ class RemotePeer:
         except BrokenPipeError:
             line = ""
         finally:
-            self._signal(signal.SIGSTOP)
+            _signal(self._process, signal.SIGSTOP)
         if not line:
             raise CannotError("the peer's process ended; its log says why")
         answer: dict[str, Any] = json.loads(line)
         if "cannot" in answer:
             raise CannotError(answer["cannot"])
         return answer
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
 
 
 @contextmanager
@@ -128,15 +124,25 @@ def start_peer(
         try:
             yield RemotePeer(process, wanted, started_s)
         finally:
-            stdin, _ = _pipes(process)
-            stdin.close()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGCONT)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Let a peer end by itself, and end it where it does not."""
+    stdin, _ = _pipes(process)
+    stdin.close()
+    _signal(process, signal.SIGCONT)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """To all processes of its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:

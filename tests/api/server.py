@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import uvicorn
 
@@ -62,6 +64,19 @@ def run_server(settings: Settings, backbone: Backbone) -> Iterator[LiveServer]:
 def make_settings(folder: Path, **changes: object) -> Settings:
     """An idle server computes nothing, so that tests may compute with the same model in their own thread."""
     return Settings(**{"registry": folder, "watch_interval": 0, "warm_prompts": False, **changes})
+
+
+def watch_deadlines(monkeypatch: pytest.MonkeyPatch, live: LiveServer, method: str) -> list[float]:
+    """The seconds that each call of this method of the engine is given, as they come."""
+    left_s: list[float] = []
+    plain = getattr(live.services.engine, method)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        left_s.append(options["deadline_s"])
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(live.services.engine, method, watched)
+    return left_s
 
 
 def soft_prompt(backbone: Backbone, *, rows: int = 7, seed: int = 0) -> TaskPrompt:

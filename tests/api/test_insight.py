@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 from xml.etree import ElementTree
 
 import httpx
@@ -20,7 +19,7 @@ from app.tuning.dataset import Example
 from app.tuning.encoding import Batch, encode_examples
 from app.tuning.evaluation import evaluate
 from app.tuning.forward import Prefix, target_log_likelihoods
-from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt
+from tests.api.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 from tests.registry.prompts import random_prompt, random_rows
 
 HEADLINE = Template("{input}\nHeadline: {target}")
@@ -164,14 +163,7 @@ def test_a_task_that_writes_is_measured_by_the_loss_of_its_targets(
 def test_every_question_of_a_measurement_gets_the_seconds_that_are_left(
     http: httpx.Client, live: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left_s: list[float] = []
-    score = live.services.engine.score
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        left_s.append(options["deadline_s"])
-        return score(*arguments, **options)
-
-    monkeypatch.setattr(live.services.engine, "score", watched)
+    left_s = watch_deadlines(monkeypatch, live, "score")
     assert measure(http, "title", TITLES * 20).status_code == 200
     assert all(later < earlier for earlier, later in pairwise(left_s))
 

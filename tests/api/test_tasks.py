@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 from safetensors.torch import save as save_safetensors
 
 from app.model.backbone import Backbone
-from tests.api.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt
+from tests.api.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +222,7 @@ def test_inputs_are_answered_in_order_and_as_alone(http: httpx.Client) -> None:
 def test_every_input_of_a_call_gets_the_seconds_that_are_left_of_its_deadline(
     http: httpx.Client, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left_s: list[float] = []
-    generate = server.services.engine.generate
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        left_s.append(options["deadline_s"])
-        return generate(*arguments, **options)
-
-    monkeypatch.setattr(server.services.engine, "generate", watched)
+    left_s = watch_deadlines(monkeypatch, server, "generate")
     items = [{"task": "headline", "input": f"text {number}"} for number in range(20)]
     assert http.post("/v1/run", json=items, headers={"x-request-timeout": "100"}).status_code == 200
     assert len(left_s) == 20

@@ -65,3 +65,16 @@ def test_what_lies_in_its_file_is_not_run_again(
 ) -> None:
     monkeypatch.setattr(tuning_grid, "tune_task", lambda *args, **options: pytest.fail("ran again"))
     assert measure(workplace).as_json()["tasks"] == json.loads(json.dumps(part.as_json()))["tasks"]
+
+
+def test_results_can_be_measured_on_some_rows_evenly_spread(workplace: Path, tmp_path: Path, monkeypatch) -> None:
+    seen = []
+
+    def look(_backbone, splits, _work, _say, task, *_):
+        seen.append([[example.input for example in part.examples] for part in (splits.validation, splits.test)])
+
+    monkeypatch.setattr(tuning_grid, "_compare", look)
+    measured = {"tasks": ["sentiment"], "config": CONFIG, "grid": GRID}
+    part = measure_grid(tiny_backbone(), workplace / "data", tmp_path, lambda line: None, num_final_rows=3, **measured)
+    assert seen == [[[f"{split} {i}" for i in (0, 4, 8)] for split in ("validation", "test")]]
+    assert part.setting["final_rows"] == 3
