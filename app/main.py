@@ -15,27 +15,27 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.application import build_application
-from app.api.auth import ApiKeys
-from app.api.limits import MAX_HEADER_BYTES
-from app.api.protocol import DeadlineProtocol
-from app.api.services import Services
+from app.answers.prompt_warmer import PromptWarmer
+from app.answers.readiness import Services
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.passing_threads import PassingThreads, on_passing_thread
+from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
+from app.http.application import build_application
+from app.http.protection.auth import ApiKeys
+from app.http.protection.limits import MAX_HEADER_BYTES
+from app.http.protection.protocol import DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
+from app.model.cpu.thread_choice import choose_num_threads
 from app.model.replacements import Replacements
-from app.model.thread_choice import choose_num_threads
-from app.prompt_warmer import PromptWarmer
-from app.registry.layered_store import open_store
 from app.registry.registry import Registry
+from app.registry.stores.layered_store import open_store
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.tuning.jobs.workshop import Workshop
+from app.tuning.job.service import Workshop
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.demo.pretrain import Recipe, train
-from app.demo.token_stream import prepare
+from research.demo.pretrain import Recipe, train
+from research.demo.token_stream import prepare
 
 SAVE_EVERY_S = 300.0
 ASKING = replace(Recipe(), batch_tokens=4096, cue_share=0.7, decay_cue_share=0.7, answer_weight=5.0)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.model.attention import AttentionBatch
-from app.model.compiled_attention import compile_attention
+from app.model.cpu.compiled_attention import compile_attention
 from app.model.kv_cache import KVCache, KVShape
 from benchmarks.machine import Machine, Stopwatch
 from benchmarks.shapes import SMOLLM2_135M

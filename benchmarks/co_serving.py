@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from app.demo.tasks import PACKAGE
 from benchmarks.load import Answer, Client, Quantiles, arrive_at_random, completion_bodies, keep_busy
 from benchmarks.machine import Stopwatch
 from benchmarks.served import Served, SteadyJob, serve_demo
+from research.demo.tasks import PACKAGE
 
 Say = Callable[[str], None]
 

@@ -24,20 +24,20 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from app.demo.tasks import PACKAGE
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.prompt_lookup import PromptLookup, count_right
+from app.engine.output.prompt_lookup import PromptLookup, count_right
 from app.engine.sequence import Sequence as EngineSequence
+from app.measure.dataset import Example, read_examples
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
 from app.registry.registry import Registry
-from app.registry.store import FileStore
+from app.registry.stores.store import FileStore
 from app.sampling import SamplingParams
-from app.tuning.dataset import Example, read_examples
 from benchmarks.machine import Machine, Stopwatch
 from benchmarks.report import FOREIGN_CORES_LIMIT, Say, save
 from benchmarks.shapes import SMOLLM2_135M, TINY
+from research.demo.tasks import PACKAGE
 
 NUMS_DRAFTED = (2, 3, 4)
 BATCHES = (1, 8)

@@ -24,18 +24,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from app.demo.recipes import find_recipe
-from app.demo.tasks import PACKAGE, read_splits
+from app.measure.plain_model import evaluate
 from app.model.backbone import Backbone
 from app.tuning.config import Init, TuneConfig
-from app.tuning.evaluation import evaluate
-from app.tuning.optimizer import make_optimizer
 from app.tuning.plan import TuningPlan
-from app.tuning.population import Member
+from app.tuning.run.optimizer import make_optimizer
+from app.tuning.run.population import Member
 from app.tuning.search import Search
 from app.tuning.tune import tune_task
 from benchmarks.machine import Machine
 from benchmarks.report import save
+from research.demo.recipes import find_recipe
+from research.demo.tasks import PACKAGE, read_splits
 
 TASKS = ("subjectivity", "domain")
 
@@ -86,7 +86,7 @@ def learn(backbone: Backbone, data: Path, task: str, way: str, max_steps: int) -
     labels = tuple(sorted({example.target for example in splits.train.examples}))
     plan = TuningPlan.make(splits.train, splits.validation, config, labels=labels, search=search)
     began_s = time.process_time()
-    with patch("app.tuning.run.Member", member):
+    with patch("app.tuning.run.run.Member", member):
         result = tune_task(backbone, plan)
     tuning_cpu_s = time.process_time() - began_s
     test = evaluate(backbone, result.prompt, plan.template, labels, splits.test.examples)

@@ -17,7 +17,7 @@ import typer
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.scoring import plan_scoring
+from app.engine.output.scoring import plan_scoring
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from benchmarks.machine import Machine

@@ -17,18 +17,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from app.engine.threads.slices import run_to_end
+from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
+from app.model.prompted_forward import Prefix
 from app.task_prompt import PromptKind
-from app.tuning.chunks import Chunker
 from app.tuning.config import TuneConfig
-from app.tuning.descent import Descent
-from app.tuning.encoding import EncodedExample
-from app.tuning.events import ignore_event
-from app.tuning.forward import Prefix
-from app.tuning.initialisation import embedding_rms, kv_rms
-from app.tuning.lease import run_to_end
-from app.tuning.objective import TokenObjective
-from app.tuning.population import Member, Population
+from app.tuning.run.chunks import Chunker
+from app.tuning.run.descent import Descent
+from app.tuning.run.events import ignore_event
+from app.tuning.run.initialization import embedding_rms, kv_rms
+from app.tuning.run.objective import TokenObjective
+from app.tuning.run.population import Member, Population
 from benchmarks.machine import Stopwatch
 
 Say = Callable[[str], None]

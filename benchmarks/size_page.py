@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.comparison.method import Method
-from app.comparison.plot import METRIC_TO_NAME, Line, plot_sizes
-from app.comparison.summary import Summary, summarise
-from app.comparison.trial import Trial
+from app.compare.method import Method
+from app.compare.plot import METRIC_TO_NAME, Line, plot_sizes
+from app.compare.summary import Summary, summarise
+from app.compare.trial import Trial
 from app.errors import InvalidInput
 
 PAGE = """# Size study: what prompt tuning buys as the backbone grows
 
 The task `{task}` on {num_backbones} backbones that were pre-trained alike, on the same {num_tokens:,} tokens
-(`app/demo/pretrain.py`); compare Lester et al. 2021, figure 1. Every method has the same data ({num_train:,} examples
+(`research/demo/pretrain.py`); compare Lester et al. 2021, figure 1. Every method has the same data ({num_train:,}
+examples
 to learn from, {num_validation:,} to choose by, {num_test:,} to measure on), batches of {batch_size}, {max_steps}
 updates, objective and evaluation, see `softswap compare --help`.
 

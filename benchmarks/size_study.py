@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from app.comparison.comparison import planned
-from app.comparison.isolation import Checkpoint, run_isolated
-from app.comparison.method import Method
-from app.comparison.setting import Setting
-from app.demo.recipes import RECIPES, find_recipe
-from app.demo.tasks import read_splits
+from app.compare.comparison import planned
+from app.compare.isolation import Checkpoint, run_isolated
+from app.compare.method import Method
+from app.compare.setting import Setting
 from app.model.backbone import fingerprint_files
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
 from benchmarks.backbone_sizes import SIZES, Size, prepare_tokens, pretrain, write_json
 from benchmarks.machine import Machine
 from benchmarks.size_page import read_results, write_page
+from research.demo.recipes import RECIPES, find_recipe
+from research.demo.tasks import read_splits
 
 DOCS = Path(__file__).parents[1] / "docs"
 

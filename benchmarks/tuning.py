@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from app.demo.tasks import PACKAGE
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
@@ -30,6 +29,7 @@ from benchmarks.report import save
 from benchmarks.shapes import SMOLLM2_135M, TINY
 from benchmarks.side_by_side import measure_side_by_side
 from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
+from research.demo.tasks import PACKAGE
 
 DEMO = PACKAGE / "backbone"
 GRID_BATCH_SIZE = 16

@@ -1,7 +1,7 @@
 """The default settings of `softswap tune` beside a grid of single runs: what they find, and what they cost.
 
 A grid's members share no number with one another, so those of one length are learned side by side without halving: each
-becomes what it would have become alone (`tests/tuning/test_population.py`). Every run lies in a file of its own, and
+becomes what it would have become alone (`test_population.py`). Every run lies in a file of its own, and
 what lies there is not done again.
 """
 
@@ -17,18 +17,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.demo.recipes import find_recipe
-from app.demo.tasks import Splits, read_splits
+from app.measure.dataset import Dataset
+from app.measure.plain_model import evaluate
 from app.model.backbone import Backbone
 from app.tuning.config import Init, TuneConfig
-from app.tuning.dataset import Dataset
-from app.tuning.evaluation import evaluate
-from app.tuning.events import Evaluated, MembersDropped, StepDone, TuneEvent, TuningStarted
 from app.tuning.plan import TuningPlan
-from app.tuning.rows import spread
+from app.tuning.run.events import Evaluated, MembersDropped, StepDone, TuneEvent, TuningStarted
+from app.tuning.run.rows import spread
 from app.tuning.search import Search
 from app.tuning.tune import tune_task
 from benchmarks.machine import Stopwatch
+from research.demo.recipes import find_recipe
+from research.demo.tasks import Splits, read_splits
 
 Say = Callable[[str], None]
 

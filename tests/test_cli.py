@@ -20,18 +20,18 @@ from typer.testing import CliRunner
 
 from app.cli.entry import app
 from app.cli.serve import serve
-from app.cli.task_view import main_figure
+from app.cli.views.task_view import main_figure
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluation_folder import RecordedEvaluation
+from app.registry.evaluations.evaluation_folder import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore
+from app.registry.stores.store import FileStore
 from app.setting_texts import SETTING_TO_TEXT
 from app.settings import Settings, demo_tasks
-from tests.api.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
-from tests.models import tiny_backbone
-from tests.tuning.jobs.shop import DATA
+from tests.support.models import tiny_backbone
+from tests.support.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
+from tests.support.tuning_jobs import DATA
 
 runner = CliRunner()
 README = Path(__file__).parent.parent / "README.md"

@@ -27,11 +27,11 @@ from app.main import bind, describe_tasks, open_services
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore
+from app.registry.stores.store import FileStore
 from app.settings import Settings
-from tests.api.server import soft_prompt
-from tests.models import tiny_backbone
-from tests.tuning.jobs.shop import DATA
+from tests.support.models import tiny_backbone
+from tests.support.server import soft_prompt
+from tests.support.tuning_jobs import DATA
 
 pytestmark = pytest.mark.slow
 

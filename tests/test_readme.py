@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.server import LiveServer, make_settings, run_server
+from tests.support.server import LiveServer, make_settings, run_server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

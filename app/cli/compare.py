@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     DATA,
     AsJson,
     Device,
@@ -25,10 +25,10 @@ from app.cli.options import (
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from app.comparison.comparison import Comparison
-    from app.comparison.method import Method
-    from app.comparison.summary import Summary
-    from app.comparison.trial import Trial
+    from app.compare.comparison import Comparison
+    from app.compare.method import Method
+    from app.compare.summary import Summary
+    from app.compare.trial import Trial
 
 WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
 FILE = {"exists": True, "dir_okay": False, "rich_help_panel": DATA}
@@ -88,12 +88,12 @@ def compare(
     settings = read_settings(model=model, device=device)
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
-    from app.comparison.comparison import compare as compare_methods
-    from app.comparison.comparison import require_packages
-    from app.comparison.isolation import Checkpoint
-    from app.comparison.setting import Setting
+    from app.compare.comparison import compare as compare_methods
+    from app.compare.comparison import require_packages
+    from app.compare.isolation import Checkpoint
+    from app.compare.setting import Setting
+    from app.measure.dataset import read_dataset
     from app.tuning.config import TuneConfig
-    from app.tuning.dataset import read_dataset
 
     if plot is not None:
         require_packages(iter(("matplotlib",)))
@@ -111,14 +111,14 @@ def compare(
     checkpoint = Checkpoint(str(settings.model), settings.revision, settings.dtype, settings.device)
     found = compare_methods(checkpoint, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
     if plot is not None:
-        from app.comparison.plot import plot_methods
+        from app.compare.plot import plot_methods
 
         plot_methods(found.summaries, plot, f"{data.name}: {len(found.setting.test)} test examples")
     _report(found, as_json=as_json)
 
 
 def _parse_methods(text: str) -> list[Method]:
-    from app.comparison.method import Method
+    from app.compare.method import Method
 
     try:
         return [Method(part.strip()) for part in text.split(",")] if text else list(Method)

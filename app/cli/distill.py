@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     Alias,
     AsJson,
     Description,
@@ -22,8 +22,7 @@ from app.cli.options import (
     read_settings,
     write_json,
 )
-from app.cli.tuned_version import open_to_publish, publish_result, report_result
-from app.cli.tuning_options import (
+from app.cli.options.tuning_options import (
     BatchSize,
     Init,
     InitText,
@@ -36,7 +35,8 @@ from app.cli.tuning_options import (
     make_config,
     parse_tried,
 )
-from app.cli.tuning_view import TuningView, interruptible
+from app.cli.views.tuned_version import open_to_publish, publish_result, report_result
+from app.cli.views.tuning_view import TuningView, interruptible
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def distill(
     shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
-    from app.tuning.dataset import read_inputs
-    from app.tuning.distillation_run import Assignment
+    from app.measure.dataset import read_inputs
+    from app.tuning.distillation.distillation_run import Assignment
     from app.tuning.search import Search
     from app.tuning.tune import distill_prompt
 

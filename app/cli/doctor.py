@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import AsJson, Device, Model, Quantize, RegistryFolder, read_settings, write_json
+from app.cli.options.options import AsJson, Device, Model, Quantize, RegistryFolder, read_settings, write_json
 from app.errors import SoftswapError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from app.model.thread_choice import usable_cores
+    from app.model.cpu.thread_choice import usable_cores
 
     found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores may be used"
     return Finding("threads", True, found)
@@ -157,7 +157,7 @@ def _attention(settings: Settings, backbone: Backbone) -> str:
 
 
 def _layers(settings: Settings, backbone: Backbone) -> str:
-    from app.model.replacement_choice import choose_replacements
+    from app.model.cpu.replacement_choice import choose_replacements
 
     if settings.layers == "torch":
         return "torch's own (as told)"
@@ -167,8 +167,8 @@ def _layers(settings: Settings, backbone: Backbone) -> str:
 def _registry(settings: Settings, backbone: Backbone | None) -> str:
     """Every version's values are read and held against its digest."""
     from app.errors import BackboneMismatch, CorruptPrompt, NotFound
-    from app.registry.layered_store import open_store
     from app.registry.registry import Registry
+    from app.registry.stores.layered_store import open_store
 
     if settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no folder {settings.registry}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     ApiKey,
     AsJson,
     Combined,
@@ -29,8 +29,8 @@ from app.cli.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from app.measure.dataset import Dataset
     from app.settings import Settings
-    from app.tuning.dataset import Dataset
 
 MAX_CONFUSION = 12
 """Labels up to which the confusion matrix fits a terminal."""
@@ -66,7 +66,7 @@ def evaluate(
         softswap eval sentiment@2 test.csv --json
         softswap eval sentiment@1+2+3 test.jsonl
     """
-    from app.tuning.dataset import read_dataset
+    from app.measure.dataset import read_dataset
 
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     server = find_server(url, api_key)
@@ -77,7 +77,7 @@ def evaluate(
 
         shown = asyncio.run(measuring)
     else:
-        from app.cli.remote import task_path
+        from app.cli.remote.remote import task_path
 
         examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
         body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
@@ -96,9 +96,9 @@ async def _evaluate_here(
     settings: Settings, task: str, dataset: Dataset, combine: str | None, *, record: bool, with_predictions: bool
 ) -> dict[str, Any]:
     """As the server does it: through an engine, which answers beside nobody here."""
-    from app.api.ensembles import Combine, find_answerer
-    from app.api.evaluation import evaluate_answerer, record_evaluation
-    from app.api.evaluation_objects import evaluation_object
+    from app.answers.ensembles import Combine, find_answerer
+    from app.answers.measuring.evaluation import evaluate_answerer, record_evaluation
+    from app.answers.views.evaluations import evaluation_object
     from app.main import open_services
 
     with open_services(settings) as services:

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from app.cli.options import ApiKey, AsJson, find_server, write_json
-from app.cli.remote import RemoteServer
+from app.cli.options.options import ApiKey, AsJson, find_server, write_json
+from app.cli.remote.remote import RemoteServer
 from app.errors import InvalidInput
 
 ROUTE = "/v1/fine_tuning/jobs"

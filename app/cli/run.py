@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     ApiKey,
     AsJson,
     Combined,
@@ -26,10 +26,10 @@ from app.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from app.api.ensembles import Ensemble
-    from app.api.services import Services
-    from app.api.targets import Target
-    from app.cli.remote import RemoteServer
+    from app.answers.ensembles import Ensemble
+    from app.answers.readiness import Services
+    from app.answers.targets import Target
+    from app.cli.remote.remote import RemoteServer
     from app.settings import Settings
 
 BATCH_SIZE = 64
@@ -83,7 +83,7 @@ def run(
 async def _run_here(
     settings: Settings, task: str, given: dict[str, Any], text: str | None, *, is_piped: bool, as_json: bool
 ) -> None:
-    from app.api.ensembles import find_answerer
+    from app.answers.ensembles import find_answerer
     from app.main import open_services
 
     with open_services(settings) as services:
@@ -112,7 +112,7 @@ class _Here:
     """The task on a backbone in this process."""
 
     def __init__(self, services: Services, target: Target | Ensemble, given: dict[str, Any]) -> None:
-        from app.api.ensembles import Combine, Ensemble, choose_combine
+        from app.answers.ensembles import Combine, Ensemble, choose_combine
 
         self._services = services
         self._target = target
@@ -122,14 +122,14 @@ class _Here:
         self.can_stream = not isinstance(target, Ensemble) and not target.labels
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
-        from app.api.runs import Run, run_all
+        from app.answers.generating.runs import Run, run_all
 
         runs = [Run(self._target, text, f"line {number}", self._combine) for number, text in enumerate(texts, 1)]
         outcomes = await run_all(self._services, runs, self._given, self._services.default_timeout_s)
         return [outcome.result.model_dump(exclude_unset=True) for outcome in outcomes]
 
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
-        from app.api.runs import Run, stream_run
+        from app.answers.generating.runs import Run, stream_run
 
         chunks = stream_run(self._services, Run(self._target, text, "input"), self._given,
                             self._services.default_timeout_s)  # fmt: skip
@@ -142,7 +142,7 @@ class _Remote:
     """The task on a running server."""
 
     def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
-        from app.cli.remote import task_path
+        from app.cli.remote.remote import task_path
 
         self._server = server
         self._path = task_path(task, "run")
@@ -150,7 +150,7 @@ class _Remote:
         self.can_stream = "+" not in task and not self._has_labels(task.partition("@")[0])
 
     def _has_labels(self, task: str) -> bool:
-        from app.cli.remote import task_path
+        from app.cli.remote.remote import task_path
 
         live = self._server.call("GET", task_path(task))["live"]
         return bool(live and live["labels"])

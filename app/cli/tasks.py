@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     Alias,
     ApiKey,
     AsJson,
@@ -23,9 +23,9 @@ from app.cli.options import (
     read_settings,
     write_json,
 )
-from app.cli.registries import NewGate, find_registry, open_folder
-from app.cli.task_view import print_fields, print_tasks
+from app.cli.remote.registries import NewGate, find_registry, open_folder
 from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
+from app.cli.views.task_view import print_fields, print_tasks
 from app.errors import InvalidInput
 
 tasks = typer.Typer(
@@ -229,7 +229,7 @@ def _ask_tokens(
 ) -> TokensAsked:
     if data is None:
         return TokensAsked(task, num_nearest, compare, (), plot)
-    from app.tuning.dataset import read_dataset
+    from app.measure.dataset import read_dataset
 
     return TokensAsked(task, num_nearest, compare, read_dataset(data).examples, plot)
 
@@ -237,7 +237,7 @@ def _ask_tokens(
 def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> NewGate | None:
     if data is None:
         return None
-    from app.tuning.dataset import read_dataset
+    from app.measure.dataset import read_dataset
 
     return NewGate(read_dataset(data), metric, tolerance)
 

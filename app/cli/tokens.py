@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app.cli.remote import RemoteServer, task_path
+from app.cli.remote.remote import RemoteServer, task_path
 
 if TYPE_CHECKING:
     from app.insight.report import PromptReport
+    from app.measure.dataset import Example
     from app.settings import Settings
-    from app.tuning.dataset import Example
 
 NUM_SHOWN = 3
 """Near tokens of a line."""
@@ -57,7 +57,7 @@ def tokens_here(settings: Settings, asked: TokensAsked) -> dict[str, Any]:
     """On a backbone in this process."""
     import asyncio
 
-    from app.api.token_objects import tokens_object
+    from app.answers.views.tokens import tokens_object
 
     report = asyncio.run(_report(settings, asked))
     if asked.plot is not None:
@@ -68,7 +68,7 @@ def tokens_here(settings: Settings, asked: TokensAsked) -> dict[str, Any]:
 
 
 async def _report(settings: Settings, asked: TokensAsked) -> PromptReport:
-    from app.api.token_report import report_tokens
+    from app.answers.measuring.token_report import report_tokens
     from app.main import open_services
 
     with open_services(settings) as services:

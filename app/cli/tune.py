@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import (
+from app.cli.options.options import (
     DATA,
     Alias,
     AsJson,
@@ -26,8 +26,7 @@ from app.cli.options import (
     parse_template,
     read_settings,
 )
-from app.cli.tuned_version import open_to_publish, publish_all, report_result
-from app.cli.tuning_options import (
+from app.cli.options.tuning_options import (
     SHARED,
     Balance,
     BatchSize,
@@ -44,7 +43,8 @@ from app.cli.tuning_options import (
     make_config,
     parse_tried,
 )
-from app.cli.tuning_view import TuningView, interruptible
+from app.cli.views.tuned_version import open_to_publish, publish_all, report_result
+from app.cli.views.tuning_view import TuningView, interruptible
 
 
 def tune(
@@ -98,8 +98,8 @@ def tune(
         kinds=kind, inits=init, learning_rates=learning_rate, nums_virtual_tokens=num_virtual_tokens, seeds=seed
     )
     from app.main import load_backbone
+    from app.measure.dataset import read_dataset
     from app.tuning.config import DEFAULT_PATIENCE
-    from app.tuning.dataset import read_dataset
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search
     from app.tuning.tune import tune_task

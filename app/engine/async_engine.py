@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from app.engine.config import EngineConfig, EngineStats
-from app.engine.delta import Delta
 from app.engine.engine import Engine
-from app.engine.lease import DeviceLease
-from app.engine.scoring import Scoring, ScoringPath, plan_scoring, sum_scores
+from app.engine.output.delta import Delta
+from app.engine.output.scoring import Scoring, ScoringPath, plan_scoring, sum_scores
 from app.engine.sequence import FinishReason
+from app.engine.threads.device_lease import DeviceLease
 from app.errors import DeadlineExceeded, Draining, EngineDead, NumericalError, Overloaded, SoftswapError
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt

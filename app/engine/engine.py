@@ -13,16 +13,16 @@ from itertools import count, groupby
 from app.engine.admission import NOTHING_MORE, Admission
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
-from app.engine.delta import Delta
 from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
-from app.engine.output import Output
-from app.engine.prefix_store import PrefixStore
-from app.engine.prompt_lookup import count_right
-from app.engine.readout import Choice, ReadOut
+from app.engine.output.delta import Delta
+from app.engine.output.prompt_lookup import count_right
+from app.engine.output.readout import Choice, ReadOut
+from app.engine.output.request_output import Output
+from app.engine.prefix.prefix_store import PrefixStore
+from app.engine.prefix.warmer import Warmer
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
-from app.engine.warmer import Warmer
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone

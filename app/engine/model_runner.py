@@ -19,9 +19,9 @@ from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
-from app.model.decode_graphs import DecodeGraphs, DecodeRows
+from app.model.cpu.replacement_choice import choose_replacements
+from app.model.cuda.decode_graphs import DecodeGraphs, DecodeRows
 from app.model.kv_cache import KVCache
-from app.model.replacement_choice import choose_replacements
 from app.model.replacements import Replacements
 from app.model.transfer import tensor_to_device, to_device
 from app.task_prompt import TaskPrompt

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from app.engine.block_manager import BlockManager, TailCopy
 from app.engine.fair_queue import FairQueue
-from app.engine.prefix_cache import KeptRows, PrefixCache
+from app.engine.prefix.prefix_cache import KeptRows, PrefixCache
 from app.engine.sequence import Prefix, Segment, Sequence
 
 MAX_PROMPT_LOGITS = 256

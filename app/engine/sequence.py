@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from app.engine.prompt_lookup import PromptLookup
+from app.engine.output.prompt_lookup import PromptLookup
 
 if TYPE_CHECKING:
     import torch

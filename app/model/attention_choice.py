@@ -7,8 +7,8 @@ import inspect
 import torch
 
 from app.model.attention import Attend, attend_sdpa, attend_varlen
-from app.model.compiled_attention import compile_attention
-from app.model.compiler import CompilationError
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiler import CompilationError
 
 VARLEN_BLOCK_MULTIPLE = 256
 MAX_TRITON_ERROR = 0.1
@@ -32,7 +32,7 @@ def choose_attend(device: torch.device, dtype: torch.dtype, head_dim: int) -> tu
 def _triton_or_sdpa(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
     """For CUDA where FlashAttention over blocks cannot run: an older torch, float32, an unusual head size."""
     try:
-        from app.model.triton_attention import attend_triton, check_triton
+        from app.model.cuda.triton_attention import attend_triton, check_triton
     except ImportError:
         return attend_sdpa, "neither FlashAttention over blocks nor Triton is there"
     try:

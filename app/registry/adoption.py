@@ -14,12 +14,12 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
-from app.registry.binding import bind_rows, norm_warnings
-from app.registry.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
-from app.registry.initial_rows import INITIAL_FILE
-from app.registry.manifest import BackboneName, Manifest, TensorFile
-from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
-from app.registry.store import Entry, Store
+from app.registry.formats.binding import bind_rows, norm_warnings
+from app.registry.formats.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
+from app.registry.formats.initial_rows import INITIAL_FILE
+from app.registry.formats.manifest import BackboneName, Manifest, TensorFile
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
+from app.registry.stores.store import Entry, Store
 from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
 from app.registry.task_record import OWN_FOLDER, TaskRecord
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput
-from app.registry.checksum import is_sealed, refuse_newer_schema, seal, unseal
-from app.registry.gate import Comparison, Gate
+from app.registry.evaluations.gate import Comparison, Gate
+from app.registry.formats.checksum import is_sealed, refuse_newer_schema, seal, unseal
 
 # A version's number, or two versions' numbers with the shares of the requests each answers.
 AliasTarget: TypeAlias = int | dict[int, float]

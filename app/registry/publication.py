@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidInput
 from app.model.layout import Template
-from app.registry.initial_rows import INITIAL_FILE, encode_initial
-from app.registry.manifest import BackboneName, Manifest, TensorFile
-from app.registry.model_card import render_card
-from app.registry.peft_checkpoint import TENSOR_FILE, encode_checkpoint
+from app.registry.formats.initial_rows import INITIAL_FILE, encode_initial
+from app.registry.formats.manifest import BackboneName, Manifest, TensorFile
+from app.registry.formats.model_card import render_card
+from app.registry.formats.peft_checkpoint import TENSOR_FILE, encode_checkpoint
 from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
 from app.task_prompt import TaskPrompt
 
@@ -31,7 +31,7 @@ class Publication:
     """Attributes:
         prompt: what is published.
         initial: the rows tuning started from, of the prompt's shape; kept to show how far it went.
-        label_temperature: of the labels' probabilities (`app.tuning.calibration.fit_temperature`).
+        label_temperature: of the labels' probabilities (`app.measure.calibration.fit_temperature`).
         sampling: defaults by the names of SamplingParams.
         data_sha256: of the training data.
         tuning: configuration of the tuning run.

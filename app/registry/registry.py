@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import AliasTarget, numbers_of, require_target
-from app.registry.binding import require_fit, require_same_backbone
 from app.registry.catalog import Catalog
-from app.registry.evaluation_folder import EvaluationFolder, RecordedEvaluation
-from app.registry.evaluations import Evaluations
-from app.registry.gate import Gate
-from app.registry.gates import Gates
-from app.registry.manifest import Manifest
+from app.registry.evaluations.evaluation_folder import EvaluationFolder, RecordedEvaluation
+from app.registry.evaluations.evaluations import Evaluations
+from app.registry.evaluations.gate import Gate
+from app.registry.evaluations.gates import Gates
+from app.registry.formats.binding import require_fit, require_same_backbone
+from app.registry.formats.manifest import Manifest
+from app.registry.formats.prompt_reader import PromptReader
 from app.registry.prompt_cache import PromptCache
-from app.registry.prompt_reader import PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
-from app.registry.store import Store
+from app.registry.stores.store import Store
 from app.registry.task_record import TaskRecord
 from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt

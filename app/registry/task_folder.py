@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from app.errors import CorruptPrompt, NotFound
 from app.registry.aliases import AliasTable
-from app.registry.initial_rows import INITIAL_FILE
-from app.registry.manifest import MAX_MANIFEST_BYTES, Manifest
-from app.registry.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
+from app.registry.formats.initial_rows import INITIAL_FILE
+from app.registry.formats.manifest import MAX_MANIFEST_BYTES, Manifest
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
 from app.registry.reference import LIVE, is_number
-from app.registry.store import Entry, Store
+from app.registry.stores.store import Entry, Store
 from app.registry.task_record import OWN_FOLDER, TaskRecord
 from app.registry.version import Version
 

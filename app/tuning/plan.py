@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from app.errors import InvalidInput
+from app.measure.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
+from app.measure.metrics import is_entity_list
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import Metric, TuneConfig
-from app.tuning.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
-from app.tuning.metrics import is_entity_list
 from app.tuning.search import Search
 
 LABEL_METRICS = (Metric.ACCURACY, Metric.MACRO_F1)

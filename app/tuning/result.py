@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import transformers
 
+from app.measure.plain_model import Evaluation
 from app.model.layout import Template
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.evaluation import Evaluation
-from app.tuning.events import Evaluated
 from app.tuning.plan import TuningPlan
+from app.tuning.run.events import Evaluated
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.model.backbone import Backbone
-from app.tuning.distillation_run import Assignment, DistillationRun
-from app.tuning.events import OnEvent, ignore_event
+from app.tuning.distillation.distillation_run import Assignment, DistillationRun
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
-from app.tuning.run import Mark, TuningRun
+from app.tuning.run.events import OnEvent, ignore_event
+from app.tuning.run.run import Mark, TuningRun
 
 
 def tune_task(

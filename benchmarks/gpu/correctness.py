@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt

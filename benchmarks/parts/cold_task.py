@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.registry.registry import Registry
-from app.registry.store import FileStore
+from app.registry.stores.store import FileStore
 from app.task_prompt import TaskPrompt
 from benchmarks.parts.many_tasks import store_prefixes
 from benchmarks.parts.ratios import time

@@ -15,8 +15,8 @@ from torch import nn
 from app.engine.engine import Engine
 from app.model.attention import AttentionBatch
 from app.model.backbone import Backbone
-from app.model.compiled_linear import compile_multiply
-from app.model.compiler import CompilationError
+from app.model.cpu.compiled_linear import compile_multiply
+from app.model.cpu.compiler import CompilationError
 from app.telemetry import Metrics
 from benchmarks.machine import Stopwatch
 from benchmarks.peers.softswap import SoftswapRun

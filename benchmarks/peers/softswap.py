@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.model.compiled_attention import compile_attention
-from app.model.compiler import CompilationError
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiler import CompilationError
 from benchmarks import cascade
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.delta import Delta
+from app.engine.output.delta import Delta
 from benchmarks.__main__ import main
 from benchmarks.gpu import correctness, program
 from benchmarks.gpu.device import Device

@@ -11,7 +11,7 @@ import torch
 from app.tuning.config import TuneConfig
 from benchmarks import reparameterization
 from benchmarks.reparameterization import WAYS, Residual, ThroughNetwork, learn
-from tests.models import tiny_backbone
+from tests.support.models import tiny_backbone
 
 
 @pytest.mark.parametrize("kind", [ThroughNetwork, Residual])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from app.comparison.method import Method
-from app.demo.pretrain import Recipe, build_model
+from app.compare.method import Method
 from app.errors import InvalidInput
 from benchmarks import size_study
 from benchmarks.backbone_sizes import SIZES, schedule
 from benchmarks.size_page import read_results, write_page
-from tests.comparison.test_summary import trial
-from tests.models import tiny_backbone
+from research.demo.pretrain import Recipe, build_model
+from tests.compare.test_summary import trial
+from tests.support.models import tiny_backbone
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)

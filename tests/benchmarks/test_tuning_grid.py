@@ -10,7 +10,7 @@ import pytest
 from app.tuning.config import Init, TuneConfig
 from benchmarks import tuning_grid
 from benchmarks.tuning_grid import Grid, GridPart, measure_grid
-from tests.models import tiny_backbone
+from tests.support.models import tiny_backbone
 
 CONFIG = TuneConfig(max_steps=8, batch_size=4)
 GRID = Grid(CONFIG, learning_rates=(0.1, 1.0), inits=(Init.VOCAB, Init.LABELS), lengths=(2, 3))

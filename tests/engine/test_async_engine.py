@@ -12,8 +12,8 @@ import torch
 
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.engine.sequence import FinishReason
 from app.errors import (
     BackboneMismatch,
@@ -27,8 +27,8 @@ from app.errors import (
 )
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
-from tests.engine import naive
-from tests.models import tiny_backbone
+from tests.support import naive
+from tests.support.models import tiny_backbone
 
 BACKBONE = tiny_backbone("llama")
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import attend_reference, attend_sdpa
@@ -16,8 +16,8 @@ from app.model.backbone import weights_digest
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
-from tests.engine import naive
-from tests.models import byte_tokenizer, tiny_backbone
+from tests.support import naive
+from tests.support.models import byte_tokenizer, tiny_backbone
 
 BACKBONE = tiny_backbone("llama")
 SIZES = {

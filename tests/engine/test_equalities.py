@@ -15,20 +15,20 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_mod
 from safetensors.torch import load_file
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.engine.sequence import FinishReason
 from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone
-from app.model.compiled_layer import compile_layers
-from app.model.compiled_linear import compile_linears
+from app.model.cpu.compiled_layer import compile_layers
+from app.model.cpu.compiled_linear import compile_linears
 from app.model.layout import Template, encode_text
 from app.model.replacements import Replacements
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
-from tests.engine import naive
-from tests.model.compiled import needs_compiler
-from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
+from tests.support import naive
+from tests.support.compiled import needs_compiler
+from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 ARCHITECTURES = list(ARCHITECTURE_TO_CONFIG)
 PROMPT_LENGTHS = (1, 7, 20, 50, 100)

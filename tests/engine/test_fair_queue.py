@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from app.engine.fair_queue import MAX_IDLE_COUNTERS, FairQueue
 from app.engine.sequence import Sequence
-from tests.engine.segments import make_sequence
+from tests.support.segments import make_sequence
 
 
 def serve(queue: FairQueue, num_times: int) -> list[str]:

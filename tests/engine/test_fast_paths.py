@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.engine.sequence import FinishReason
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
-from tests.engine import naive
-from tests.models import tiny_backbone
+from tests.support import naive
+from tests.support.models import tiny_backbone
 
 BACKBONE = tiny_backbone("llama")
 PLAIN = EngineConfig(

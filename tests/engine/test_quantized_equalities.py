@@ -7,12 +7,11 @@ import torch
 
 from app.engine.engine import Engine
 from app.model.backbone import Backbone
-from app.model.compiled_layer import compile_layers
-from app.model.compiled_linear import compile_linears
+from app.model.cpu.compiled_layer import compile_layers
+from app.model.cpu.compiled_linear import compile_linears
 from app.model.replacements import Replacements
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind
-from tests.engine import naive
 from tests.engine.test_equalities import (
     GREEDY,
     NUM_NEW,
@@ -24,8 +23,9 @@ from tests.engine.test_equalities import (
     random_prompt,
     rows_of,
 )
-from tests.model.compiled import needs_compiler
-from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
+from tests.support import naive
+from tests.support.compiled import needs_compiler
+from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 
 def quantized(architecture: str = "llama") -> Backbone:

@@ -7,7 +7,7 @@ import pytest
 from app.engine.block_manager import BlockManager
 from app.engine.scheduler import MAX_PROMPT_LOGITS, Scheduler
 from app.engine.sequence import Sequence
-from tests.engine.segments import make_prompt, make_sequence, step
+from tests.support.segments import make_prompt, make_sequence, step
 
 
 def make_scheduler(

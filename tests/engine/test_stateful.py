@@ -13,17 +13,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.engine.config import EngineConfig
-from app.engine.delta import Delta
 from app.engine.engine import Engine
+from app.engine.output.delta import Delta
 from app.engine.sequence import FinishReason
 from app.errors import Overloaded
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
-from tests.engine import naive
 from tests.engine.test_engine import read
-from tests.models import COMMON, byte_tokenizer
+from tests.support import naive
+from tests.support.models import COMMON, byte_tokenizer
 
 NUM_OPERATIONS = 2_500
 TEXTS = [[0, *(3 + (7 * i * i + 11 * k) % 250 for i in range(length))] for k, length in enumerate((0, 3, 9, 17, 30))]

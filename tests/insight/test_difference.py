@@ -9,8 +9,8 @@ from app.errors import BackboneMismatch, InvalidInput
 from app.insight.difference import compare_prompts
 from app.insight.variants import made_of_tokens, without_token
 from app.task_prompt import PromptKind, TaskPrompt
-from tests.models import tiny_backbone
-from tests.registry.prompts import random_prompt, random_rows
+from tests.support.models import tiny_backbone
+from tests.support.prompts import random_prompt, random_rows
 
 
 def embeddings(rows: torch.Tensor) -> TaskPrompt:

@@ -10,9 +10,9 @@ from app.insight.keys_values import PERCENTILES, REFERENCE_TEXT, KeyValueNorms, 
 from app.insight.view import CachedToken, view_prompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
+from app.model.prompted_forward import Prefix
 from app.task_prompt import TaskPrompt
-from app.tuning.forward import Prefix
-from tests.models import tiny_backbone
+from tests.support.models import tiny_backbone
 
 
 def text_rows(backbone: Backbone) -> torch.Tensor:

@@ -15,8 +15,8 @@ from app.insight.plot import draw_report
 from app.insight.report import Effect, PromptReport, TokenEffects
 from app.insight.view import view_prompt
 from app.task_prompt import PromptKind, TaskPrompt
-from tests.models import tiny_backbone
-from tests.registry.prompts import random_prompt, random_rows
+from tests.support.models import tiny_backbone
+from tests.support.prompts import random_prompt, random_rows
 
 
 def report_of(prompt: TaskPrompt, *, is_full: bool = True) -> PromptReport:

@@ -9,7 +9,7 @@ from app.errors import InvalidInput
 from app.insight import neighbours
 from app.insight.view import view_prompt
 from app.task_prompt import TaskPrompt
-from tests.models import tiny_backbone
+from tests.support.models import tiny_backbone
 
 
 def prompt_near(token_ids: list[int], scale: float = 1.0) -> TaskPrompt:

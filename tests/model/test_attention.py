@@ -17,8 +17,8 @@ from app.model.attention import (
     register_attention,
 )
 from app.model.kv_cache import KVCache, KVShape
-from tests.model.compiled import attend_compiled, needs_compiler
-from tests.models import tiny_backbone
+from tests.support.compiled import attend_compiled, needs_compiler
+from tests.support.models import tiny_backbone
 
 HEAD_DIM = 8
 CPU = torch.device("cpu")

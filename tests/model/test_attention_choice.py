@@ -6,9 +6,9 @@ import torch
 from app.model import attention_choice
 from app.model.attention import attend_sdpa, attend_varlen
 from app.model.attention_choice import can_varlen, choose_attend, has_paged_varlen
-from app.model.compiled_attention import compile_attention
-from app.model.compiler import CompilationError
-from tests.model.compiled import needs_compiler
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiler import CompilationError
+from tests.support.compiled import needs_compiler
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.backbone import Backbone, check_config, choose_device, weights_digest
-from tests.models import ARCHITECTURE_TO_CONFIG, COMMON, byte_tokenizer, tiny_backbone
+from tests.support.models import ARCHITECTURE_TO_CONFIG, COMMON, byte_tokenizer, tiny_backbone
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from app.model.backbone import Backbone
 from app.model.last_layer import LastLayer
-from tests.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
+from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 COLUMNS = torch.tensor([[29, 4, 11], [20, 0, 7]])
 NUM_TOKENS, NUM_REAL, NUM_PAST = 30, 21, 6

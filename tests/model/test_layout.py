@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from app.errors import InvalidInput
 from app.model.layout import Template, continue_prompt, encode_continuation, encode_text
 from app.task_prompt import TaskPrompt
-from tests.models import byte_tokenizer
+from tests.support.models import byte_tokenizer
 
 
 def ids_of(text: str) -> list[int]:

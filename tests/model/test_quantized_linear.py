@@ -9,10 +9,10 @@ from torch import nn
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone, weights_digest
-from app.model.compiled_linear import compile_layer
+from app.model.cpu.compiled_linear import compile_layer
 from app.model.quantized_linear import QuantizedLinear
-from tests.model.compiled import needs_compiler
-from tests.models import byte_tokenizer, tiny_backbone
+from tests.support.compiled import needs_compiler
+from tests.support.models import byte_tokenizer, tiny_backbone
 
 SIZES = [(576, 192), (48, 259), (7, 3), (1, 1), (2500, 33), (1101, 16)]
 

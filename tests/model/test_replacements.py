@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from app.model.backbone import weights_digest
-from app.model.compiled_linear import compile_linears
+from app.model.cpu.compiled_linear import compile_linears
 from app.model.replacements import Replacements
-from tests.model.compiled import needs_compiler
-from tests.models import tiny_backbone
+from tests.support.compiled import needs_compiler
+from tests.support.models import tiny_backbone
 
 
 @needs_compiler

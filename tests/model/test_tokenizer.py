@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from app.model.tokenizer import token_bytes, token_text
-from tests.engine.test_detokenizer import sentencepiece_tokenizer
-from tests.models import byte_tokenizer
+from tests.engine.output.test_detokenizer import sentencepiece_tokenizer
+from tests.support.models import byte_tokenizer
 
 
 def test_byte_level_tokens_are_their_bytes() -> None:

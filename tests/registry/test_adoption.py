@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from app.errors import BackboneMismatch, CorruptPrompt, NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.aliases import AliasTable
-from app.registry.importers import read_checkpoint, write_checkpoint
+from app.registry.formats.importers import read_checkpoint, write_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore
+from app.registry.stores.store import FileStore
 from app.task_prompt import PromptKind
-from tests.models import tiny_backbone
-from tests.registry.prompts import memory_folder, random_prompt
+from tests.support.models import tiny_backbone
+from tests.support.prompts import memory_folder, random_prompt
 
 
 @pytest.fixture
@@ -368,7 +368,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     monkeypatch.setattr(os, "open", open_to_read)
     for name in ("mkdir", "rename", "replace", "unlink"):
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr("app.registry.store._write_file", refuse)
+    monkeypatch.setattr("app.registry.stores.store._write_file", refuse)
     registry = Registry(FileStore(root), backbone)
     assert registry.prompt(registry.resolve("a")).digest == version.digest
     for change in (

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from app.registry.layered_store import open_store
 from app.registry.registry import Registry
-from tests.models import tiny_backbone
-from tests.registry.prompts import memory_folder
+from app.registry.stores.layered_store import open_store
+from tests.support.models import tiny_backbone
+from tests.support.prompts import memory_folder
 
 # The release asks for a thousand: SOFTSWAP_NUM_KILLS=1000 pytest tests/registry/test_crash.py -k killed
 NUM_KILLS = int(os.environ.get("SOFTSWAP_NUM_KILLS", "30"))
@@ -41,7 +41,7 @@ class Driver:
     def __init__(self) -> None:
         root = Path(__file__).parents[2]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.registry.crash_driver"],
+            [sys.executable, "-m", "tests.support.registry_crash_driver"],
             cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip

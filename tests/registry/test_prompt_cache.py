@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from app.registry.prompt_cache import PromptCache
-from tests.models import tiny_backbone
-from tests.registry.prompts import random_prompt
+from tests.support.models import tiny_backbone
+from tests.support.prompts import random_prompt
 
 
 def test_the_least_recently_used_prompt_goes_first() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from app.errors import InvalidInput
 from app.model.layout import Template
-from app.registry.manifest import Manifest
+from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
-from tests.models import tiny_backbone
-from tests.registry.prompts import random_prompt
+from tests.support.models import tiny_backbone
+from tests.support.prompts import random_prompt
 
 
 @pytest.mark.parametrize("name", ["sampling", "metrics", "tuning", "provenance"])

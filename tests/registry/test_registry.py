@@ -15,15 +15,15 @@ import torch
 from app.errors import BackboneMismatch, Conflict, CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.registry.binding import bind_text
-from app.registry.importers import read_checkpoint
+from app.registry.formats.binding import bind_text
+from app.registry.formats.importers import read_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore, Store
+from app.registry.stores.store import FileStore, Store
 from app.task_prompt import PromptKind, TaskPrompt
-from tests.models import tiny_backbone
-from tests.registry.memory_store import MemoryStore
-from tests.registry.prompts import memory_folder, random_prompt, random_rows
+from tests.support.memory_store import MemoryStore
+from tests.support.models import tiny_backbone
+from tests.support.prompts import memory_folder, random_prompt, random_rows
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from app.errors import Conflict, InvalidInput, NotFound
-from app.registry.manifest import Manifest
+from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore
-from tests.models import tiny_backbone
-from tests.registry.prompts import memory_folder, random_prompt
+from app.registry.stores.store import FileStore
+from tests.support.models import tiny_backbone
+from tests.support.prompts import memory_folder, random_prompt
 
 # The release asks for 1,024 each: SOFTSWAP_NUM_OPERATIONS=1024 pytest tests/registry/test_registry_concurrency.py
 NUM_OPERATIONS = int(os.environ.get("SOFTSWAP_NUM_OPERATIONS", "24"))

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from app.registry.aliases import AliasTable
-from app.registry.importers import MAX_UPLOAD_BYTES
-from app.registry.peft_checkpoint import PEFT_TYPE_TO_KIND
+from app.registry.formats.importers import MAX_UPLOAD_BYTES
+from app.registry.formats.peft_checkpoint import PEFT_TYPE_TO_KIND
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore
-from tests.models import tiny_backbone
-from tests.registry.prompts import memory_folder, random_prompt
+from app.registry.stores.store import FileStore
+from tests.support.models import tiny_backbone
+from tests.support.prompts import memory_folder, random_prompt
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "registry.md").read_text()

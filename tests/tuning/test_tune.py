@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+from app.measure.dataset import Dataset, Example, hash_examples
+from app.measure.plain_model import evaluate
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
-from app.tuning.dataset import Dataset, Example, hash_examples
-from app.tuning.evaluation import evaluate
 from app.tuning.plan import TuningPlan
 from app.tuning.tune import tune_task
-from tests.models import tiny_backbone
+from tests.support.models import tiny_backbone
 
 EXAMPLES = tuple(Example(f"{('zz', 'qq')[i % 2]} {i}", ("no", "yes")[i % 2]) for i in range(80))
 DATA = Dataset("d.jsonl", EXAMPLES)

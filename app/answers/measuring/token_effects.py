@@ -1,0 +1,130 @@
+"""What virtual tokens do, measured by the running engine: answers with the prompt and with variants of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from app.answers.batch import ask_each
+from app.answers.measuring.evaluation import encode_texts, evaluate_target, examples_at_once
+from app.errors import DeadlineExceeded, InvalidInput
+from app.http.protection.auth import cache_salt
+from app.http.protection.limits import MAX_ABLATIONS
+from app.insight.report import Effect, MadeOfTokens, TokenEffects
+from app.insight.variants import made_of_tokens, without_token
+from app.insight.view import EmbeddedToken, PromptView
+from app.measure.dataset import Example, hash_examples
+
+if TYPE_CHECKING:
+    from app.answers.readiness import Services
+    from app.answers.targets import Target
+    from app.insight.neighbours import NearToken
+    from app.task_prompt import TaskPrompt
+
+
+class EffectMeter:
+    """Answers the same examples behind one prompt after another.
+
+    Args: deadline_s: seconds from now for all of it.
+    """
+
+    def __init__(self, services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> None:
+        self._services = services
+        self._target = target
+        self._examples = examples
+        self._ends_at = time.monotonic() + deadline_s
+
+    async def measure(self, prompt: TaskPrompt | None) -> Effect:
+        """Loss and accuracy behind this prompt."""
+        left_s = self._ends_at - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the request's deadline passed before every virtual token was measured")
+        target = replace(self._target, prompt=prompt)
+        if target.labels:
+            metrics = (await evaluate_target(self._services, target, self._examples, left_s)).metrics
+            return Effect(metrics["nll"], metrics["accuracy"])
+        return Effect(await _loss_of_targets(self._services, target, self._examples, left_s), None)
+
+    async def change(self, prompt: TaskPrompt | None, present: Effect) -> Effect:
+        """Against `present`."""
+        found = await self.measure(prompt)
+        accuracy = None if found.accuracy is None else found.accuracy - (present.accuracy or 0.0)
+        return Effect(found.loss - present.loss, accuracy)
+
+
+async def measure_effects(
+    services: Services, target: Target, view: PromptView, examples: Sequence[Example], deadline_s: float
+) -> TokenEffects:
+    """Leave out each virtual token, and put the nearest tokens in the place of all.
+
+    One variant after another: each has its prefix computed once, and only one of them takes room in the cache.
+
+    Raises InvalidInput: more answers than a request may ask for; and what `evaluate_target` raises.
+    """
+    prompt = target.prompt
+    assert prompt is not None
+    _require_few(prompt.num_virtual_tokens, len(examples))
+    meter = EffectMeter(services, target, examples, deadline_s)
+    present = await meter.measure(prompt)
+    without = [await meter.change(without_token(prompt, index), present) for index in range(prompt.num_virtual_tokens)]
+    return TokenEffects(
+        num_examples=len(examples),
+        data_sha256=hash_examples(examples),
+        present=present,
+        without=tuple(without),
+        made_of_tokens=tuple(await _replace_all(services, meter, view, present)),
+    )
+
+
+async def _replace_all(services: Services, meter: EffectMeter, view: PromptView, present: Effect) -> list[MadeOfTokens]:
+    embedded = [token for token in view.virtual_tokens if isinstance(token, EmbeddedToken)]
+    if not embedded:
+        return []
+    by_cosine = [token.by_cosine[0] for token in embedded]
+    by_distance = [token.by_distance[0] for token in embedded]
+    found = []
+    choices: list[tuple[Literal["cosine", "distance"], list[NearToken]]] = [
+        ("cosine", by_cosine),
+        ("distance", by_distance),
+    ]
+    for nearest_by, nearest in choices:
+        variant = await asyncio.to_thread(made_of_tokens, services.backbone, [near.token_id for near in nearest])
+        effect = await meter.change(variant, present)
+        found.append(MadeOfTokens(nearest_by, tuple(near.token for near in nearest), effect))
+    return found
+
+
+async def _loss_of_targets(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> float:
+    """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
+    tokenizer, template = services.backbone.tokenizer, target.input_template
+    eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    answers = [(*template.encode_target(tokenizer, example.target), *eos) for example in examples]
+    texts = await encode_texts(services, target, examples, max(map(len, answers)))
+
+    async def loss(pair: tuple[Sequence[int], Sequence[int]], left_s: float) -> float:
+        text, answer = pair
+        scoring = await services.engine.score(
+            text,
+            [answer],
+            prompt=target.prompt,
+            cache_salt=cache_salt.get(),
+            flow=target.flow,
+            deadline_s=left_s,
+        )
+        return -scoring.log_likelihoods[0] / len(answer)
+
+    pairs = zip(texts, answers, strict=True)
+    losses = await ask_each(pairs, loss, deadline_s, at_once=examples_at_once(services.engine))
+    return sum(losses) / len(losses)
+
+
+def _require_few(num_virtual_tokens: int, num_examples: int) -> None:
+    num_variants = num_virtual_tokens + 3
+    if num_variants * num_examples > MAX_ABLATIONS:
+        raise InvalidInput(
+            f"{num_virtual_tokens} virtual tokens can be measured on at most {MAX_ABLATIONS // num_variants} examples",
+            param="examples",
+        )

@@ -1,0 +1,86 @@
+"""PromptWarmer: what the registry may be asked for next is computed while nobody asks for anything."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from app.engine.async_engine import AsyncEngine
+from app.engine.threads.passing_threads import on_passing_thread
+from app.errors import NotFound, RegistryUnavailable, SoftswapError
+from app.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from app.registry.version import Version
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 2.0
+"""Between two looks at the registry, which take some 6 ms where it has 10,000 tasks."""
+REST_S = 0.5
+"""After requests had the device, before it is asked for again."""
+
+
+class PromptWarmer:
+    """Call `start` once; from then on a thread sees to it that every version an alias names is warm, room permitting.
+
+    Which prompts are worth it, and where they go, is the engine's business (`Warmer`).
+
+    Args:
+        backbone_fingerprint: versions of other backbones are left alone.
+    """
+
+    def __init__(self, registry: Registry, engine: AsyncEngine, backbone_fingerprint: str) -> None:
+        self._registry, self._engine = registry, engine
+        self._backbone_fingerprint = backbone_fingerprint
+        self._failed: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prompt-warmer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. May be called without `start`, and twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            num_warmed = self._sweep()
+            if num_warmed:
+                logger.info("%d prompts were computed before anybody asked for them", num_warmed)
+            self._stop.wait(INTERVAL_S)
+
+    def _sweep(self) -> int:
+        """Warm what is wanted, as far as room and requests allow. Returns how many are warm that were not."""
+        num_warmed = 0
+        for version in filter(self._is_wanted, self._registry.aliased_versions()):
+            while not self._engine.is_idle and not self._stop.is_set():
+                self._stop.wait(REST_S)
+            if self._stop.is_set() or not self._warm(version):
+                break
+            num_warmed += 1
+        return num_warmed
+
+    def _is_wanted(self, version: Version) -> bool:
+        is_possible = version.backbone_fingerprint == self._backbone_fingerprint and version.digest not in self._failed
+        return is_possible and self._engine.wants_warm(version.digest, version.kind, version.num_virtual_tokens)
+
+    def _warm(self, version: Version) -> bool:
+        """False where it has to wait for another time. One that fails is logged, and left to who asks for it."""
+        try:
+            prompt = on_passing_thread(lambda: self._registry.prompt(version, may_displace=False))
+            return self._engine.warm(prompt)
+        except NotFound:  # deleted meanwhile
+            return True
+        except RegistryUnavailable:  # it may come back
+            return False
+        except SoftswapError as error:
+            logger.warning("%s cannot be computed ahead: %s", version.id, error.message)
+        except Exception:
+            logger.exception("%s cannot be computed ahead", version.id)
+        self._failed.add(version.digest)
+        return True

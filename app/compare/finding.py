@@ -1,0 +1,150 @@
+"""Finding: what a method makes of the examples, with validation as its only judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from app.compare.method import Method
+from app.compare.setting import Setting
+from app.compare.trainable_copy import TrainableCopy
+from app.compare.weight_run import WeightRun
+from app.compare.written import choose_shots, written_prompts
+from app.measure.dataset import Example
+from app.measure.plain_model import evaluate
+from app.model.backbone import Backbone
+from app.registry.publication import Publication
+from app.registry.registry import Registry
+from app.registry.stores.store import FileStore
+from app.task_prompt import PromptKind, TaskPrompt
+from app.tuning.plan import TuningPlan
+from app.tuning.run.rows import spread
+from app.tuning.tune import tune_task
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Attributes:
+    backbone: the resident one, or a copy with other weights.
+    prompt: what stands in front of every text; None for nothing.
+    validation: what it was chosen by: accuracy where there are labels; elsewhere the loss of what is tuned, and the
+        main metric of written prompts.
+    store: writes what is kept of the task into an empty folder.
+    is_served: whether the engine serves it: the resident backbone behind a prompt, and nothing else.
+
+    The others are as in Trial.
+    """
+
+    backbone: Backbone
+    prompt: TaskPrompt | None
+    validation: float
+    num_parameters: int
+    store: Callable[[Path], None]
+    num_tries: int
+    chosen: dict[str, Any]
+    is_served: bool
+    num_steps: int = 0
+    best_step: int = 0
+
+
+def find(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Finding:
+    """Args: setting: fitted to the backbone."""
+    match method:
+        case Method.ZERO_SHOT:
+            return _best_written(backbone, setting, ())
+        case Method.FEW_SHOT:
+            return _best_written(backbone, setting, choose_shots(setting.plan.train, setting.num_shots, seed))
+        case Method.PROMPT_TUNING:
+            return _best_prompt(backbone, setting.prompt_plan(PromptKind.EMBEDDINGS, seed))
+        case Method.PREFIX_TUNING:
+            return _best_prompt(backbone, setting.prompt_plan(PromptKind.KV, seed))
+        case Method.LORA:
+            make = lambda: TrainableCopy.lora(backbone, setting.lora_rank, seed)  # noqa: E731
+            return _best_copy(make, setting.plan, setting.lora_learning_rates, seed)
+        case Method.FULL:
+            return _best_copy(lambda: TrainableCopy.full(backbone), setting.plan, setting.full_learning_rates, seed)
+
+
+def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]) -> Finding:
+    plan = setting.plan
+    rows = spread(plan.validation, plan.config.max_validation_rows)
+    room = setting.max_prompt_tokens(backbone)
+    scored = [
+        (_value(backbone, prompt, plan, rows), prompt)
+        for prompt in written_prompts(backbone, plan.template, setting.instructions, shots, room)
+    ]
+    value, prompt = max(scored, key=lambda pair: pair[0])
+    return Finding(
+        backbone=backbone,
+        prompt=prompt,
+        validation=value,
+        num_parameters=0,
+        store=lambda folder: _publish(backbone, prompt, plan, folder),
+        num_tries=len(scored),
+        chosen={"text": prompt.text if prompt else "", "num_tokens": prompt.num_virtual_tokens if prompt else 0},
+        is_served=True,
+    )
+
+
+def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Finding:
+    result = tune_task(backbone, plan)
+    config = result.config
+    curve = dict(result.curves[result.member])
+    return Finding(
+        backbone=backbone,
+        prompt=result.prompt,
+        validation=curve[result.best_step],
+        num_parameters=result.initial.numel(),
+        store=lambda folder: _publish(backbone, result.prompt, plan, folder),
+        num_tries=len(result.members),
+        chosen={"learning_rate": config.learning_rate, "init": config.init.value, "member_seed": config.seed},
+        is_served=True,
+        num_steps=result.num_steps,
+        best_step=result.best_step,
+    )
+
+
+def _best_copy(
+    make: Callable[[], TrainableCopy], plan: TuningPlan, learning_rates: Sequence[float], seed: int
+) -> Finding:
+    best: WeightRun | None = None
+    for learning_rate in learning_rates:
+        run = WeightRun(make(), replace(plan, config=replace(plan.config, learning_rate=learning_rate, seed=seed)))
+        run.run()
+        if best is None or run.best.score.rank > best.best.score.rank:
+            best = run
+    assert best is not None
+    return Finding(
+        backbone=best.copy.backbone,
+        prompt=None,
+        validation=best.best.score.value,
+        num_parameters=best.copy.num_parameters,
+        store=best.copy.save,
+        num_tries=len(learning_rates),
+        chosen={"learning_rate": best.config.learning_rate},
+        is_served=False,
+        num_steps=best.num_steps,
+        best_step=best.best.step,
+    )
+
+
+def _value(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]) -> float:
+    measured = evaluate(
+        backbone,
+        prompt,
+        plan.template,
+        plan.labels,
+        examples,
+        max_input_tokens=plan.config.max_input_tokens,
+        max_new_tokens=plan.config.max_target_tokens,
+    )
+    return measured.metrics[measured.main_metric]
+
+
+def _publish(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, folder: Path) -> None:
+    """As a version of a task; nothing in front of the text needs no file."""
+    if prompt is not None:
+        publication = Publication(prompt, template=plan.template, labels=plan.labels)
+        Registry(FileStore(folder), backbone).publish("task", publication)

@@ -1,0 +1,212 @@
+"""PrefixCache: what was computed and can serve again, by content, least recently used dropped first.
+
+Two kinds of content. Task prompts, and texts that siblings share while they run, are prefixes with blocks of their own.
+Any other text is found again block by block: a conversation's next turn continues the blocks of the turns in front, and
+so does a long instruction that many inputs follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from app.engine.block_manager import BlockManager
+from app.engine.prefix.block_keys import block_keys, prompt_prefix
+from app.engine.sequence import Prefix, Segment, Sequence
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.task_prompt import TaskPrompt
+
+
+class KeptRows(Protocol):
+    """Where keys and values of task prompts outlive their blocks; see `PrefixStore`."""
+
+    def expect(self, digest: str) -> None: ...
+
+    def find(self, digest: str, num_rows: int) -> torch.Tensor | None: ...
+
+    def forget(self, digest: str) -> None: ...
+
+
+class PrefixCache:
+    """A prefix lives while somebody uses it, and after that until its blocks are needed.
+
+    Args:
+        is_text_kept: whether blocks of text are found again after their sequence ended.
+        kept_rows: where prompts are looked for before they are computed.
+    """
+
+    def __init__(
+        self, block_manager: BlockManager, *, is_text_kept: bool = True, kept_rows: KeptRows | None = None
+    ) -> None:
+        self._kept_rows = kept_rows
+        self._block_manager = block_manager
+        self._is_text_kept = is_text_kept
+        self._key_to_prefix: OrderedDict[str, Prefix] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._key_to_prefix)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._key_to_prefix
+
+    @property
+    def prefixes(self) -> list[Prefix]:
+        return list(self._key_to_prefix.values())
+
+    def acquire(self, sequence: Sequence) -> None:
+        """Give the sequence the prefix it continues, new or known, and count it as a user."""
+        parent = self._acquire_prompt(sequence)
+        if sequence.num_shared_tokens:
+            parent = self._acquire_text(sequence, parent)
+        sequence.parent = parent
+        sequence.num_computed_tokens = sequence.num_parent_tokens
+        self._reuse_text(sequence)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = _num_computed_tokens(sequence)
+
+    def make(self, prompt: TaskPrompt) -> Prefix:
+        """A prefix that nobody finds yet, with keys and values where there are any."""
+        return Prefix(
+            key=prompt.digest, content=prompt, num_own_tokens=prompt.num_virtual_tokens, rows=self._ready_made(prompt)
+        )
+
+    def put(self, prefix: Prefix) -> None:
+        """Let sequences find a computed prefix that nobody uses yet: the first to go when its room is needed."""
+        assert prefix.is_computed, "others would wait for what nobody computes"
+        assert prefix.key not in self, "it is there already"
+        self._key_to_prefix[prefix.key] = prefix
+        self._key_to_prefix.move_to_end(prefix.key, last=False)
+
+    def expect(self, sequence: Sequence) -> None:
+        """The sequence waits to be admitted: what it will ask for can be fetched meanwhile."""
+        prompt = sequence.prompt
+        if self._kept_rows is not None and prompt is not None and prompt.digest not in self._key_to_prefix:
+            self._kept_rows.expect(prompt.digest)
+
+    def keep_text(self, segment: Segment, start: int, end: int) -> None:
+        """Let others find the blocks of text that the tokens from position `start` to before `end` filled.
+
+        All ids of these tokens must be known. Nothing happens where the segment gave its blocks back meanwhile.
+        """
+        size = self._block_manager.block_size
+        num_full_before, num_full = start // size, end // size
+        if not self._is_text_kept or num_full_before == num_full or not segment.text_ids:
+            return
+        if segment.num_computed_tokens < end:
+            return
+        prompt = prompt_prefix(segment)
+        if prompt is not None and not prompt.is_kept:
+            return
+        num_new = num_full - num_full_before
+        keys = block_keys(segment, end, size)[-num_new:]
+        for block, key in zip(segment.block_table[num_full_before:num_full], keys, strict=True):
+            self._block_manager.remember(block, key)
+
+    def forget_text(self, segment: Segment) -> None:
+        """Let no later sequence find the segment's blocks of text."""
+        self._block_manager.forget(segment.block_table)
+
+    def clear(self) -> None:
+        """Forget all that nobody uses, and all texts."""
+        self._block_manager.forget_all()
+        while self.evict():
+            pass
+
+    def release(self, sequence: Sequence) -> None:
+        """Count the sequence out again. Call after its blocks were freed."""
+        if sequence.parent is not None:
+            self._drop_user(sequence.parent)
+        sequence.parent = None
+
+    def evict(self, may_go: Callable[[Prefix], bool] = lambda _: True) -> bool:
+        """Free the blocks of the least recently used prefix nobody uses and that may go; False when there is none."""
+        for prefix in self._key_to_prefix.values():
+            if prefix.num_users == 0 and may_go(prefix):
+                self._remove(prefix)
+                return True
+        return False
+
+    def forget(self, prefix: Prefix) -> None:
+        """Let no later sequence find it; its present users keep it to their end."""
+        prefix.is_kept = False
+        if self._kept_rows is not None:
+            self._kept_rows.forget(prefix.key)
+        if self._key_to_prefix.get(prefix.key) is prefix:
+            if prefix.num_users == 0:
+                self._remove(prefix)
+            else:
+                # users still hold it, so it must stay in the books, under a key that no content has
+                del self._key_to_prefix[prefix.key]
+                prefix.key = f"forgotten-{id(prefix)}"
+                self._key_to_prefix[prefix.key] = prefix
+
+    def _acquire_prompt(self, sequence: Sequence) -> Prefix | None:
+        prompt = sequence.prompt
+        if prompt is None:
+            return None
+        return self._use(self._key_to_prefix.get(prompt.digest) or self.make(prompt))
+
+    def _ready_made(self, prompt: TaskPrompt) -> torch.Tensor | None:
+        """Keys and values that the prompt is, or that were computed before."""
+        if prompt.kind == "kv":
+            return prompt.rows
+        return None if self._kept_rows is None else self._kept_rows.find(prompt.digest, prompt.num_virtual_tokens)
+
+    def _acquire_text(self, sequence: Sequence, parent: Prefix | None) -> Prefix:
+        ids = tuple(sequence.token_ids[: sequence.num_shared_tokens])
+        key = _text_key(parent, sequence.cache_salt, ids)
+        prefix = self._key_to_prefix.get(key)
+        if prefix is None:
+            prefix = Prefix(key=key, content=ids, num_own_tokens=len(ids), parent=parent, is_kept=False)
+            prefix.cache_salt = sequence.cache_salt
+            prefix.num_computed_tokens = prefix.num_parent_tokens
+            self._reuse_text(prefix)
+            return self._use(prefix)
+        if parent is not None:
+            self._drop_user(parent)
+        return self._use(prefix)
+
+    def _reuse_text(self, segment: Segment) -> None:
+        """Give a segment that has nothing yet the blocks of its text that are there already."""
+        parent = segment.parent
+        if not self._is_text_kept or (parent is not None and not parent.is_computed):
+            return
+        size = self._block_manager.block_size
+        num_before = segment.num_parent_tokens // size
+        keys = block_keys(segment, segment.num_reusable_tokens, size)
+        self._block_manager.reuse(segment, keys[num_before - segment.num_virtual_tokens // size :])
+
+    def _use(self, prefix: Prefix) -> Prefix:
+        self._key_to_prefix[prefix.key] = prefix
+        self._key_to_prefix.move_to_end(prefix.key)
+        prefix.num_users += 1
+        return prefix
+
+    def _drop_user(self, prefix: Prefix) -> None:
+        prefix.num_users -= 1
+        assert prefix.num_users >= 0, "a prefix was released twice"
+        if prefix.num_users == 0 and not (prefix.is_kept and prefix.is_computed):
+            self._remove(prefix)
+
+    def _remove(self, prefix: Prefix) -> None:
+        del self._key_to_prefix[prefix.key]
+        self._block_manager.free(prefix)
+        if prefix.parent is not None:
+            self._drop_user(prefix.parent)
+
+
+def _num_computed_tokens(segment: Segment) -> int:
+    """Tokens of the segment and what it continues that somebody computed before."""
+    if isinstance(segment, Prefix) and segment.is_loadable and segment.is_stored:
+        return segment.num_tokens
+    parent = segment.parent
+    return segment.num_computed_tokens if parent is None or parent.is_computed else _num_computed_tokens(parent)
+
+
+def _text_key(parent: Prefix | None, salt: str, token_ids: tuple[int, ...]) -> str:
+    return hashlib.sha256(repr((parent and parent.key, salt, token_ids)).encode()).hexdigest()

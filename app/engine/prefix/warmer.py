@@ -1,0 +1,102 @@
+"""Warmer: task prompts are computed before the first request asks for them, while nobody else wants the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.engine.model_runner import ModelRunner
+from app.engine.prefix.prefix_store import PrefixStore
+from app.engine.scheduler import Scheduler
+from app.engine.sequence import Prefix
+from app.errors import NumericalError
+from app.task_prompt import PromptKind, TaskPrompt, is_finite
+
+MAX_MEMORY = 0.5
+"""Share of the cache's blocks that prompts take which nobody asked for yet; the others stay free for texts."""
+
+
+class Warmer:
+    """`warm` is called by the engine's thread between two steps; `wants` by any, since it only looks.
+
+    In memory a prompt is put last in line: it is dropped before any that was used. Where memory has no room to spare,
+    it goes to the prefix store, as long as nothing has to leave that for it.
+
+    Args:
+        max_model_len: positions of a sequence; a prompt that fills them is of use to nobody.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, model_runner: ModelRunner, store: PrefixStore | None, *, max_model_len: int
+    ) -> None:
+        self._scheduler, self._model_runner, self._store = scheduler, model_runner, store
+        self._max_model_len = max_model_len
+
+    def wants(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
+        """Whether warming this prompt now would spare its first request something."""
+        if digest in self._scheduler.prefix_cache or num_virtual_tokens >= self._max_model_len:
+            return False
+        return self._has_memory(num_virtual_tokens) or self._has_store(digest, kind, num_virtual_tokens)
+
+    def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool]) -> bool:
+        """Compute a prompt, or read it from the store. Returns whether it was wanted and is warm now.
+
+        Args: should_stop: asked between two forwards; what was computed so far is lost then.
+
+        Raises NumericalError: its keys and values are not finite.
+        """
+        if not self.wants(prompt.digest, prompt.kind, prompt.num_virtual_tokens):
+            return False
+        stays = self._has_memory(prompt.num_virtual_tokens)
+        if not self._make_room(prompt.num_virtual_tokens):
+            return False
+        prefix = self._scheduler.prefix_cache.make(prompt)
+        is_warm = False
+        try:
+            if self._compute(prefix, should_stop):
+                self._keep(prefix, prompt.kind)
+                is_warm = True
+        finally:
+            if is_warm and stays:
+                self._scheduler.prefix_cache.put(prefix)
+            else:
+                self._scheduler.block_manager.free(prefix)
+        return is_warm
+
+    def _has_memory(self, num_virtual_tokens: int) -> bool:
+        blocks = self._scheduler.block_manager
+        num_left = blocks.num_free_blocks - blocks.num_blocks_for(num_virtual_tokens)
+        return num_left >= (1 - MAX_MEMORY) * blocks.num_blocks
+
+    def _has_store(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
+        store, blocks = self._store, self._scheduler.block_manager
+        return (
+            store is not None
+            and kind is not PromptKind.KV
+            and blocks.num_blocks_for(num_virtual_tokens) <= blocks.num_blocks
+            and digest not in store
+            and store.has_room(num_virtual_tokens)
+        )
+
+    def _make_room(self, num_virtual_tokens: int) -> bool:
+        """Free blocks to compute in, if need be those of prompts that the store has too: they are soon read again."""
+        blocks, store = self._scheduler.block_manager, self._store
+        while blocks.num_free_blocks < blocks.num_blocks_for(num_virtual_tokens):
+            if store is None or not self._scheduler.prefix_cache.evict(lambda prefix: prefix.key in store):
+                return False
+        return True
+
+    def _compute(self, prefix: Prefix, should_stop: Callable[[], bool]) -> bool:
+        while not prefix.is_computed:
+            if should_stop():
+                return False
+            batch = self._scheduler.schedule_alone(prefix)
+            self._model_runner.run(batch)
+            self._scheduler.advance(batch)
+        return True
+
+    def _keep(self, prefix: Prefix, kind: PromptKind) -> None:
+        rows = self._model_runner.computed_rows(prefix)
+        if not is_finite(rows):
+            raise NumericalError("the prompt's keys and values are not finite")
+        if self._store is not None and kind is not PromptKind.KV:
+            self._store.keep(prefix.key, lambda: rows)

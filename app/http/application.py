@@ -1,0 +1,76 @@
+"""The FastAPI application: routes, error bodies, the edge, and the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.answers.readiness import Services
+from app.http.openai import chat, completions, decisions, models
+from app.http.operations import server
+from app.http.protection.error_table import add_error_handlers
+from app.http.protection.guard import PUBLIC_PATHS
+from app.http.protection.middleware import Edge
+from app.http.tasks import evaluation, runs, tasks
+from app.http.tasks import tokens as insight
+from app.http.tuning import files, fine_tuning
+
+DESCRIPTION = """
+One frozen language model, many tuned tasks. `model` names a task; its prompt goes in front of the request's text, and
+requests to different tasks share every batch.
+
+Errors have OpenAI's body on every path. With API keys set, every route but `/health` and `/ready` asks for
+`Authorization: Bearer KEY`. Every limit is in `GET /v1/server`.
+"""
+TAGS = [
+    {"name": "Tasks", "description": "Use and manage tasks."},
+    {"name": "OpenAI", "description": "OpenAI's wire format: any OpenAI client works with `base_url` ending in `/v1`."},
+    {"name": "Tuning", "description": "Learn tasks from examples, in OpenAI's words, while the server serves."},
+    {"name": "Server", "description": "Probes, figures, limits."},
+]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build_application(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """Args: lifespan: what starts before the first request and ends after the last."""
+    app = FastAPI(
+        title="softswap",
+        summary="Serve many tuned tasks from one frozen language model",
+        description=DESCRIPTION,
+        version=server.package_version("softswap"),
+        openapi_tags=TAGS,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, files, fine_tuning, server):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    app.add_middleware(Edge, metrics=services.metrics)
+    _secure_document(app)
+    return app
+
+
+def _secure_document(app: FastAPI) -> None:
+    """Say in the OpenAPI document what the guard does: a key on every route but the public ones."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        is_first = app.openapi_schema is None
+        document = generate()
+        if is_first:
+            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    operation["security"] = [] if path in PUBLIC_PATHS else [{"bearer": []}, {}]
+                    operation.get("responses", {}).pop("422", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,144 @@
+"""What all request schemas share: strictness, and the fields that say how to sample."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.http.protection.limits import (
+    MAX_METADATA,
+    MAX_METADATA_KEY_CHARS,
+    MAX_METADATA_VALUE_CHARS,
+    MAX_MODEL_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_TOKENS,
+)
+from app.http.protection.patterns import VOCABULARY_ID_PATTERN
+from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
+
+
+class Strict(BaseModel):
+    """A request: no unknown field, no conversion between types, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Reply(BaseModel):
+    """A response. Built with the fields that shall be on the wire; others are left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_MODEL_CHARS,
+        description=(
+            "A task (`sentiment`, its live version), a version (`sentiment@3`, `sentiment@sha256:ab12cd34`), an alias "
+            "(`sentiment@canary`), or the backbone's name. The response's `model` is the version that answered."
+        ),
+    ),
+]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+LogitBias = dict[
+    Annotated[str, Field(pattern=VOCABULARY_ID_PATTERN)],
+    Annotated[float, Field(ge=-100, le=100)],
+]
+Metadata = dict[
+    Annotated[str, Field(max_length=MAX_METADATA_KEY_CHARS)], Annotated[str, Field(max_length=MAX_METADATA_VALUE_CHARS)]
+]
+Identity = Annotated[
+    str | None, Field(max_length=512, description="Accepted for OpenAI's clients; neither used nor stored.")
+]
+Unsupported = Annotated[None, Field(description="Not supported: only null is accepted.")]
+
+
+class Sampling(Strict):
+    """How tokens are chosen. What a request leaves out is taken from the version's own defaults, then from these."""
+
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS, description="Most tokens to generate.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
+    top_p: float | None = Field(
+        None, ge=MIN_TOP_P, le=1, description="Keep the likeliest tokens up to this probability."
+    )
+    top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="Keep the k likeliest tokens; 0 keeps all.")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Keep tokens with this fraction of the likeliest one's probability."
+    )
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=10)
+    logit_bias: LogitBias | None = Field(
+        None, max_length=MAX_LOGIT_BIAS, description="Token id to a value added to its logit."
+    )
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63, description="The same seed and request give the same tokens, whatever the load."
+    )
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = Field(
+        None, description="Strings that end the text; they are not part of it."
+    )
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    include_stop_str_in_output: bool | None = Field(None, description="Leave the stop string at the text's end.")
+    ignore_eos: bool | None = Field(None, description="Go on after an end-of-sequence token.")
+
+    def given_sampling(self) -> dict[str, Any]:
+        """What the request says, by the names of SamplingParams."""
+        given = {name: getattr(self, name) for name in Sampling.model_fields}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.logit_bias is not None:
+            given["logit_bias"] = {int(token_id): bias for token_id, bias in self.logit_bias.items()}
+        return given
+
+
+FreeText = Annotated[
+    bool | None,
+    Field(
+        description="A task with labels answers with one of them, as its runs do; true lets it write freely instead. "
+        "Not OpenAI's."
+    ),
+]
+
+
+class StreamOptions(Strict):
+    """Options of a stream."""
+
+    include_usage: bool | None = Field(None, description="Send the usage in a last chunk of its own.")
+    include_obfuscation: bool | None = Field(
+        None, description="Accepted for OpenAI's clients; chunks are never padded."
+    )
+
+
+class PromptTokensDetails(Reply):
+    """Where the prompt tokens came from."""
+
+    cached_tokens: int = Field(
+        description="Tokens whose keys and values were there already: the task prompt's, and text computed before."
+    )
+
+
+class Usage(Reply):
+    """Tokens of a request. `prompt_tokens` counts the task prompt's virtual tokens as well as the text's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+    @classmethod
+    def of(cls, *, num_prompt: int, num_completion: int, num_cached: int) -> Usage:
+        return cls(
+            prompt_tokens=num_prompt,
+            completion_tokens=num_completion,
+            total_tokens=num_prompt + num_completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached),
+        )
+
+
+MetadataField = Annotated[
+    Metadata | None,
+    Field(max_length=MAX_METADATA, description="Accepted for OpenAI's clients; neither used nor stored."),
+]

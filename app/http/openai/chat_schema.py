@@ -1,0 +1,194 @@
+"""`/v1/chat/completions`, as in openai `types/chat/completion_create_params.py` and `types/chat/chat_completion.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from app.http.fields import (
+    FreeText,
+    Identity,
+    MetadataField,
+    ModelName,
+    Reply,
+    Sampling,
+    StreamOptions,
+    Strict,
+    Text,
+    Unsupported,
+    Usage,
+)
+from app.http.protection.limits import MAX_CONTENT_PARTS, MAX_MESSAGES, MAX_N, MAX_TOKENS
+from app.sampling import MAX_LOGPROBS
+
+
+class TextPart(Strict):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Strict):
+    """One turn. What OpenAI's SDK adds to an assistant's turn is accepted where it is null."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
+    name: Unsupported = None
+    refusal: Unsupported = None
+    annotations: Unsupported = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    tool_calls: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ResponseFormat(Strict):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Sampling):
+    """A conversation to go on with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "headline",
+                    "messages": [{"role": "user", "content": "The council met on Monday"}],
+                    "max_completion_tokens": 24,
+                }
+            ]
+        }
+    )
+
+    model: ModelName
+    messages: list[Message] = Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description="For a task with a template: one user message, which becomes the template's input. Otherwise the "
+        "tokenizer's chat template renders the conversation.",
+    )
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Most tokens to generate.")
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    logprobs: bool | None = Field(None, description="Report the log-probability of each generated token.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report; needs logprobs.")
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    stream_options: StreamOptions | None = None
+    free_text: FreeText = None
+    user: Identity = None
+    safety_identifier: Identity = None
+    prompt_cache_key: Identity = None
+    metadata: MetadataField = None
+    response_format: ResponseFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    functions: Unsupported = None
+    moderation: Unsupported = None
+    parallel_tool_calls: Unsupported = None
+    prediction: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Unsupported = None
+    reasoning_effort: Unsupported = None
+    tool_choice: Unsupported = None
+    tools: Unsupported = None
+    verbosity: Unsupported = None
+    web_search_options: Unsupported = None
+
+    def given_sampling(self) -> dict[str, Any]:
+        given = super().given_sampling()
+        if self.max_completion_tokens is not None:
+            given["max_tokens"] = self.max_completion_tokens
+        if self.logprobs:
+            given["logprobs"] = self.top_logprobs or 0
+        return given
+
+
+class TopLogprob(Reply):
+    """One alternative."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprobs(Reply):
+    """One generated token and its alternatives."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Reply):
+    """Of each generated token."""
+
+    content: list[TokenLogprobs]
+    refusal: None = None
+
+
+class AssistantMessage(Reply):
+    """The generated turn."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(Reply):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(Reply):
+    """The answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(Reply):
+    """What a chunk adds."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Reply):
+    """One answer's part of a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatChunk(Reply):
+    """One event of a streamed answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None

@@ -1,0 +1,189 @@
+"""`/v1/decisions`, as in openai `types/decision_create_params.py` and `types/decision.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from app.http.fields import Identity, ModelName, Reply, Strict, Text, Unsupported
+from app.http.protection.limits import (
+    MAX_CHOICES,
+    MAX_CONTENT_PARTS,
+    MAX_INSTRUCTIONS_CHARS,
+    MAX_LABEL_CHARS,
+    MAX_LEVELS,
+    MAX_QUESTIONS,
+)
+
+Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
+Name = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
+Instructions = Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTIONS_CHARS)]
+
+
+class InputText(Strict):
+    """A piece of a message's text."""
+
+    type: Literal["input_text"]
+    text: Text
+
+
+class InputMessage(Strict):
+    """A message whose text is judged."""
+
+    role: Literal["user"]
+    content: Text | Annotated[list[InputText], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
+    type: Literal["message"] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class Predicate(Strict):
+    """How likely is it that a statement about the input is true?"""
+
+    type: Literal["predicate"]
+    instructions: Instructions
+    name: Name | None = None
+
+
+class Option(Strict):
+    """One of the answers to choose from."""
+
+    value: Label | bool
+    description: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
+
+
+class ChoiceQuestion(Strict):
+    """Which of these?"""
+
+    type: Literal["choice"]
+    instructions: Instructions
+    choices: list[Option] = Field(min_length=2, max_length=MAX_CHOICES)
+    name: Name | None = None
+
+
+class Level(Strict):
+    """One step of a scale."""
+
+    label: Label
+    description: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
+
+
+class ScoreQuestion(Strict):
+    """Where on this scale?"""
+
+    type: Literal["score"]
+    instructions: Instructions
+    levels: list[Level] = Field(min_length=2, max_length=MAX_LEVELS, description="From the lowest to the highest.")
+    name: Name | None = None
+
+
+Question = Annotated[Predicate | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
+
+
+class DecisionRequest(Strict):
+    """Questions about an input. A task with labels has its own question: leave `questions` out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "sentiment", "input": "a gorgeous, witty film"},
+                {
+                    "model": "backbone",
+                    "input": "a gorgeous, witty film",
+                    "questions": [{"type": "predicate", "instructions": "The reviewer liked the film."}],
+                },
+            ]
+        }
+    )
+
+    model: ModelName
+    input: Text | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
+    questions: Annotated[list[Question], Field(max_length=MAX_QUESTIONS)] | None = None
+    safety_identifier: Identity = None
+    prompt_cache_key: Identity = None
+    prompt_cache_options: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        return self.input if isinstance(self.input, str) else "\n".join(message.text for message in self.input)
+
+
+class Answer(Reply):
+    """What every answer has."""
+
+    name: str | None
+    label_mass: float = Field(description="The model's whole belief in the possible answers before normalising.")
+
+
+class PredicateAnswer(Answer):
+    """`probability` that the statement is true."""
+
+    type: Literal["predicate"] = "predicate"
+    probability: float
+
+
+class ChoiceProbability(Reply):
+    """Of one choice."""
+
+    value: str | bool
+    probability: float
+
+
+class ChoiceAnswer(Answer):
+    """The likeliest choice; `confidence` is its probability."""
+
+    type: Literal["choice"] = "choice"
+    choice: str | bool
+    confidence: float
+    probabilities: list[ChoiceProbability]
+
+
+class LevelProbability(Reply):
+    """Of one level; `value` is its place on the scale, from 0."""
+
+    value: int
+    label: str
+    probability: float
+
+
+class ScoreAnswer(Answer):
+    """`score` is the levels' mean value by their probabilities; `confidence` is the likeliest level's probability."""
+
+    type: Literal["score"] = "score"
+    score: float
+    confidence: float
+    probabilities: list[LevelProbability]
+
+
+class InputTokensDetails(Reply):
+    """Where the input tokens came from."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(Reply):
+    """Nothing reasons here."""
+
+    reasoning_tokens: int
+
+
+class DecisionUsage(Reply):
+    """Tokens of a decision. Labels are scored, not generated, so there are no output tokens."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class Decision(Reply):
+    """Answers, in the questions' order."""
+
+    model: str
+    answers: list[PredicateAnswer | ChoiceAnswer | ScoreAnswer]
+    usage: DecisionUsage

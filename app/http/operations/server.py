@@ -1,0 +1,138 @@
+"""`/health`, `/ready`, `/metrics`, `/v1/server`, `/openapi.json` and `/docs`."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from importlib import metadata
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from app.answers.readiness import Services
+from app.http.operations.server_schema import BackboneObject, EngineObject, ServerObject, Status, TuningObject
+from app.http.protection.deps import ServicesDep
+from app.http.protection.error_table import describe_statuses
+from app.http.protection.guard import GuardedRoute
+from app.http.protection.limits import LIMITS
+
+router = APIRouter(route_class=GuardedRoute, tags=["Server"])
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+
+
+@router.get(
+    "/health",
+    operation_id="health",
+    summary="Is it alive?",
+    response_model=Status,
+    responses=describe_statuses(503),
+)
+async def check_health(services: ServicesDep) -> Any:
+    """200 while the event loop and the engine's thread both answer. On 503 restart the process. Needs no key."""
+    services.check_alive()
+    return Status()
+
+
+@router.get(
+    "/ready",
+    operation_id="ready",
+    summary="Would a request be served?",
+    response_model=Status,
+    responses=describe_statuses(503),
+)
+async def check_ready(services: ServicesDep) -> Any:
+    """200 once the first request would be served; 503 while starting and as soon as the server stops. Needs no key."""
+    services.check_accepting()
+    return Status()
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={
+        200: {"description": "Prometheus text exposition", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **describe_statuses(401),
+    },
+)
+async def show_metrics(services: ServicesDep) -> Response:
+    """vLLM's series under the prefix `softswap_`, and counters for each task."""
+    return Response(services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get(
+    "/v1/server",
+    operation_id="describeServer",
+    summary="Limits and versions",
+    response_model=ServerObject,
+    responses=describe_statuses(401),
+)
+async def describe_server(services: ServicesDep) -> Any:
+    """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
+    backbone, config, stats = services.backbone, services.engine.config, services.engine.stats
+    return ServerObject(
+        versions={name: package_version(name) for name in ("softswap", "torch", "transformers", "fastapi")},
+        backbone=BackboneObject(
+            name=backbone.name,
+            fingerprint=backbone.fingerprint,
+            device=str(backbone.device),
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            quantize=backbone.quantize,
+            num_layers=backbone.num_layers,
+            hidden_size=backbone.hidden_size,
+            vocab_size=backbone.vocab_size,
+            has_chat_template=backbone.has_chat_template,
+        ),
+        engine=EngineObject(
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            block_size=config.block_size,
+            num_blocks=config.num_blocks,
+            max_waiting_requests=config.max_waiting_requests,
+            max_waiting_tokens=config.max_waiting_tokens,
+            prompt_lookup=config.prompt_lookup,
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            num_free_blocks=stats.num_free_blocks,
+        ),
+        tuning=await asyncio.to_thread(_describe_tuning, services),
+        num_tasks=len(await asyncio.to_thread(services.registry.tasks)),
+        limits=LIMITS,
+        request_timeout_s=services.default_timeout_s,
+        has_api_keys=bool(services.keys),
+    )
+
+
+def _describe_tuning(services: Services) -> TuningObject:
+    if services.workshop is None:
+        return TuningObject(is_available=False, fault=services.tuning_fault, num_unfinished_jobs=0)
+    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(services.workshop.jobs.unfinished()))
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def show_openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/docs", include_in_schema=False)
+async def show_docs() -> Response:
+    """The OpenAPI document as a page for people, which loads nothing from anywhere else."""
+    return HTMLResponse(_read_page(), headers={"content-security-policy": PAGE_POLICY})
+
+
+@cache
+def _read_page() -> str:
+    return files("app.http.operations").joinpath("docs.html").read_text(encoding="utf-8")
+
+
+def package_version(name: str) -> str:
+    """Of an installed distribution; "source" where softswap runs from a checkout that was never installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "source"

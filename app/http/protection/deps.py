@@ -1,0 +1,58 @@
+"""What handlers ask FastAPI for: all of it coroutines, for FastAPI sends plain functions to a thread and back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from app.answers.readiness import Services
+from app.http.protection.limits import MAX_TIMEOUT_S
+from app.tuning.job.service import Workshop
+
+
+async def get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def get_workshop(services: ServicesDep) -> Workshop:
+    """Raises TuningUnavailable."""
+    return services.require_workshop()
+
+
+WorkshopDep = Annotated[Workshop, Depends(get_workshop)]
+
+
+async def get_deadline_s(
+    services: ServicesDep,
+    x_request_timeout: Annotated[
+        float | None,
+        Header(
+            gt=0,
+            le=MAX_TIMEOUT_S,
+            allow_inf_nan=False,
+            description="Seconds from now after which the answer is of no use. Work past it ends with status 504.",
+        ),
+    ] = None,
+) -> float:
+    return x_request_timeout or services.default_timeout_s
+
+
+DeadlineDep = Annotated[float, Depends(get_deadline_s)]
+
+
+async def get_if_match(
+    if_match: Annotated[
+        str | None,
+        Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
+    ] = None,
+) -> str | None:
+    """The value between the quotes of an ETag, or `*` for any."""
+    return None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
+
+
+IfMatchDep = Annotated[str | None, Depends(get_if_match)]

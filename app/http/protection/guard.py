@@ -1,0 +1,146 @@
+"""GuardedRoute: what every route does before and around its handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+from fastapi import params
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.protection.error_table import Refused
+from app.http.protection.limits import MAX_BODY_BYTES
+from app.http.protection.strict_json import parse_json
+
+PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
+PAGES: Final = frozenset({"/docs", "/openapi.json"})
+BODY_TIMEOUT_S: Final = 30.0
+SLOWEST_BYTES_PER_S: Final = 2**20
+"""Routes that take large bodies wait longer, at this pace."""
+BODY_LIMIT: Final = "x-max-body-bytes"
+"""Key of a route's `openapi_extra` that sets another limit than MAX_BODY_BYTES, visible in the document."""
+UPLOADS_LIMIT: Final = "x-max-uploads"
+"""Key of a route's `openapi_extra`: its bodies are so large that only so many are taken at a time. See Intake."""
+
+
+class ClientLeftError(ConnectionAbortedError):
+    """The client closed its connection before the answer was complete."""
+
+
+class GuardedRoute(APIRoute):
+    """Checks the key, takes the body in within bounds, and ends the handler when the client leaves.
+
+    All of it is decided on the route that matched, never on the path a client wrote, so that no spelling of a path
+    reaches a handler by a way around.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if self.path not in PUBLIC_PATHS:
+            scope["app"].state.services.keys.check(headers, is_page=self.path in PAGES)
+        if scope["method"] in (self.methods or ()):
+            self._check_media_type(headers)
+            with self._admission(scope):
+                body = await _take_body(headers, receive, self._max_body_bytes)
+                await _run_while_connected(super().handle, scope, body, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
+
+    @property
+    def _max_body_bytes(self) -> int:
+        return int((self.openapi_extra or {}).get(BODY_LIMIT, MAX_BODY_BYTES))
+
+    def _admission(self, scope: Scope) -> AbstractContextManager[None]:
+        """Raises Overloaded when it is entered, before a byte of the body is kept."""
+        is_upload = UPLOADS_LIMIT in (self.openapi_extra or {})
+        return scope["app"].state.services.intake.taking() if is_upload else nullcontext()
+
+    def _check_media_type(self, headers: Headers) -> None:
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "Compressed bodies are not taken; send the body without Content-Encoding")
+        takes_json = self.body_field is not None and not isinstance(self.body_field.field_info, params.Form)
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if takes_json and media_type != "application/json":
+            raise Refused(415, "Send the body as Content-Type: application/json (curl: --json)")
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        return parse_json(await self.body())
+
+
+async def _take_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body. Raises Refused with 413 or 408, or ClientLeftError."""
+    declared = headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    timeout_s = BODY_TIMEOUT_S + max_bytes / SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _receive_all(receive, max_bytes)
+    except TimeoutError:
+        message = f"The body did not arrive within {timeout_s:.0f} seconds"
+        raise Refused(408, message, headers={"connection": "close"}) from None
+
+
+async def _receive_all(receive: Receive, max_bytes: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return Refused(413, f"The body may have at most {max_bytes} bytes", headers={"connection": "close"})
+
+
+async def _run_while_connected(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Run the handler, and cancel it when the client leaves: Starlette watches that for streams alone."""
+    has_left = asyncio.Event()
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        if messages:
+            return messages.pop()
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    handler = asyncio.ensure_future(app(scope, replay, send))
+    watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not handler.done():
+            raise ClientLeftError
+        handler.result()
+    finally:
+        has_left.set()
+        unfinished = {task for task in (handler, watcher) if not task.done()}
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,90 @@
+"""The outermost layer: request ids, timing, metrics, the access log, and a body of our own for what nobody caught."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.protection.error_table import Failure
+from app.http.protection.guard import ClientLeftError
+from app.telemetry import Metrics, request_id
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("softswap.access")
+CLIENT_CLOSED = 499
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
+
+
+class Edge:
+    """ASGI middleware around everything else. A caller's `x-request-id` is kept when its characters are harmless."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        identifier = _choose_request_id(Headers(scope=scope))
+        token = request_id.set(identifier)
+        answer = _Answer(send, identifier)
+        try:
+            await self._app(scope, receive, answer.send)
+        except ClientLeftError:
+            answer.status = CLIENT_CLOSED
+            self._metrics.observe_client_left()
+        except Exception as error:
+            logger.exception("unexpected error")
+            if not answer.is_started:
+                await Failure.of(error).response()(scope, receive, answer.send)
+        finally:
+            self._record(scope, answer)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, answer: _Answer) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.observe_http(method=method, route=route, status=answer.status, duration_s=answer.elapsed_s)
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        access_logger.log(level, "%s %s %d %.1f ms", method, route, answer.status, 1000 * answer.elapsed_s)
+
+
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+
+
+class _Answer:
+    """Watches one response on its way out and gives it our headers."""
+
+    def __init__(self, send: Send, identifier: str) -> None:
+        self._send = send
+        self._identifier = identifier
+        self._began = time.perf_counter()
+        self.status = 500
+        self.is_started = False
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._identifier
+            headers["openai-processing-ms"] = str(int(1000 * self.elapsed_s))
+            headers["x-content-type-options"] = "nosniff"
+        await self._send(message)
+
+
+def _choose_request_id(headers: Headers) -> str:
+    given: Iterable[str] = headers.getlist("x-request-id")[:1]
+    return next((value for value in given if _REQUEST_ID.fullmatch(value)), f"req_{uuid.uuid4().hex}")

@@ -1,0 +1,61 @@
+"""`POST /v1/tasks/{task}/evaluate`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.answers.ensembles import find_answerer
+from app.answers.measuring.evaluation import evaluate_answerer, find_examples, record_evaluation
+from app.answers.readiness import Services
+from app.answers.views.evaluations import evaluation_object
+from app.errors import InvalidInput
+from app.http.protection.deps import DeadlineDep, ServicesDep
+from app.http.protection.error_table import describe_statuses
+from app.http.protection.guard import BODY_LIMIT, GuardedRoute
+from app.http.protection.limits import MAX_EXAMPLES_BODY_BYTES
+from app.http.tasks.evaluation_schema import EvaluateRequest, Evaluation
+from app.http.tasks.runs import TaskReference
+
+router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
+
+
+@router.post(
+    "/v1/tasks/{task}/evaluate",
+    operation_id="evaluateTask",
+    summary="Measure a task",
+    response_model=Evaluation,
+    response_model_exclude_unset=True,
+    responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
+    openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
+)
+async def evaluate_task(
+    task: TaskReference, request: EvaluateRequest, services: ServicesDep, deadline_s: DeadlineDep
+) -> Any:
+    """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
+    that generates exact match, token F1 and ROUGE-L.
+
+    The examples go through the running engine, a few at a time beside other requests. Inputs that are too long lose
+    their end, as in tuning. Answers are greedy. The examples are not kept, the figures only with `record`.
+    """
+    if request.data_name is not None and not request.record:
+        raise InvalidInput("data_name belongs to record", param="data_name")
+    target = await find_answerer(services, task, param="task")
+    examples = await find_examples(services, request)
+    measured = await evaluate_answerer(
+        services, target, examples, request.combine, deadline_s, record=bool(request.record)
+    )
+    if request.record:
+        name = _name_data(services, request)
+        await asyncio.to_thread(record_evaluation, services, target, examples, measured, name)
+    return await asyncio.to_thread(
+        evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
+    )
+
+
+def _name_data(services: Services, request: EvaluateRequest) -> str:
+    if request.data_name is not None or request.file is None:
+        return request.data_name or ""
+    return services.require_workshop().files.get(request.file, param="file").filename

@@ -1,0 +1,218 @@
+"""`/v1/tasks`: what the registry holds, and how it changes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from app.http.fields import Reply, Strict, Text
+from app.http.protection.limits import (
+    MAX_ALIAS_TARGETS,
+    MAX_DESCRIPTION_CHARS,
+    MAX_FIGURES,
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    MAX_TEMPLATE_CHARS,
+)
+from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
+from app.http.tasks.evaluation_schema import ExampleSource
+from app.model.layout import Template
+from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
+from app.registry.publication import Publication
+from app.task_prompt import TaskPrompt
+
+VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
+
+
+class Version(Reply):
+    """One immutable publication of a task prompt."""
+
+    id: str = Field(description="The pinned name, such as `sentiment@3`.")
+    object: Literal["task.version"] = "task.version"
+    task: str
+    number: int
+    digest: str = Field(description="sha256 over kind, backbone and values.")
+    kind: Literal["embeddings", "kv", "text"]
+    num_virtual_tokens: int
+    backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
+    template: str | None
+    labels: list[str]
+    label_temperature: float | None = Field(
+        description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."
+    )
+    sampling: dict[str, JsonValue]
+    metrics: dict[str, JsonValue]
+    provenance: dict[str, JsonValue]
+    description: str
+    created_at: int = Field(description="Seconds since 1970.")
+
+
+class VersionList(Reply):
+    """Versions, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[Version]
+    has_more: bool
+
+
+class RecordedEvaluation(Reply):
+    """Figures of a version that were kept with it."""
+
+    data_sha256: str = Field(description="Of the examples.")
+    data_name: str
+    metrics: dict[str, float]
+    created_at: int = Field(description="Seconds since 1970.")
+
+
+class EvaluationList(Reply):
+    """Figures that were kept, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RecordedEvaluation]
+
+
+class GateRequest(ExampleSource):
+    """Examples that every version the alias moves to is compared on with the one it means."""
+
+    metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"] | None = Field(
+        None, description="The figure that must not fall; accuracy without it, entity_f1 or rouge_l for texts."
+    )
+    tolerance: float | None = Field(None, ge=0, le=1, description="How much lower a version may score; 0 without it.")
+
+
+class Gate(Reply):
+    """What keeps an alias from moving to a version that scores lower than the one it means."""
+
+    data_sha256: str = Field(description="Of its examples, which the task keeps.")
+    metric: str
+    tolerance: float
+
+
+class Task(Reply):
+    """A task and what its names mean now."""
+
+    id: str
+    object: Literal["task"] = "task"
+    live: Version | None = Field(description="What the bare name means; null where no alias says it.")
+    num_versions: int
+    aliases: dict[str, int | dict[str, float]] = Field(
+        description="Each alias's version number, or two numbers with the shares of requests they get."
+    )
+    gates: dict[str, Gate] = Field(description="Of those aliases that have one.")
+
+
+class TaskList(Reply):
+    """Tasks by name."""
+
+    object: Literal["list"] = "list"
+    data: list[Task]
+    has_more: bool
+
+
+class AliasRequest(Strict):
+    """What an alias shall mean: one version, or two by weight."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"version": 3}, {"weights": {"3": 0.9, "4": 0.1}}],
+            "oneOf": [{"required": ["version"]}, {"required": ["weights"]}],
+        }
+    )
+
+    version: VersionNumber | None = None
+    weights: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern=VERSION_PATTERN)],
+                Annotated[float, Field(gt=0, le=1_000_000)],
+            ],
+            Field(min_length=MAX_ALIAS_TARGETS, max_length=MAX_ALIAS_TARGETS),
+        ]
+        | None
+    ) = Field(None, description="Version number to its share of the requests.")
+    gate: GateRequest | None = Field(
+        None, description="From now on, and for this move already; without it the alias keeps the gate it has."
+    )
+    force: bool | None = Field(None, description="Move the alias whatever its gate says, and without measuring.")
+
+
+class Alias(Reply):
+    """An alias as it stands now."""
+
+    object: Literal["task.alias"] = "task.alias"
+    task: str
+    alias: str
+    target: int | dict[str, float]
+    gate: Gate | None
+
+
+class VersionMetadata(Strict):
+    """What a version is for. Beside an uploaded tensor it stands in the form's `metadata` field, as JSON."""
+
+    template: Annotated[str, Field(max_length=MAX_TEMPLATE_CHARS)] | None = Field(
+        None, description="How an input becomes text: `{input}` once, and `{target}` once at the end."
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]] | None = Field(
+        None, max_length=MAX_LABELS, description="What the task answers with; none for one that generates."
+    )
+    label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = Field(
+        None, description="Divides the labels' log-likelihoods, so that their probabilities can be trusted."
+    )
+    sampling: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = Field(
+        None, description="Defaults for requests that leave a sampling parameter out."
+    )
+    metrics: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = None
+    provenance: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = None
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
+    alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] | None = Field(
+        "live", description="The alias that shall mean this version at once; null moves none."
+    )
+    force: bool | None = Field(None, description="Move the alias whatever its gate says.")
+
+    def publication(self, prompt: TaskPrompt) -> Publication:
+        """The prompt with what is said about it. Raises InvalidInput."""
+        return Publication(
+            prompt,
+            template=None if self.template is None else Template(self.template),
+            labels=self.labels or (),
+            label_temperature=self.label_temperature,
+            sampling=self.sampling or {},
+            metrics=self.metrics or {},
+            provenance=self.provenance or {},
+            description=self.description or "",
+        )
+
+
+class UploadMetadata(VersionMetadata):
+    """The form's `metadata` field."""
+
+    kind: Literal["embeddings", "kv"] = Field(
+        "embeddings", description="What the rows are: embeddings, or keys and values of every layer."
+    )
+
+
+class TextVersionRequest(VersionMetadata):
+    """A hand-written prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "Decide whether a film review is positive or negative.\n",
+                    "template": "Review: {input}\nSentiment: {target}",
+                    "labels": ["negative", "positive"],
+                }
+            ]
+        }
+    )
+
+    text: Text
+
+
+class Deleted(Reply):
+    """What is gone."""
+
+    id: str
+    object: Literal["task", "task.version", "task.alias", "task.gate"]
+    deleted: Literal[True] = True

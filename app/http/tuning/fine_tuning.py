@@ -1,0 +1,212 @@
+"""`/v1/fine_tuning/jobs`: prompts that the server learns by itself, on the weights that serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+
+from app.errors import NoSuchJob
+from app.http.protection.deps import ServicesDep, WorkshopDep
+from app.http.protection.error_table import STREAMED, describe_statuses
+from app.http.protection.event_stream import EventStream
+from app.http.protection.guard import GuardedRoute
+from app.http.protection.limits import MAX_ID_CHARS, MAX_PAGE
+from app.http.tuning.fine_tuning_schema import (
+    CheckpointList,
+    EventList,
+    EventObject,
+    JobDeleted,
+    JobList,
+    JobObject,
+    JobRequest,
+)
+from app.http.tuning.job_specs import make_spec, naming_place
+from app.http.tuning.tuning_objects import checkpoint_object, event_object, job_object
+from app.jobs.job import Job, Order
+from app.tuning.job.service import Workshop
+
+router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
+MAX_EVENTS_AT_ONCE = 500
+JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["ftjob-abc123"])]
+After = Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
+READ = describe_statuses(400, 401, 404, 500, 503)
+WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
+
+
+@router.post(
+    "/v1/fine_tuning/jobs",
+    operation_id="createFineTuningJob",
+    summary="Learn a task from examples",
+    response_model=JobObject,
+    responses=WRITE,
+)
+async def create_job(request: JobRequest, services: ServicesDep, workshop: WorkshopDep) -> Any:
+    """A job tunes prompts in front of the frozen backbone while it serves, and publishes the best.
+
+    `fine_tuned_model` and every checkpoint are versions that can be called as soon as they are named. Nothing but
+    `model` and `training_file` needs to be given.
+    """
+    services.check_accepting()
+
+    def create() -> Job:
+        with naming_place(request):
+            return workshop.create_job(make_spec(services, request))
+
+    return job_object(await asyncio.to_thread(create))
+
+
+@router.get(
+    "/v1/fine_tuning/jobs",
+    operation_id="listFineTuningJobs",
+    summary="List jobs",
+    response_model=JobList,
+    responses=READ,
+)
+async def list_jobs(request: Request, workshop: WorkshopDep, after: After = None, limit: Limit = 20) -> Any:
+    """Jobs, newest first. `metadata[key]=value` in the query keeps those created with this pair."""
+    names = {name: name.removeprefix("metadata[").removesuffix("]") for name in request.query_params}
+    wanted = {key: request.query_params[name] for name, key in names.items() if name == f"metadata[{key}]"}
+    jobs, has_more = await asyncio.to_thread(workshop.jobs.page, after, limit, wanted)
+    return JobList(data=[job_object(job) for job in jobs], has_more=has_more)
+
+
+@router.get(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    operation_id="retrieveFineTuningJob",
+    summary="Show a job",
+    response_model=JobObject,
+    responses=READ,
+)
+async def retrieve_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+    """Where it stands, and what came of it."""
+    return job_object(await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id))
+
+
+@router.delete(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    operation_id="deleteFineTuningJob",
+    summary="Forget a job that has ended",
+    response_model=JobDeleted,
+    responses=WRITE,
+)
+async def delete_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+    """Its events go with it; the versions it published stay."""
+    await asyncio.to_thread(workshop.jobs.delete, fine_tuning_job_id)
+    return JobDeleted(id=fine_tuning_job_id)
+
+
+@router.post(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+    operation_id="cancelFineTuningJob",
+    summary="Cancel a job",
+    response_model=JobObject,
+    responses=WRITE,
+)
+async def cancel_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+    """End it for good. Checkpoints it has published stay."""
+    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.CANCEL))
+
+
+@router.post(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    operation_id="pauseFineTuningJob",
+    summary="Pause a job",
+    response_model=JobObject,
+    responses=WRITE,
+)
+async def pause_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+    """It stops after its present update, and others get their turn until it is resumed."""
+    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.PAUSE))
+
+
+@router.post(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
+    operation_id="resumeFineTuningJob",
+    summary="Resume a paused job",
+    response_model=JobObject,
+    responses=WRITE,
+)
+async def resume_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+    """It goes on at the update where it stopped, as if it had never been paused."""
+    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.RESUME))
+
+
+@router.get(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    operation_id="listFineTuningEvents",
+    summary="List a job's events, or follow them",
+    response_model=EventList,
+    responses=STREAMED | READ,
+)
+async def list_events(
+    *,
+    fine_tuning_job_id: JobId,
+    workshop: WorkshopDep,
+    after: After = None,
+    limit: Limit = 20,
+    stream: Annotated[
+        bool, Query(description="Answer with server-sent events, oldest first, until the job ends.")
+    ] = False,
+    last_event_id: Annotated[
+        str | None, Header(max_length=MAX_ID_CHARS, description="With stream: the last id that was received.")
+    ] = None,
+) -> Any:
+    """A page of events, newest first; with `stream` those that are there and then those that come.
+
+    A stream whose connection broke goes on behind `Last-Event-ID` (or `after`), with nothing missing or twice.
+    """
+    await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id)
+    if stream:
+        workshop.bell.require_room()
+        begin = last_event_id or after
+        await asyncio.to_thread(workshop.events.since, fine_tuning_job_id, begin, 1)
+        return EventStream(_follow(workshop, fine_tuning_job_id, begin), id_of=lambda event: event.id)
+    events, has_more = await asyncio.to_thread(workshop.events.page, fine_tuning_job_id, after, limit)
+    return EventList(data=[event_object(event) for event in events], has_more=has_more)
+
+
+@router.get(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    operation_id="listFineTuningCheckpoints",
+    summary="List a job's checkpoints",
+    response_model=CheckpointList,
+    responses=READ,
+)
+async def list_checkpoints(
+    fine_tuning_job_id: JobId, workshop: WorkshopDep, after: After = None, limit: Limit = 10
+) -> Any:
+    """Versions published on the way, newest first. Each can be called, whatever becomes of the job."""
+    await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id)
+    found = [checkpoint_object(each) for each in await asyncio.to_thread(workshop.checkpoints.of, fine_tuning_job_id)]
+    found.reverse()
+    if after is not None:
+        place = next((place for place, each in enumerate(found, 1) if each.id == after), None)
+        if place is None:
+            raise NoSuchJob("the job has no checkpoint with this id", param="after")
+        found = found[place:]
+    shown = found[:limit]
+    return CheckpointList(
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(found) > limit,
+    )
+
+
+async def _follow(workshop: Workshop, job_id: str, after: str | None) -> AsyncGenerator[EventObject, None]:
+    """Events in order, until the job has ended and all of them are told."""
+    with workshop.bell.listening(job_id) as listener:
+        while True:
+            job = await asyncio.to_thread(workshop.jobs.get, job_id)
+            events = await asyncio.to_thread(workshop.events.since, job_id, after, MAX_EVENTS_AT_ONCE)
+            for event in events:
+                after = event.id
+                yield event_object(event)
+            if not events and job.status.is_final:
+                return
+            if not events:
+                await listener.wait()

@@ -1,0 +1,215 @@
+"""From a request for a job to its specification: OpenAI's words to ours, and what the request leaves open."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from app.answers.naming import naming
+from app.errors import InvalidInput, NotFound
+from app.http.tuning.fine_tuning_schema import (
+    DistillationMethod,
+    JobRequest,
+    Method,
+    PromptTuningHyperparameters,
+    PromptTuningMethod,
+    SupervisedHyperparameters,
+    SupervisedMethod,
+)
+from app.jobs.job import JobSpec
+from app.task_prompt import PromptKind
+
+if TYPE_CHECKING:
+    from app.answers.readiness import Services
+    from app.registry.version import Version
+
+SEARCHED = {
+    "kind": "kinds",
+    "init": "inits",
+    "learning_rate": "learning_rates",
+    "num_virtual_tokens": "nums_virtual_tokens",
+    "seeds": "seeds",
+}
+"""Hyperparameters that may have several values, and their names in Search."""
+RENAMED = {"n_epochs": "num_epochs"}
+PLACE = "method.prompt_tuning.hyperparameters"
+MAX_DEFAULT_TASK_CHARS = 48
+
+
+@contextmanager
+def naming_place(request: JobRequest) -> Iterator[None]:
+    """What tuning refuses is named by where the request says it."""
+    try:
+        yield
+    except InvalidInput as error:
+        method = request.method and (request.method.prompt_tuning or request.method.distillation)
+        if error.param and request.method and method:
+            error.param = _place_of(error.param, method, f"method.{request.method.type}")
+        raise
+
+
+def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
+    """Where a method has a field of TuneConfig, Search, TuningPlan or Assignment; other names stay."""
+    asked = {ours: theirs for theirs, ours in {**SEARCHED, **RENAMED}.items()}.get(name, name)
+    if asked in PromptTuningHyperparameters.model_fields:
+        return f"{place}.hyperparameters.{asked}"
+    return f"{place}.{asked}" if asked in type(method).model_fields else name
+
+
+def make_spec(services: Services, request: JobRequest) -> JobSpec:
+    """Reads the registry and the file's name. Raises NotFound, NoSuchFile, InvalidInput that names the field."""
+    method = _require_method(request)
+    tuning = _tuning(method)
+    origin = _find_origin(services, request.model)
+    teacher = _find_teacher(services, request, method.distillation)
+    task = request.suffix or (origin.task if origin else _name_after_file(services, request.training_file))
+    if task == services.backbone.name:
+        raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
+    continued = origin if origin and origin.task == task else None
+    return JobSpec(
+        task=task,
+        alias=tuning.alias,
+        model=request.model,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        init_version=origin.id if origin else None,
+        template=_choose_template(tuning, continued or teacher),
+        labels=_choose_labels(tuning, continued or teacher, place=f"method.{method.type}.labels"),
+        description=tuning.description,
+        hyperparameters=_hyperparameters(method, request.seed),
+        search=_search(method, request.seed, origin),
+        learning_rate_multiplier=_supervised(method).learning_rate_multiplier or 1.0,
+        method=method.model_dump(mode="json", exclude_none=True),
+        seed=request.seed or 0,
+        teacher_text=method.distillation.prompt if method.distillation else None,
+        teacher_version=teacher.id if teacher else None,
+        metadata=request.metadata,
+    )
+
+
+def _require_method(request: JobRequest) -> Method:
+    """The request's method; OpenAI's older clients say `hyperparameters` beside it."""
+    if request.method is None:
+        return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
+    if request.hyperparameters is not None:
+        raise InvalidInput("hyperparameters belong into method when there is one", param="hyperparameters")
+    if request.method.type == "distillation" and request.method.distillation is None:
+        raise InvalidInput("a distillation needs a prompt or a teacher", param="method.distillation")
+    for name in ("supervised", "prompt_tuning", "distillation"):
+        if name != request.method.type and getattr(request.method, name) is not None:
+            raise InvalidInput(f"method.type is {request.method.type}, so leave {name} out", param=f"method.{name}")
+    return request.method
+
+
+def _supervised(method: Method) -> SupervisedHyperparameters:
+    given = method.supervised and method.supervised.hyperparameters
+    return given or SupervisedHyperparameters()
+
+
+def _tuning(method: Method) -> PromptTuningMethod:
+    return method.prompt_tuning or method.distillation or PromptTuningMethod()
+
+
+def _prompt_tuning(method: Method) -> PromptTuningHyperparameters:
+    return _tuning(method).hyperparameters or PromptTuningHyperparameters()
+
+
+def _find_teacher(services: Services, request: JobRequest, asked: DistillationMethod | None) -> Version | None:
+    """The version to be distilled; None where the teacher is a text, or there is none."""
+    if asked is None:
+        return None
+    if request.model != services.backbone.name:
+        raise InvalidInput("a distillation begins with the backbone itself", param="model")
+    if request.validation_file is not None:
+        raise InvalidInput("a distillation holds out a tenth of its inputs; leave this out", param="validation_file")
+    if asked.teacher is None:
+        return None
+    try:
+        return services.registry.resolve(asked.teacher)
+    except NotFound as error:
+        error.param = "method.distillation.teacher"
+        raise
+
+
+def _find_origin(services: Services, model: str) -> Version | None:
+    """The version to go on from; None for the backbone itself."""
+    if model == services.backbone.name:
+        return None
+    with naming("model"):
+        version = services.registry.resolve(model)
+    if version.kind is PromptKind.TEXT:
+        raise InvalidInput("a written prompt has no rows to go on from", param="model")
+    return version
+
+
+def _name_after_file(services: Services, file_id: str) -> str:
+    """A task of its own: what was not named must not take another task's place."""
+    filename = services.require_workshop().files.get(file_id, param="training_file").filename
+    stem = re.sub(r"[^a-z0-9._-]+", "-", filename.rpartition(".")[0].lower())[:MAX_DEFAULT_TASK_CHARS].strip("-._")
+    name = stem or "task"
+    is_taken = name == services.backbone.name or any(each.task == name for each in services.registry.tasks())
+    return f"{name}-{uuid.uuid4().hex[:8]}" if is_taken else name
+
+
+def _choose_template(tuning: PromptTuningMethod, continued: Version | None) -> str | None:
+    if tuning.template is None and continued and continued.template:
+        return continued.template.text
+    return tuning.template
+
+
+def _choose_labels(tuning: PromptTuningMethod, continued: Version | None, *, place: str) -> tuple[str, ...] | None:
+    if tuning.labels is None:
+        return continued.labels if continued else None
+    if len(set(tuning.labels)) < len(tuning.labels):
+        raise InvalidInput("labels must differ from one another", param=place)
+    return tuple(tuning.labels)
+
+
+def _hyperparameters(method: Method, seed: int | None) -> dict[str, Any]:
+    """Fields of TuneConfig that the request says something about."""
+    given = _prompt_tuning(method).model_dump(exclude_none=True) | _supervised(method).model_dump(exclude_none=True)
+    others = {*SEARCHED, "num_cuts", "learning_rate_multiplier"}
+    fields = {RENAMED.get(name, name): value for name, value in given.items() if name not in others}
+    if "init_text" in fields:
+        fields["init"] = "text"
+    return fields | ({} if seed is None else {"seed": seed})
+
+
+def _search(method: Method, seed: int | None, origin: Version | None) -> dict[str, Any]:
+    """Fields of Search that the request says something about. A prompt to go on from decides the shape."""
+    tuning = _prompt_tuning(method)
+    fields = {ours: getattr(tuning, name) for name, ours in SEARCHED.items() if getattr(tuning, name) is not None}
+    if tuning.num_cuts is not None:
+        fields["num_cuts"] = tuning.num_cuts
+    if _tuning(method).publish > 1:
+        fields["num_kept"] = _tuning(method).publish
+    if seed is not None:
+        fields.setdefault("seeds", [seed])
+    if tuning.init_text is not None:
+        fields.setdefault("inits", ["text"])
+    if origin is not None:
+        fields.setdefault("inits", ["prompt"])
+    _check_inits(fields.get("inits", ()), tuning, origin, f"method.{method.type}.hyperparameters")
+    if origin is not None and "prompt" in fields["inits"]:
+        _take_shape(fields, origin)
+    return fields
+
+
+def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, origin: Version | None, place: str) -> None:
+    if "prompt" in inits and origin is None:
+        raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{place}.init")
+    if ("text" in inits) != (tuning.init_text is not None):
+        raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{place}.init_text")
+
+
+def _take_shape(fields: dict[str, Any], origin: Version) -> None:
+    shape = {
+        "kinds": ("kind", origin.kind.value),
+        "nums_virtual_tokens": ("num_virtual_tokens", origin.num_virtual_tokens),
+    }
+    for ours, (name, value) in shape.items():
+        if fields.setdefault(ours, [value]) != [value]:
+            raise InvalidInput(f"{origin.id}, from which tuning goes on, has {name} {value}", param=f"{PLACE}.{name}")

@@ -1,0 +1,123 @@
+"""EventLog: what happened to each job, in order, for clients that list it and for clients that follow it live."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from app.errors import NoSuchJob
+from app.jobs.database import Database, events
+
+NOTE = "note"
+_EVENT_ID = re.compile(r"ftevent-([0-9a-f]{24})-([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something to be recorded.
+
+    Attributes:
+        kind: with step and member it is the event's identity: a resumed run that comes by again replaces it.
+        step: updates done; None for what belongs to no step, and is never replaced.
+        member: of the population; 0 where it concerns all.
+        data: figures in JSON's types, which make it an event of type metrics.
+    """
+
+    kind: str
+    message: str
+    level: str = "info"
+    step: int | None = None
+    member: int = 0
+    data: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """What was recorded. `number` rises within the job and is never given again."""
+
+    job_id: str
+    number: int
+    created_at: int
+    level: str
+    message: str
+    data: Mapping[str, Any] | None
+
+    @property
+    def id(self) -> str:
+        return f"ftevent-{self.job_id.removeprefix('ftjob-')}-{self.number}"
+
+
+class EventLog:
+    """The table of events. Whoever records rings the bell when the transaction is done."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, connection: Connection, job_id: str, run: int, happenings: Iterable[Happening]) -> None:
+        """Add what is new. What an earlier run has recorded of the same step keeps its number and gets new content.
+
+        Args: run: which taking-up of the job this is.
+        """
+        last = select(func.coalesce(func.max(events.c.number), 0)).where(events.c.job_id == job_id)
+        number = connection.execute(last).scalar_one()
+        for number, happening in enumerate(happenings, number + 1):  # noqa: B020
+            content = {"run": run, "level": happening.level, "message": happening.message, "data": happening.data}
+            key = {"kind": happening.kind, "step": happening.step, "member": happening.member}
+            row = {"job_id": job_id, "number": number, "created_at": int(time.time()), **key, **content}
+            same = [events.c.job_id, events.c.kind, events.c.step, events.c.member]
+            connection.execute(insert(events).values(row).on_conflict_do_update(index_elements=same, set_=content))
+
+    def drop_stale(self, connection: Connection, job_id: str, run: int, redone: range) -> None:
+        """Drop what earlier runs recorded of updates that this run has done again without meeting it.
+
+        On one machine in float32 there is nothing of the kind; other devices may round differently.
+        """
+        if run > 1 and redone:
+            is_redone = events.c.step.between(redone[0], redone[-1])
+            connection.execute(delete(events).where(events.c.job_id == job_id, is_redone, events.c.run < run))
+
+    def drop_all(self, connection: Connection, job_id: str) -> None:
+        connection.execute(delete(events).where(events.c.job_id == job_id))
+
+    def since(self, job_id: str, after: str | None, limit: int) -> list[JobEvent]:
+        """The oldest events behind the one with id `after`. Raises NoSuchJob: an id that none of this job's has."""
+        query = select(events).where(events.c.job_id == job_id, events.c.number > _number_of(job_id, after or None))
+        return self._read(query.order_by(events.c.number).limit(limit))
+
+    def page(self, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
+        """The newest events before the one with id `after`, newest first, and whether there are more."""
+        query = select(events).where(events.c.job_id == job_id)
+        if after is not None:
+            query = query.where(events.c.number < _number_of(job_id, after))
+        found = self._read(query.order_by(events.c.number.desc()).limit(limit + 1))
+        return found[:limit], len(found) > limit
+
+    def _read(self, query: Any) -> list[JobEvent]:
+        with self._database.reading() as connection:
+            return [_event(row) for row in connection.execute(query).mappings()]
+
+
+def _number_of(job_id: str, event_id: str | None) -> int:
+    if event_id is None:
+        return 0
+    match = _EVENT_ID.fullmatch(event_id)
+    if match is None or f"ftjob-{match[1]}" != job_id:
+        raise NoSuchJob("the job has no event with this id", param="after")
+    return int(match[2])
+
+
+def _event(row: RowMapping) -> JobEvent:
+    return JobEvent(
+        job_id=row["job_id"],
+        number=row["number"],
+        created_at=row["created_at"],
+        level=row["level"],
+        message=row["message"],
+        data=row["data"],
+    )

@@ -1,0 +1,200 @@
+"""FileBook: uploads of examples, each checked from its first line to its last before it is kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select
+
+from app.errors import InvalidInput, NoSuchFile
+from app.jobs.database import Database, files
+from app.jobs.job import new_id
+from app.jobs.state_folder import StateFolder
+from app.measure.dataset import Dataset, Example, read_dataset, read_inputs
+
+MAX_FILE_BYTES = 100 * 2**20
+MAX_ALL_FILES_BYTES = 2 * 2**30
+MAX_FILES = 10_000
+MAX_FILENAME_CHARS = 255
+
+
+class Purpose(StrEnum):
+    """What a file is for, in OpenAI's words."""
+
+    TUNING = "fine-tune"
+    """Examples."""
+    INPUTS = "user_data"
+    """Inputs without answers, which a distillation's teacher gives."""
+    RESULTS = "fine-tune-results"
+    """The figures of a job, written by the server."""
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """Attributes:
+    filename: as the caller calls it; its ending chooses the format, and messages show it.
+    digest: sha256 of the content.
+    num_examples, num_duplicates: of a file of results the rows, and 0.
+    created_at: seconds since 1970.
+    """
+
+    id: str
+    filename: str
+    num_bytes: int
+    digest: str
+    num_examples: int
+    num_duplicates: int
+    created_at: int
+    purpose: Purpose = Purpose.TUNING
+
+
+class FileBook:
+    """Uploads by id. The same content is stored once, however often it is uploaded."""
+
+    def __init__(self, database: Database, folder: StateFolder) -> None:
+        self._database = database
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def add(self, filename: str, content: bytes, purpose: Purpose = Purpose.TUNING) -> TrainingFile:
+        """Check a file and keep it. One that is refused changes nothing.
+
+        A large file takes several times its size while it is read: call it for one at a time.
+
+        Args: purpose: TUNING or INPUTS.
+
+        Raises InvalidInput: with the file's name and the line at fault, or because there is no room.
+        """
+        require_filename(filename)
+        if len(content) > MAX_FILE_BYTES:
+            raise InvalidInput(f"{filename}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
+        dataset = _read(content, filename, purpose)
+        with self._lock:
+            return self._keep(filename, content, purpose, len(dataset.examples), dataset.num_duplicates)
+
+    def add_results(self, filename: str, content: bytes) -> TrainingFile:
+        """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file there.
+
+        Raises InvalidInput: there is no room.
+        """
+        query = select(files).where(files.c.filename == filename, files.c.purpose == Purpose.RESULTS)
+        with self._lock:
+            with self._database.reading() as connection:
+                row = connection.execute(query).mappings().first()
+            if row is not None:
+                return _file(row)
+            return self._keep(filename, content, Purpose.RESULTS, content.count(b"\n") - 1, 0)
+
+    def _keep(
+        self, filename: str, content: bytes, purpose: Purpose, num_examples: int, num_duplicates: int
+    ) -> TrainingFile:
+        """Raises InvalidInput: there is no room."""
+        self._require_room(len(content))
+        file = TrainingFile(
+            id=new_id("file"),
+            filename=filename,
+            num_bytes=len(content),
+            digest=self._folder.put_file(content),
+            num_examples=num_examples,
+            num_duplicates=num_duplicates,
+            created_at=int(time.time()),
+            purpose=purpose,
+        )
+        with self._database.writing() as connection:
+            connection.execute(insert(files).values(vars(file)))
+        return file
+
+    def get(self, file_id: str, *, param: str = "file_id") -> TrainingFile:
+        """Raises NoSuchFile."""
+        with self._database.reading() as connection:
+            return _find(connection, file_id, param)
+
+    def page(
+        self, after: str | None, limit: int, *, is_ascending: bool = False, purpose: Purpose | None = None
+    ) -> tuple[list[TrainingFile], bool]:
+        """Files by the time of their upload, behind the one with id `after`, and whether there are more."""
+        query = select(files).order_by(files.c.seq if is_ascending else files.c.seq.desc()).limit(limit + 1)
+        if purpose is not None:
+            query = query.where(files.c.purpose == purpose)
+        with self._database.reading() as connection:
+            if after is not None:
+                _find(connection, after, "after")
+                seq = select(files.c.seq).where(files.c.id == after).scalar_subquery()
+                query = query.where(files.c.seq > seq if is_ascending else files.c.seq < seq)
+            found = [_file(row) for row in connection.execute(query).mappings()]
+        return found[:limit], len(found) > limit
+
+    def read(self, file: TrainingFile) -> bytes:
+        """Raises CorruptState."""
+        return self._folder.read_file(file.digest)
+
+    def load(self, file_id: str, *, param: str) -> Dataset:
+        """The examples of an upload. Raises NoSuchFile and InvalidInput with `param`, CorruptState."""
+        file = self.get(file_id, param=param)
+        if file.purpose is not Purpose.TUNING:
+            raise InvalidInput(f"{file.filename} is for {file.purpose} and has no examples to learn from", param=param)
+        return read_dataset(self.read(file), name=file.filename)
+
+    def load_inputs(self, file_id: str, *, param: str) -> tuple[str, ...]:
+        """The inputs of an upload, answers left out. Raises as `load` does."""
+        file = self.get(file_id, param=param)
+        if file.purpose is Purpose.RESULTS:
+            raise InvalidInput(f"{file.filename} holds the figures of a job and no inputs", param=param)
+        return tuple(example.input for example in _read(self.read(file), file.filename, file.purpose).examples)
+
+    def delete(self, file_id: str, used_ids: Iterable[str]) -> None:
+        """Args: used_ids: of files that unfinished jobs need.
+
+        Raises NoSuchFile. InvalidInput: it is one of those.
+        """
+        with self._lock:
+            file = self.get(file_id)
+            if file_id in set(used_ids):
+                raise InvalidInput("a job that has not ended needs this file; cancel it first", param="file_id")
+            with self._database.writing() as connection:
+                connection.execute(delete(files).where(files.c.id == file_id))
+            if file.digest not in self.digests():
+                self._folder.remove_file(file.digest)
+
+    def digests(self) -> set[str]:
+        """Of every content that an upload names."""
+        with self._database.reading() as connection:
+            return set(connection.execute(select(files.c.digest)).scalars())
+
+    def _require_room(self, num_bytes: int) -> None:
+        with self._database.reading() as connection:
+            query = select(func.count(), func.coalesce(func.sum(files.c.num_bytes), 0)).select_from(files)
+            num_files, num_used_bytes = connection.execute(query).one()
+        if num_files >= MAX_FILES or num_used_bytes + num_bytes > MAX_ALL_FILES_BYTES:
+            raise InvalidInput(
+                f"the server keeps {MAX_FILES} files of {MAX_ALL_FILES_BYTES} bytes together; delete some", param="file"
+            )
+
+
+def require_filename(filename: str) -> None:
+    """Raises InvalidInput."""
+    if not (0 < len(filename) <= MAX_FILENAME_CHARS and filename.isprintable()):
+        raise InvalidInput(f"filename must be 1 to {MAX_FILENAME_CHARS} printable characters", param="file")
+
+
+def _read(content: bytes, filename: str, purpose: Purpose) -> Dataset:
+    """Raises InvalidInput, with file and line."""
+    if purpose is Purpose.INPUTS:
+        return Dataset(filename, tuple(Example(text, "") for text in read_inputs(content, name=filename)))
+    return read_dataset(content, name=filename)
+
+
+def _find(connection: Connection, file_id: str, param: str) -> TrainingFile:
+    row = connection.execute(select(files).where(files.c.id == file_id)).mappings().first()
+    if row is None:
+        raise NoSuchFile("there is no such file", param=param)
+    return _file(row)
+
+
+def _file(row: RowMapping) -> TrainingFile:
+    fields = {name: value for name, value in row.items() if name != "seq"}
+    return TrainingFile(**{**fields, "purpose": Purpose(row["purpose"])})

@@ -1,0 +1,279 @@
+"""JobBook: every job and its status, which is what clients see and runners obey."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+
+from app.errors import InvalidInput, NoSuchJob, Overloaded
+from app.jobs.checkpoints import drop_checkpoints
+from app.jobs.database import Database, jobs
+from app.jobs.event_log import NOTE, EventLog, Happening
+from app.jobs.job import UNFINISHED, Job, JobError, JobSpec, JobStatus, Order, new_id
+from app.jobs.notifier import Bell
+from app.telemetry import Metrics
+
+MAX_UNFINISHED_JOBS = 32
+MAX_JOBS = 10_000
+RETRY_AFTER_S = 60.0
+
+
+class JobBook:
+    """Changes of status are made one at a time, each in one transaction with the event that tells of it."""
+
+    def __init__(self, database: Database, log: EventLog, bell: Bell, metrics: Metrics) -> None:
+        self._database = database
+        self._log = log
+        self._bell = bell
+        self._metrics = metrics
+        self._deciding = threading.RLock()
+        self._running_id: str | None = None
+
+    def create(self, spec: JobSpec, message: str) -> Job:
+        """Queue a job. Raises Overloaded: too many wait. InvalidInput: too many are kept."""
+        job_id = new_id("ftjob")
+        row = {"id": job_id, "status": JobStatus.QUEUED, "spec": spec.to_json(), "created_at": int(time.time())}
+        with self._changing(job_id) as connection:
+            _require_room(connection)
+            connection.execute(insert(jobs).values(row))
+            self._note(connection, job_id, 0, message)
+        return self.get(job_id)
+
+    def get(self, job_id: str) -> Job:
+        """Raises NoSuchJob."""
+        with self._database.reading() as connection:
+            return _find(connection, job_id)
+
+    def page(self, after: str | None, limit: int, metadata: Mapping[str, str] | None = None) -> tuple[list[Job], bool]:
+        """Jobs newest first, behind the one with id `after`, and whether there are more.
+
+        Args: metadata: pairs that a job must have been created with.
+        """
+        query = select(jobs).order_by(jobs.c.seq.desc())
+        query = query if metadata else query.limit(limit + 1)
+        with self._database.reading() as connection:
+            if after is not None:
+                query = query.where(jobs.c.seq < _find_seq(connection, after))
+            found = [_job(row) for row in connection.execute(query).mappings()]
+        wanted = (metadata or {}).items()
+        found = [job for job in found if wanted <= (job.spec.metadata or {}).items()]
+        return found[:limit], len(found) > limit
+
+    def give(self, job_id: str, order: Order) -> Job:
+        """Cancel, pause or resume; a runner obeys at its next update. Raises NoSuchJob, InvalidInput."""
+        with self._changing(job_id) as connection:
+            job = _find(connection, job_id)
+            status = order.apply(job.status)
+            if status is not job.status:
+                self._set_status(connection, job, status, f"Job {_PAST[order]}")
+        if status is not job.status:
+            self._count_end(status)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job with its events and checkpoints; versions it published stay.
+
+        Raises NoSuchJob. InvalidInput: it has not ended.
+        """
+        with self._changing(job_id) as connection:
+            if not _find(connection, job_id).status.is_final:
+                raise InvalidInput("the job has not ended; cancel it first", param="fine_tuning_job_id")
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+            self._log.drop_all(connection, job_id)
+            drop_checkpoints(connection, job_id)
+
+    def unfinished(self) -> list[Job]:
+        """Oldest first."""
+        query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
+        with self._database.reading() as connection:
+            return [_job(row) for row in connection.execute(query).mappings()]
+
+    # From here on: what the runner calls.
+
+    def recover(self) -> None:
+        """Queue again what seems to run though nobody runs it."""
+        self._metrics.observe_jobs(self._count_unfinished())
+        for job in self.unfinished():
+            if job.status is JobStatus.RUNNING:
+                self.put_back(job.id, "Job queued again: the server was interrupted")
+
+    def queued(self) -> list[Job]:
+        """Oldest first."""
+        return [job for job in self.unfinished() if job.status is JobStatus.QUEUED]
+
+    def claim(self, waiting: Collection[str] = ()) -> Job | None:
+        """The oldest queued job, which is running from now on. Args: waiting: ids of jobs that are passed over."""
+        queued = next((job for job in self.queued() if job.id not in waiting), None)
+        if queued is None:
+            return None
+        with self._changing(queued.id) as connection:
+            job = _find(connection, queued.id)
+            if job.status is not JobStatus.QUEUED:
+                return None
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(num_runs=job.num_runs + 1))
+            self._set_status(connection, job, JobStatus.RUNNING, "Job resumed" if job.num_runs else "Job started")
+            self._running_id = job.id
+        return self.get(queued.id)
+
+    def is_running(self, job_id: str) -> bool:
+        """Whether its runner may go on. Costs nothing, so that it can be asked after every slice."""
+        return self._running_id == job_id
+
+    def is_over(self, job_id: str) -> bool:
+        """Whether it has ended, and may be forgotten already."""
+        with self._database.reading() as connection:
+            status = connection.execute(select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
+        return status is None or JobStatus(status).is_final
+
+    @contextmanager
+    def deciding(self, job_id: str) -> Iterator[bool]:
+        """Whether the job still runs, and no order can change that until the end of this."""
+        with self._deciding:
+            yield self.is_running(job_id)
+
+    def put_back(self, job_id: str, message: str, *, level: str = "info") -> None:
+        """Queue a running job again."""
+        self._leave(job_id, JobStatus.QUEUED, message, level=level)
+
+    def fail(self, job_id: str, error: JobError) -> None:
+        self._leave(job_id, JobStatus.FAILED, f"Job failed: {error.message}", level="error", error=asdict(error))
+
+    def succeed(self, job_id: str, version: str, *, note: str = "", result_file: str | None = None) -> None:
+        """Args: note: what the last event says behind the version's name."""
+        message = f"The job has successfully completed: {version}{note}"
+        self._leave(job_id, JobStatus.SUCCEEDED, message, version=version, result_file=result_file)
+
+    def warn(self, job_id: str, message: str) -> None:
+        """Tell those who follow the job of something they should know."""
+        with self._changing(job_id) as connection:
+            self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
+
+    def record(
+        self,
+        job: Job,
+        happenings: Sequence[Happening],
+        *,
+        step: int,
+        num_steps: int,
+        trained_tokens: int,
+        estimated_finish: int | None,
+        redone: range,
+    ) -> None:
+        """Events, and how far the run has come. Nothing of an ended job changes.
+
+        Args: redone: see EventLog.drop_stale.
+        """
+        progress = {
+            "step": step,
+            "num_steps": num_steps,
+            "trained_tokens": trained_tokens,
+            "estimated_finish": estimated_finish,
+        }
+        is_open = (jobs.c.id == job.id) & jobs.c.status.in_(UNFINISHED)
+        with self._database.writing() as connection:
+            if connection.execute(update(jobs).where(is_open).values(progress)).rowcount:
+                self._log.record(connection, job.id, job.num_runs, happenings)
+                self._log.drop_stale(connection, job.id, job.num_runs, redone)
+        self._bell.ring(job.id)
+
+    def count(self, *, num_updates: int, num_tokens: int) -> None:
+        """What was learned since the last time, for the metrics."""
+        self._metrics.observe_learning(num_updates=num_updates, num_tokens=num_tokens)
+
+    @contextmanager
+    def _changing(self, job_id: str) -> Iterator[Connection]:
+        with self._deciding:
+            with self._database.writing() as connection:
+                yield connection
+            self._metrics.observe_jobs(self._count_unfinished())
+            self._bell.ring(job_id)
+
+    def _count_unfinished(self) -> dict[str, int]:
+        """Of each status that is not final."""
+        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.status)
+        with self._database.reading() as connection:
+            found = dict(connection.execute(query).tuples().all())
+        return {status: found.get(status, 0) for status in UNFINISHED}
+
+    def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
+        """What becomes of a running job; one that was paused, cancelled or forgotten meanwhile stays so."""
+        with self._deciding:
+            if self.is_over(job_id):
+                return
+            with self._changing(job_id) as connection:
+                job = _find(connection, job_id)
+                is_left = job.status is JobStatus.RUNNING
+                if is_left:
+                    self._set_status(connection, job, status, message, level=level, **values)
+            if is_left:
+                self._count_end(status)
+
+    def _count_end(self, status: JobStatus) -> None:
+        """Once the change is durable: what failed to be written and is tried again counts once."""
+        if status.is_final:
+            self._metrics.observe_job_ended(status)
+
+    def _set_status(
+        self, connection: Connection, job: Job, status: JobStatus, message: str, *, level: str = "info", **values: Any
+    ) -> None:
+        if status is not JobStatus.RUNNING and self._running_id == job.id:
+            self._running_id = None
+        if status is not JobStatus.RUNNING:
+            values["estimated_finish"] = None
+        if status.is_final:
+            values["finished_at"] = int(time.time())
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=status, **values))
+        self._note(connection, job.id, job.num_runs, message, level)
+
+    def _note(self, connection: Connection, job_id: str, run: int, message: str, level: str = "info") -> None:
+        self._log.record(connection, job_id, run, [Happening(NOTE, message, level)])
+
+
+_PAST = {Order.CANCEL: "cancelled", Order.PAUSE: "paused", Order.RESUME: "queued again"}
+
+
+def _require_room(connection: Connection) -> None:
+    num_jobs = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
+    if num_jobs >= MAX_JOBS:
+        raise InvalidInput(f"the server keeps {MAX_JOBS} jobs; delete some that have ended")
+    query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
+    if connection.execute(query).scalar_one() >= MAX_UNFINISHED_JOBS:
+        raise Overloaded(f"{MAX_UNFINISHED_JOBS} jobs have not ended yet", retry_after_s=RETRY_AFTER_S)
+
+
+def _find(connection: Connection, job_id: str) -> Job:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    if row is None:
+        raise NoSuchJob("there is no such fine-tuning job", param="fine_tuning_job_id")
+    return _job(row)
+
+
+def _find_seq(connection: Connection, job_id: str) -> int:
+    seq = connection.execute(select(jobs.c.seq).where(jobs.c.id == job_id)).scalar()
+    if seq is None:
+        raise NoSuchJob("there is no fine-tuning job with this id", param="after")
+    return int(seq)
+
+
+def _job(row: RowMapping) -> Job:
+    return Job(
+        id=row["id"],
+        status=JobStatus(row["status"]),
+        spec=JobSpec.from_json(row["spec"]),
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        num_runs=row["num_runs"],
+        step=row["step"],
+        num_steps=row["num_steps"],
+        estimated_finish=row["estimated_finish"],
+        version=row["version"],
+        error=None if row["error"] is None else JobError(**row["error"]),
+        trained_tokens=row["trained_tokens"],
+        result_file=row["result_file"],
+    )

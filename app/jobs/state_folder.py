@@ -1,0 +1,107 @@
+"""StateFolder: where one server keeps its files, jobs and half-done work. Losing it never touches the registry."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+from app.errors import CorruptState, NotFound, TuningUnavailable
+from app.registry.stores.store import FileStore
+
+FILES, RUNS = "files", "runs"
+DATABASE_FILE, LOCK_FILE = "jobs.sqlite3", "server.lock"
+_DIGEST_BYTES = 32
+
+
+class StateFolder:
+    """Held by one server at a time, by a lock that ends with its process; everything in it is written durably.
+
+    `files/<sha256>` are uploads, `runs/<job>` the states that unfinished jobs go on from, `jobs.sqlite3` the books.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises TuningUnavailable: another server holds the folder, or it cannot be written."""
+        self._path = path
+        self._store = FileStore(path)
+        self._lock = _lock(path)
+        with self._store.lock():
+            self._store.sweep()
+
+    @property
+    def database_path(self) -> Path:
+        return self._path / DATABASE_FILE
+
+    def close(self) -> None:
+        """Let another server have it."""
+        self._lock.close()
+
+    def put_file(self, content: bytes) -> str:
+        """Keep an upload by its sha256, which is returned. One that was damaged on the disk is whole again then.
+
+        Raises TuningUnavailable: the folder is gone.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        self._replace(f"{FILES}/{digest}", content)
+        return digest
+
+    def read_file(self, digest: str) -> bytes:
+        """Raises CorruptState: it is gone, or not what was uploaded."""
+        try:
+            content = self._store.read(f"{FILES}/{digest}")
+        except NotFound:
+            raise CorruptState("the file's content is missing from the server's state folder") from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise CorruptState("the file's content on the server's disk is damaged")
+        return content
+
+    def remove_file(self, digest: str) -> None:
+        self._store.remove(f"{FILES}/{digest}")
+
+    def save_run(self, job_id: str, content: bytes) -> None:
+        """Replace what the job would go on from. Raises TuningUnavailable: the folder is gone."""
+        self._replace(f"{RUNS}/{job_id}", hashlib.sha256(content).digest() + content)
+
+    def read_run(self, job_id: str) -> bytes | None:
+        """What was saved last, if anything was. Raises CorruptState."""
+        try:
+            stored = self._store.read(f"{RUNS}/{job_id}")
+        except NotFound:
+            return None
+        digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise CorruptState("the job's saved state on the server's disk is damaged")
+        return content
+
+    def remove_run(self, job_id: str) -> None:
+        self._store.remove(f"{RUNS}/{job_id}")
+
+    def keep_only(self, *, digests: set[str], job_ids: set[str]) -> None:
+        """Clear what a crash left behind: contents no upload names, states of jobs that have ended."""
+        for folder, names in ((FILES, digests), (RUNS, job_ids)):
+            for name in self._store.entries(folder).keys() - names:
+                self._store.remove(f"{folder}/{name}")
+
+    def _replace(self, key: str, content: bytes) -> None:
+        if not self._path.is_dir():  # making it anew would make the registry's folder anew, which it mostly lies in
+            raise TuningUnavailable("the server's state folder is gone; put it back, or restart the server")
+        self._store.replace(key, content)
+
+
+def _lock(path: Path) -> BinaryIO:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / LOCK_FILE).open("ab")
+    except OSError as error:
+        raise TuningUnavailable(
+            f"this server cannot tune: its state folder cannot be written ({error.strerror}); set SOFTSWAP_STATE"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise TuningUnavailable(
+            "another server tunes for this registry; send files and jobs to it, or give this one a SOFTSWAP_STATE"
+        ) from None
+    return file

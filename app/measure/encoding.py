@@ -1,0 +1,163 @@
+"""Examples as token ids, cut to length, and batches of them: the tuner's and the evaluation's common ground."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app.errors import InvalidInput
+from app.measure.dataset import Example
+from app.model.backbone import Backbone
+from app.model.layout import Template
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """`[BOS][text]` and `[target][EOS]` as ids; EOS only where the tokenizer has one."""
+
+    text_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.text_ids) + len(self.target_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of token ids, padded on the right.
+
+    Attributes:
+        token_ids: (num_rows, max_len) int64.
+        text_lens: (num_rows,) int64: ids in front of the target.
+        row_lens: (num_rows,) int64: ids in front of the padding.
+        prompt_index: (num_rows,) int64: which prompt of a population stands in front of the row.
+    """
+
+    token_ids: torch.Tensor
+    text_lens: torch.Tensor
+    row_lens: torch.Tensor
+    prompt_index: torch.Tensor
+
+    @classmethod
+    def collate(
+        cls, rows: Sequence[EncodedExample], device: torch.device, prompt_index: Sequence[int] | None = None
+    ) -> Batch:
+        """Pads with id 0, which the attention mask hides."""
+        max_len = max(row.num_tokens for row in rows)
+        ids = [[*row.text_ids, *row.target_ids, *[0] * (max_len - row.num_tokens)] for row in rows]
+        return cls(
+            torch.tensor(ids, device=device),
+            torch.tensor([len(row.text_ids) for row in rows], device=device),
+            torch.tensor([row.num_tokens for row in rows], device=device),
+            torch.tensor(prompt_index or [0] * len(rows), device=device),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return self.token_ids.shape[0]
+
+    @property
+    def is_real(self) -> torch.Tensor:
+        """(num_rows, max_len) bool: False on padding."""
+        return torch.arange(self.token_ids.shape[1], device=self.token_ids.device) < self.row_lens[:, None]
+
+    @property
+    def is_target(self) -> torch.Tensor:
+        """(num_rows, max_len) bool: True on the ids of the target."""
+        columns = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
+        return self.is_real & (columns >= self.text_lens[:, None])
+
+
+def encode_text_within(backbone: Backbone, template: Template, text: str, max_tokens: int) -> list[int]:
+    """`template.encode_input`, with the end of the input cut off until at most `max_tokens` ids are left.
+
+    What the template writes after the input stays, because the prompt learned to answer to it.
+    """
+    token_ids = template.encode_input(backbone.tokenizer, text)
+    while len(token_ids) > max_tokens and text:
+        keep = max(0, int(len(text) * max_tokens / len(token_ids)) - 1)
+        text = text[: min(keep, len(text) - 1)]
+        token_ids = template.encode_input(backbone.tokenizer, text)
+    if len(token_ids) > max_tokens:
+        raise InvalidInput(f"the template alone is longer than {max_tokens} tokens", param="max_input_tokens")
+    return token_ids
+
+
+def encode_examples(
+    backbone: Backbone,
+    template: Template,
+    examples: Sequence[Example],
+    *,
+    max_input_tokens: int,
+    max_target_tokens: int,
+) -> list[EncodedExample]:
+    """Inputs too long are cut from the right; a target too long is refused, with the example's number."""
+    eos_id = backbone.tokenizer.eos_token_id
+    eos = () if eos_id is None else (int(eos_id),)
+    target_to_ids: dict[str, tuple[int, ...]] = {}
+    rows = []
+    for number, example in enumerate(examples, 1):
+        if example.target not in target_to_ids:
+            target_to_ids[example.target] = (*template.encode_target(backbone.tokenizer, example.target), *eos)
+        target_ids = target_to_ids[example.target]
+        if len(target_ids) > max_target_tokens:
+            raise InvalidInput(
+                f"the target of example {number} is longer than {max_target_tokens} tokens", param="target"
+            )
+        text_ids = encode_text_within(backbone, template, example.input, max_input_tokens)
+        if not text_ids:
+            raise InvalidInput(f"the input of example {number} is empty", param="input")
+        rows.append(EncodedExample(tuple(text_ids), target_ids))
+    return rows
+
+
+def by_length(rows: Sequence[EncodedExample], batch_size: int) -> list[list[int]]:
+    """Indexes of all rows in batches of nearly equal length, longest first: the order for measuring."""
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def shuffled_batches(
+    rows: Sequence[EncodedExample],
+    batch_size: int,
+    generator: torch.Generator,
+    num_batches_sorted: int = 16,
+    *,
+    balance: bool = False,
+) -> Iterator[list[int]]:
+    """Endless epochs of batches in random order, each of rows with similar lengths, because padding costs time.
+
+    Rows are shuffled, sorted by length within windows of `num_batches_sorted` batches, and the batches of an epoch are
+    shuffled again. A last, smaller batch is kept.
+
+    Args: balance: an epoch has no more rows of the commonest target than of all others together; which, is random.
+    """
+    window = batch_size * num_batches_sorted
+    surplus = _surplus(rows) if balance else (frozenset(), 0)
+    while True:
+        order = _without(surplus, torch.randperm(len(rows), generator=generator).tolist())
+        batches = []
+        for start in range(0, len(order), window):
+            part = sorted(order[start : start + window], key=lambda i: rows[i].num_tokens)
+            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[i]
+
+
+def _surplus(rows: Sequence[EncodedExample]) -> tuple[frozenset[int], int]:
+    """The rows of the commonest target, and how many they are more than all others; 0 where there are no others."""
+    commonest, count = Counter(row.target_ids for row in rows).most_common(1)[0]
+    num_others = len(rows) - count
+    common = frozenset(i for i, row in enumerate(rows) if row.target_ids == commonest)
+    return common, max(0, count - num_others) if num_others else 0
+
+
+def _without(surplus: tuple[frozenset[int], int], order: list[int]) -> list[int]:
+    """The order, without the first of the surplus rows in it."""
+    common, num_left_out = surplus
+    left_out = set([i for i in order if i in common][:num_left_out])
+    return [i for i in order if i not in left_out]

@@ -1,0 +1,109 @@
+"""choose_replacements: what computes a model's layers, by measuring both ways at the start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from app.model.attention import AttentionBatch
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiled_layer import CompiledLayer, compile_layers
+from app.model.cpu.compiled_linear import compile_linears, dtype_of, is_linear
+from app.model.cpu.compiler import CompilationError
+from app.model.exactness import BLOCK_SIZE
+from app.model.kv_cache import KVShape
+from app.model.replacements import Forward, Replacements
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NUM_ROWS = (1, 8, 64)
+"""Tokens in a step when it is measured: one sequence, some, many."""
+NUM_ROUNDS = 3
+
+
+def choose_replacements(model: PreTrainedModel, shape: KVShape, *, with_attention: bool) -> tuple[Replacements, str]:
+    """The faster way to compute the model's layers and why it is this one, for the log.
+
+    It is one way for all layers and numbers of rows, so that no result depends on how many rows there are.
+
+    Args: with_attention: whether attention may be the C code's, which whole decoder layers bring along.
+    """
+    try:
+        linears = compile_linears(model)
+        layers = compile_layers(model, shape) if with_attention else []
+    except CompilationError as error:
+        return Replacements(), f"torch's own ({error})"
+    if not linears:
+        return Replacements(), "torch's own (the model's layers are of a class of its own)"
+    ratio = _measure_layer(layers[0]) if layers else _measure_linears(linears)
+    reason = f"{ratio:.2f} times as fast as torch's own"
+    if ratio <= 1:
+        return Replacements(), f"torch's own (C is {reason})"
+    others = _outside(linears, [compiled.layer for compiled in layers])
+    forwards = {compiled.layer: compiled.forward for compiled in layers} | others
+    return Replacements(forwards), f"{len(layers)} decoder and {len(others)} linear layers compiled ({reason})"
+
+
+def _outside(linears: Mapping[nn.Module, Forward], layers: Iterable[nn.Module]) -> dict[nn.Module, Forward]:
+    """The linear layers that stand in none of these layers."""
+    inside = {module for layer in layers for module in layer.modules()}
+    return {linear: forward for linear, forward in linears.items() if linear not in inside}
+
+
+@torch.inference_mode()
+def _measure_layer(compiled: CompiledLayer) -> float:
+    """How many times as fast as the layer's own forward the compiled one is."""
+    calls = [_decode_call(compiled, num_rows) for num_rows in NUM_ROWS]
+    return _ratio([(partial(compiled.layer, *a, **k), partial(compiled.forward, *a, **k)) for a, k in calls])
+
+
+def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Tensor], dict[str, Any]]:
+    """What the layer is called with where so many sequences, all of them alike, add a token each."""
+    (rows,), keywords = compiled.arguments, compiled.keywords
+    kv_cache = keywords["batch"].kv_cache
+    keys = kv_cache.layers[0][0]
+    batch = AttentionBatch(
+        kv_cache=kv_cache,
+        attend=compile_attention(keys.dtype, keys.shape[-1]),
+        slots=torch.full((num_rows,), BLOCK_SIZE),
+        query_lens=[1] * num_rows,
+        kv_lens=[1] * num_rows,
+        block_tables=torch.ones(num_rows, 1, dtype=torch.int32),
+        copies=[],
+    )
+    positions = tuple(each[:, :1].repeat(1, num_rows, 1) for each in keywords["position_embeddings"])
+    return (rows[:, :1].repeat(1, num_rows, 1),), {**keywords, "batch": batch, "position_embeddings": positions}
+
+
+@torch.inference_mode()
+def _measure_linears(linears: Mapping[nn.Module, Forward]) -> float:
+    """How many times as fast as their own forward the replacements are, over one layer of each shape."""
+    shape_to_layer = {(layer.in_features, layer.out_features): layer for layer in filter(is_linear, linears)}
+    inputs = [
+        (layer, torch.ones(num_rows, layer.in_features, dtype=dtype_of(layer)))
+        for layer in shape_to_layer.values()
+        for num_rows in NUM_ROWS
+    ]
+    return _ratio([(partial(layer, rows), partial(linears[layer], rows)) for layer, rows in inputs])
+
+
+def _ratio(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]]) -> float:
+    """Seconds of the first ones over those of the second ones, each the best of some rounds, in turns."""
+    first_s = second_s = 0.0
+    for first, second in pairs:
+        times = [(_seconds(first), _seconds(second)) for _ in range(NUM_ROUNDS)]
+        first_s += min(one for one, _ in times)
+        second_s += min(other for _, other in times)
+    return first_s / second_s
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

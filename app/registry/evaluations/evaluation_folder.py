@@ -1,0 +1,149 @@
+"""EvaluationFolder: what became known of a task's versions after they were published; they themselves never change.
+
+    <task>/evaluations/<number>-<sha256>.json    figures of one version on the examples with that hash
+    <task>/evaluations/<sha256>.jsonl            the examples of a gate
+
+Every file is named by what was measured on, so that a score can never be taken for one on other examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import CorruptPrompt, InvalidInput, NotFound
+from app.registry.evaluations.gate import Sha256
+from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
+from app.registry.stores.store import Store
+from app.registry.version import Version
+
+FOLDER = "evaluations"
+MAX_EVALUATIONS = 256
+"""Of one version."""
+MAX_FILE_BYTES = 2**16
+MAX_EXAMPLES_BYTES = 64 * 2**20
+_FIGURES = re.compile(r"([1-9][0-9]*)-([0-9a-f]{64})\.json")
+_EXAMPLES = re.compile(r"([0-9a-f]{64})\.jsonl")
+_logger = logging.getLogger(__name__)
+
+
+class RecordedEvaluation(BaseModel):
+    """The figures of a version on some examples.
+
+    Attributes:
+        digest: of the prompt that was measured.
+        data_sha256: of the examples (`app.measure.dataset.hash_examples`).
+        data_name: what people call them.
+        metrics: name to value.
+        created_at: seconds since 1970, UTC.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    digest: Sha256
+    data_sha256: Sha256
+    data_name: Annotated[str, Field(max_length=1_000)] = ""
+    metrics: Annotated[dict[str, float], Field(max_length=64)]
+    created_at: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def decode(cls, content: bytes) -> RecordedEvaluation:
+        """Raises CorruptPrompt."""
+        try:
+            return cls.model_validate_json(unseal(content))
+        except (CorruptPrompt, ValidationError) as error:
+            refuse_newer_schema(content)
+            raise CorruptPrompt("an evaluation's file is damaged") from error
+
+    def encode(self) -> bytes:
+        return seal(self.model_dump(mode="json"))
+
+
+class EvaluationFolder:
+    """Of one task. Who writes holds the store's lock."""
+
+    def __init__(self, store: Store, task: str) -> None:
+        self._store = store
+        self._folder = f"{task}/{FOLDER}"
+
+    def of_version(self, version: Version) -> list[RecordedEvaluation]:
+        """Oldest first; a file that cannot be read counts as none, because the figures can be found again."""
+        keys = [match[2] for match in self._matches(_FIGURES) if int(match[1]) == version.number]
+        found = (self.find(version, data_sha256) for data_sha256 in keys)
+        return sorted((each for each in found if each), key=lambda each: (each.created_at, each.data_sha256))
+
+    def find(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
+        """On these examples."""
+        key = self._figures_key(version.number, data_sha256)
+        try:
+            found = RecordedEvaluation.decode(self._read(key, MAX_FILE_BYTES))
+        except NotFound:
+            return None
+        except CorruptPrompt as error:
+            _logger.warning("%s is not used: %s", key, error.message)
+            return None
+        is_right = (found.digest, found.data_sha256) == (version.digest, data_sha256)
+        return found if is_right else None
+
+    def write(self, number: int, evaluation: RecordedEvaluation) -> None:
+        """Raises InvalidInput: the version has as many as it may have."""
+        present = {match[2] for match in self._matches(_FIGURES) if int(match[1]) == number}
+        if evaluation.data_sha256 not in present and len(present) >= MAX_EVALUATIONS:
+            raise InvalidInput(f"a version keeps at most {MAX_EVALUATIONS} evaluations", param="record")
+        self._store.replace(self._figures_key(number, evaluation.data_sha256), evaluation.encode())
+
+    def examples(self, data_sha256: str) -> bytes:
+        """Raises CorruptPrompt: they are not there as they were."""
+        try:
+            content = self._read(self._examples_key(data_sha256), MAX_EXAMPLES_BYTES)
+        except NotFound:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != data_sha256:
+            raise CorruptPrompt("the gate's examples are missing or damaged; attach the gate again")
+        return content
+
+    def write_examples(self, data_sha256: str, content: bytes) -> None:
+        """Keep a gate's examples. What was damaged on the disk is whole again then.
+
+        Args: content: whose sha256 `data_sha256` is.
+
+        Raises InvalidInput: it is not, or there are too many.
+        """
+        if hashlib.sha256(content).hexdigest() != data_sha256:
+            raise InvalidInput("the examples are not those the gate names", param="gate")
+        if len(content) > MAX_EXAMPLES_BYTES:
+            raise InvalidInput(f"a gate's examples may have at most {MAX_EXAMPLES_BYTES} bytes", param="gate")
+        self._store.replace(self._examples_key(data_sha256), content)
+
+    def clear(self, *, numbers: Collection[int], kept_examples: Collection[str]) -> None:
+        """Take away the figures of versions that are gone, and examples no gate uses."""
+        for match in self._matches(_FIGURES):
+            if int(match[1]) in numbers:
+                self._store.remove(f"{self._folder}/{match[0]}")
+        for match in self._matches(_EXAMPLES):
+            if match[1] not in kept_examples:
+                self._store.remove(f"{self._folder}/{match[0]}")
+        if self._store.entry(self._folder) is not None and not self._store.entries(self._folder):
+            self._store.remove(self._folder)
+
+    def _figures_key(self, number: int, data_sha256: str) -> str:
+        return f"{self._folder}/{number}-{data_sha256}.json"
+
+    def _examples_key(self, data_sha256: str) -> str:
+        return f"{self._folder}/{data_sha256}.jsonl"
+
+    def _matches(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        return [match for name in self._store.entries(self._folder) if (match := pattern.fullmatch(name))]
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        entry = self._store.entry(key)
+        if entry is not None and entry.num_bytes > max_bytes:
+            raise CorruptPrompt(f"the file is larger than {max_bytes} bytes")
+        return self._store.read(key)

@@ -1,0 +1,149 @@
+"""Importers: files other programs wrote become task prompts. Nothing here opens a pickle or runs a file's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from app.errors import InvalidInput
+from app.registry.formats.binding import bind_rows, check_shape
+from app.registry.formats.peft_checkpoint import (
+    CONFIG_FILE,
+    TENSOR_FILE,
+    TENSOR_NAME,
+    PeftConfig,
+    encode_checkpoint,
+    read_rows,
+)
+from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+
+MAX_UPLOAD_BYTES = 16 * 2**20
+UPLOAD_DTYPES = ("BF16", "F16", "F32")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLE_ADVICE = (
+    "is a pickle, which can run code when it is opened, so softswap never opens one. Convert a file you trust "
+    'yourself: python -c "import sys, torch; from safetensors.torch import save_file; t = torch.load(sys.argv[1], '
+    "map_location='cpu', weights_only=True); t = t if isinstance(t, dict) else {'prompt_embeddings': t}; "
+    'save_file({k: v.detach().contiguous() for k, v in t.items()}, sys.argv[2])" '
+    "adapter_model.bin adapter_model.safetensors"
+)
+
+
+def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | None = None) -> TaskPrompt:
+    """A prompt from a PEFT folder, a lone `.safetensors` file with `prompt_embeddings`, or a `.npy` matrix.
+
+    Who calls this says by it that the prompt was made for this backbone: most foreign files do not say it themselves.
+
+    Args:
+        multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None where it has only one.
+
+    Raises:
+        InvalidInput: names the file or field at fault and, for pickles, how to convert them.
+    """
+    if path.is_dir():
+        config = PeftConfig.decode(_read_config(path))
+        config.require_backbone(backbone)
+        rows = read_rows(config, _read_tensor_file(path / TENSOR_FILE, backbone), multitask_index=multitask_index)
+        return bind_rows(rows, config.kind, backbone)
+    if path.suffix == ".npy":
+        return bind_rows(_read_npy(path, backbone), PromptKind.EMBEDDINGS, backbone)
+    if path.suffix == ".safetensors":
+        stored = open_tensors(_read_tensor_file(path, backbone), names={TENSOR_NAME}, dtypes=DTYPES)[TENSOR_NAME]
+        return bind_rows(stored.read(), _kind_by_width(stored.shape[-1], backbone), backbone)
+    if path.suffix in PICKLE_SUFFIXES:
+        raise InvalidInput(f"{path.name} {PICKLE_ADVICE}", param="path")
+    raise InvalidInput("the path must be a PEFT folder, a .safetensors or a .npy file", param="path")
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """Where a checkpoint says it comes from, to publish as provenance."""
+    if path.is_dir():
+        return PeftConfig.decode(_read_config(path)).provenance
+    return {"source": path.suffix.removeprefix("."), "file": path.name}
+
+
+def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKind.EMBEDDINGS) -> TaskPrompt:
+    """The door for strangers: the bytes of a safetensors file with one tensor, `prompt_embeddings`.
+
+    Size, header, dtype and shape are proven before a value is read, and values before anything is kept.
+
+    Raises:
+        InvalidInput: always with the reason, never with the input.
+    """
+    if len(data) > MAX_UPLOAD_BYTES:
+        raise InvalidInput(f"the file may have at most {MAX_UPLOAD_BYTES} bytes", param="prompt_embeddings")
+    if kind is PromptKind.TEXT:
+        raise InvalidInput("a text prompt is sent as text, not as a tensor", param="kind")
+    stored = open_tensors(data, names={TENSOR_NAME}, dtypes=UPLOAD_DTYPES)[TENSOR_NAME]
+    check_shape(stored.shape, kind, backbone)
+    return bind_rows(stored.read(), kind, backbone)
+
+
+def write_checkpoint(folder: Path, prompt: TaskPrompt, backbone: Backbone) -> None:
+    """Write a folder that `PeftModel.from_pretrained` loads: PROMPT_TUNING for embeddings, PREFIX_TUNING for kv.
+
+    Raises:
+        InvalidInput: the prompt is a text, which PEFT has no form for.
+    """
+    files = encode_checkpoint(prompt, backbone)
+    if not files:
+        raise InvalidInput("a text prompt has no PEFT form", param="kind")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def max_tensor_file_bytes(backbone: Backbone) -> int:
+    """More than any readable checkpoint for this backbone can have: float64, and every row twice."""
+    widest = max(backbone.hidden_size, backbone.kv_row_size)
+    return MAX_HEADER_BYTES + 8 + 8 * 2 * MAX_VIRTUAL_TOKENS * widest + 8 * MAX_VIRTUAL_TOKENS * 1024
+
+
+def _read_config(folder: Path) -> bytes:
+    try:
+        return (folder / CONFIG_FILE).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{folder.name} has no readable {CONFIG_FILE}", param=CONFIG_FILE) from error
+
+
+def _read_tensor_file(path: Path, backbone: Backbone) -> bytes:
+    if not path.is_file():
+        raise InvalidInput(_why_missing(path), param=path.name)
+    if path.stat().st_size > max_tensor_file_bytes(backbone):
+        raise InvalidInput(f"{path.name} is larger than any prompt for {backbone.name} can be", param=path.name)
+    return path.read_bytes()
+
+
+def _why_missing(path: Path) -> str:
+    pickles = [file.name for file in sorted(path.parent.glob("*")) if file.suffix in PICKLE_SUFFIXES]
+    if pickles:
+        return f"{pickles[0]} {PICKLE_ADVICE}"
+    if any(path.parent.glob("*.safetensors*")):
+        return f"the prompt must be in one {TENSOR_FILE}, not in several files or under another name"
+    return f"{path.parent.name} has no {path.name}"
+
+
+def _kind_by_width(width: int, backbone: Backbone) -> PromptKind:
+    is_kv = width == backbone.kv_row_size != backbone.hidden_size
+    return PromptKind.KV if is_kv else PromptKind.EMBEDDINGS
+
+
+def _read_npy(path: Path, backbone: Backbone) -> torch.Tensor:
+    """As google-research/prompt-tuning writes them: a matrix, row-major, without metadata."""
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise InvalidInput(f"there is no {path.name}", param="path") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(f"{path.name} is not a plain .npy matrix", param="path") from error
+    check_shape(mapped.shape, PromptKind.EMBEDDINGS, backbone)
+    if mapped.dtype.kind != "f" or mapped.dtype.itemsize not in (2, 4, 8):
+        raise InvalidInput("the matrix must hold float16, float32 or float64", param="prompt_embeddings")
+    return torch.from_numpy(np.array(mapped, dtype=mapped.dtype.newbyteorder("="), order="C"))

@@ -1,0 +1,152 @@
+"""Manifest: the content of `task.json`, which says what the tensor beside it is and what it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+
+from app.errors import CorruptPrompt, InvalidInput
+from app.model.layout import Template
+from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
+from app.registry.reference import MAX_NUMBER
+from app.sampling import SamplingParams
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
+
+MAX_MANIFEST_BYTES = 2**20
+MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BackboneName(_Part):
+    """The backbone a prompt belongs to. The name is for people; the fingerprint decides."""
+
+    fingerprint: Sha256
+    name: Annotated[str, Field(max_length=1_000)]
+
+
+class TensorFile(_Part):
+    """A safetensors file as it was written."""
+
+    sha256: Sha256
+    num_bytes: Annotated[int, Field(ge=1)]
+
+
+class Manifest(_Part):
+    """One version of a task.
+
+    Attributes:
+        digest: the TaskPrompt's own, over its values; what caches know it by.
+        tensor: `adapter_model.safetensors`; None for a text prompt.
+        initial: `initial.safetensors`, the rows tuning started from; None where they were not kept.
+        text, token_ids: of a text prompt, its ids with the beginning-of-sequence id.
+        labels: what a labelled task answers with, in order; empty for one that generates.
+        label_temperature: what the labels' log-likelihoods are divided by before they become probabilities (Guo et al.
+            2017, section 4.2), fitted on validation; None where it was not, which leaves them as they are.
+        sampling: defaults for requests that leave a parameter out, by the names of SamplingParams.
+        metrics: figures of the evaluation, such as accuracy.
+        data_sha256: of the training data.
+        tuning: the configuration of the tuning run.
+        provenance: where the prompt comes from: its source, its foreign format, what it was copied from.
+        created_at: seconds since 1970, UTC.
+    """
+
+    schema_version: Literal[1] = 1
+    task: str
+    number: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+    digest: Sha256
+    kind: PromptKind
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=MAX_VIRTUAL_TOKENS)]
+    backbone: BackboneName
+    tensor: TensorFile | None
+    initial: TensorFile | None = None
+    text: str | None = None
+    token_ids: tuple[int, ...] = ()
+    template: Annotated[str, Field(max_length=16_384)] | None = None
+    labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1_024)] = ()
+    label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = None
+    sampling: dict[str, JsonValue] = {}
+    metrics: dict[str, JsonValue] = {}
+    data_sha256: Sha256 | None = None
+    tuning: dict[str, JsonValue] = {}
+    provenance: dict[str, JsonValue] = {}
+    description: Annotated[str, Field(max_length=4_096)] = ""
+    created_at: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def build(cls, **fields: Any) -> Manifest:
+        """From what a caller says. Raises InvalidInput that names the field."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise InvalidInput(_first_fault(error), param=_first_field(error)) from error
+
+    @classmethod
+    def decode(cls, content: bytes) -> Manifest:
+        """Raises CorruptPrompt: damaged, cut short, or of a schema this program does not know."""
+        try:
+            return cls.model_validate_json(unseal(content))
+        except (CorruptPrompt, InvalidInput, ValidationError) as error:
+            refuse_newer_schema(content)
+            reason = _first_fault(error) if isinstance(error, ValidationError) else error.message
+            raise CorruptPrompt(f"task.json: {reason}") from error
+
+    def encode(self) -> bytes:
+        content = seal(self.model_dump(mode="json"))
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise InvalidInput(f"labels, metrics, text and the rest may take {MAX_MANIFEST_BYTES} bytes as JSON")
+        return content
+
+    @model_validator(mode="after")
+    def _require_consistency(self) -> Manifest:
+        if (self.kind is PromptKind.TEXT) != (self.tensor is None) or (self.text is None) != (self.tensor is not None):
+            raise InvalidInput("a text prompt has a text, any other a tensor", param="kind")
+        if self.initial is not None and self.tensor is None:
+            raise InvalidInput("a text prompt has no initial rows", param="initial")
+        if len(set(self.labels)) != len(self.labels):
+            raise InvalidInput("labels must differ from one another", param="labels")
+        if self.label_temperature is not None and not self.labels:
+            raise InvalidInput("only a task with labels has a label_temperature", param="label_temperature")
+        if self.template is not None:
+            Template(self.template)
+        read_sampling(self.sampling)
+        return self
+
+
+def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Default parameters as SamplingParams takes them: tuples for lists, numbers for the keys of `logit_bias`.
+
+    Raises:
+        InvalidInput: a name or value SamplingParams does not know.
+    """
+    if not sampling:
+        return {}
+    unknown = sorted(set(sampling) - {field.name for field in dataclasses.fields(SamplingParams)})
+    if unknown:
+        raise InvalidInput(f"sampling.{unknown[0]} is no sampling parameter", param=f"sampling.{unknown[0]}")
+    try:
+        params = _SAMPLING.validate_json(json.dumps(sampling), strict=True)
+    except ValidationError as error:
+        raise InvalidInput(_first_fault(error), param=f"sampling.{_first_field(error)}") from error
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=f"sampling.{error.param}") from error
+    return {name: getattr(params, name) for name in sampling}
+
+
+def _first_fault(error: ValidationError) -> str:
+    return f"{_first_field(error)}: {error.errors(include_input=False, include_url=False)[0]['msg']}"
+
+
+def _first_field(error: ValidationError) -> str:
+    return ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"][:2])
+
+
+_SAMPLING: TypeAdapter[SamplingParams] = TypeAdapter(SamplingParams)

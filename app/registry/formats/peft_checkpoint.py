@@ -1,0 +1,198 @@
+"""PEFT's prompt-learning checkpoints, in and out: adapter_config.json beside adapter_model.safetensors.
+
+Layouts are those of peft 0.21 (`PeftModel.get_prompt`, `get_peft_model_state_dict`). Only JSON and safetensors are
+read; no class, tokenizer or model that a configuration names is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import safetensors.torch
+import torch
+
+from app.errors import InvalidInput
+from app.registry.formats.safetensors_file import DTYPES, open_tensors
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
+
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+TENSOR_NAME = "prompt_embeddings"
+MAX_CONFIG_BYTES = 2**20
+PEFT_TYPE_TO_KIND = {
+    "PROMPT_TUNING": PromptKind.EMBEDDINGS,
+    "P_TUNING": PromptKind.EMBEDDINGS,
+    "MULTITASK_PROMPT_TUNING": PromptKind.EMBEDDINGS,
+    "CPT": PromptKind.EMBEDDINGS,
+    "PREFIX_TUNING": PromptKind.KV,
+    "CARTRIDGE": PromptKind.KV,
+}
+_TASK_TYPES = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM"}
+_MULTITASK_NAMES = {TENSOR_NAME, "prefix_task_cols", "prefix_task_rows"}
+
+
+@dataclass(frozen=True, slots=True)
+class PeftConfig:
+    """What an adapter_config.json says about a prompt. Fields old files leave out are None.
+
+    Attributes:
+        num_submodules: 2 for encoder-decoders, whose files hold every virtual token twice.
+        token_dim: width of a row; of keys and values, of one layer's keys.
+    """
+
+    peft_type: str
+    num_virtual_tokens: int
+    num_submodules: int
+    token_dim: int | None
+    num_layers: int | None
+    num_attention_heads: int | None
+    base_model: str | None
+    init_text: str | None
+
+    @classmethod
+    def decode(cls, content: bytes) -> PeftConfig:
+        """Raises InvalidInput: not a prompt, not for generating text, or not readable; names the field."""
+        fields = _parse(content)
+        peft_type, task_type = fields.get("peft_type"), fields.get("task_type")
+        if not isinstance(peft_type, str) or peft_type not in PEFT_TYPE_TO_KIND:
+            known = ", ".join(PEFT_TYPE_TO_KIND)
+            _refuse(f"only prompts can be served ({known}); other adapters change the weights", "peft_type")
+        if not isinstance(task_type, str | None) or task_type not in _TASK_TYPES:
+            _refuse("the checkpoint is for a classification head, not for generating text", "task_type")
+        if fields.get("modules_to_save"):
+            _refuse("the checkpoint changes modules of the model beside its prompt", "modules_to_save")
+        declared = _integer(fields, "num_transformer_submodules")
+        return cls(
+            peft_type=peft_type,
+            num_virtual_tokens=_num_virtual_tokens(fields),
+            num_submodules=declared or (2 if task_type == "SEQ_2_SEQ_LM" else 1),
+            token_dim=_integer(fields, "token_dim"),
+            num_layers=_integer(fields, "num_layers"),
+            num_attention_heads=_integer(fields, "num_attention_heads"),
+            base_model=_short_text(fields, "base_model_name_or_path"),
+            init_text=_short_text(fields, "prompt_tuning_init_text"),
+        )
+
+    @property
+    def kind(self) -> PromptKind:
+        return PEFT_TYPE_TO_KIND[self.peft_type]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        facts = {"base_model": self.base_model, "init_text": self.init_text}
+        return {"source": "peft", "peft_type": self.peft_type} | {k: v for k, v in facts.items() if v is not None}
+
+    def require_backbone(self, backbone: Backbone) -> None:
+        """Raises InvalidInput that names the first field in which the checkpoint is for another model."""
+        facts: dict[str, tuple[int | None, int]] = {"token_dim": (self.token_dim, backbone.hidden_size)}
+        if self.kind is PromptKind.KV:
+            facts = {
+                "num_layers": (self.num_layers, backbone.num_layers),
+                "num_attention_heads": (self.num_attention_heads, backbone.num_kv_heads),
+                "token_dim": (self.token_dim, backbone.num_kv_heads * backbone.head_dim),
+            }
+        for name, (declared, actual) in facts.items():
+            if declared is not None and declared != actual:
+                _refuse(f"{name} is {declared}, but {backbone.name} needs {actual}", name)
+
+
+def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None = None) -> torch.Tensor:
+    """The rows that go in front of a text: (num_virtual_tokens, width), in the file's dtype.
+
+    P_TUNING files hold the encoder's output and CPT files the sum with the delta, so they need no computation. Of an
+    encoder-decoder's rows the first half is used, as PEFT does.
+
+    Args:
+        multitask_index: which task of MULTITASK_PROMPT_TUNING; None where the file has only one.
+
+    Raises:
+        InvalidInput: the file is not what the configuration says.
+    """
+    is_multitask = config.peft_type == "MULTITASK_PROMPT_TUNING"
+    stored = open_tensors(tensors, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=DTYPES)
+    tensor = {name: each.read() for name, each in stored.items()}
+    rows = tensor[TENSOR_NAME]
+    num_rows = config.num_virtual_tokens * (1 if config.kind is PromptKind.KV else config.num_submodules)
+    if rows.ndim != 2 or rows.shape[0] != num_rows:
+        _refuse(f"the tensor must have {num_rows} rows, as num_virtual_tokens says", "num_virtual_tokens")
+    if is_multitask:
+        rows = rows * _task_matrix(tensor, multitask_index, rows.shape)
+    return rows[: config.num_virtual_tokens]
+
+
+def _task_matrix(tensor: dict[str, torch.Tensor], index: int | None, shape: torch.Size) -> torch.Tensor:
+    """What the shared prompt is multiplied with for one task (Wang et al. 2023, section 3.1): (rows, token_dim)."""
+    columns, rows = tensor["prefix_task_cols"], tensor["prefix_task_rows"]
+    num_tasks, num_ranks = columns.shape[0], columns.shape[-1]
+    if columns.shape != (num_tasks, shape[0], num_ranks) or rows.shape != (num_tasks, num_ranks, shape[1]):
+        _refuse("prefix_task_cols and prefix_task_rows must match prompt_embeddings", "prefix_task_cols")
+    if index is None and num_tasks > 1:
+        _refuse(f"the checkpoint holds {num_tasks} tasks: say which, from 0 to {num_tasks - 1}", "multitask_index")
+    if not 0 <= (index or 0) < num_tasks:
+        _refuse(f"multitask_index must be from 0 to {num_tasks - 1}", "multitask_index")
+    return columns[index or 0] @ rows[index or 0]
+
+
+def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes]:
+    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT does not know."""
+    if prompt.rows is None:
+        return {}
+    config = json.dumps(_config_fields(prompt, backbone), indent=2, sort_keys=True) + "\n"
+    tensors = safetensors.torch.save({TENSOR_NAME: prompt.rows}, metadata={"format": "pt"})
+    return {CONFIG_FILE: config.encode(), TENSOR_FILE: tensors}
+
+
+def _config_fields(prompt: TaskPrompt, backbone: Backbone) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "base_model_name_or_path": backbone.name,
+        "inference_mode": True,
+        "num_layers": backbone.num_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": prompt.num_virtual_tokens,
+        "task_type": "CAUSAL_LM",
+    }
+    if prompt.kind is PromptKind.EMBEDDINGS:
+        return fields | {"peft_type": "PROMPT_TUNING", "token_dim": backbone.hidden_size}
+    token_dim = backbone.num_kv_heads * backbone.head_dim
+    heads = {"num_attention_heads": backbone.num_kv_heads, "token_dim": token_dim, "encoder_hidden_size": token_dim}
+    return fields | heads | {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    if len(content) > MAX_CONFIG_BYTES:
+        _refuse(f"{CONFIG_FILE} may have at most {MAX_CONFIG_BYTES} bytes", CONFIG_FILE)
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        _refuse(f"{CONFIG_FILE} is not valid JSON", CONFIG_FILE)
+    if not isinstance(fields, dict):
+        _refuse(f"{CONFIG_FILE} must be a JSON object", CONFIG_FILE)
+    return fields
+
+
+def _integer(fields: dict[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is not None and (type(value) is not int or not 1 <= value <= 2**31):
+        _refuse(f"{name} must be a positive integer", name)
+    return value
+
+
+def _num_virtual_tokens(fields: dict[str, Any]) -> int:
+    number = _integer(fields, "num_virtual_tokens")
+    if number is None or number > MAX_VIRTUAL_TOKENS:
+        _refuse(f"num_virtual_tokens must be from 1 to {MAX_VIRTUAL_TOKENS}", "num_virtual_tokens")
+    return number
+
+
+def _short_text(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value[:500].encode(errors="replace").decode() if isinstance(value, str) and value else None
+
+
+def _refuse(message: str, param: str) -> NoReturn:
+    raise InvalidInput(message, param=param)

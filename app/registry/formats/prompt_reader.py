@@ -1,0 +1,100 @@
+"""PromptReader: a version's files back into the task prompt that was published, bit for bit or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from app.errors import CorruptPrompt, InvalidInput
+from app.registry.formats.binding import require_fit
+from app.registry.formats.initial_rows import INITIAL_FILE, decode_initial
+from app.registry.formats.manifest import MAX_MANIFEST_BYTES, Manifest, TensorFile
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
+from app.registry.stores.store import Store
+from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
+from app.registry.version import Version
+from app.task_prompt import PromptKind, TaskPrompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.model.backbone import Backbone
+
+MAX_CARD_BYTES = 2**20
+
+
+class PromptReader:
+    """Args: backbone: what the prompt must fit; None for looking at a registry without loading a model."""
+
+    def __init__(self, store: Store, backbone: Backbone | None) -> None:
+        self._store = store
+        self._backbone = backbone
+
+    def read(self, version: Version) -> TaskPrompt:
+        """Raises CorruptPrompt, NotFound (no files), BackboneMismatch, InvalidInput (overflow in the model's dtype)."""
+        manifest = self.read_manifest(version)
+        if manifest.tensor is None:
+            prompt = TaskPrompt.from_text(manifest.text or "", manifest.token_ids, manifest.backbone.fingerprint)
+        else:
+            prompt = self._tensor_prompt(version, manifest, manifest.tensor)
+        if prompt.digest != version.digest:
+            raise CorruptPrompt(f"{version.id} does not hold what was published as it")
+        if self._backbone is not None:
+            require_fit(prompt, self._backbone)
+        return prompt
+
+    def read_manifest(self, version: Version) -> Manifest:
+        """Raises CorruptPrompt: damaged, or another one than when the version was listed. NotFound."""
+        try:
+            manifest = Manifest.decode(self._content(version, MANIFEST_FILE, MAX_MANIFEST_BYTES))
+        except CorruptPrompt as error:
+            raise CorruptPrompt(f"{version.id}: {error.message}") from error
+        if manifest.digest != version.digest:
+            raise CorruptPrompt(f"{version.id} was replaced behind the registry's back")
+        return manifest
+
+    def read_initial(self, version: Version) -> torch.Tensor | None:
+        """The rows tuning started from, float32 on CPU; None where they were not kept. Raises as `read_manifest`."""
+        stored = self.read_manifest(version).initial
+        if stored is None:
+            return None
+        try:
+            return decode_initial(self._checked_content(version, INITIAL_FILE, stored))
+        except InvalidInput as error:
+            raise CorruptPrompt(f"{version.id}: {INITIAL_FILE}: {error.message}") from error
+
+    def read_files(self, version: Version) -> dict[str, bytes]:
+        """All files of the version, after a look that they are right. Raises as `read` does."""
+        manifest = self.read_manifest(version)
+        self.read(version)
+        self.read_initial(version)
+        name_to_limit = {MANIFEST_FILE: MAX_MANIFEST_BYTES, CARD_FILE: MAX_CARD_BYTES}
+        if manifest.tensor is not None:
+            name_to_limit |= {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: manifest.tensor.num_bytes}
+        if manifest.initial is not None:
+            name_to_limit[INITIAL_FILE] = manifest.initial.num_bytes
+        present = self._store.entries(f"{version.task}/{version.number}")
+        return {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
+
+    def _tensor_prompt(self, version: Version, manifest: Manifest, tensor: TensorFile) -> TaskPrompt:
+        content = self._checked_content(version, TENSOR_FILE, tensor)
+        make = TaskPrompt.from_kv if manifest.kind is PromptKind.KV else TaskPrompt.from_embeddings
+        try:
+            config = PeftConfig.decode(self._content(version, CONFIG_FILE, MAX_CONFIG_BYTES))
+            return make(read_rows(config, content), manifest.backbone.fingerprint)
+        except InvalidInput as error:
+            raise CorruptPrompt(f"{version.id}: {error.message}") from error
+
+    def _checked_content(self, version: Version, name: str, stored: TensorFile) -> bytes:
+        content = self._content(version, name, stored.num_bytes)
+        if hashlib.sha256(content).hexdigest() != stored.sha256:
+            raise CorruptPrompt(f"{version.id}: {name} is damaged")
+        return content
+
+    def _content(self, version: Version, name: str, max_bytes: int) -> bytes:
+        """A file is measured before it is read: what lies there may be another one by now."""
+        key = f"{version.task}/{version.number}/{name}"
+        entry = self._store.entry(key)
+        if entry is not None and entry.num_bytes > max_bytes:
+            raise CorruptPrompt(f"{version.id}: {name} is larger than when it was published")
+        return self._store.read(key)

@@ -1,0 +1,152 @@
+"""Descent: the device's part of a tuning run, in slices: updating every member, and measuring them.
+
+All members answer the same examples in one forward. A prompt's keys and values are computed once for an update; the
+chunks of the batch add up their gradients there, and the prompt's own backward runs once at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from app.engine.threads.slices import Slices
+from app.errors import OutOfMemory
+from app.measure.encoding import EncodedExample
+from app.model.backbone import Backbone
+from app.model.prompted_forward import Prefix
+from app.tuning.run.chunks import Chunk, Chunker
+from app.tuning.run.events import MicroBatchLowered, OnEvent
+from app.tuning.run.objective import Objective, Score
+from app.tuning.run.population import Member, Population
+
+NUM_TRIALS = 4
+
+
+class Descent:
+    """Moves a population downhill."""
+
+    def __init__(
+        self, backbone: Backbone, objective: Objective, population: Population, chunker: Chunker, on_event: OnEvent
+    ) -> None:
+        self._backbone = backbone
+        self._objective = objective
+        self._population = population
+        self._chunker = chunker
+        self._on_event = on_event
+        self.num_tokens_computed = 0
+        """Tokens put through the backbone, paddings left out; a backward counts like a forward."""
+        self.num_tokens_trained = 0
+        """Tokens of the examples, text and answer, each as often as a member learned from it."""
+
+    def update(self, rows: Sequence[EncodedExample], step: int, num_steps: int) -> Slices[dict[Member, float]]:
+        """One update of every member alive whose loss and gradient are finite.
+
+        Args: step: 0 for the first.
+
+        Returns: the mean loss of each member that was updated.
+
+        Raises OutOfMemory.
+        """
+        while True:
+            try:
+                losses = yield from self._gradients(rows)
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self._lower_micro_batch(error)
+        sound = {m: loss for m, loss in losses.items() if math.isfinite(loss) and m.has_finite_gradient}
+        for member in sound:
+            member.update(step, num_steps)
+        self.num_tokens_trained += len(sound) * sum(row.num_tokens for row in rows)
+        self._population.clear_gradients()
+        return sound
+
+    @torch.no_grad()
+    def measure(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, Score]]:
+        """What every member alive scores on these rows."""
+        alive = self._population.alive
+        prefixes = []
+        for part in self._population.prefixes(self._chunker.max_tokens):
+            prefixes.append(part)
+            yield
+        prefix = Prefix.stack(prefixes)
+        figures: dict[tuple[int, int], torch.Tensor] = {}
+        for chunk in self._chunker.chunks(rows, len(alive)):
+            judged = yield from self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
+            self.num_tokens_computed += self._objective.num_readings * self._chunker.num_tokens(chunk)
+            figures |= zip(chunk.places, judged, strict=True)
+        by_row = range(len(rows))
+        return {
+            member: self._objective.score(torch.stack([figures[row, i] for row in by_row]))
+            for i, member in enumerate(alive)
+        }
+
+    def calibrate(self, rows: Sequence[EncodedExample], slice_s: float) -> Slices[None]:
+        """Find how many tokens a slice may have: double them until one takes half the time there is.
+
+        The fastest of NUM_TRIALS passes counts: what disturbs one, first times or other programs, only makes it slower.
+        """
+        prefixes = []
+        for part in self._population.prefixes(1):
+            prefixes.append(part.detached())
+            yield
+        chunks = self._chunker.trial_chunks(rows, len(self._population.alive))
+        tokens_per_s = 0.0
+        for _ in range(NUM_TRIALS):
+            for chunk in chunks:
+                took_s = self._time(prefixes, chunk)
+                tokens_per_s = max(tokens_per_s, self._chunker.num_padded_tokens(chunk) / took_s)
+                yield
+                if took_s > slice_s / 2:
+                    break
+        self._chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
+
+    def _gradients(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, float]]:
+        """Adds up every member's gradient; returns the mean loss of each."""
+        population = self._population
+        population.clear_gradients()
+        parts = []
+        for part in population.prefixes(self._chunker.max_tokens):
+            parts.append((part, part.detached()))
+            yield
+        leaves = [leaf for _, leaf in parts]
+        losses = torch.zeros(len(population.alive), dtype=torch.float64)
+        for chunk in self._chunker.chunks(rows, len(losses)):
+            per_row = self._objective.loss_per_row(Prefix.stack(leaves), chunk.rows, chunk.prompt_index)
+            (per_row.sum() / len(rows)).backward()
+            self.num_tokens_computed += 2 * self._chunker.num_tokens(chunk)
+            losses.index_add_(0, torch.tensor(chunk.prompt_index), per_row.detach().double().cpu() / len(rows))
+            yield
+        for part, leaf in parts:
+            self.num_tokens_computed += 2 * sum(part.lengths)
+            torch.autograd.backward(part.tensors(), [tensor.grad for tensor in leaf.tensors()])
+            yield
+        return dict(zip(population.alive, losses.tolist(), strict=True))
+
+    def _time(self, prefixes: Sequence[Prefix], chunk: Chunk) -> float:
+        """Seconds of a forward and a backward, whose gradients are thrown away."""
+        began = time.perf_counter()
+        self._objective.loss_per_row(Prefix.stack(prefixes), chunk.rows, chunk.prompt_index).sum().backward()
+        if self._backbone.device.type == "cuda":
+            torch.cuda.synchronize(self._backbone.device)
+        return time.perf_counter() - began
+
+    def _lower_micro_batch(self, error: Exception) -> None:
+        """Raises OutOfMemory when it is one row already, and the error itself when it is of another kind."""
+        if not _is_out_of_memory(error):
+            raise error
+        self._population.clear_gradients()
+        if self._backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._chunker.max_rows == 1:
+            raise OutOfMemory("tuning needs more memory than there is, even for a single example") from error
+        self._chunker.halve()
+        self._on_event(MicroBatchLowered(self._chunker.max_rows))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; the CPU's allocator raises a plain RuntimeError."""
+    is_typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return is_typed or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,293 @@
+"""What a prompt is asked to do better: the loss of a batch, and the measurement on validation."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from app.engine.threads.slices import Slices
+from app.measure.encoding import Batch, EncodedExample
+from app.measure.label_tree import (
+    LabelTree,
+    encode_labels,
+    exceeds_window,
+    label_log_likelihoods,
+    node_log_likelihoods,
+)
+from app.measure.metrics import accuracy, macro_f1, shares_of
+from app.measure.plain_model import MAX_LOGITS, generate_in_slices
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.model.prompted_forward import Prefix, target_log_likelihoods
+from app.tuning.config import Loss, Metric
+from app.tuning.plan import WRITTEN_METRICS, TuningPlan
+
+MAX_TREE_NODES = 48
+"""Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
+MAX_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measurement on validation; higher `rank` is better."""
+
+    metric: str
+    value: float
+    rank: tuple[float, ...]
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, self.rank))
+
+
+class Objective(ABC):
+    """Rows of any number of prompts in one call: `prompt_index` says which prompt of the prefix each row belongs to."""
+
+    @abstractmethod
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        """(num_rows,) float32, differentiable."""
+
+    @abstractmethod
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
+
+    @abstractmethod
+    def score(self, figures: torch.Tensor) -> Score:
+        """Args: figures: (num_rows, num_figures), as `judge` gave them for all rows of one prompt."""
+
+    @property
+    @abstractmethod
+    def num_extra_tokens(self) -> int:
+        """Tokens a row costs beside its own."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of one call that memory bears."""
+        return MAX_ROWS
+
+    @property
+    def num_readings(self) -> int:
+        """How often `judge` puts a row through the backbone."""
+        return 1
+
+
+class TokenObjective(Objective):
+    """Mean over rows of the mean negative log-likelihood of the target's tokens; measured as the same on validation."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        batch = Batch.collate(rows, self._backbone.device, prompt_index)
+        log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
+        return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
+
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        losses = self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
+        yield
+        return losses
+
+    def score(self, figures: torch.Tensor) -> Score:
+        loss = float(figures.double().mean())
+        return Score("loss", loss, (-loss,))
+
+    @property
+    def num_extra_tokens(self) -> int:
+        return 0
+
+
+class WritingObjective(TokenObjective):
+    """The same loss; on validation the answers are written and judged, ties broken by the loss."""
+
+    def __init__(self, backbone: Backbone, metric: Metric) -> None:
+        super().__init__(backbone)
+        self._metric = metric
+
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        """An answer ends at twice the longest target: one that goes on by then is wrong, however it would end."""
+        losses = yield from super().judge(prefix, rows, prompt_index)
+        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        most = 2 * max(len(row.target_ids) for row in rows)
+        written = yield from generate_in_slices(self._backbone, prefix, texts, most, len(rows), prompt_index)
+        tokenizer = self._backbone.tokenizer
+        targets = [tokenizer.decode(row.target_ids, skip_special_tokens=True).strip() for row in rows]
+        shares = [shares_of(self._metric, *pair) for pair in zip(written, targets, strict=True)]
+        return torch.cat([torch.tensor(shares, dtype=losses.dtype), losses], dim=1)
+
+    def score(self, figures: torch.Tensor) -> Score:
+        reached, possible, loss = figures.double().sum(dim=0).tolist()
+        value = reached / possible if possible else 1.0
+        return Score(self._metric.value, value, (value, -loss / len(figures)))
+
+    @property
+    def num_readings(self) -> int:
+        return 2
+
+
+class LabelObjective(Objective):
+    """A metric of the likeliest labels on validation, ties broken by their cross-entropy; the loss is one of Loss."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        template: Template,
+        labels: Sequence[str],
+        *,
+        reads_tree: bool,
+        token_weight: float,
+        metric: Metric = Metric.ACCURACY,
+    ) -> None:
+        self._backbone = backbone
+        self._template = template
+        self._labels = tuple(labels)
+        self._tokens = TokenObjective(backbone)
+        self._reads_tree = reads_tree
+        self._token_weight = token_weight
+        self._metric = metric
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        if not self._reads_tree:
+            return self._tokens.loss_per_row(prefix, rows, prompt_index)
+        nodes = self._node_scores(prefix, rows, prompt_index)
+        wanted = self._label_index(rows).to(nodes.device)
+        among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
+        lengths = torch.tensor([len(row.target_ids) for row in rows], device=nodes.device)
+        tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
+        return among_labels + self._token_weight * tokens
+
+    def judge(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> Slices[torch.Tensor]:
+        scores = label_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._label_tree)
+        wanted = self._label_index(rows).to(scores.device)
+        figures = [scores.argmax(dim=1), wanted, F.cross_entropy(scores, wanted, reduction="none")]
+        yield
+        return torch.stack([figure.float() for figure in figures], dim=1).cpu()
+
+    def score(self, figures: torch.Tensor) -> Score:
+        said, wanted, losses = figures.double().unbind(dim=1)
+        loss = float(losses.mean())
+        if self._metric is Metric.LOSS:
+            return Score("loss", loss, (-loss,))
+        of_labels = macro_f1 if self._metric is Metric.MACRO_F1 else accuracy
+        value = of_labels(*([self._labels[int(i)] for i in column] for column in (said, wanted)))
+        return Score(self._metric.value, value, (value, -loss))
+
+    @property
+    def num_extra_tokens(self) -> int:
+        return len(self._tree.inner)
+
+    @property
+    def max_rows(self) -> int:
+        return max(1, MAX_LOGITS // ((len(self._tree.inner) + 1) * self._backbone.vocab_size))
+
+    def _label_scores(
+        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
+        """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
+        nodes = self._node_scores(prefix, rows, prompt_index)
+        return nodes @ self._scored.to(nodes.device)
+
+    def _node_scores(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        return node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
+
+    def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> Batch:
+        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        return Batch.collate(texts, self._backbone.device, prompt_index)
+
+    def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
+        return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
+
+    @cached_property
+    def _target_ids(self) -> list[tuple[int, ...]]:
+        eos_id = self._backbone.tokenizer.eos_token_id
+        eos = () if eos_id is None else (int(eos_id),)
+        return [(*self._template.encode_target(self._backbone.tokenizer, label), *eos) for label in self._labels]
+
+    @cached_property
+    def _ids_to_label(self) -> dict[tuple[int, ...], int]:
+        return {ids: label for label, ids in enumerate(self._target_ids)}
+
+    @cached_property
+    def _tree(self) -> LabelTree:
+        return LabelTree.build(self._target_ids)
+
+    @cached_property
+    def _label_tree(self) -> LabelTree:
+        """Of the labels as evaluation scores them."""
+        return LabelTree.build(encode_labels(self._backbone, self._template, self._labels))
+
+    @cached_property
+    def _scored(self) -> torch.Tensor:
+        """(num_nodes, num_labels) float32: the nodes whose sum is a label's score, as evaluation counts it."""
+        scored = encode_labels(self._backbone, self._template, self._labels)
+        matrix = torch.zeros(len(self._tree.token_ids), len(self._labels))
+        for label, (path, ids) in enumerate(zip(self._tree.paths, scored, strict=True)):
+            matrix[list(path[: len(ids)]), label] = 1.0
+        return matrix
+
+
+class DistillationObjective(LabelObjective):
+    """Divergence of the labels from a teacher's (see `distillation`); accuracy is agreement with the teacher."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        template: Template,
+        labels: Sequence[str],
+        taught: dict[tuple[int, ...], torch.Tensor],
+        *,
+        mass_weight: float,
+        metric: Metric = Metric.ACCURACY,
+    ) -> None:
+        """Args:
+        taught: ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
+        mass_weight: of the divergence between how likely any label is at all.
+        """
+        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
+        self._taught = taught
+
+    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+        scores = self._label_scores(prefix, rows, prompt_index)
+        taught = torch.stack([self._taught[row.text_ids] for row in rows]).to(scores.device)
+        divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
+        return divergence.sum(dim=1) + self._token_weight * _binary_divergence(scores.logsumexp(1), taught.logsumexp(1))
+
+
+def _binary_divergence(log_mass: torch.Tensor, taught_log_mass: torch.Tensor) -> torch.Tensor:
+    """KL(taught || learned) of an event and its opposite, from the logarithms of its probability."""
+    learned, taught = (each.clamp(max=-1e-6) for each in (log_mass, taught_log_mass))
+    rest, taught_rest = torch.log(-torch.expm1(learned)), torch.log(-torch.expm1(taught))
+    return taught.exp() * (taught - learned) + taught_rest.exp() * (taught_rest - rest)
+
+
+def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[EncodedExample]) -> Objective:
+    """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
+    config, template, labels = plan.config, plan.template, plan.labels
+    if not labels:
+        return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else TokenObjective(backbone)
+    if plan.lesson is not None and plan.lesson.scores is not None:
+        taught = dict(zip((row.text_ids for row in train), plan.lesson.scores, strict=True))
+        return DistillationObjective(
+            backbone, template, labels, taught, mass_weight=config.token_weight, metric=plan.metric
+        )
+    reads_tree = config.loss is Loss.LABELS
+    if config.loss is Loss.AUTO:
+        tree = LabelTree.build(encode_labels(backbone, template, labels))
+        longest = max(plan.search.nums_virtual_tokens) + max(row.num_tokens for row in train)
+        reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
+    return LabelObjective(
+        backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight, metric=plan.metric
+    )

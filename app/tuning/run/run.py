@@ -1,0 +1,351 @@
+"""TuningRun: learns soft prompts in front of a frozen backbone (Lester et al. 2021), slice by slice.
+
+The rows of the prompts are the only parameters. They are float32 on a backbone of any dtype, and are learned in units
+of their natural size (the vocabulary's embeddings, or a layer's keys), so learning rates mean the same on every
+backbone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from enum import StrEnum
+from itertools import islice
+
+import torch
+
+from app.engine.threads.slices import Slices
+from app.errors import InvalidInput, NumericalError
+from app.measure.encoding import EncodedExample, shuffled_batches
+from app.measure.plain_model import evaluate_in_slices
+from app.model.backbone import Backbone
+from app.model.prompted_forward import Prefix
+from app.task_prompt import PromptKind
+from app.tuning.config import Init, TuneConfig
+from app.tuning.plan import TuningPlan
+from app.tuning.result import TuneResult
+from app.tuning.run.chunks import Chunker
+from app.tuning.run.descent import Descent
+from app.tuning.run.events import (
+    Evaluated,
+    MembersDropped,
+    OnEvent,
+    StepDone,
+    TuningStarted,
+    TuningStopped,
+    ignore_event,
+)
+from app.tuning.run.initialization import embedding_rms, initial_rows, kv_rms
+from app.tuning.run.objective import Score, choose_objective
+from app.tuning.run.population import Member, Population
+from app.tuning.run.rows import RunRows
+from app.tuning.run.run_state import RunState
+from app.tuning.search import keep_better_half
+
+
+class Mark(StrEnum):
+    """What a slice ended with."""
+
+    PART = "part"
+    """The middle of an update or a measurement."""
+    UPDATE = "update"
+    """A moment at which the run can be saved."""
+    END = "end"
+
+
+class TuningRun:
+    """Call `advance` until it says `Mark.END`, then read `result`. Every call holds the device for one slice.
+
+    Args:
+        state: of an earlier run of the same plan, to go on from.
+        slice_s: seconds a slice should take; None leaves the size of micro-batches to the configuration.
+        on_event: told what happens, within `advance`.
+
+    Raises:
+        InvalidInput: a target that is too long, a prompt that leaves no room for text, the state of another run.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        plan: TuningPlan,
+        *,
+        state: RunState | None = None,
+        slice_s: float | None = None,
+        on_event: OnEvent = ignore_event,
+    ) -> None:
+        self._backbone = backbone
+        self._plan = plan
+        self._digest = plan.digest(backbone.fingerprint)
+        if state is not None and state.books.get("plan") != self._digest:
+            raise InvalidInput("the saved state belongs to another tuning run", param="state")
+        rows = RunRows.of(backbone, plan)
+        self._train, self._validation = rows.train, rows.validation
+        objective = choose_objective(backbone, plan, self._train)
+        self._chunker = Chunker(
+            max_rows=min(plan.config.micro_batch_size, objective.max_rows),
+            num_extra_tokens=objective.num_extra_tokens,
+        )
+        self._population = Population(backbone)
+        self._descent = Descent(backbone, objective, self._population, self._chunker, on_event)
+        self._on_event = on_event
+        self._slice_s = slice_s
+        self.step = 0
+        self.num_steps = plan.config.num_steps(len(self._train))
+        self._history: list[Evaluated] = []
+        self._num_worse = 0
+        self._elapsed_s = 0.0
+        self._is_stopping = False
+        self._mark = Mark.PART
+        self._result: TuneResult | None = None
+        self._work = self._slices(state)
+
+    @property
+    def plan(self) -> TuningPlan:
+        return self._plan
+
+    @property
+    def is_done(self) -> bool:
+        return self._result is not None
+
+    @property
+    def leader(self) -> Member | None:
+        """The member with the best state so far, which is its `best`."""
+        return self._population.leader
+
+    @property
+    def result(self) -> TuneResult:
+        assert self._result is not None, "the run is not done"
+        return self._result
+
+    @property
+    def num_rows_at_once(self) -> int:
+        """Rows of a forward that measures: as many as fit a slice, however long they are."""
+        return self._chunker.num_rows_within(self._validation)
+
+    def prepare(self) -> None:
+        """Before each slice, what needs no device; all of that was done when the run was made."""
+
+    def advance(self) -> Mark:
+        """Compute one slice.
+
+        Raises:
+            BackboneMismatch, InvalidInput: a member cannot start as its configuration says.
+            NumericalError: nothing finite was ever measured.
+            OutOfMemory: not even one row fits.
+        """
+        began = time.monotonic()
+        self._mark = next(self._work) or Mark.PART
+        self._elapsed_s += time.monotonic() - began
+        return self._mark
+
+    def stop(self) -> None:
+        """End after the present update: what is best so far is measured and kept."""
+        self._is_stopping = True
+
+    def state(self) -> RunState:
+        """To be asked for when `advance` said `Mark.UPDATE`, and before it is called again."""
+        assert self._mark is Mark.UPDATE, "a run can only be saved between two updates"
+        members = self._population.members
+        books = {
+            "plan": self._digest,
+            "step": self.step,
+            "num_worse": self._num_worse,
+            "elapsed_s": self._elapsed_s,
+            "num_tokens_computed": self._descent.num_tokens_computed,
+            "num_tokens_trained": self._descent.num_tokens_trained,
+            "chunker": self._chunker.as_dict(),
+            "history": [asdict(event) for event in self._history],
+            "members": [member.books() for member in members],
+        }
+        named = {f"{m.number}.{name}": tensor for m in members for name, tensor in m.tensors().items()}
+        return RunState(books, named)
+
+    def _slices(self, state: RunState | None) -> Iterator[Mark | None]:
+        """The whole run. What it yields is what `advance` returns; None is PART."""
+        yield from self._make_members()
+        if state is None:
+            yield from self._begin()
+        else:
+            self._restore(state)
+        order = torch.Generator().manual_seed(self._plan.config.seed)
+        config = self._plan.config
+        batches = shuffled_batches(self._train, config.batch_size, order, balance=config.balance)
+        batches = islice(batches, self.step, None)
+        while (reason := self._reason_to_end()) is None:
+            yield from self._update([self._train[i] for i in next(batches)])
+            if self._population.alive and self._is_time_to_measure():
+                yield from self._measure()
+                self._cut()
+            yield Mark.UPDATE
+        yield from self._finish(reason)
+        while True:
+            yield Mark.END
+
+    def _make_members(self) -> Iterator[None]:
+        configs = self._plan.search.members(self._plan.config)
+        for number, config in enumerate(configs):
+            self._population.members.append(self._member(number, config))
+            yield
+        num_parameters = sum(member.initial.numel() for member in self._population.members)
+        self._on_event(
+            TuningStarted(
+                self.num_steps,
+                len(self._train),
+                len(self._validation),
+                num_parameters,
+                tuple(_describe(config) for config in configs),
+            )
+        )
+
+    def _member(self, number: int, config: TuneConfig) -> Member:
+        backbone, plan = self._backbone, self._plan
+        rows = initial_rows(
+            backbone,
+            config,
+            labels=plan.labels,
+            template=plan.template,
+            train=self._train,
+            init_prompt=plan.init_prompt,
+        )
+        if config.kind is PromptKind.EMBEDDINGS:
+            return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
+        if config.init is not Init.PROMPT:
+            with torch.no_grad():
+                rows = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+        return Member(number, config, rows, kv_rms(backbone, rows))
+
+    def _begin(self) -> Iterator[Mark | None]:
+        if self._slice_s is not None:
+            yield from self._descent.calibrate(self._train, self._slice_s)
+        yield from self._measure()
+        if self.leader is None:
+            raise NumericalError("the backbone's answers are not finite even before tuning")
+        yield Mark.UPDATE
+
+    def _restore(self, state: RunState) -> None:
+        books = state.books
+        self.step, self._num_worse, self._elapsed_s = books["step"], books["num_worse"], books["elapsed_s"]
+        self._descent.num_tokens_computed = books["num_tokens_computed"]
+        self._descent.num_tokens_trained = books["num_tokens_trained"]
+        self._chunker.restore(books["chunker"])
+        self._history = [Evaluated(**event) for event in books["history"]]
+        for member, known in zip(self._population.members, books["members"], strict=True):
+            member.restore(known, state.tensors_of(member.number))
+
+    def _reason_to_end(self) -> str | None:
+        patience = self._plan.config.patience
+        if not self._population.alive:
+            return "not finite"
+        if self.step >= self.num_steps:
+            return "finished"
+        if patience and self._num_worse >= patience and self._is_settled:
+            return "patience"
+        return "stopped" if self._is_stopping else None
+
+    def _update(self, rows: Sequence[EncodedExample]) -> Iterator[None]:
+        alive, num_before = self._population.alive, self._descent.num_tokens_trained
+        member_to_loss = yield from self._descent.update(rows, self.step, self.num_steps)
+        self.step += 1
+        self._drop([member for member in alive if member not in member_to_loss], "not finite")
+        if member_to_loss:
+            self._report(member_to_loss, self._descent.num_tokens_trained - num_before)
+
+    def _report(self, member_to_loss: Mapping[Member, float], num_tokens: int) -> None:
+        """The leader's loss, or another's where the leader is trained no more."""
+        shown = max(member_to_loss, key=lambda member: member.best_rank)
+        learning_rate = shown.config.learning_rate_at(self.step - 1, self.num_steps)
+        loss = member_to_loss[shown]
+        so_far = self._descent.num_tokens_trained
+        self._on_event(StepDone(self.step, self.num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far))
+
+    def _is_time_to_measure(self) -> bool:
+        every = self._plan.config.num_steps_between_evals(self.num_steps)
+        return self.step % every == 0 or self.step == self.num_steps or self._is_time_to_cut
+
+    @property
+    def _is_time_to_cut(self) -> bool:
+        is_moment = self._plan.search.is_cut_at(self.step, self.num_steps)
+        return is_moment and len(self._population.alive) > self._plan.search.num_kept
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether no cut is to come: before that, those that learn late are not behind for good."""
+        return self._plan.search.is_settled_at(self.step, self.num_steps)
+
+    def _measure(self) -> Iterator[None]:
+        best_before = self.leader and self.leader.best
+        member_to_score = yield from self._descent.measure(self._validation)
+        for member, score in member_to_score.items():
+            member.note(score, self.step)
+        has_improved = self.leader is not None and self.leader.best is not best_before
+        self._num_worse = 0 if has_improved else self._num_worse + 1
+        for member, score in member_to_score.items():
+            self._record(member, score, is_best=has_improved and member is self.leader)
+        self._drop([member for member, score in member_to_score.items() if not score.is_finite], "not finite")
+
+    def _record(self, member: Member, score: Score, *, is_best: bool) -> None:
+        event = Evaluated(self.step, score.metric, score.value, is_best, member.number)
+        self._history.append(event)
+        self._on_event(event)
+
+    def _cut(self) -> None:
+        """Let the worse half of the members go, where it is time."""
+        if self._is_time_to_cut:
+            alive = self._population.alive
+            kept = keep_better_half([member.best_rank for member in alive], self._plan.search.num_kept)
+            self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
+
+    def _drop(self, members: Sequence[Member], reason: str) -> None:
+        """They are trained no more; their best states stay."""
+        for member in members:
+            member.is_alive = False
+        if members:
+            self._on_event(MembersDropped(self.step, tuple(member.number for member in members), reason))
+
+    def _finish(self, reason: str) -> Iterator[None]:
+        ranked = self._population.ranked[: self._plan.search.num_kept]
+        assert ranked[0].best is not None
+        self._on_event(TuningStopped(self.step, reason, ranked[0].best.step))
+        results = []
+        for member in ranked:
+            results.append((yield from self._evaluate(member, reason)))  # noqa: PERF401  comprehensions cannot yield
+        self._result = replace(results[0], others=tuple(results[1:]))
+
+    def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
+        """What is to be known of a member's best state."""
+        plan = self._plan
+        assert member.best is not None
+        prompt = member.best_prompt(self._backbone)
+        measured = yield from evaluate_in_slices(
+            self._backbone,
+            prompt,
+            plan.template,
+            plan.labels,
+            plan.validation,
+            label_temperature=None,
+            max_input_tokens=plan.config.max_input_tokens,
+            max_new_tokens=plan.config.max_target_tokens,
+            batch_size=self.num_rows_at_once,
+        )
+        return TuneResult(
+            prompt=prompt,
+            initial=member.initial.cpu(),
+            plan=plan,
+            members=tuple(each.config for each in self._population.members),
+            member=member.number,
+            validation=measured,
+            history=tuple(self._history),
+            best_step=member.best.step,
+            num_steps=self.step,
+            stop_reason=reason,
+            tuning_s=self._elapsed_s,
+            num_tokens_computed=self._descent.num_tokens_computed,
+        )
+
+
+def _describe(config: TuneConfig) -> dict[str, object]:
+    """What members may differ in."""
+    names = ("kind", "init", "learning_rate", "num_virtual_tokens", "seed")
+    return {name: getattr(config, name) for name in names}

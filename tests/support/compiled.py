@@ -1,0 +1,26 @@
+"""attend_compiled for whatever the blocks hold, with the signature of the other implementations."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from app.model.attention import AttentionBatch
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiler import COMPILERS
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C compiler")
+
+
+def attend_compiled(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    attend = compile_attention(keys.dtype, keys.shape[3])
+    return attend(query, keys, values, batch, scale, window)

@@ -1,0 +1,103 @@
+"""A real server on a free port, with a tiny backbone and a registry of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+
+from app.answers.readiness import Services
+from app.http.protection.protocol import DeadlineProtocol
+from app.main import bind, create_app
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.registry.publication import Publication
+from app.registry.registry import Registry
+from app.settings import Settings
+from app.task_prompt import TaskPrompt
+
+LABELS = ("negative", "positive")
+REVIEW = "Review: {input}\nSentiment: {target}"
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    url: str
+    services: Services
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def registry(self) -> Registry:
+        return self.services.registry
+
+
+@contextmanager
+def run_server(settings: Settings, backbone: Backbone) -> Iterator[LiveServer]:
+    app = create_app(settings, backbone=backbone)
+    address = bind("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=DeadlineProtocol, ws="none", log_config=None, access_log=False, server_header=False)
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([address]),), daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        threading.Event().wait(0.01)
+    try:
+        yield LiveServer(f"http://127.0.0.1:{address.getsockname()[1]}", app.state.services, loop)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        loop.close()
+
+
+def make_settings(folder: Path, **changes: object) -> Settings:
+    """An idle server computes nothing, so that tests may compute with the same model in their own thread."""
+    return Settings(**{"registry": folder, "watch_interval": 0, "warm_prompts": False, **changes})
+
+
+def watch_deadlines(monkeypatch: pytest.MonkeyPatch, live: LiveServer, method: str) -> list[float]:
+    """The seconds that each call of this method of the engine is given, as they come."""
+    left_s: list[float] = []
+    plain = getattr(live.services.engine, method)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        left_s.append(options["deadline_s"])
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(live.services.engine, method, watched)
+    return left_s
+
+
+def soft_prompt(backbone: Backbone, *, rows: int = 7, seed: int = 0) -> TaskPrompt:
+    generator = torch.Generator().manual_seed(seed)
+    return TaskPrompt.from_embeddings(
+        torch.randn(rows, backbone.hidden_size, generator=generator), backbone.fingerprint
+    )
+
+
+def publish_tasks(registry: Registry, backbone: Backbone) -> None:
+    """sentiment has labels and two versions, headline generates, raw has no template."""
+    for seed in (1, 2):
+        registry.publish(
+            "sentiment", Publication(soft_prompt(backbone, seed=seed), template=Template(REVIEW), labels=LABELS)
+        )
+    registry.publish(
+        "headline",
+        Publication(
+            soft_prompt(backbone, rows=20, seed=3),
+            template=Template("{input}\nHeadline: {target}"),
+            sampling={"max_tokens": 5, "temperature": 0.0},
+        ),
+    )
+    registry.publish("raw", Publication(soft_prompt(backbone, rows=1, seed=4)))

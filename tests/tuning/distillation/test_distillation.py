@@ -1,0 +1,123 @@
+"""A few virtual tokens learn to decide as a long written prompt does, and the report says what that saves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from app.engine.threads.slices import run_to_end
+from app.errors import InvalidInput
+from app.measure.dataset import Example
+from app.measure.encoding import EncodedExample
+from app.measure.plain_model import evaluate
+from app.model.layout import Template
+from app.model.prompted_forward import Prefix
+from app.task_prompt import PromptKind, TaskPrompt
+from app.tuning.config import Init, TuneConfig
+from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
+from app.tuning.distillation.distillation_run import Assignment
+from app.tuning.plan import Lesson
+from app.tuning.result import TuneResult
+from app.tuning.run.objective import DistillationObjective, choose_objective
+from app.tuning.search import Search
+from app.tuning.tune import distill_prompt
+from tests.support.models import tiny_backbone
+
+TEMPLATE = Template("{input}\nA: {target}")
+LABELS = ("no", "yes")
+INPUTS = [f"{a}{b}{c}" for a in "abcd" for b in "efg" for c in "hijkl"]
+WRITTEN = "Say yes or no. zz is yes, qq is no. " * 3
+CONFIG = TuneConfig(num_virtual_tokens=4, max_steps=60, batch_size=16, eval_every=20, max_target_tokens=6)
+SEARCH = Search((PromptKind.EMBEDDINGS,), (Init.VOCAB,), (0.1,), (4,), (0, 1))
+
+
+def teacher() -> TaskPrompt:
+    backbone = tiny_backbone()
+    return TaskPrompt.from_text(WRITTEN, backbone.tokenizer(WRITTEN)["input_ids"], backbone.fingerprint)
+
+
+def teach(labels: tuple[str, ...]) -> Lesson:
+    return run_to_end(teach_in_slices(tiny_backbone(), teacher(), TEMPLATE, labels, INPUTS, max_new_tokens=6))
+
+
+def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
+    assignment = Assignment.make(teacher(), INPUTS, config, search, template=TEMPLATE, labels=labels)
+    return distill_prompt(tiny_backbone(), assignment)
+
+
+def test_a_lesson_holds_what_the_teacher_answers_when_it_is_served() -> None:
+    lesson = teach(LABELS)
+    examples = [Example(text, "no") for text in INPUTS]
+    served = evaluate(tiny_backbone(), teacher(), TEMPLATE, LABELS, examples)
+    assert tuple(example.target for example in lesson.examples) == served.predictions
+    assert [example.input for example in lesson.examples] == INPUTS
+    written = evaluate(tiny_backbone(), teacher(), TEMPLATE, (), examples, max_new_tokens=6)
+    assert tuple(example.target for example in teach(()).examples) == written.predictions
+
+
+def test_the_loss_is_the_divergence_of_the_labels_and_nothing_where_student_and_teacher_are_one() -> None:
+    """The teacher's own prefix as the student: its text follows a BOS, so it is taught with the same one."""
+    backbone, lesson = tiny_backbone(), teach(LABELS)
+    plan = plan_distillation(backbone, lesson, lesson, CONFIG, SEARCH, template=TEMPLATE, labels=LABELS)
+    ids = tuple(TEMPLATE.encode_input(backbone.tokenizer, INPUTS[0]))
+    target = tuple(TEMPLATE.encode_target(backbone.tokenizer, "no"))
+    rows = [EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))]
+    prompts = torch.randn(2, 4, backbone.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.2
+    student, other = (Prefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
+    judge = choose_objective(backbone, plan, [_row((i,)) for i in range(len(plan.train))])
+    assert isinstance(judge, DistillationObjective)
+    own = judge._label_scores(student, rows, [0]).detach()[0]
+    objective = DistillationObjective(backbone, TEMPLATE, LABELS, {ids: own}, mass_weight=0.5)
+    assert float(objective.loss_per_row(student, rows, [0])) == pytest.approx(0.0, abs=1e-5)
+    found = judge._label_scores(other, rows, [0]).detach()[0].double()
+    p, q = own.double().softmax(0), found.softmax(0)
+    mass, its_mass = (float(each.double().logsumexp(0).exp()) for each in (own, found))
+    pairs = [(mass, its_mass), (1 - mass, 1 - its_mass)]
+    expected = float((p * (p / q).log()).sum()) + 0.5 * sum(a * float(torch.tensor(a / b).log()) for a, b in pairs)
+    assert float(objective.loss_per_row(other, rows, [0])) == pytest.approx(expected, rel=1e-3)
+
+
+def _row(ids: tuple[int, ...]) -> EncodedExample:
+
+    return EncodedExample(ids, ())
+
+
+def test_the_student_comes_to_agree_with_the_teacher() -> None:
+    backbone = tiny_backbone()
+    result = distill(CONFIG, SEARCH, LABELS)
+    report = DistillationReport.of(result, teacher())
+    start = next(event.value for event in result.history if event.step == 0)
+    assert report.agreement >= max(start, 0.8)
+    assert report.num_teacher_tokens == len(backbone.tokenizer(WRITTEN)["input_ids"])
+    assert report.num_tokens_saved == report.num_teacher_tokens - 4
+    assert report.num_requests_to_break_even is not None
+    assert (report.num_requests_to_break_even - 1) * report.num_tokens_saved < report.num_tuning_tokens
+    assert report.num_requests_to_break_even * report.num_tokens_saved >= report.num_tuning_tokens
+
+
+def test_a_task_that_writes_is_distilled_from_what_the_teacher_writes() -> None:
+    config = TuneConfig(num_virtual_tokens=4, max_steps=20, batch_size=16, max_target_tokens=6, learning_rate=0.1)
+    result = distill(config, Search.single(config), ())
+    losses = [event.value for event in result.history]
+    assert min(losses) < 0.9 * losses[0]
+    assert 0.0 <= DistillationReport.of(result, teacher()).agreement <= 1.0
+
+
+def test_a_prompt_no_longer_than_the_student_never_breaks_even() -> None:
+    report = DistillationReport(1.0, 0.9, 1.0, 4, 4, 100)
+    assert report.num_requests_to_break_even is None
+
+
+def test_a_teacher_that_says_nothing_is_refused() -> None:
+    silent = Lesson((Example("a", ""), Example("b", "")))
+    with pytest.raises(InvalidInput, match="empty"):
+        plan_distillation(tiny_backbone(), silent, silent, CONFIG, SEARCH, template=TEMPLATE, labels=())
+
+
+def test_answers_that_were_cut_off_are_no_lesson() -> None:
+    """With its end an answer may have six tokens: five letters, and not six."""
+    mixed = Lesson((Example("a", "fives"), Example("b", "sixsix"), Example("c", "four")))
+    plan = plan_distillation(
+        tiny_backbone(), mixed, mixed, CONFIG, SEARCH, template=Template("{input}{target}"), labels=()
+    )
+    assert [example.input for example in plan.train] == ["a", "c"]

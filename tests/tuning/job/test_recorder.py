@@ -1,0 +1,57 @@
+"""What a run reports, in OpenAI's words."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.tuning.job.recorder import MAX_STEP_EVENTS, tell
+from app.tuning.run.events import (
+    Evaluated,
+    MembersDropped,
+    MicroBatchLowered,
+    StepDone,
+    TuneEvent,
+    TuningStarted,
+    TuningStopped,
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "message", "data"),
+    [
+        (TuningStarted(9, 80, 20, 640, ({}, {})), "Tuning started: 9 updates", None),
+        (
+            StepDone(2, 9, 0.5, 0.03, 1.0),
+            "Step 2/9: training loss=0.5000",
+            {"step": 2, "total_steps": 9, "train_loss": 0.5, "learning_rate": 0.03},
+        ),
+        (
+            Evaluated(2, "accuracy", 0.75, True, 1),
+            "Step 2/9: validation accuracy=0.7500 (member 1, best so far)",
+            {"step": 2, "total_steps": 9, "member": 1, "valid_accuracy": 0.75, "is_best": True},
+        ),
+        (
+            Evaluated(2, "loss", float("nan"), False, 0),
+            "Step 2/9: validation loss=nan (member 0)",
+            {"step": 2, "total_steps": 9, "member": 0, "valid_loss": None, "is_best": False},
+        ),
+        (MembersDropped(4, (1, 3), "halving"), "Members 1, 3 are tuned no more: others do better", None),
+        (MembersDropped(4, (1,), "not finite"), "Member 1 is tuned no more: not finite", None),
+        (MicroBatchLowered(4), "Memory is short: forwards have 4 rows", None),
+        (TuningStopped(9, "finished", 7), "Tuning ended after 9 updates (finished); best after 7", None),
+    ],
+)
+def test_every_event_is_told(event: TuneEvent, message: str, data: dict | None) -> None:
+    told = tell(event, 2, 9)
+    assert told is not None
+    assert told.message.startswith(message)
+    assert told.data == data
+    assert told.step is not None
+
+
+def test_a_long_run_is_thinned_and_keeps_its_ends() -> None:
+    num_steps = 10 * MAX_STEP_EVENTS + 1
+    told = [tell(StepDone(step, num_steps, 0.5, 0.03, 1.0), step, num_steps) for step in range(1, num_steps + 1)]
+    steps = [each.step for each in told if each is not None]
+    assert len(steps) <= MAX_STEP_EVENTS + 2
+    assert (steps[0], steps[-1]) == (1, num_steps)
