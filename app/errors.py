@@ -1,4 +1,6 @@
-"""Every error softswap raises on purpose, as one tree. HTTP statuses are a table of the API, not a property here.
+"""Every error softswap raises on purpose, as one tree, and the wording of a value that pydantic refused.
+
+HTTP statuses are not here: they are a table in `app.http.protection.error_table`.
 
 SoftswapError
  ├── InvalidInput          what the caller sent is wrong; names the field
@@ -22,6 +24,9 @@ SoftswapError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class SoftswapError(Exception):
@@ -114,3 +119,51 @@ class TuningUnavailable(SoftswapError):
 
 class EngineDead(SoftswapError):
     code = "engine_dead"
+
+
+TYPE_TO_NOUN = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+TYPE_TO_COMPLAINT = {
+    "missing": "is required",
+    "finite_number": "must be finite",
+    "string_unicode": "must be valid Unicode",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have at most {max_length} entries",
+    "literal_error": "must be {expected}",
+    "union_tag_not_found": "needs a {discriminator}",
+    "union_tag_invalid": "has a {discriminator} that is none of {expected_tags}",
+    "int_parsing": "must be an integer",
+    "float_parsing": "must be a number",
+    "int_parsing_size": "is too large",
+    "bool_parsing": "must be true or false",
+}
+
+
+def complain(problem: Mapping[str, Any]) -> str:
+    """What follows a field's name in a message: words made of the schema's own bounds, never of the refused value.
+
+    Args: problem: one entry of pydantic's `ValidationError.errors()`.
+    """
+    kind, context = str(problem["type"]), problem.get("ctx", {})
+    if kind in TYPE_TO_NOUN:
+        return f"must be {TYPE_TO_NOUN[kind]}"
+    if kind == "value_error":
+        return str(context.get("error", "is not valid"))
+    if kind in TYPE_TO_COMPLAINT:
+        return TYPE_TO_COMPLAINT[kind].format_map(context)
+    return "is not valid"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from app.errors import InvalidInput
+from app.errors import InvalidInput, complain
 from app.setting_texts import SETTING_TO_TEXT
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        from app.http.protection.error_table import complain
-
         problem = error.errors(include_input=False, include_url=False)[0]
         name = str(problem["loc"][0])
         flag = f"--{name.replace('_', '-')} (SOFTSWAP_{name.upper()})"

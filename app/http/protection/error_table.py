@@ -197,16 +197,22 @@ def explain(problems: Iterable[Mapping[str, Any]], body: Any) -> Failure:
     if problem["type"] == "none_required":
         return Failure(400, f"{param} is not supported by this server; leave it out", "unsupported_parameter", param)
     code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    complaint = _name_all_types(each for where, each in located if where == path) or complain(problem)
+    complaint = _name_all_types(each for where, each in located if where == path) or _complain(problem)
     return Failure(400, f"{param or 'the body'} {complaint}", code, param)
+
+
+def _complain(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "string_pattern_mismatch":
+        return PATTERN_TO_WORDS.get(problem["ctx"]["pattern"], "is not valid")
+    return errors.complain(problem)
 
 
 def _name_all_types(problems: Iterable[Mapping[str, Any]]) -> str:
     """Of a field that takes several types and got another: every one it takes. Empty where something else is wrong."""
     kinds = [str(problem["type"]) for problem in problems]
-    if not all(kind in TYPE_TO_NOUN for kind in kinds):
+    if not all(kind in errors.TYPE_TO_NOUN for kind in kinds):
         return ""
-    *others, last = dict.fromkeys(TYPE_TO_NOUN[kind] for kind in kinds)
+    *others, last = dict.fromkeys(errors.TYPE_TO_NOUN[kind] for kind in kinds)
     return f"must be {', '.join(others)} or {last}" if others else f"must be {last}"
 
 
@@ -237,56 +243,6 @@ def _step_into(value: Any, step: str | int) -> tuple[bool, Any]:
     if isinstance(value, list) and isinstance(step, int) and step < len(value):
         return True, value[step]
     return False, None
-
-
-TYPE_TO_NOUN = {
-    "string_type": "a string",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-}
-TYPE_TO_COMPLAINT = {
-    "missing": "is required",
-    "finite_number": "must be finite",
-    "string_unicode": "must be valid Unicode",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "string_too_short": "must have {min_length} or more characters",
-    "string_too_long": "must have at most {max_length} characters",
-    "too_short": "must have {min_length} or more entries",
-    "too_long": "must have at most {max_length} entries",
-    "literal_error": "must be {expected}",
-    "union_tag_not_found": "needs a {discriminator}",
-    "union_tag_invalid": "has a {discriminator} that is none of {expected_tags}",
-    "int_parsing": "must be an integer",
-    "float_parsing": "must be a number",
-    "int_parsing_size": "is too large",
-    "bool_parsing": "must be true or false",
-}
-
-
-def complain(problem: Mapping[str, Any]) -> str:
-    """What stands behind a field's name: words made of the schema's own bounds, never of the value that failed.
-
-    Args: problem: one of pydantic's.
-    """
-    kind, context = str(problem["type"]), problem.get("ctx", {})
-    if kind in TYPE_TO_NOUN:
-        return f"must be {TYPE_TO_NOUN[kind]}"
-    if kind == "value_error":
-        return str(context.get("error", "is not valid"))
-    if kind == "string_pattern_mismatch":
-        return PATTERN_TO_WORDS.get(context["pattern"], "is not valid")
-    if kind in TYPE_TO_COMPLAINT:
-        return TYPE_TO_COMPLAINT[kind].format_map(context)
-    return "is not valid"
 
 
 def _printable(text: str, limit: int) -> str:
