@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from app.answers.generating.labels import LabelBook
 from app.errors import Draining, EngineDead, TuningUnavailable
-from app.http.protection.upload_limits import Intake
 
 if TYPE_CHECKING:
     from app.engine.async_engine import AsyncEngine
@@ -41,7 +40,6 @@ class Services:
     workshop: Workshop | None = None
     tuning_fault: str = "this server does not tune"
     labels: LabelBook = field(init=False)
-    intake: Intake = field(default_factory=Intake, init=False)
 
     def __post_init__(self) -> None:
         self.labels = LabelBook(self.backbone)

@@ -12,8 +12,8 @@ from app.answers.readiness import Services
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
 from app.http.protection.error_table import add_error_handlers
-from app.http.protection.guard import PUBLIC_PATHS
-from app.http.protection.middleware import Edge
+from app.http.protection.guard import PUBLIC_PATHS, Guard
+from app.http.protection.middleware import TelemetryMiddleware
 from app.http.tasks import evaluation, runs, tasks
 from app.http.tasks import tokens as insight
 from app.http.tuning import files, fine_tuning
@@ -49,10 +49,11 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         lifespan=lifespan,
     )
     app.state.services = services
+    app.state.guard = Guard(services.keys)
     for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, files, fine_tuning, server):
         app.include_router(module.router)
-    add_error_handlers(app)
-    app.add_middleware(Edge, metrics=services.metrics)
+    add_error_handlers(app, services.metrics)
+    app.add_middleware(TelemetryMiddleware, metrics=services.metrics)
     _secure_document(app)
     return app
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from app.answers.readiness import Services
 from app.http.protection.protocol import DeadlineProtocol
+from app.http.protection.upload_limits import UploadLimits
 from app.main import bind, create_app
 from app.model.backbone import Backbone
 from app.model.layout import Template
@@ -32,6 +34,7 @@ REVIEW = "Review: {input}\nSentiment: {target}"
 class LiveServer:
     url: str
     services: Services
+    uploads: UploadLimits
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -40,11 +43,22 @@ class LiveServer:
 
 
 @contextmanager
-def run_server(settings: Settings, backbone: Backbone) -> Iterator[LiveServer]:
+def run_server(
+    settings: Settings, backbone: Backbone, *, protocol: type[DeadlineProtocol] = DeadlineProtocol
+) -> Iterator[LiveServer]:
     app = create_app(settings, backbone=backbone)
+    with run_application(app, protocol=protocol) as (url, loop):
+        yield LiveServer(url, app.state.services, app.state.guard.uploads, loop)
+
+
+@contextmanager
+def run_application(
+    app: FastAPI, *, protocol: type[DeadlineProtocol] = DeadlineProtocol
+) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
+    """Serve an application from a thread. Gives its URL and its event loop."""
     address = bind("127.0.0.1", 0)
     server = uvicorn.Server(
-        uvicorn.Config(app, http=DeadlineProtocol, ws="none", log_config=None, access_log=False, server_header=False)
+        uvicorn.Config(app, http=protocol, ws="none", log_config=None, access_log=False, server_header=False)
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([address]),), daemon=True)
@@ -54,7 +68,7 @@ def run_server(settings: Settings, backbone: Backbone) -> Iterator[LiveServer]:
             raise RuntimeError("the server did not start")
         threading.Event().wait(0.01)
     try:
-        yield LiveServer(f"http://127.0.0.1:{address.getsockname()[1]}", app.state.services, loop)
+        yield f"http://127.0.0.1:{address.getsockname()[1]}", loop
     finally:
         server.should_exit = True
         thread.join(timeout=30)

@@ -13,25 +13,27 @@ from starlette.datastructures import Headers
 from app.http.protection.error_table import Refused
 
 cache_salt: ContextVar[str] = ContextVar("cache_salt", default="")
-"""Of the key in whose name this code runs: computed text is shared among requests of one key only, because how fast an
-answer comes would tell one caller what another has asked."""
+"""Being replaced by `deps.CacheSaltDep`."""
 
 
 class ApiKeys:
     """The keys a server was started with, as digests. With none at all every request passes.
 
-    Digests of equal length are compared in constant time, all of them on every request, so that the time tells neither
-    how much of a key is right nor which key it is.
+    Digests of equal length are compared in constant time, all of them on every request, so that the time reveals
+    neither how much of a key is right nor which key it is.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(_digest(key) for key in dict.fromkeys(keys))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def check(self, headers: Headers, *, is_page: bool = False) -> None:
-        """Let the request pass, under its key's cache salt.
+    def check(self, headers: Headers, *, is_page: bool = False) -> str:
+        """The cache salt of the request's key; empty on a server without keys.
+
+        Computed text is shared only among requests of one key, because the time an answer takes would tell one caller
+        what another has asked.
 
         Raises Refused with status 401 unless `Authorization: Bearer KEY` carries one of the keys.
 
@@ -40,7 +42,7 @@ class ApiKeys:
                 Only for pages that change nothing: browsers send Basic credentials on other sites' behalf too.
         """
         if not self._digests:
-            return
+            return ""
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         is_basic = is_page and scheme.lower() == "basic"
         candidate = _digest(_read_password(credentials) if is_basic else credentials.strip())
@@ -53,13 +55,13 @@ class ApiKeys:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": challenge},
             )
-        cache_salt.set(candidate.hex())
+        return candidate.hex()
 
 
 def _read_password(credentials: str) -> str:
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except ValueError:  # no base64, or no text in it
+    except ValueError:  # not base64, or not text inside
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What handlers ask FastAPI for: all of it coroutines, for FastAPI sends plain functions to a thread and back."""
+"""What handlers ask FastAPI for. All of these are coroutines: FastAPI runs plain functions on a thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from app.answers.readiness import Services
+from app.http.protection.guard import Guard
 from app.http.protection.limits import MAX_TIMEOUT_S
+from app.http.protection.upload_limits import UploadLimits
 from app.tuning.job.service import Workshop
 
 
@@ -25,6 +27,23 @@ async def get_workshop(services: ServicesDep) -> Workshop:
 
 
 WorkshopDep = Annotated[Workshop, Depends(get_workshop)]
+
+
+async def get_cache_salt(request: Request) -> str:
+    """Of the caller's key: computed text is shared only among requests of the same salt. See `ApiKeys.check`."""
+    salt: str = request.state.cache_salt
+    return salt
+
+
+CacheSaltDep = Annotated[str, Depends(get_cache_salt)]
+
+
+async def get_uploads(request: Request) -> UploadLimits:
+    guard: Guard = request.app.state.guard
+    return guard.uploads
+
+
+UploadsDep = Annotated[UploadLimits, Depends(get_uploads)]
 
 
 async def get_deadline_s(
@@ -48,10 +67,10 @@ DeadlineDep = Annotated[float, Depends(get_deadline_s)]
 async def get_if_match(
     if_match: Annotated[
         str | None,
-        Header(max_length=256, description="The task's ETag as last read; another one now is answered with 412."),
+        Header(max_length=256, description="The task's ETag as last read; 412 if it is another one now."),
     ] = None,
 ) -> str | None:
-    """The value between the quotes of an ETag, or `*` for any."""
+    """The ETag without its quotes, or `*` for any."""
     return None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
 
 

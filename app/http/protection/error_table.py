@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from app import errors
 from app.http.protection.patterns import PATTERN_TO_WORDS
+from app.telemetry import Metrics
 
 MAX_MESSAGE_CHARS = 300
 MAX_PARAM_CHARS = 100
@@ -124,12 +125,12 @@ class Refused(HTTPException):
         self.code = code
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Turn every error into OpenAI's body."""
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, errors.Overloaded | errors.Draining):
-            app.state.services.metrics.observe_rejected(error.code)
+            metrics.observe_rejected(error.code)
         failure = Failure.of(error)
         if failure.status == 405:
             allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))

@@ -1,10 +1,11 @@
-"""GuardedRoute: what every route does before and around its handler."""
+"""GuardedRoute: what every route checks before its handler runs, and how long the handler may run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import params
@@ -14,19 +15,32 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.protection.auth import ApiKeys, cache_salt
 from app.http.protection.error_table import Refused
 from app.http.protection.limits import MAX_BODY_BYTES
 from app.http.protection.strict_json import parse_json
+from app.http.protection.upload_limits import UploadLimits
 
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 PAGES: Final = frozenset({"/docs", "/openapi.json"})
-BODY_TIMEOUT_S: Final = 30.0
 SLOWEST_BYTES_PER_S: Final = 2**20
-"""Routes that take large bodies wait longer, at this pace."""
+"""Routes that take larger bodies wait longer for them, at this pace."""
 BODY_LIMIT: Final = "x-max-body-bytes"
-"""Key of a route's `openapi_extra` that sets another limit than MAX_BODY_BYTES, visible in the document."""
+"""Key of a route's `openapi_extra` that replaces MAX_BODY_BYTES; it also shows in the OpenAPI document."""
 UPLOADS_LIMIT: Final = "x-max-uploads"
-"""Key of a route's `openapi_extra`: its bodies are so large that only so many are taken at a time. See Intake."""
+"""Key of a route's `openapi_extra`: its bodies are so large that UploadLimits bounds how many are held at a time."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the routes of one application check requests against. They find it as `application.state.guard`.
+
+    Attributes: body_timeout_s: time that a body may take to arrive.
+    """
+
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    uploads: UploadLimits = field(default_factory=UploadLimits)
+    body_timeout_s: float = 30.0
 
 
 class ClientLeftError(ConnectionAbortedError):
@@ -34,23 +48,25 @@ class ClientLeftError(ConnectionAbortedError):
 
 
 class GuardedRoute(APIRoute):
-    """Checks the key, takes the body in within bounds, and ends the handler when the client leaves.
+    """Checks the key, reads the body within bounds, and cancels the handler when the client leaves.
 
-    All of it is decided on the route that matched, never on the path a client wrote, so that no spelling of a path
-    reaches a handler by a way around.
+    What is checked depends on the route that matched, never on the path as the client wrote it, so no spelling of a
+    path gets around a check. `request.state.cache_salt` is the salt of the request's key.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard: Guard = scope["app"].state.guard
         headers = Headers(scope=scope)
-        if self.path not in PUBLIC_PATHS:
-            scope["app"].state.services.keys.check(headers, is_page=self.path in PAGES)
-        if scope["method"] in (self.methods or ()):
-            self._check_media_type(headers)
-            with self._admission(scope):
-                body = await _take_body(headers, receive, self._max_body_bytes)
-                await _run_while_connected(super().handle, scope, body, receive, send)
-        else:
-            await super().handle(scope, receive, send)
+        salt = "" if self.path in PUBLIC_PATHS else guard.keys.check(headers, is_page=self.path in PAGES)
+        cache_salt.set(salt)
+        scope.setdefault("state", {})["cache_salt"] = salt
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # which answers 405
+            return
+        self._check_media_type(headers)
+        with self._hold_upload(guard.uploads):
+            body = await _read_body(headers, receive, self._max_body_bytes, guard.body_timeout_s)
+            await _run_while_connected(super().handle, scope, body, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -64,10 +80,9 @@ class GuardedRoute(APIRoute):
     def _max_body_bytes(self) -> int:
         return int((self.openapi_extra or {}).get(BODY_LIMIT, MAX_BODY_BYTES))
 
-    def _admission(self, scope: Scope) -> AbstractContextManager[None]:
+    def _hold_upload(self, uploads: UploadLimits) -> AbstractContextManager[None]:
         """Raises Overloaded when it is entered, before a byte of the body is kept."""
-        is_upload = UPLOADS_LIMIT in (self.openapi_extra or {})
-        return scope["app"].state.services.intake.taking() if is_upload else nullcontext()
+        return uploads.hold() if UPLOADS_LIMIT in (self.openapi_extra or {}) else nullcontext()
 
     def _check_media_type(self, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").lower() != "identity":
@@ -83,12 +98,12 @@ class _StrictRequest(Request):
         return parse_json(await self.body())
 
 
-async def _take_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
+async def _read_body(headers: Headers, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
     """The whole body. Raises Refused with 413 or 408, or ClientLeftError."""
     declared = headers.get("content-length", "0")
     if not declared.isdigit() or int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    timeout_s = BODY_TIMEOUT_S + max_bytes / SLOWEST_BYTES_PER_S
+    timeout_s += max_bytes / SLOWEST_BYTES_PER_S
     try:
         async with asyncio.timeout(timeout_s):
             return await _receive_all(receive, max_bytes)
@@ -115,7 +130,7 @@ def _too_large(max_bytes: int) -> Refused:
 
 
 async def _run_while_connected(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    """Run the handler, and cancel it when the client leaves: Starlette watches that for streams alone."""
+    """Run the handler, and cancel it when the client leaves, which Starlette watches for during streams only."""
     has_left = asyncio.Event()
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from app.http.protection.upload_limits import MAX_UPLOADS
 from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
@@ -52,7 +53,6 @@ MAX_NEAREST: Final = 20
 MAX_ABLATIONS: Final = 20_000
 
 MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
-MAX_UPLOADS: Final = 4
 MAX_ID_CHARS: Final = 64
 MAX_SUFFIX_CHARS: Final = 63
 MAX_INIT_TEXT_CHARS: Final = 8192

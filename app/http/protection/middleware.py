@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, timing, metrics, the access log, and a body of our own for what nobody caught."""
+"""The outermost layer: request ids, timing, metrics, the access log, and our error body for unexpected errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 
 
-class Edge:
-    """ASGI middleware around everything else. A caller's `x-request-id` is kept when its characters are harmless."""
+class TelemetryMiddleware:
+    """ASGI middleware around everything else. A caller's `x-request-id` is kept if its characters are harmless."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -35,33 +35,33 @@ class Edge:
             return
         identifier = _choose_request_id(Headers(scope=scope))
         token = request_id.set(identifier)
-        answer = _Answer(send, identifier)
+        response = _TrackedResponse(send, identifier)
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, receive, response.send)
         except ClientLeftError:
-            answer.status = CLIENT_CLOSED
+            response.status = CLIENT_CLOSED
             self._metrics.observe_client_left()
         except Exception as error:
             logger.exception("unexpected error")
-            if not answer.is_started:
-                await Failure.of(error).response()(scope, receive, answer.send)
+            if not response.is_started:
+                await Failure.of(error).response()(scope, receive, response.send)
         finally:
-            self._record(scope, answer)
+            self._record(scope, response)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, answer: _Answer) -> None:
+    def _record(self, scope: Scope, response: _TrackedResponse) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.observe_http(method=method, route=route, status=answer.status, duration_s=answer.elapsed_s)
+        self._metrics.observe_http(method=method, route=route, status=response.status, duration_s=response.elapsed_s)
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
-        access_logger.log(level, "%s %s %d %.1f ms", method, route, answer.status, 1000 * answer.elapsed_s)
+        access_logger.log(level, "%s %s %d %.1f ms", method, route, response.status, 1000 * response.elapsed_s)
 
 
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 
 
-class _Answer:
-    """Watches one response on its way out and gives it our headers."""
+class _TrackedResponse:
+    """Watches one response as it is sent, and adds our headers."""
 
     def __init__(self, send: Send, identifier: str) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""Intake: uploads, of which few are taken at a time, and one is checked at a time."""
+"""UploadLimits: how many uploads a server takes at a time, and how many it checks."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ from typing import Final, TypeVar
 
 from app.engine.threads.passing_threads import begin_on_passing_thread
 from app.errors import Overloaded
-from app.http.protection.limits import MAX_UPLOADS
 
-Result = TypeVar("Result")
+MAX_UPLOADS: Final = 4
 RETRY_AFTER_S: Final = 5.0
+Result = TypeVar("Result")
 
 
-class Intake:
-    """Of one server. What waits for its check waits in the event loop, and keeps no thread from other requests."""
+class UploadLimits:
+    """At most MAX_UPLOADS bodies are held, and one of them is checked at a time.
+
+    Attributes: num_uploads: bodies held now.
+    """
 
     def __init__(self) -> None:
-        self._num_uploads = 0
+        self.num_uploads = 0
         self._turn = asyncio.Lock()
 
     @contextmanager
-    def taking(self) -> Iterator[None]:
-        """Enter it before a body is read, and leave it when nobody holds the body any more.
+    def hold(self) -> Iterator[None]:
+        """Enter it before a body is read; leave it once the body is no longer referenced.
 
-        Raises Overloaded: as many are held as may be.
+        Raises Overloaded: as many bodies are held as may be.
         """
-        if self._num_uploads >= MAX_UPLOADS:
+        if self.num_uploads >= MAX_UPLOADS:
             raise Overloaded(f"{MAX_UPLOADS} uploads are being taken already", retry_after_s=RETRY_AFTER_S)
-        self._num_uploads += 1
+        self.num_uploads += 1
         try:
             yield
         finally:
-            self._num_uploads -= 1
+            self.num_uploads -= 1
 
     async def check(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns or raises, on a passing thread, in turn: a large file takes several times its size there.
+        """Run `work` on a passing thread, in turn: checking a large file takes several times its size in memory.
 
-        Work that is cancelled before its turn never begins. Later it is waited for, because it holds the body.
+        An upload whose turn has not come waits in the event loop, so it keeps no thread from other requests; cancelled
+        there, its work never begins. Work that has begun is awaited even when cancelled, because it holds the body.
         """
         async with self._turn:
             checking = asyncio.wrap_future(begin_on_passing_thread(work))

@@ -10,11 +10,12 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from app.errors import InvalidInput
-from app.http.protection.deps import ServicesDep, WorkshopDep
+from app.http.protection.deps import ServicesDep, UploadsDep, WorkshopDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
-from app.http.protection.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS, MAX_UPLOADS
+from app.http.protection.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS
+from app.http.protection.upload_limits import MAX_UPLOADS
 from app.http.tuning.files_schema import FileDeleted, FileList, FileObject
 from app.http.tuning.tuning_objects import file_object
 from app.jobs.files import MAX_FILES, Purpose
@@ -60,14 +61,14 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
         },
     },
 )
-async def create_file(request: Request, services: ServicesDep, workshop: WorkshopDep) -> Any:
+async def create_file(request: Request, services: ServicesDep, workshop: WorkshopDep, uploads: UploadsDep) -> Any:
     """Every line is checked; a file with a fault is refused with the line's number, and nothing is kept of it.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
     services.check_accepting()
     filename, content, purpose = await _read_form(request)
-    return file_object(await services.intake.check(partial(workshop.files.add, filename, content, purpose)))
+    return file_object(await uploads.check(partial(workshop.files.add, filename, content, purpose)))
 
 
 @router.get("/v1/files", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)

@@ -10,22 +10,26 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from app.http.protection.error_table import add_error_handlers
+from app.http.protection.guard import Guard, GuardedRoute
 from app.http.protection.protocol import DeadlineProtocol
 from app.jobs.event_log import Happening
 from app.jobs.job import Order
-from tests.support.server import LiveServer
+from app.telemetry import Metrics
+from tests.support.server import LiveServer, run_application
 from tests.support.tuning_jobs import make_spec
 
 
-def _connect(server: LiveServer) -> socket.socket:
-    host, port = server.url.removeprefix("http://").split(":")
+def _connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=20)
 
 
 def _send(server: LiveServer, path: str, body: dict[str, object]) -> socket.socket:
     content = json.dumps(body).encode()
-    connection = _connect(server)
+    connection = _connect(server.url)
     headers = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     connection.sendall(f"POST {path} HTTP/1.1\r\n{headers}".encode() + content)
     return connection
@@ -110,7 +114,7 @@ LINE = b'{"input": "a", "target": "x"}\n'
 @contextmanager
 def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.socket]:
     """One whose client has asked for something, and has room for little."""
-    with _connect(server) as connection:
+    with _connect(server.url) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15)
         connection.sendall(request)
         yield connection
@@ -208,14 +212,14 @@ def _read_all(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_body_that_never_ends_is_given_up(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.http.protection.guard.BODY_TIMEOUT_S", 0.2)
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(
-            b"POST /v1/run HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n["
-        )
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+def test_a_body_that_never_ends_is_given_up() -> None:
+    app = FastAPI()
+    app.state.guard = Guard(body_timeout_s=0.2)
+    add_error_handlers(app, Metrics())
+    app.router.add_api_route("/run", lambda: None, methods=["POST"], route_class_override=GuardedRoute)
+    with run_application(app) as (url, _), _connect(url) as connection:
+        connection.sendall(b"POST /run HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n[")
+        answer = _read_all(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"body_timeout" in answer
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from app.http.protection.limits import MAX_UPLOADS
+from app.http.protection.upload_limits import MAX_UPLOADS
 from app.jobs import files as file_book
 from app.model.backbone import Backbone
 from tests.support.server import LiveServer, make_settings, run_server
@@ -273,11 +273,10 @@ FORM = (
 def test_uploads_that_wait_for_their_check_keep_no_other_request_waiting(
     live: LiveServer, http: httpx.Client, desk: Desk
 ) -> None:
-    intake = live.services.intake
     old = live.services.require_workshop().files.add_results("old.csv", b"step\n1\n")
     with ThreadPoolExecutor(8) as pool:
         uploads = [pool.submit(upload, live, f"{n}.jsonl") for n in range(8)]
-        wait_until(lambda: intake._num_uploads == MAX_UPLOADS and desk.num_begun == 1)
+        wait_until(lambda: live.uploads.num_uploads == MAX_UPLOADS and desk.num_begun == 1)
         wait_until(lambda: sum(each.done() for each in uploads) == 8 - MAX_UPLOADS)
         assert http.get("/v1/tasks", timeout=10).status_code == 200
         assert http.delete(f"/v1/files/{old.id}", timeout=10).status_code == 200
@@ -299,25 +298,25 @@ def test_an_upload_too_many_is_refused_before_its_body_comes(live: LiveServer, h
     with ExitStack() as stack:
         for _ in range(MAX_UPLOADS):
             stack.enter_context(open_upload(live, num_bytes=100))
-        wait_until(lambda: live.services.intake._num_uploads == MAX_UPLOADS)
+        wait_until(lambda: live.uploads.num_uploads == MAX_UPLOADS)
         with open_upload(live, num_bytes=100 * 2**20) as connection:
             assert connection.recv(65536).startswith(b"HTTP/1.1 503")
-    wait_until(lambda: live.services.intake._num_uploads == 0)
+    wait_until(lambda: live.uploads.num_uploads == 0)
 
 
 def test_an_upload_whose_client_left_is_held_as_long_as_it_is_read_and_one_that_waited_is_dropped_at_once(
     live: LiveServer, http: httpx.Client, desk: Desk
 ) -> None:
-    intake, before = live.services.intake, len(http.get("/v1/files").json()["data"])
+    before = len(http.get("/v1/files").json()["data"])
     with open_upload(live, body=FORM):
         wait_until(lambda: desk.num_begun == 1)
         with open_upload(live, body=FORM):
-            wait_until(lambda: intake._num_uploads == 2)
-        wait_until(lambda: intake._num_uploads == 1)
+            wait_until(lambda: live.uploads.num_uploads == 2)
+        wait_until(lambda: live.uploads.num_uploads == 1)
     time.sleep(0.3)
-    assert intake._num_uploads == 1
+    assert live.uploads.num_uploads == 1
     desk.open()
-    wait_until(lambda: intake._num_uploads == 0)
+    wait_until(lambda: live.uploads.num_uploads == 0)
     assert desk.num_begun == 1
     kept = http.get("/v1/files").json()["data"]
     assert len(kept) == before + 1
