@@ -20,7 +20,7 @@ from rich.table import Table
 from app.engine.threads.slices import run_to_end
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
 from app.tuning.run.chunks import Chunker
@@ -186,7 +186,7 @@ def _member(backbone: Backbone, kind: PromptKind, number: int) -> Member:
         rows = backbone.embed(ids.to(backbone.device)).float()
         if kind is PromptKind.EMBEDDINGS:
             return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
-        rows = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+        rows = PromptPrefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
     return Member(number, config, rows, kv_rms(backbone, rows))
 
 

@@ -13,7 +13,7 @@ from app.compare.trainable_copy import TrainableCopy
 from app.engine.threads.slices import run_to_end
 from app.errors import NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.tuning.plan import TuningPlan
 from app.tuning.run.chunks import Chunker
 from app.tuning.run.objective import Score, choose_objective
@@ -75,7 +75,7 @@ class WeightRun:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for chunk in self._chunker.chunks(rows, 1):
-            loss = self._objective.loss_per_row(Prefix.empty(), chunk.rows, chunk.prompt_index).sum() / len(rows)
+            loss = self._objective.loss_per_row(PromptPrefix.empty(), chunk.rows, chunk.prompt_index).sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.copy.parameters, self.config.max_grad_norm or math.inf)
@@ -89,7 +89,7 @@ class WeightRun:
     def _measure(self, step: int) -> None:
         figures: dict[int, torch.Tensor] = {}
         for chunk in self._chunker.chunks(self._rows.validation, 1):
-            judged = run_to_end(self._objective.judge(Prefix.empty(), chunk.rows, chunk.prompt_index))
+            judged = run_to_end(self._objective.judge(PromptPrefix.empty(), chunk.rows, chunk.prompt_index))
             figures |= {row: values for (row, _), values in zip(chunk.places, judged, strict=True)}
         score = self._objective.score(torch.stack([figures[row] for row in range(len(figures))]))
         if score.is_finite and (self._best is None or score.rank > self._best.score.rank):

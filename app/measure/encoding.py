@@ -1,4 +1,4 @@
-"""Examples as token ids, cut to length, and batches of them: the tuner's and the evaluation's common ground."""
+"""Examples as token ids, cut to length, and batches of them, for the tuner and the evaluation alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.model.prompted_forward import PaddedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +27,18 @@ class EncodedExample:
         return len(self.text_ids) + len(self.target_ids)
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows of token ids, padded on the right.
-
-    Attributes:
-        token_ids: (num_rows, max_len) int64.
-        text_lens: (num_rows,) int64: ids in front of the target.
-        row_lens: (num_rows,) int64: ids in front of the padding.
-        prompt_index: (num_rows,) int64: which prompt of a population stands in front of the row.
-    """
-
-    token_ids: torch.Tensor
-    text_lens: torch.Tensor
-    row_lens: torch.Tensor
-    prompt_index: torch.Tensor
-
-    @classmethod
-    def collate(
-        cls, rows: Sequence[EncodedExample], device: torch.device, prompt_index: Sequence[int] | None = None
-    ) -> Batch:
-        """Pads with id 0, which the attention mask hides."""
-        max_len = max(row.num_tokens for row in rows)
-        ids = [[*row.text_ids, *row.target_ids, *[0] * (max_len - row.num_tokens)] for row in rows]
-        return cls(
-            torch.tensor(ids, device=device),
-            torch.tensor([len(row.text_ids) for row in rows], device=device),
-            torch.tensor([row.num_tokens for row in rows], device=device),
-            torch.tensor(prompt_index or [0] * len(rows), device=device),
-        )
-
-    @property
-    def num_rows(self) -> int:
-        return self.token_ids.shape[0]
-
-    @property
-    def is_real(self) -> torch.Tensor:
-        """(num_rows, max_len) bool: False on padding."""
-        return torch.arange(self.token_ids.shape[1], device=self.token_ids.device) < self.row_lens[:, None]
-
-    @property
-    def is_target(self) -> torch.Tensor:
-        """(num_rows, max_len) bool: True on the ids of the target."""
-        columns = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
-        return self.is_real & (columns >= self.text_lens[:, None])
+def collate(
+    rows: Sequence[EncodedExample], device: torch.device, prompt_index: Sequence[int] | None = None
+) -> PaddedBatch:
+    """Pads with id 0, which the attention mask hides. Args: prompt_index: of each row; None: all have the first."""
+    max_len = max(row.num_tokens for row in rows)
+    ids = [[*row.text_ids, *row.target_ids, *[0] * (max_len - row.num_tokens)] for row in rows]
+    return PaddedBatch(
+        torch.tensor(ids, device=device),
+        torch.tensor([len(row.text_ids) for row in rows], device=device),
+        torch.tensor([row.num_tokens for row in rows], device=device),
+        torch.tensor(prompt_index or [0] * len(rows), device=device),
+    )
 
 
 def encode_text_within(backbone: Backbone, template: Template, text: str, max_tokens: int) -> list[int]:

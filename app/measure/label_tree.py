@@ -15,10 +15,10 @@ from itertools import pairwise
 import torch
 
 from app.errors import InvalidInput
-from app.measure.encoding import Batch, EncodedExample
+from app.measure.encoding import EncodedExample, collate
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix, logits_at, target_log_likelihoods
+from app.model.prompted_forward import PaddedBatch, PromptPrefix, logits_at, target_log_likelihoods
 
 ROOT = -1
 
@@ -102,7 +102,7 @@ class LabelTree:
         return matrix.to(device)
 
 
-def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
+def node_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree) -> torch.Tensor:
     """log P(node's token | prompt, text, ancestors), natural log, differentiable.
 
     Args:
@@ -130,7 +130,9 @@ def node_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree:
     return _read_nodes(logits, tree)
 
 
-def label_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
+def label_log_likelihoods(
+    backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree
+) -> torch.Tensor:
     """log P(sequence | prompt, text) for each sequence the tree was built of: (num_rows, num_sequences) float32."""
     longest = prefix.num_columns + texts.token_ids.shape[1] + max(tree.depths) + 1
     if exceeds_window(backbone, longest):
@@ -139,7 +141,7 @@ def label_log_likelihoods(backbone: Backbone, prefix: Prefix, texts: Batch, tree
     return nodes @ tree.membership(nodes.device)
 
 
-def _one_by_one(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTree) -> torch.Tensor:
+def _one_by_one(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree) -> torch.Tensor:
     """The same, one sequence per row: the plain way, which also honours attention windows shorter than the text."""
     columns = []
     for path in tree.paths:
@@ -148,7 +150,7 @@ def _one_by_one(backbone: Backbone, prefix: Prefix, texts: Batch, tree: LabelTre
             EncodedExample(tuple(ids[:length]), target_ids)
             for ids, length in zip(texts.token_ids.tolist(), texts.row_lens.tolist(), strict=True)
         ]
-        batch = Batch.collate(rows, backbone.device, texts.prompt_index.tolist())
+        batch = collate(rows, backbone.device, texts.prompt_index.tolist())
         columns.append(target_log_likelihoods(backbone, prefix, batch).sum(dim=1))
     return torch.stack(columns, dim=1)
 
@@ -159,7 +161,7 @@ def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
     return window is not None and num_tokens > window
 
 
-def _tree_mask(texts: Batch, tree: LabelTree, prefix: Prefix) -> torch.Tensor:
+def _tree_mask(texts: PaddedBatch, tree: LabelTree, prefix: PromptPrefix) -> torch.Tensor:
     """(num_rows, 1, max_len + num_inner, num_columns + max_len + num_inner) bool."""
     (num_rows, max_len), num_inner = texts.token_ids.shape, len(tree.inner)
     device = texts.token_ids.device

@@ -20,12 +20,12 @@ from app.errors import InvalidInput
 from app.measure import metrics
 from app.measure.calibration import Calibration, fit_temperature
 from app.measure.dataset import Example, check_labels
-from app.measure.encoding import Batch, EncodedExample, by_length, encode_text_within
+from app.measure.encoding import EncodedExample, by_length, collate, encode_text_within
 from app.measure.label_tree import LabelTree, encode_labels, label_log_likelihoods
 from app.measure.metrics import LabelScore
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PaddedBatch, PromptPrefix
 from app.registry.evaluations.evaluation_folder import RecordedEvaluation
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
@@ -198,7 +198,7 @@ def evaluate_in_slices(
         inputs = [example.input for example in examples[start : start + NUM_ENCODED_AT_ONCE]]
         texts += encode_inputs(backbone, prompt, template, inputs, room)
         yield
-    prefix = Prefix.of_prompt(backbone, prompt)
+    prefix = PromptPrefix.of_prompt(backbone, prompt)
     if labels:
         scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)
         return Evaluation.of_scores(scores, labels, targets, temperature=label_temperature)
@@ -262,7 +262,7 @@ def encode_inputs(
 
 def score_labels_in_slices(
     backbone: Backbone,
-    prefix: Prefix,
+    prefix: PromptPrefix,
     template: Template,
     labels: Sequence[str],
     texts: Sequence[EncodedExample],
@@ -273,7 +273,7 @@ def score_labels_in_slices(
     limit = max(1, MAX_LOGITS // ((len(tree.inner) + 1) * backbone.vocab_size))
     scores = torch.empty(len(texts), len(labels))
     for indexes in by_length(texts, min(batch_size, limit)):
-        batch = Batch.collate([texts[i] for i in indexes], backbone.device)
+        batch = collate([texts[i] for i in indexes], backbone.device)
         scores[indexes] = label_log_likelihoods(backbone, prefix, batch, tree).cpu()
         yield
     return scores
@@ -281,7 +281,7 @@ def score_labels_in_slices(
 
 def generate_in_slices(
     backbone: Backbone,
-    prefix: Prefix,
+    prefix: PromptPrefix,
     texts: Sequence[EncodedExample],
     max_new_tokens: int,
     batch_size: int,
@@ -296,14 +296,16 @@ def generate_in_slices(
     answers = [""] * len(texts)
     for indexes in by_length(texts, batch_size):
         prompts = prompt_index and [prompt_index[i] for i in indexes]
-        batch = Batch.collate([texts[i] for i in indexes], backbone.device, prompts)
+        batch = collate([texts[i] for i in indexes], backbone.device, prompts)
         written = yield from _decode(backbone, prefix, batch, max_new_tokens)
         for i, token_ids in zip(indexes, written, strict=True):
             answers[i] = backbone.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
     return answers
 
 
-def _decode(backbone: Backbone, prefix: Prefix, texts: Batch, max_new_tokens: int) -> Slices[list[list[int]]]:
+def _decode(
+    backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, max_new_tokens: int
+) -> Slices[list[list[int]]]:
     """Ids per row, end-of-sequence excluded. Padding stays in the cache, hidden by the mask."""
     device, num_rows = backbone.device, texts.num_rows
     cache = prefix.cache_for(texts.prompt_index)

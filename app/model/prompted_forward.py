@@ -1,4 +1,4 @@
-"""The differentiable forward: many rows, each with its own prompt in front, each prompt computed once.
+"""The differentiable forward: many rows, each after its own prompt, each prompt computed once.
 
 A prompt stands before all text and cannot see it, so its keys and values are the same for every row: one forward over
 the prompts' own rows gives them, and the texts continue from copies. Gradients flow back through the copies. This is
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from app.errors import BackboneMismatch
-from app.measure.encoding import Batch
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
 
@@ -30,11 +29,11 @@ KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
+class PromptPrefix:
     """Keys and values of one or more prompts, for all layers.
 
-    Shorter prompts are padded in front, so that every text follows its prompt at once: an attention window counts
-    columns, and finds them where the positions are.
+    Shorter prompts are padded on the left, so that every text follows its prompt directly: an attention window counts
+    columns, and so a column and its position must agree.
 
     Attributes:
         keys_values: per layer (keys, values), each (num_prompts, num_kv_heads, num_columns, head_dim); empty when there
@@ -46,11 +45,11 @@ class Prefix:
     lengths: tuple[int, ...]
 
     @classmethod
-    def empty(cls) -> Prefix:
+    def empty(cls) -> PromptPrefix:
         return cls((), ())
 
     @classmethod
-    def stack(cls, prefixes: Sequence[Prefix]) -> Prefix:
+    def stack(cls, prefixes: Sequence[PromptPrefix]) -> PromptPrefix:
         """The prompts of all of them, in order."""
         num_columns = max(prefix.num_columns for prefix in prefixes)
         layers = zip(*(prefix._padded(num_columns) for prefix in prefixes), strict=True)
@@ -64,19 +63,19 @@ class Prefix:
         """Virtual tokens of the longest prompt; 0 when there is none."""
         return max(self.lengths, default=0)
 
-    def detached(self) -> Prefix:
+    def detached(self) -> PromptPrefix:
         """The same numbers, with gradients that stop here and are kept in `grad`."""
         leaves = tuple(
             (keys.detach().requires_grad_(), values.detach().requires_grad_()) for keys, values in self.keys_values
         )
-        return Prefix(leaves, self.lengths)
+        return PromptPrefix(leaves, self.lengths)
 
     def tensors(self) -> list[torch.Tensor]:
         """All keys and values, layer by layer."""
         return [tensor for pair in self.keys_values for tensor in pair]
 
     @classmethod
-    def of_embeddings(cls, backbone: Backbone, rows: torch.Tensor) -> Prefix:
+    def of_embeddings(cls, backbone: Backbone, rows: torch.Tensor) -> PromptPrefix:
         """Args: rows: (num_prompts, num_virtual_tokens, hidden_size), any floating dtype; differentiable."""
         cache = DynamicCache()
         nowhere = torch.empty((rows.shape[0], 0), dtype=torch.int64, device=backbone.device)
@@ -84,7 +83,7 @@ class Prefix:
         return cls(_read(cache), (rows.shape[1],) * rows.shape[0])
 
     @classmethod
-    def of_prompt(cls, backbone: Backbone, prompt: TaskPrompt | None) -> Prefix:
+    def of_prompt(cls, backbone: Backbone, prompt: TaskPrompt | None) -> PromptPrefix:
         """The prefix of a published prompt, or of none. Raises BackboneMismatch."""
         if prompt is None:
             return cls.empty()
@@ -97,7 +96,7 @@ class Prefix:
         return cls.of_rows(backbone, prompt.kind, prompt.rows[None])
 
     @classmethod
-    def of_rows(cls, backbone: Backbone, kind: PromptKind, rows: torch.Tensor) -> Prefix:
+    def of_rows(cls, backbone: Backbone, kind: PromptKind, rows: torch.Tensor) -> PromptPrefix:
         """Args:
         kind: EMBEDDINGS or KV.
         rows: (num_prompts, num_virtual_tokens, width of the kind), any floating dtype; differentiable.
@@ -105,7 +104,7 @@ class Prefix:
         return cls.of_embeddings(backbone, rows) if kind is PromptKind.EMBEDDINGS else cls.of_kv(backbone, rows)
 
     @classmethod
-    def of_kv(cls, backbone: Backbone, rows: torch.Tensor) -> Prefix:
+    def of_kv(cls, backbone: Backbone, rows: torch.Tensor) -> PromptPrefix:
         """Args: rows: (num_prompts, num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ...; differentiable."""
         shape = (*rows.shape[:2], backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
         split = rows.to(backbone.device, backbone.dtype).view(shape).permute(2, 3, 0, 4, 1, 5)
@@ -131,13 +130,13 @@ class Prefix:
         return cache
 
     def lengths_for(self, prompt_index: torch.Tensor) -> torch.Tensor:
-        """(num_rows, 1) int64: the virtual tokens in front of each row, which is the position its text begins at."""
+        """(num_rows, 1) int64: the virtual tokens before each row, which is the position its text begins at."""
         if not self.lengths:
             return torch.zeros_like(prompt_index)[:, None]
         return self._lengths.to(prompt_index.device)[prompt_index][:, None]
 
     def is_real_for(self, prompt_index: torch.Tensor) -> torch.Tensor:
-        """(num_rows, num_columns) bool: False on the padding in front of shorter prompts."""
+        """(num_rows, num_columns) bool: False on the padding on the left of shorter prompts."""
         columns = torch.arange(self.num_columns, device=prompt_index.device)
         return columns >= self.num_columns - self.lengths_for(prompt_index)
 
@@ -153,7 +152,39 @@ class Prefix:
         return tuple((F.pad(keys, pad), F.pad(values, pad)) for keys, values in self.keys_values)
 
 
-def target_log_likelihoods(backbone: Backbone, prefix: Prefix, batch: Batch) -> torch.Tensor:
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """Rows of token ids, padded on the right.
+
+    Attributes:
+        token_ids: (num_rows, max_len) int64.
+        text_lens: (num_rows,) int64: ids before the target.
+        row_lens: (num_rows,) int64: ids before the padding.
+        prompt_index: (num_rows,) int64: which of a prefix's prompts the row continues.
+    """
+
+    token_ids: torch.Tensor
+    text_lens: torch.Tensor
+    row_lens: torch.Tensor
+    prompt_index: torch.Tensor
+
+    @property
+    def num_rows(self) -> int:
+        return self.token_ids.shape[0]
+
+    @property
+    def is_real(self) -> torch.Tensor:
+        """(num_rows, max_len) bool: False on padding."""
+        return torch.arange(self.token_ids.shape[1], device=self.token_ids.device) < self.row_lens[:, None]
+
+    @property
+    def is_target(self) -> torch.Tensor:
+        """(num_rows, max_len) bool: True on the ids of the target."""
+        columns = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
+        return self.is_real & (columns >= self.text_lens[:, None])
+
+
+def target_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, batch: PaddedBatch) -> torch.Tensor:
     """log P(token | prompt, text, earlier tokens) of every target token, natural log.
 
     Returns:
@@ -166,7 +197,7 @@ def target_log_likelihoods(backbone: Backbone, prefix: Prefix, batch: Batch) -> 
     return torch.zeros(mask.shape, device=picked.device).masked_scatter(mask, picked)
 
 
-def text_logits(backbone: Backbone, prefix: Prefix, batch: Batch, is_asked: torch.Tensor) -> torch.Tensor:
+def text_logits(backbone: Backbone, prefix: PromptPrefix, batch: PaddedBatch, is_asked: torch.Tensor) -> torch.Tensor:
     """Logits at the columns that are asked for, row by row, (num_asked, vocab_size) float32.
 
     Args:

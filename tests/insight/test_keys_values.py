@@ -10,7 +10,7 @@ from app.insight.keys_values import PERCENTILES, REFERENCE_TEXT, KeyValueNorms, 
 from app.insight.view import CachedToken, view_prompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from tests.support.models import tiny_backbone
 
@@ -19,7 +19,7 @@ def text_rows(backbone: Backbone) -> torch.Tensor:
     """The reference text as a prefix, without its first token."""
     token_ids = torch.tensor([encode_text(backbone.tokenizer, REFERENCE_TEXT)[: backbone.max_model_len]])
     with torch.no_grad():
-        return Prefix.of_embeddings(backbone, backbone.embed(token_ids)).kv_rows()[0][1:]
+        return PromptPrefix.of_embeddings(backbone, backbone.embed(token_ids)).kv_rows()[0][1:]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral"])

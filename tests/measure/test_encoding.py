@@ -9,7 +9,14 @@ import torch
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example
-from app.measure.encoding import Batch, EncodedExample, by_length, encode_examples, encode_text_within, shuffled_batches
+from app.measure.encoding import (
+    EncodedExample,
+    by_length,
+    collate,
+    encode_examples,
+    encode_text_within,
+    shuffled_batches,
+)
 from app.model.layout import Template
 from tests.support.models import tiny_backbone
 
@@ -52,7 +59,7 @@ def test_a_target_too_long_is_refused_with_its_number() -> None:
 
 
 def test_padding_is_on_the_right_and_never_a_target() -> None:
-    batch = Batch.collate([EncodedExample((5, 6), (7,)), EncodedExample((8,), (9, 9, 9))], torch.device("cpu"))
+    batch = collate([EncodedExample((5, 6), (7,)), EncodedExample((8,), (9, 9, 9))], torch.device("cpu"))
     assert batch.token_ids.tolist() == [[5, 6, 7, 0], [8, 9, 9, 9]]
     assert batch.is_target.tolist() == [[False, False, True, False], [False, True, True, True]]
 

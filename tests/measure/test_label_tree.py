@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.measure.encoding import Batch, EncodedExample
+from app.measure.encoding import EncodedExample, collate
 from app.measure.label_tree import LabelTree, encode_labels, has_prefix_clash, label_log_likelihoods
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix, target_log_likelihoods
+from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
 from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
@@ -27,14 +27,14 @@ sequences = st.lists(
 def test_the_tree_scores_labels_as_one_by_one(architecture: str, labels: tuple[str, ...]) -> None:
     backbone = tiny_backbone(architecture)
     prompts = torch.randn(2, 5, backbone.hidden_size, generator=torch.Generator().manual_seed(1)) * 0.2
-    prefix = Prefix.of_embeddings(backbone, prompts)
+    prefix = PromptPrefix.of_embeddings(backbone, prompts)
     texts = [tuple(TEMPLATE.encode_input(backbone.tokenizer, text)) for text in ("some words here", "a", "")]
     label_ids = encode_labels(backbone, TEMPLATE, labels)
     index = [1, 0, 1]
-    batch = Batch.collate([EncodedExample(ids, ()) for ids in texts], backbone.device, index)
+    batch = collate([EncodedExample(ids, ()) for ids in texts], backbone.device, index)
     got = label_log_likelihoods(backbone, prefix, batch, LabelTree.build(label_ids))
     for column, ids in enumerate(label_ids):
-        rows = Batch.collate([EncodedExample(text, ids) for text in texts], backbone.device, index)
+        rows = collate([EncodedExample(text, ids) for text in texts], backbone.device, index)
         expected = target_log_likelihoods(backbone, prefix, rows).sum(dim=1)
         torch.testing.assert_close(got[:, column], expected, atol=1e-4, rtol=1e-5)
 

@@ -22,7 +22,7 @@ from app.measure.metrics import wilson_interval
 from app.measure.plain_model import encode_inputs, generate_in_slices, input_room, score_labels_in_slices
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import Lesson, TuningPlan
@@ -54,7 +54,7 @@ def teach_in_slices(
     num_after = max(map(len, encode_labels(backbone, template, labels))) if labels else max_new_tokens
     room = input_room(backbone.max_model_len, teacher.num_virtual_tokens, num_after)
     texts = encode_inputs(backbone, teacher, template, inputs, room)
-    prefix = Prefix.of_prompt(backbone, teacher)
+    prefix = PromptPrefix.of_prompt(backbone, teacher)
     if not labels:
         written = yield from generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
         return Lesson(tuple(map(Example, inputs, written)))

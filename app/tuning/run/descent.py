@@ -16,7 +16,7 @@ from app.engine.threads.slices import Slices
 from app.errors import OutOfMemory
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.tuning.run.chunks import Chunk, Chunker
 from app.tuning.run.events import MicroBatchLowered, OnEvent
 from app.tuning.run.objective import Objective, Score
@@ -71,7 +71,7 @@ class Descent:
         for part in self._population.prefixes(self._chunker.max_tokens):
             prefixes.append(part)
             yield
-        prefix = Prefix.stack(prefixes)
+        prefix = PromptPrefix.stack(prefixes)
         figures: dict[tuple[int, int], torch.Tensor] = {}
         for chunk in self._chunker.chunks(rows, len(alive)):
             judged = yield from self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
@@ -114,7 +114,7 @@ class Descent:
         leaves = [leaf for _, leaf in parts]
         losses = torch.zeros(len(population.alive), dtype=torch.float64)
         for chunk in self._chunker.chunks(rows, len(losses)):
-            per_row = self._objective.loss_per_row(Prefix.stack(leaves), chunk.rows, chunk.prompt_index)
+            per_row = self._objective.loss_per_row(PromptPrefix.stack(leaves), chunk.rows, chunk.prompt_index)
             (per_row.sum() / len(rows)).backward()
             self.num_tokens_computed += 2 * self._chunker.num_tokens(chunk)
             losses.index_add_(0, torch.tensor(chunk.prompt_index), per_row.detach().double().cpu() / len(rows))
@@ -125,10 +125,10 @@ class Descent:
             yield
         return dict(zip(population.alive, losses.tolist(), strict=True))
 
-    def _time(self, prefixes: Sequence[Prefix], chunk: Chunk) -> float:
+    def _time(self, prefixes: Sequence[PromptPrefix], chunk: Chunk) -> float:
         """Seconds of a forward and a backward, whose gradients are thrown away."""
         began = time.perf_counter()
-        self._objective.loss_per_row(Prefix.stack(prefixes), chunk.rows, chunk.prompt_index).sum().backward()
+        self._objective.loss_per_row(PromptPrefix.stack(prefixes), chunk.rows, chunk.prompt_index).sum().backward()
         if self._backbone.device.type == "cuda":
             torch.cuda.synchronize(self._backbone.device)
         return time.perf_counter() - began

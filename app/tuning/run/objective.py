@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from app.engine.threads.slices import Slices
-from app.measure.encoding import Batch, EncodedExample
+from app.measure.encoding import EncodedExample, collate
 from app.measure.label_tree import (
     LabelTree,
     encode_labels,
@@ -24,7 +24,7 @@ from app.measure.metrics import accuracy, macro_f1, shares_of
 from app.measure.plain_model import MAX_LOGITS, generate_in_slices
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix, target_log_likelihoods
+from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
@@ -50,12 +50,14 @@ class Objective(ABC):
     """Rows of any number of prompts in one call: `prompt_index` says which prompt of the prefix each row belongs to."""
 
     @abstractmethod
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def loss_per_row(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
         """(num_rows,) float32, differentiable."""
 
     @abstractmethod
     def judge(
-        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> Slices[torch.Tensor]:
         """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
 
@@ -85,13 +87,15 @@ class TokenObjective(Objective):
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
-        batch = Batch.collate(rows, self._backbone.device, prompt_index)
+    def loss_per_row(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
+        batch = collate(rows, self._backbone.device, prompt_index)
         log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
         return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
 
     def judge(
-        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> Slices[torch.Tensor]:
         losses = self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
         yield
@@ -114,7 +118,7 @@ class WritingObjective(TokenObjective):
         self._metric = metric
 
     def judge(
-        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> Slices[torch.Tensor]:
         """An answer ends at twice the longest target: one that goes on by then is wrong, however it would end."""
         losses = yield from super().judge(prefix, rows, prompt_index)
@@ -157,7 +161,9 @@ class LabelObjective(Objective):
         self._token_weight = token_weight
         self._metric = metric
 
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def loss_per_row(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
         if not self._reads_tree:
             return self._tokens.loss_per_row(prefix, rows, prompt_index)
         nodes = self._node_scores(prefix, rows, prompt_index)
@@ -168,7 +174,7 @@ class LabelObjective(Objective):
         return among_labels + self._token_weight * tokens
 
     def judge(
-        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> Slices[torch.Tensor]:
         scores = label_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._label_tree)
         wanted = self._label_index(rows).to(scores.device)
@@ -194,18 +200,20 @@ class LabelObjective(Objective):
         return max(1, MAX_LOGITS // ((len(self._tree.inner) + 1) * self._backbone.vocab_size))
 
     def _label_scores(
-        self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> torch.Tensor:
         """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
         nodes = self._node_scores(prefix, rows, prompt_index)
         return nodes @ self._scored.to(nodes.device)
 
-    def _node_scores(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def _node_scores(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
         return node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
 
-    def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> Batch:
+    def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> PaddedBatch:
         texts = [EncodedExample(row.text_ids, ()) for row in rows]
-        return Batch.collate(texts, self._backbone.device, prompt_index)
+        return collate(texts, self._backbone.device, prompt_index)
 
     def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
         return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
@@ -259,7 +267,9 @@ class DistillationObjective(LabelObjective):
         super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
         self._taught = taught
 
-    def loss_per_row(self, prefix: Prefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> torch.Tensor:
+    def loss_per_row(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
+    ) -> torch.Tensor:
         scores = self._label_scores(prefix, rows, prompt_index)
         taught = torch.stack([self._taught[row.text_ids] for row in rows]).to(scores.device)
         divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)

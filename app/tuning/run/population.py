@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from app.model.backbone import Backbone
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.run.objective import Score
@@ -140,13 +140,13 @@ class Population:
         measured = [member for member in self.members if member.best is not None]
         return sorted(measured, key=lambda member: member.best_rank, reverse=True)
 
-    def prefixes(self, max_tokens: int | None) -> Iterator[Prefix]:
+    def prefixes(self, max_tokens: int | None) -> Iterator[PromptPrefix]:
         """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens`."""
         for (_, length), group in groupby(self.alive, key=_shape):
             size = MAX_MEMBERS if max_tokens is None else max(1, max_tokens // length)
             while members := list(islice(group, size)):
                 rows = torch.stack([member.rows for member in members])
-                yield Prefix.of_rows(self._backbone, members[0].config.kind, rows)
+                yield PromptPrefix.of_rows(self._backbone, members[0].config.kind, rows)
 
     def clear_gradients(self) -> None:
         for member in self.members:

@@ -20,7 +20,7 @@ from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
 from app.measure.plain_model import evaluate_in_slices
 from app.model.backbone import Backbone
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind
 from app.tuning.config import Init, TuneConfig
 from app.tuning.plan import TuningPlan
@@ -213,7 +213,7 @@ class TuningRun:
             return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
         if config.init is not Init.PROMPT:
             with torch.no_grad():
-                rows = Prefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+                rows = PromptPrefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
         return Member(number, config, rows, kv_rms(backbone, rows))
 
     def _begin(self) -> Iterator[Mark | None]:

@@ -12,11 +12,11 @@ import torch
 
 from app.insight.variants import made_of_tokens, without_token
 from app.measure.dataset import Example
-from app.measure.encoding import Batch, encode_examples
+from app.measure.encoding import collate, encode_examples
 from app.measure.plain_model import evaluate
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix, target_log_likelihoods
+from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
 from app.registry.publication import Publication
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support.prompts import random_prompt, random_rows
@@ -149,9 +149,9 @@ def test_a_task_that_writes_is_measured_by_the_loss_of_its_targets(
 
     def plain(variant: TaskPrompt | None) -> float:
         rows = encode_examples(backbone, HEADLINE, TITLES, max_input_tokens=400, max_target_tokens=60)
-        batch = Batch.collate(rows, backbone.device)
+        batch = collate(rows, backbone.device)
         with torch.no_grad():
-            found = target_log_likelihoods(backbone, Prefix.of_prompt(backbone, variant), batch).sum(dim=1)
+            found = target_log_likelihoods(backbone, PromptPrefix.of_prompt(backbone, variant), batch).sum(dim=1)
         return float(-(found / (batch.row_lens - batch.text_lens)).mean())
 
     found = measure(http, "title", TITLES).json()["effects"]

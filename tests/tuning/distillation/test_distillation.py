@@ -11,7 +11,7 @@ from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample
 from app.measure.plain_model import evaluate
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, TuneConfig
 from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
@@ -63,7 +63,7 @@ def test_the_loss_is_the_divergence_of_the_labels_and_nothing_where_student_and_
     target = tuple(TEMPLATE.encode_target(backbone.tokenizer, "no"))
     rows = [EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))]
     prompts = torch.randn(2, 4, backbone.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.2
-    student, other = (Prefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
+    student, other = (PromptPrefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
     judge = choose_objective(backbone, plan, [_row((i,)) for i in range(len(plan.train))])
     assert isinstance(judge, DistillationObjective)
     own = judge._label_scores(student, rows, [0]).detach()[0]

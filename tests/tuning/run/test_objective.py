@@ -12,7 +12,7 @@ from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
 from app.measure.plain_model import evaluate
 from app.model.layout import Template
-from app.model.prompted_forward import Prefix
+from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Metric, TuneConfig
 from app.tuning.plan import TuningPlan
@@ -57,7 +57,7 @@ def judged_alike(asked: TuningPlan, prompts: torch.Tensor, number: int) -> float
     rows = RunRows.of(backbone, asked)
     objective = choose_objective(backbone, asked, rows.train)
     with torch.no_grad():
-        prefix = Prefix.of_kv(backbone, prompts)
+        prefix = PromptPrefix.of_kv(backbone, prompts)
         figures = run_to_end(objective.judge(prefix, rows.validation, [number] * len(rows.validation)))
     prompt = TaskPrompt.from_kv(prompts[number], backbone.fingerprint)
     most = 2 * max(len(row.target_ids) for row in rows.validation)
