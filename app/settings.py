@@ -1,6 +1,6 @@
-"""Settings: the only reader of the environment. Every flag of `softswap serve` has a twin `SOFTSWAP_...` here.
+"""Settings: the only reader of the environment. Every option of `softswap serve` is a field of Settings.
 
-What each is for stands in `app/setting_texts.py`, which `--help` shows without pydantic.
+The docstring under a field is its description, which `--help` shows and docs/settings.md lists.
 """
 
 from __future__ import annotations
@@ -21,59 +21,97 @@ MIN_KEY_CHARS = 16
 
 
 def demo_tasks() -> Path:
-    """`prompts/` of a checkout; in an installed package the copy that the wheel carries."""
+    """Folder of the demo tasks: `prompts/` in a checkout, or the copy in an installed package."""
     checkout = APP_FOLDER.parent / "prompts"
     return checkout if checkout.is_dir() else APP_FOLDER / "demo" / "prompts"
 
 
 def own_tasks() -> Path:
-    """Of whoever runs this, where nothing else was said. Raises InvalidInput."""
+    """Folder of the user's tasks if no registry is named. Raises InvalidInput: the user has no home folder."""
     try:
         return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "softswap" / "prompts"
     except RuntimeError as error:
         raise InvalidInput("there is no home folder to keep tasks in; name one", param="registry") from error
 
 
-class Settings(BaseSettings):
-    """What a server is started with: arguments first, then the environment, then these defaults."""
+class _EnvironmentSettings(BaseSettings):
+    """Arguments win over the environment, and the environment wins over the defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SOFTSWAP_", extra="forbid", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
-    )
+        env_prefix="SOFTSWAP_", env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )  # fmt: skip
+
+
+class Settings(_EnvironmentSettings):
+    """What a server is started with."""
 
     model: str = Field(str(DEMO_BACKBONE), min_length=1)
+    """Backbone to serve: a folder in Hugging Face layout, or a hub id. (default: the demo backbone)"""
     revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
     registry: Path | None = None
+    """Folder of the tasks. (default: the demo tasks, and yours in ~/.local/share/softswap/prompts)"""
     state: Path | None = None
+    """Folder for uploads, tuning jobs and unfinished work. (default: .state in the registry)"""
     watch_interval: float = Field(2.0, ge=0, le=3600)
+    """Seconds between checks for new or changed task folders; 0 turns them off."""
     host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on. (default: 127.0.0.1)"""
     port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one. (default: 8000)"""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """float32, bfloat16, float16, or auto: the checkpoint's own on CUDA, float32 on a CPU."""
     threads: int | None = Field(None, ge=1, le=1024)
+    """Threads that compute on a CPU. (default: measured at startup, within the container's quota)"""
     quantize: Literal["none", "int8"] = "none"
+    """none, or int8: weights of linear layers in one byte each, on a CPU only."""
     attention: Literal["auto", "sdpa"] = "auto"
+    """auto takes the fastest that can run (on a CPU, C compiled at first use); sdpa is torch's own."""
     layers: Literal["auto", "torch"] = "auto"
+    """auto takes C code on a CPU if it measures faster; torch is torch's own."""
     eager: bool = False
+    """On CUDA, run without decode graphs and asynchronous scheduling; a CPU never uses either."""
     max_model_len: int | None = Field(None, ge=8)
+    """Longest sequence, virtual tokens included. (default: the model's own limit)"""
     max_num_seqs: int | None = Field(None, ge=1, le=4096)
+    """Sequences computed at a time."""
     max_num_batched_tokens: int | None = Field(None, ge=16, le=1_048_576)
+    """Tokens computed in a step."""
     block_size: int | None = Field(None, ge=1, le=1024)
+    """Tokens in a block of the cache; a multiple of 256 on CUDA."""
     kv_cache_memory: int | None = Field(None, ge=2**16)
+    """Bytes for keys and values, such as 2147483648, 512MiB or 4GB."""
     prefix_caching: bool = True
+    """Keep computed text for later requests with the same key that start alike, while there is room."""
     prefix_store: Path | None = None
+    """Folder for keys and values of task prompts that do not fit in memory. (default: none)"""
     prefix_store_size: int = Field(10 * 2**30, ge=2**20)
+    """Bytes of all files in that folder, such as 10GiB; the least recently used are dropped."""
     warm_prompts: bool = True
+    """While idle, compute prompts that were never asked for, if memory or the store has room."""
     prompt_lookup: int = Field(0, ge=0, le=16)
+    """Tokens to guess in a step when few requests run and texts repeat, such as 4; 0 guesses none."""
     max_waiting_requests: int = Field(1024, ge=1, le=1_000_000)
+    """Requests that may wait; any more are refused with 503."""
     max_waiting_tokens: int | None = Field(None, ge=1)
+    """Tokens of text that may wait; any more are refused with 503."""
     tuning_share: float = Field(0.2, ge=0, lt=1)
+    """Share of the device's time that tuning gets while requests run; none under load."""
     request_timeout: float = Field(600.0, gt=0, le=3600)
+    """Seconds that a request without X-Request-Timeout may take."""
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Keys of 16 characters or more, separated by commas; every route asks for one. Safer in the environment."""
     api_keys_file: Path | None = None
+    """File with more keys, one per line; lines that start with # are comments."""
     insecure: bool = False
+    """Allow an address that other machines can reach without any key."""
     shutdown_timeout: float = Field(30.0, ge=0, le=3600)
+    """Seconds that running requests get to finish when the server is asked to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Minimum log level: debug, info, warning or error."""
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -87,12 +125,12 @@ class Settings(BaseSettings):
 
     @property
     def registry_folder(self) -> Path:
-        """Where tasks are written."""
+        """Folder that tasks are written to."""
         return self.registry or own_tasks()
 
     @property
     def tasks_below(self) -> Path | None:
-        """What is read where the registry's folder has no task of a name, and never written."""
+        """Folder to read tasks from that the registry's folder does not have; never written to."""
         return demo_tasks() if self.registry is None else None
 
     @property
@@ -100,7 +138,7 @@ class Settings(BaseSettings):
         return self.state or self.registry_folder / ".state"
 
     def read_api_keys(self) -> tuple[str, ...]:
-        """Keys of both sources. Raises InvalidInput: the file cannot be read, or a key is too easy to guess."""
+        """Keys from both settings. Raises InvalidInput: the file cannot be read, or a key is too easy to guess."""
         keys = [*self.api_keys]
         if self.api_keys_file is not None:
             try:
@@ -115,25 +153,25 @@ class Settings(BaseSettings):
         return tuple(keys)
 
     def require_safe_address(self, *, has_keys: bool) -> None:
-        """Raises InvalidInput: others could reach the server, and nothing would keep them out."""
+        """Raises InvalidInput: other machines could reach the server, and no key would keep them out."""
         if not (has_keys or self.insecure or is_loopback(self.host)):
             raise InvalidInput(
-                f"{self.host} can be reached from other machines: set SOFTSWAP_API_KEYS, or say --insecure",
+                f"{self.host} can be reached from other machines: set SOFTSWAP_API_KEYS, or use --insecure",
                 param="host",
             )
 
 
-class ClientSettings(BaseSettings):
-    """What the command line uses to reach a running server."""
-
-    model_config = SettingsConfigDict(env_prefix="SOFTSWAP_", env_ignore_empty=True, hide_input_in_errors=True)
+class ClientSettings(_EnvironmentSettings):
+    """How commands reach a running server."""
 
     url: str | None = None
+    """A running server, such as http://127.0.0.1:8000, to ask instead of loading a model here."""
     api_key: str | None = None
+    """Key for that server. Safer in the environment."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. A name other than localhost may mean anything."""
+    """Whether only this machine can reach the address. A host name other than localhost could be any machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

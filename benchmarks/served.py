@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import Request, urlopen
 
-from app.cli.remote.remote import RemoteServer
+from app.cli.remote.remote_server import RemoteServer
 from app.settings import DEMO_BACKBONE
 from benchmarks.server import ROOT, serve
 

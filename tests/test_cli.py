@@ -27,7 +27,6 @@ from app.registry.evaluations.evaluation_folder import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
-from app.setting_texts import SETTING_TO_TEXT
 from app.settings import Settings, demo_tasks
 from tests.support.models import tiny_backbone
 from tests.support.server import LABELS, LiveServer, make_settings, publish_tasks, run_server, soft_prompt
@@ -88,7 +87,7 @@ def test_help_answers_without_loading_torch() -> None:
         "import sys, runpy, resource; sys.argv = ['softswap', '--help']\n"
         "try: runpy.run_module('app.cli', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'fastapi', 'pydantic', 'numpy', 'asyncio'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'httpx', 'numpy'} & set(sys.modules)\n"
         "print(heavy or '', resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
@@ -117,7 +116,7 @@ def test_serve_has_every_setting_as_a_flag() -> None:
     command = get_command(app).commands["serve"]
     flags = {option for parameter in command.params for option in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
-    assert {name: SETTING_TO_TEXT[name] for name in Settings.model_fields} == {
+    assert {name: field.description for name, field in Settings.model_fields.items()} == {
         parameter.name: parameter.help for parameter in command.params if parameter.name in Settings.model_fields
     }
 

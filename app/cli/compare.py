@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options.options import (
+from app.cli.options.data_options import (
     DATA,
-    AsJson,
-    Device,
     ExampleFile,
     InputField,
     Labels,
-    Model,
     TargetField,
     TemplateText,
     parse_labels,
     parse_template,
-    read_settings,
-    write_json,
 )
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import Device, Model, read_settings
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:

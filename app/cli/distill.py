@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options.options import (
-    Alias,
-    AsJson,
-    Description,
-    Device,
-    Labels,
-    Model,
-    NewTask,
-    RegistryFolder,
-    TemplateText,
-    parse_labels,
-    parse_template,
-    read_settings,
-    write_json,
-)
+from app.cli.options.data_options import Labels, TemplateText, parse_labels, parse_template
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
+from app.cli.options.task_options import Alias, Description, NewTask
 from app.cli.options.tuning_options import (
     BatchSize,
     Init,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options.options import AsJson, Device, Model, Quantize, RegistryFolder, read_settings, write_json
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import Device, Model, Quantize, RegistryFolder, read_settings
 from app.errors import SoftswapError
 
 if TYPE_CHECKING:

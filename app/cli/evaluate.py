@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.options import (
+from app.cli.options.data_options import ExampleFile, InputField, TargetField
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import (
     ApiKey,
-    AsJson,
-    Combined,
     Device,
-    ExampleFile,
-    InputField,
     Model,
     Quantize,
     RegistryFolder,
-    TargetField,
-    TaskOrEnsemble,
     Url,
     find_server,
     read_settings,
-    write_json,
 )
+from app.cli.options.task_options import Combined, TaskOrEnsemble
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,7 +73,7 @@ def evaluate(
 
         shown = asyncio.run(measuring)
     else:
-        from app.cli.remote.remote import task_path
+        from app.cli.remote.remote_server import task_path
 
         examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
         body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}

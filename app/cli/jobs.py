@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import typer
 
-from app.cli.options.options import ApiKey, AsJson, find_server, write_json
-from app.cli.remote.remote import RemoteServer
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import ApiKey, find_server
+from app.cli.remote.remote_server import RemoteServer
 from app.errors import InvalidInput
 
 ROUTE = "/v1/fine_tuning/jobs"

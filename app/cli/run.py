@@ -10,26 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.options import (
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import (
     ApiKey,
-    AsJson,
-    Combined,
     Device,
     Model,
     Quantize,
     RegistryFolder,
-    TaskOrEnsemble,
     Url,
     find_server,
     read_settings,
-    write_json,
 )
+from app.cli.options.task_options import Combined, TaskOrEnsemble
 
 if TYPE_CHECKING:
     from app.answers.ensembles import Ensemble
     from app.answers.readiness import Services
     from app.answers.targets import Target
-    from app.cli.remote.remote import RemoteServer
+    from app.cli.remote.remote_server import RemoteServer
     from app.settings import Settings
 
 BATCH_SIZE = 64
@@ -142,7 +140,7 @@ class _Remote:
     """The task on a running server."""
 
     def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
-        from app.cli.remote.remote import task_path
+        from app.cli.remote.remote_server import task_path
 
         self._server = server
         self._path = task_path(task, "run")
@@ -150,7 +148,7 @@ class _Remote:
         self.can_stream = "+" not in task and not self._has_labels(task.partition("@")[0])
 
     def _has_labels(self, task: str) -> bool:
-        from app.cli.remote.remote import task_path
+        from app.cli.remote.remote_server import task_path
 
         live = self._server.call("GET", task_path(task))["live"]
         return bool(live and live["labels"])

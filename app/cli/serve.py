@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from app.cli.options.options import Device, Model, Quantize, RegistryFolder, read_settings, setting
+from app.cli.options.setting_options import Device, Model, Quantize, RegistryFolder, read_settings, setting
 
 NETWORK, SIZES, OPERATION = "Network", "Sizes", "Operation"
 

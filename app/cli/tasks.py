@@ -8,22 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options.options import (
-    Alias,
-    ApiKey,
-    AsJson,
-    Description,
-    Device,
-    Model,
-    NewTask,
-    RegistryFolder,
-    TaskOrVersion,
-    Url,
-    find_server,
-    read_settings,
-    write_json,
-)
-from app.cli.remote.registries import NewGate, find_registry, open_folder
+from app.cli.options.json_output import AsJson, write_json
+from app.cli.options.setting_options import ApiKey, Device, Model, RegistryFolder, Url, find_server, read_settings
+from app.cli.options.task_options import Alias, Description, NewTask, TaskOrVersion
+from app.cli.registries.registries import NewGate, find_registry, open_folder
 from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
 from app.cli.views.task_view import print_fields, print_tasks
 from app.errors import InvalidInput

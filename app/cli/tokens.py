@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app.cli.remote.remote import RemoteServer, task_path
+from app.cli.remote.remote_server import RemoteServer, task_path
 
 if TYPE_CHECKING:
     from app.insight.report import PromptReport

@@ -8,24 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options.options import (
+from app.cli.options.data_options import (
     DATA,
-    Alias,
-    AsJson,
-    Description,
-    Device,
     ExampleFile,
     InputField,
     Labels,
-    Model,
-    NewTask,
-    RegistryFolder,
     TargetField,
     TemplateText,
     parse_labels,
     parse_template,
-    read_settings,
 )
+from app.cli.options.json_output import AsJson
+from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
+from app.cli.options.task_options import Alias, Description, NewTask
 from app.cli.options.tuning_options import (
     SHARED,
     Balance,

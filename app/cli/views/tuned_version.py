@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from app.cli.options.options import write_json
+from app.cli.options.json_output import write_json
 from app.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:

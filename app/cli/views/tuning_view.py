@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from app.cli.options.options import write_json
+from app.cli.options.json_output import write_json
 
 if TYPE_CHECKING:
     from app.tuning.run.events import TuneEvent

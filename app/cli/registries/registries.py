@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from app.cli.options.options import find_server, read_settings
-from app.cli.remote.remote import RemoteServer, task_path
+from app.cli.options.setting_options import find_server, read_settings
+from app.cli.remote.remote_server import RemoteServer, task_path
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
