@@ -1,9 +1,7 @@
 """`python -m benchmarks.tuning`: what learning prompts costs, and whether it finds good ones by itself.
 
 On the demo backbone, float32. `co-serving` asks a server while a job runs there. `population` updates eight prompts in
-one batch, and one by one; on other shapes too. `grid` compares the default settings
-with a grid of single runs; it takes hours and may be interrupted: it goes on where it was. The last line printed is one
-JSON object.
+one batch, and one by one; on other shapes too. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,19 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind
-from app.tuning.config import TuneConfig
 from benchmarks.co_serving import measure_co_serving
 from benchmarks.machine import Machine
-from benchmarks.report import save
+from benchmarks.report import Say, save
 from benchmarks.shapes import SMOLLM2_135M, TINY
 from benchmarks.side_by_side import measure_side_by_side
-from benchmarks.tuning_grid import TASKS, Grid, Say, measure_grid
 from research.demo.tasks import PACKAGE
 
 DEMO = PACKAGE / "backbone"
-GRID_BATCH_SIZE = 16
-NUM_GRID_MEASUREMENTS = 4
-"""Of a run of the grid, on validation. The default settings keep theirs, about twenty: they decide by them."""
 
 
 class Part(Protocol):
@@ -75,22 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(result))
 
 
-def _grid(options: argparse.Namespace, say: Say) -> Part:
-    config = TuneConfig(
-        max_steps=options.max_steps, batch_size=GRID_BATCH_SIZE, max_validation_rows=options.measured_rows
-    )
-    return measure_grid(
-        Backbone.load(str(DEMO)),
-        options.data,
-        options.work,
-        say,
-        tasks=options.task,
-        num_final_rows=options.final_rows,
-        config=config,
-        grid=Grid(replace(config, eval_every=-(-options.max_steps // NUM_GRID_MEASUREMENTS))),
-    )
-
-
 def _co_serving(options: argparse.Namespace, say: Say) -> Part:
     return measure_co_serving(say, num_rounds=options.repetitions, round_s=options.seconds)
 
@@ -117,7 +93,6 @@ def _load(name: str) -> Backbone:
 NAME_TO_PART: Mapping[str, Callable[[argparse.Namespace, Say], Part]] = {
     "co-serving": _co_serving,
     "population": _population,
-    "grid": _grid,
 }
 
 
@@ -137,24 +112,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     population.add_argument("--kind", nargs="+", default=["embeddings", "kv"], choices=["embeddings", "kv"])
     population.add_argument("--batch-size", nargs="+", type=int, default=[4, 8, 16], help="rows of each prompt")
     population.add_argument("--micro-batch-size", type=int, default=32, help="rows of a forward")
-    grid = parser.add_argument_group("grid")
-    grid.add_argument("--data", type=Path, help="folder of the sets, one folder each")
-    grid.add_argument("--work", type=Path, default=Path("grid"), help="folder of one file for each run; is made")
-    grid.add_argument("--task", nargs="+", default=list(TASKS), choices=TASKS, help="(default: all)")
-    grid.add_argument("--max-steps", type=int, default=200, help="updates of every run, the default's and the grid's")
-    grid.add_argument(
-        "--measured-rows", type=int, default=250, help="of validation, that runs are measured on while they learn"
-    )
-    grid.add_argument(
-        "--final-rows",
-        type=int,
-        default=0,
-        help="of validation and of test, that results are measured on (default: all)",
-    )
     options = parser.parse_args(arguments)
     options.only = options.only or list(NAME_TO_PART)
-    if "grid" in options.only and options.data is None:
-        parser.error("--data is needed for the part grid")
     return options
 
 

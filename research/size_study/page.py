@@ -18,9 +18,8 @@ PAGE = """# Size study: what prompt tuning buys as the backbone grows
 
 The task `{task}` on {num_backbones} backbones that were pre-trained alike, on the same {num_tokens:,} tokens
 (`research/demo/pretrain.py`); compare Lester et al. 2021, figure 1. Every method has the same data ({num_train:,}
-examples
-to learn from, {num_validation:,} to choose by, {num_test:,} to measure on), batches of {batch_size}, {max_steps}
-updates, objective and evaluation, see `softswap compare --help`.
+examples to learn from, {num_validation:,} to choose by, {num_test:,} to measure on), batches of {batch_size},
+{max_steps} updates, objective and evaluation, see `softswap compare --help`.
 
 ![Score against the backbone's parameters, one line for each method](size_study.svg)
 
@@ -46,13 +45,13 @@ full fine-tuning are not served by softswap.
 ## How to remake it
 
 ```console
-$ python -m benchmarks.size_study --work work --data data --task {task} \\
+$ python -m research.size_study --work work --data data --task {task} \\
     --num-tokens {rounded_tokens} --max-steps {max_steps} --batch-size {batch_size} --seed {seeds}
-$ python -m benchmarks.size_study --plot
+$ python -m research.size_study --plot
 ```
 
-The first command may be interrupted and goes on where it was; `--size`, `--method` and `--seed` run a piece. `data`
-holds `corpora/` and `tasks/`; the demo backbone's card names their sources. Measured on {cpu} with {num_threads}
+The first command may be interrupted and continues where it stopped; `--size`, `--method` and `--seed` run a piece.
+`data` holds `corpora/` and `tasks/`; the demo backbone's card names their sources. Measured on {cpu} with {num_threads}
 threads, torch {torch}.
 """
 

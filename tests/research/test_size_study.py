@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import research.size_study.__main__ as size_study
 from app.compare.method import Method
 from app.errors import InvalidInput
-from benchmarks import size_study
-from benchmarks.backbone_sizes import SIZES, schedule
-from benchmarks.size_page import read_results, write_page
 from research.demo.pretrain import Recipe, build_model
+from research.size_study.backbones import SIZES, schedule
+from research.size_study.page import read_results, write_page
 from tests.compare.test_summary import trial
 from tests.support.models import tiny_backbone
 
@@ -103,7 +103,7 @@ def test_the_page_has_every_figure_and_the_commands_that_remake_it(tmp_path: Pat
     page = (tmp_path / "size_study.md").read_text()
     assert "8,000,000\ntokens" in page or "8,000,000 tokens" in page
     assert "| 4M | 80.0 [80.0, 80.0] (2 seeds) |" in page
-    assert "$ python -m benchmarks.size_study --plot" in page
+    assert "$ python -m research.size_study --plot" in page
     assert all(method.words in page for method in Method)
     assert (tmp_path / "size_study.svg").read_text().count("prompt tuning") == 1
 

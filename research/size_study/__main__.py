@@ -1,4 +1,4 @@
-"""`python -m benchmarks.size_study`: what prompt tuning buys as the backbone grows (Lester et al. 2021, figure 1).
+"""`python -m research.size_study`: what prompt tuning buys as the backbone grows (Lester et al. 2021, figure 1).
 
 Backbones of several sizes are pre-trained on the same tokens, and on each the methods of `softswap compare` are tried
 with the same budget. Whatever is done already is not done again, so the study can be run in pieces: every trial (size,
@@ -22,13 +22,13 @@ from app.compare.setting import Setting
 from app.model.backbone import fingerprint_files
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
-from benchmarks.backbone_sizes import SIZES, Size, prepare_tokens, pretrain, write_json
 from benchmarks.machine import Machine
-from benchmarks.size_page import read_results, write_page
 from research.demo.recipes import RECIPES, find_recipe
 from research.demo.tasks import read_splits
+from research.size_study.backbones import SIZES, Size, prepare_tokens, pretrain, write_json
+from research.size_study.page import read_results, write_page
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,7 +86,7 @@ def _setting(options: argparse.Namespace) -> Setting:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.size_study",
+        prog="python -m research.size_study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
