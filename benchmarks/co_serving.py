@@ -22,13 +22,13 @@ from transformers import AutoTokenizer
 from benchmarks.load import Answer, Client, Quantiles, arrive_at_random, completion_bodies, keep_busy
 from benchmarks.machine import Stopwatch
 from benchmarks.served import Served, SteadyJob, serve_demo
-from research.demo.tasks import PACKAGE
+from research.demo.tasks import BACKBONE
 
 Say = Callable[[str], None]
 
 MESSAGES = Path(__file__).parents[1] / "docs" / "messages.csv"
 MODELS = ("headline", "sentiment", "domain", "language")
-DEMO = str(PACKAGE / "backbone")
+DEMO = str(BACKBONE)
 MIN_TOKENS, MAX_TOKENS = 20, 60
 NUM_NEW_TOKENS = 32
 NUM_CLIENTS = 64

@@ -24,9 +24,9 @@ from benchmarks.machine import Machine
 from benchmarks.report import Say, save
 from benchmarks.shapes import SMOLLM2_135M, TINY
 from benchmarks.side_by_side import measure_side_by_side
-from research.demo.tasks import PACKAGE
+from research.demo.tasks import BACKBONE
 
-DEMO = PACKAGE / "backbone"
+DEMO = BACKBONE
 
 
 class Part(Protocol):
