@@ -1,4 +1,4 @@
-"""The README's table of demo tasks, from the files of results."""
+"""The table of demo tasks in docs/demo_tasks.md, made from the files of results."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `tune` learns a prompt, measures it on the test split once, and publishes it. `compare` measures hand-written prompts on
 the same backbone through the same evaluation: the best of several on validation, once with instructions alone and once
-with examples. `table` writes what both found into README.md. Each task has a file of results, so several may run at
+with examples. `table` writes what both found into docs/demo_tasks.md. Each task has a file of results, so several may run at
 once.
 """
 
@@ -38,7 +38,7 @@ from research.demo.results_table import render_table, write_between_markers
 ROOT = Path(__file__).parents[2]
 BACKBONE = ROOT / "app" / "demo" / "backbone"
 RESULTS = ROOT / "docs" / "demo_tasks"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "demo_tasks.md"
 NUM_SELECTION_ROWS = 200
 MAX_VALIDATION_ROWS = 1000
 MAX_TEXT_PROMPT_TOKENS = 600
@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.command == "table":
         results = [json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))]
-        write_between_markers(arguments.readme, "demo-table", render_table(results, [r.task for r in RECIPES]))
+        write_between_markers(arguments.page, "demo-table", render_table(results, [r.task for r in RECIPES]))
         return
     backbone = Backbone.load(arguments.backbone)
     for recipe in [find_recipe(name) for name in arguments.task or [r.task for r in RECIPES]]:
@@ -236,7 +236,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--registry", type=Path, default=Path("prompts"), help="where `tune` publishes")
     parser.add_argument("--backbone", type=Path, default=BACKBONE)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of one JSON file for each task")
-    parser.add_argument("--readme", type=Path, default=README, help="where `table` writes")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page into which `table` writes")
     parser.add_argument("--max-test-rows", type=int, default=1000, help="most test examples `compare` measures on")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

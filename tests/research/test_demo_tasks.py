@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str, folder: Path) -> None:
         "registry": "prompts",
         "backbone": "backbone",
         "results": "results",
-        "readme": "README.md",
+        "page": "README.md",
     }
     options = [word for name, place in places.items() for word in (f"--{name}", str(folder / place))]
     monkeypatch.setattr(sys, "argv", ["tasks", command, *options, "--task", "sentiment"])
