@@ -1,4 +1,4 @@
-"""The README's tuning section runs as printed, against a server as the README starts it."""
+"""The tuning section of docs/tuning.md runs as printed, against a server as the README starts it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from tests.support.server import LiveServer, make_settings, run_server
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-SECTION = re.search(r"^## Tune through the API\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)[1]
+PAGE = (ROOT / "docs" / "tuning.md").read_text()
+SECTION = re.search(r"^## Through the API\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]
 CONSOLE = "\n".join(re.findall(r"^```console\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL))
 PYTHON = re.search(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)[1]
 
