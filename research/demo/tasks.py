@@ -2,8 +2,8 @@
 
 `tune` learns a prompt, measures it on the test split once, and publishes it. `compare` measures hand-written prompts on
 the same backbone through the same evaluation: the best of several on validation, once with instructions alone and once
-with examples. `table` writes what both found into docs/demo_tasks.md. Each task has a file of results, so several may run at
-once.
+with examples. `table` writes what both found into docs/demo_tasks.md. Each task has a file of results, so several may
+run at once.
 """
 
 from __future__ import annotations
