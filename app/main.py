@@ -35,7 +35,7 @@ from app.registry.stores.layered_store import open_store
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
     stack = ExitStack()
     with stack:
         services = stack.enter_context(open_services(settings, backbone=backbone))
-        stack.enter_context(open_workshop(settings, services))
+        stack.enter_context(open_tuning(settings, services))
         warmer = PromptWarmer(services.registry, services.engine, services.backbone.fingerprint)
         stack.callback(warmer.close)
         opened = stack.pop_all()
@@ -109,10 +109,10 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
 
 
 @contextmanager
-def open_workshop(settings: Settings, services: Services) -> Iterator[None]:
+def open_tuning(settings: Settings, services: Services) -> Iterator[None]:
     """Uploads and jobs, where the state folder can be had; without it everything else is served all the same."""
     try:
-        workshop = Workshop(
+        tuning = TuningService(
             settings.state_folder,
             services.backbone,
             services.registry,
@@ -125,11 +125,11 @@ def open_workshop(settings: Settings, services: Services) -> Iterator[None]:
         services.tuning_fault = error.message
         yield
         return
-    services.workshop = workshop
+    services.tuning = tuning
     try:
         yield
     finally:
-        workshop.close()
+        tuning.close()
 
 
 def load_backbone(settings: Settings) -> Backbone:
@@ -189,8 +189,8 @@ async def _start(services: Services) -> None:
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
     async for _ in services.engine.generate([0], prompt=None, params=params, flow=services.backbone.name):
         pass
-    if services.workshop is not None:
-        services.workshop.start()
+    if services.tuning is not None:
+        services.tuning.start()
     services.is_ready = True
     warm_s = time.perf_counter() - began
     tasks = await asyncio.to_thread(describe_tasks, services)

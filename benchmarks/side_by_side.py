@@ -24,11 +24,11 @@ from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
 from app.tuning.run.chunks import Chunker
-from app.tuning.run.descent import Descent
 from app.tuning.run.events import ignore_event
 from app.tuning.run.initialization import embedding_rms, kv_rms
 from app.tuning.run.objective import TokenObjective
 from app.tuning.run.population import Member, Population
+from app.tuning.run.trainer import Trainer
 from benchmarks.machine import Stopwatch
 
 Say = Callable[[str], None]
@@ -159,7 +159,7 @@ def _measure(backbone: Backbone, pair: Pair, num_rounds: int) -> None:
             cpu_s.append(stopwatch.cpu_s)
 
 
-def _update(descents: Sequence[Descent], rows: Sequence[EncodedExample]) -> None:
+def _update(descents: Sequence[Trainer], rows: Sequence[EncodedExample]) -> None:
     for descent in descents:
         updated = run_to_end(descent.update(rows, 0, NUM_STEPS))
         assert updated, "no prompt's gradient is finite"
@@ -171,11 +171,11 @@ def _settle(backbone: Backbone) -> None:
         torch.cuda.synchronize(backbone.device)
 
 
-def _descent(backbone: Backbone, pair: Pair, numbers: Sequence[int]) -> Descent:
+def _descent(backbone: Backbone, pair: Pair, numbers: Sequence[int]) -> Trainer:
     population = Population(backbone)
     population.members += [_member(backbone, pair.kind, number) for number in numbers]
     chunker = Chunker(max_rows=pair.micro_batch_size, num_extra_tokens=0)
-    return Descent(backbone, TokenObjective(backbone), population, chunker, ignore_event)
+    return Trainer(backbone, TokenObjective(backbone), population, chunker, ignore_event)
 
 
 def _member(backbone: Backbone, kind: PromptKind, number: int) -> Member:

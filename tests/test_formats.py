@@ -18,7 +18,7 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.task_prompt import PromptKind
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 from tests.support.tuning_jobs import all_events, curve, wait_for
 
 FORMAT_1 = Path(__file__).parent / "data" / "format_1"
@@ -57,15 +57,15 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, registry: Registry) -> Iterator[Workshop]:
+def server(tmp_path: Path, registry: Registry) -> Iterator[TuningService]:
     """On a copy of the state folder; its jobs rest until it is started."""
     shutil.copytree(FORMAT_1 / "state", tmp_path / "state")
-    opened = Workshop(tmp_path / "state", frozen_backbone(), registry, own_device)
+    opened = TuningService(tmp_path / "state", frozen_backbone(), registry, own_device)
     yield opened
     opened.close()
 
 
-def jobs_by_task(server: Workshop) -> dict[str, Job]:
+def jobs_by_task(server: TuningService) -> dict[str, Job]:
     jobs, _ = server.jobs.page(None, 100)
     return {job.spec.task: job for job in jobs}
 
@@ -137,7 +137,7 @@ def test_a_version_is_exported_as_it_was_written(registry: Registry) -> None:
         assert files[name] == (FORMAT_1 / "registry" / "sentiment" / "3" / name).read_bytes()
 
 
-def test_jobs_their_events_checkpoints_and_files_are_read(server: Workshop) -> None:
+def test_jobs_their_events_checkpoints_and_files_are_read(server: TuningService) -> None:
     jobs = jobs_by_task(server)
     assert {task: job.status for task, job in jobs.items()} == STATUSES
     likes = jobs["likes"]
@@ -156,7 +156,7 @@ def test_jobs_their_events_checkpoints_and_files_are_read(server: Workshop) -> N
     assert figures.startswith(b"step,")
 
 
-def test_interrupted_jobs_continue_from_their_saved_states(server: Workshop, registry: Registry) -> None:
+def test_interrupted_jobs_continue_from_their_saved_states(server: TuningService, registry: Registry) -> None:
     jobs = jobs_by_task(server)
     recorded = {task: curve(server, job) for task, job in jobs.items()}
     for task in ("paused", "taught"):

@@ -62,11 +62,11 @@ def said(demo: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
 @pytest.mark.timeout(300)
 def test_a_task_is_learned_with_curl_and_its_second_checkpoint_called(said: tuple[str, Path], demo: LiveServer) -> None:
     output, _ = said
-    [job] = demo.services.require_workshop().jobs.page(None, 10)[0]
+    [job] = demo.services.require_tuning().jobs.page(None, 10)[0]
     assert job.status == "succeeded"
     assert output.count("data: [DONE]") == 1
     answers = [json.loads(answer) for answer in re.findall(r'\{"model":.*?\}\}\}', output)]
-    checkpoints = demo.services.require_workshop().checkpoints.of(job.id)
+    checkpoints = demo.services.require_tuning().checkpoints.of(job.id)
     assert [answer["model"] for answer in answers] == [job.version, checkpoints[1].version]
     assert {answer["label"] for answer in answers} <= {"English", "French", "German"}
     assert f"{job.id} " in output

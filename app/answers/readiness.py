@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.telemetry import Metrics
-    from app.tuning.job.service import Workshop
+    from app.tuning.job.service import TuningService
 
 MAX_HEARTBEAT_AGE_S = 60.0
 
@@ -25,7 +25,7 @@ class Services:
     default_timeout_s: deadline of a request that names none.
     is_ready: set once the first request would be served.
     is_draining: set when the server begins to stop; never taken back.
-    workshop: None where this server does not tune; `tuning_fault` says why.
+    tuning: None where this server does not tune; `tuning_fault` says why.
     """
 
     backbone: Backbone
@@ -37,7 +37,7 @@ class Services:
     created_at: int
     is_ready: bool = False
     is_draining: bool = False
-    workshop: Workshop | None = None
+    tuning: TuningService | None = None
     tuning_fault: str = "this server does not tune"
     labels: LabelBook = field(init=False)
 
@@ -48,17 +48,17 @@ class Services:
     def system_fingerprint(self) -> str:
         return f"fp_{self.backbone.fingerprint[:12]}"
 
-    def require_workshop(self) -> Workshop:
+    def require_tuning(self) -> TuningService:
         """Raises TuningUnavailable."""
-        if self.workshop is None:
+        if self.tuning is None:
             raise TuningUnavailable(self.tuning_fault)
-        return self.workshop
+        return self.tuning
 
     def begin_to_stop(self) -> None:
         """Take no new requests; let the present job save itself, and whoever follows jobs go."""
         self.is_draining = True
-        if self.workshop is not None:
-            self.workshop.stop()
+        if self.tuning is not None:
+            self.tuning.stop()
 
     def check_alive(self) -> None:
         """Raises EngineDead when the engine thread ended or makes no progress."""

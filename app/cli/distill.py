@@ -85,7 +85,7 @@ def distill(
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
     from app.measure.dataset import read_inputs
-    from app.tuning.distillation.distillation_run import Assignment
+    from app.tuning.distillation.distillation_run import DistillationPlan
     from app.tuning.search import Search
     from app.tuning.tune import distill_prompt
 
@@ -97,7 +97,7 @@ def distill(
     chosen = its_labels if asked is None else asked
     tried = {"nums_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
-    assignment = Assignment.make(
+    assignment = DistillationPlan.make(
         found, texts, config, search, template=parse_template(template) or its_template, labels=chosen
     )
     with interruptible() as should_stop, TuningView(as_json=as_json) as view:

@@ -1,4 +1,4 @@
-"""CheckpointBook: which versions a job has published on its way."""
+"""CheckpointStore: which versions a job has published on its way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.jobs.database import Database, checkpoints
 from app.jobs.job import Checkpoint, new_id
 
 
-class CheckpointBook:
+class CheckpointStore:
     """A step of a job has one checkpoint, for good."""
 
     def __init__(self, database: Database) -> None:

@@ -19,7 +19,7 @@ _EVENT_ID = re.compile(r"ftevent-([0-9a-f]{24})-([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
-class Happening:
+class NewEvent:
     """Something to be recorded.
 
     Attributes:
@@ -54,12 +54,12 @@ class JobEvent:
 
 
 class EventLog:
-    """The table of events. Whoever records rings the bell when the transaction is done."""
+    """The table of events. Whoever records tells the notifier when the transaction is done."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, connection: Connection, job_id: str, run: int, happenings: Iterable[Happening]) -> None:
+    def record(self, connection: Connection, job_id: str, run: int, happenings: Iterable[NewEvent]) -> None:
         """Add what is new. What an earlier run has recorded of the same step keeps its number and gets new content.
 
         Args: run: which taking-up of the job this is.

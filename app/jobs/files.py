@@ -1,4 +1,4 @@
-"""FileBook: uploads of examples, each checked from its first line to its last before it is kept."""
+"""UploadStore: uploads of examples, each checked from its first line to its last before it is kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TrainingFile:
     purpose: Purpose = Purpose.TUNING
 
 
-class FileBook:
+class UploadStore:
     """Uploads by id. The same content is stored once, however often it is uploaded."""
 
     def __init__(self, database: Database, folder: StateFolder) -> None:

@@ -1,4 +1,4 @@
-"""JobBook: every job and its status, which is what clients see and runners obey."""
+"""JobStore: every job and its status, which is what clients see and runners obey."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from app.errors import InvalidInput, NoSuchJob, Overloaded
 from app.jobs.checkpoints import drop_checkpoints
 from app.jobs.database import Database, jobs
-from app.jobs.event_log import NOTE, EventLog, Happening
+from app.jobs.event_log import NOTE, EventLog, NewEvent
 from app.jobs.job import UNFINISHED, Job, JobError, JobSpec, JobStatus, Order, new_id
-from app.jobs.notifier import Bell
+from app.jobs.notifier import Notifier
 from app.telemetry import Metrics
 
 MAX_UNFINISHED_JOBS = 32
@@ -24,13 +24,13 @@ MAX_JOBS = 10_000
 RETRY_AFTER_S = 60.0
 
 
-class JobBook:
+class JobStore:
     """Changes of status are made one at a time, each in one transaction with the event that tells of it."""
 
-    def __init__(self, database: Database, log: EventLog, bell: Bell, metrics: Metrics) -> None:
+    def __init__(self, database: Database, log: EventLog, notifier: Notifier, metrics: Metrics) -> None:
         self._database = database
         self._log = log
-        self._bell = bell
+        self._notifier = notifier
         self._metrics = metrics
         self._deciding = threading.RLock()
         self._running_id: str | None = None
@@ -157,7 +157,7 @@ class JobBook:
     def record(
         self,
         job: Job,
-        happenings: Sequence[Happening],
+        happenings: Sequence[NewEvent],
         *,
         step: int,
         num_steps: int,
@@ -180,7 +180,7 @@ class JobBook:
             if connection.execute(update(jobs).where(is_open).values(progress)).rowcount:
                 self._log.record(connection, job.id, job.num_runs, happenings)
                 self._log.drop_stale(connection, job.id, job.num_runs, redone)
-        self._bell.ring(job.id)
+        self._notifier.notify(job.id)
 
     def count(self, *, num_updates: int, num_tokens: int) -> None:
         """What was learned since the last time, for the metrics."""
@@ -192,7 +192,7 @@ class JobBook:
             with self._database.writing() as connection:
                 yield connection
             self._metrics.observe_jobs(self._count_unfinished())
-            self._bell.ring(job_id)
+            self._notifier.notify(job_id)
 
     def _count_unfinished(self) -> dict[str, int]:
         """Of each status that is not final."""
@@ -232,7 +232,7 @@ class JobBook:
         self._note(connection, job.id, job.num_runs, message, level)
 
     def _note(self, connection: Connection, job_id: str, run: int, message: str, level: str = "info") -> None:
-        self._log.record(connection, job_id, run, [Happening(NOTE, message, level)])
+        self._log.record(connection, job_id, run, [NewEvent(NOTE, message, level)])
 
 
 _PAST = {Order.CANCEL: "cancelled", Order.PAUSE: "paused", Order.RESUME: "queued again"}

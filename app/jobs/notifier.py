@@ -1,4 +1,4 @@
-"""Bell: wakes coroutines that wait for news of a job; anybody may ring it, from any thread."""
+"""Notifier: wakes coroutines that wait for news of a job; anybody may ring it, from any thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_LISTENERS = 64
 
 @dataclass(eq=False)
 class Listener:
-    """Made by `Bell.listening`, in the event loop that waits."""
+    """Made by `Notifier.listening`, in the event loop that waits."""
 
     job_id: str
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -30,7 +30,7 @@ class Listener:
             raise Draining("the server is stopping; follow the job again when it is back")
 
 
-class Bell:
+class Notifier:
     """Who listens holds nothing up: ringing never waits."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Bell:
         if len(self._listeners) >= MAX_LISTENERS:
             raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
 
-    def ring(self, job_id: str) -> None:
+    def notify(self, job_id: str) -> None:
         with self._lock:
             called = [listener for listener in self._listeners if listener.job_id == job_id]
         _wake(called)

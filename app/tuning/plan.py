@@ -23,7 +23,7 @@ WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.E
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TeacherAnswers:
     """What a teacher answered to some inputs (see `distillation`).
 
     Attributes:
@@ -59,7 +59,7 @@ class TuningPlan:
     config: TuneConfig
     search: Search
     init_prompt: TaskPrompt | None = None
-    lesson: Lesson | None = None
+    lesson: TeacherAnswers | None = None
 
     def __post_init__(self) -> None:
         self.search.members(self.config)  # raises where a member could not be configured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.model.backbone import Backbone
-from app.tuning.distillation.distillation_run import Assignment, DistillationRun
+from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, ignore_event
@@ -30,7 +30,7 @@ def tune_task(
 
 def distill_prompt(
     backbone: Backbone,
-    assignment: Assignment,
+    assignment: DistillationPlan,
     *,
     on_event: OnEvent = ignore_event,
     should_stop: Callable[[], bool] = lambda: False,

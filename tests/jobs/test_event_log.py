@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import NoSuchJob
 from app.jobs.database import Database
-from app.jobs.event_log import NOTE, EventLog, Happening
+from app.jobs.event_log import NOTE, EventLog, NewEvent
 
 JOB = "ftjob-" + "0" * 24
 
@@ -26,18 +26,18 @@ def log(database: Database) -> EventLog:
     return EventLog(database)
 
 
-def record(database: Database, log: EventLog, run: int, *happenings: Happening) -> None:
+def record(database: Database, log: EventLog, run: int, *happenings: NewEvent) -> None:
     with database.writing() as connection:
         log.record(connection, JOB, run, happenings)
 
 
-def step(number: int, words: str = "first") -> Happening:
-    return Happening("step", f"{words} {number}", step=number, data={"step": number})
+def step(number: int, words: str = "first") -> NewEvent:
+    return NewEvent("step", f"{words} {number}", step=number, data={"step": number})
 
 
 def test_what_is_recorded_again_keeps_its_number_and_gets_new_content(database: Database, log: EventLog) -> None:
-    record(database, log, 1, Happening(NOTE, "started"), step(1), step(2), step(3))
-    record(database, log, 2, Happening(NOTE, "resumed"), step(2, "second"), step(3, "second"), step(4, "second"))
+    record(database, log, 1, NewEvent(NOTE, "started"), step(1), step(2), step(3))
+    record(database, log, 2, NewEvent(NOTE, "resumed"), step(2, "second"), step(3, "second"), step(4, "second"))
     events = log.since(JOB, None, 100)
     assert [event.message for event in events] == [
         "started",
@@ -51,13 +51,13 @@ def test_what_is_recorded_again_keeps_its_number_and_gets_new_content(database: 
 
 
 def test_notes_are_never_replaced_and_members_are_told_apart(database: Database, log: EventLog) -> None:
-    record(database, log, 1, Happening(NOTE, "a"), Happening(NOTE, "a"))
-    record(database, log, 1, *(Happening("evaluated", "e", step=1, member=member) for member in (0, 1, 0)))
+    record(database, log, 1, NewEvent(NOTE, "a"), NewEvent(NOTE, "a"))
+    record(database, log, 1, *(NewEvent("evaluated", "e", step=1, member=member) for member in (0, 1, 0)))
     assert len(log.since(JOB, None, 100)) == 4
 
 
 def test_what_a_redone_update_did_not_record_again_goes(database: Database, log: EventLog) -> None:
-    record(database, log, 1, step(1), step(2), Happening("dropped", "gone", step=2), step(3))
+    record(database, log, 1, step(1), step(2), NewEvent("dropped", "gone", step=2), step(3))
     record(database, log, 2, step(2, "second"))
     with database.writing() as connection:
         log.drop_stale(connection, JOB, 2, range(2, 3))

@@ -1,6 +1,6 @@
 """A process of its own that forks servers' halves that tune, and kills them; test_crash.py talks to it in JSON lines.
 
-Started once, because importing torch takes seconds. A command on standard input is one life of a workshop:
+Started once, because importing torch takes seconds. A command on standard input is one life of a tuning:
     {"folder": DIR, "kill_after_s": 0.3 or null}
 It creates the one job of the folder if there is none, and works until the job has ended or it is killed. The answer:
     {"left_running": jobs that a start found running though nobody ran them, "status": exit code,
@@ -22,7 +22,7 @@ import torch
 
 from app.jobs.job import JobStatus
 from app.registry.registry import Registry
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 from tests.support.models import tiny_backbone
 from tests.support.tuning_jobs import curve, make_spec, open_registry, open_shop
 
@@ -54,7 +54,7 @@ def live(folder: Path, pipe: int) -> None:
     shop.close()
 
 
-def describe(shop: Workshop, job_id: str, registry: Registry) -> dict[str, Any]:
+def describe(shop: TuningService, job_id: str, registry: Registry) -> dict[str, Any]:
     job = shop.jobs.get(job_id)
     checkpoints = shop.checkpoints.of(job_id)
     return {

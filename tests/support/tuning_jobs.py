@@ -1,4 +1,4 @@
-"""A workshop on the tiny backbone, whose device tests can hold back, slow down and break: through its lease."""
+"""A tuning on the tiny backbone, whose device tests can hold back, slow down and break: through its lease."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.jobs.event_log import JobEvent
 from app.jobs.job import Job, JobSpec, JobStatus
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 from tests.support.models import tiny_backbone
 
 Result = TypeVar("Result")
@@ -51,18 +51,18 @@ class Gate:
         return work()
 
 
-def open_shop(folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0) -> Workshop:
+def open_shop(folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
     backbone = tiny_backbone()
     registry = Registry(FileStore(folder / "prompts"), backbone)
-    return Workshop(folder / "prompts" / ".state", backbone, registry, lease, save_every_s=save_every_s)
+    return TuningService(folder / "prompts" / ".state", backbone, registry, lease, save_every_s=save_every_s)
 
 
 def open_registry(folder: Path) -> Registry:
     return Registry(FileStore(folder / "prompts"), tiny_backbone())
 
 
-def make_spec(shop: Workshop, **changes: object) -> JobSpec:
+def make_spec(shop: TuningService, **changes: object) -> JobSpec:
     """A quick job for the task `likes`, with its file uploaded. `hyperparameters` and `search` are added."""
     hyperparameters = {**QUICK, **changes.pop("hyperparameters", {})}
     search = {**ONE_MEMBER, **changes.pop("search", {})}
@@ -97,18 +97,18 @@ def allow_until(gate: Gate, condition: Callable[[], bool]) -> None:
     wait_until(is_there)
 
 
-def wait_for(shop: Workshop, job: Job, status: JobStatus) -> Job:
+def wait_for(shop: TuningService, job: Job, status: JobStatus) -> Job:
     wait_until(lambda: shop.jobs.get(job.id).status is status or shop.jobs.get(job.id).status.is_final)
     now = shop.jobs.get(job.id)
     assert now.status is status, now
     return now
 
 
-def all_events(shop: Workshop, job: Job) -> list[JobEvent]:
+def all_events(shop: TuningService, job: Job) -> list[JobEvent]:
     return shop.events.since(job.id, None, 100_000)
 
 
-def curve(shop: Workshop, job: Job) -> list[tuple[int, int, float]]:
+def curve(shop: TuningService, job: Job) -> list[tuple[int, int, float]]:
     """(step, member or -1 for the training loss, value) of every figure recorded, in order."""
     figures = []
     for event in all_events(shop, job):

@@ -131,7 +131,7 @@ async def find_examples(services: Services, source: ExampleSource) -> Sequence[E
     """
     if source.file is None:
         return _read_items(source.examples or ())
-    dataset = await asyncio.to_thread(services.require_workshop().files.load, source.file, param="file")
+    dataset = await asyncio.to_thread(services.require_tuning().files.load, source.file, param="file")
     if len(dataset.examples) > MAX_EXAMPLES:
         raise InvalidInput(
             f"the file has {len(dataset.examples)} examples, and a request takes {MAX_EXAMPLES}", param="file"

@@ -108,9 +108,9 @@ async def describe_server(services: ServicesDep) -> Any:
 
 
 def _describe_tuning(services: Services) -> TuningObject:
-    if services.workshop is None:
+    if services.tuning is None:
         return TuningObject(is_available=False, fault=services.tuning_fault, num_unfinished_jobs=0)
-    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(services.workshop.jobs.unfinished()))
+    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(services.tuning.jobs.unfinished()))
 
 
 @router.get("/openapi.json", include_in_schema=False)

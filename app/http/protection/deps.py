@@ -10,7 +10,7 @@ from app.answers.readiness import Services
 from app.http.protection.guard import Guard
 from app.http.protection.limits import MAX_TIMEOUT_S
 from app.http.protection.upload_limits import UploadLimits
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 
 
 async def get_services(request: Request) -> Services:
@@ -21,12 +21,12 @@ async def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def get_workshop(services: ServicesDep) -> Workshop:
+async def get_tuning(services: ServicesDep) -> TuningService:
     """Raises TuningUnavailable."""
-    return services.require_workshop()
+    return services.require_tuning()
 
 
-WorkshopDep = Annotated[Workshop, Depends(get_workshop)]
+TuningDep = Annotated[TuningService, Depends(get_tuning)]
 
 
 async def get_cache_salt(request: Request) -> str:

@@ -58,4 +58,4 @@ async def evaluate_task(
 def _name_data(services: Services, request: EvaluateRequest) -> str:
     if request.data_name is not None or request.file is None:
         return request.data_name or ""
-    return services.require_workshop().files.get(request.file, param="file").filename
+    return services.require_tuning().files.get(request.file, param="file").filename

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from app.errors import InvalidInput
-from app.http.protection.deps import ServicesDep, UploadsDep, WorkshopDep
+from app.http.protection.deps import ServicesDep, TuningDep, UploadsDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
@@ -61,19 +61,19 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
         },
     },
 )
-async def create_file(request: Request, services: ServicesDep, workshop: WorkshopDep, uploads: UploadsDep) -> Any:
+async def create_file(request: Request, services: ServicesDep, tuning: TuningDep, uploads: UploadsDep) -> Any:
     """Every line is checked; a file with a fault is refused with the line's number, and nothing is kept of it.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
     services.check_accepting()
     filename, content, purpose = await _read_form(request)
-    return file_object(await uploads.check(partial(workshop.files.add, filename, content, purpose)))
+    return file_object(await uploads.check(partial(tuning.files.add, filename, content, purpose)))
 
 
 @router.get("/v1/files", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)
 async def list_files(
-    workshop: WorkshopDep,
+    tuning: TuningDep,
     after: Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Most entries to answer with.")] = MAX_FILES,
     order: Annotated[Literal["asc", "desc"], Query(description="By the time of the upload.")] = "desc",
@@ -83,7 +83,7 @@ async def list_files(
     if purpose is not None and purpose not in list(Purpose):
         return FileList(data=[], first_id=None, last_id=None, has_more=False)
     files, has_more = await asyncio.to_thread(
-        workshop.files.page,
+        tuning.files.page,
         after,
         limit,
         is_ascending=order == "asc",
@@ -104,9 +104,9 @@ async def list_files(
     response_model=FileObject,
     responses=READ,
 )
-async def retrieve_file(file_id: FileId, workshop: WorkshopDep) -> Any:
+async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Its name, its size, and how many examples it has."""
-    return file_object(await asyncio.to_thread(workshop.files.get, file_id))
+    return file_object(await asyncio.to_thread(tuning.files.get, file_id))
 
 
 @router.get(
@@ -122,10 +122,10 @@ async def retrieve_file(file_id: FileId, workshop: WorkshopDep) -> Any:
         **READ,
     },
 )
-async def download_file(file_id: FileId, workshop: WorkshopDep) -> Response:
+async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
     """The content, byte for byte."""
-    file = await asyncio.to_thread(workshop.files.get, file_id)
-    content = await asyncio.to_thread(workshop.files.read, file)
+    file = await asyncio.to_thread(tuning.files.get, file_id)
+    content = await asyncio.to_thread(tuning.files.read, file)
     return Response(content, media_type="application/octet-stream")
 
 
@@ -136,9 +136,9 @@ async def download_file(file_id: FileId, workshop: WorkshopDep) -> Response:
     response_model=FileDeleted,
     responses=WRITE,
 )
-async def delete_file(file_id: FileId, workshop: WorkshopDep) -> Any:
+async def delete_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Refused while a job that has not ended needs it. What was learned from it stays."""
-    await asyncio.to_thread(workshop.delete_file, file_id)
+    await asyncio.to_thread(tuning.delete_file, file_id)
     return FileDeleted(id=file_id)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 
 from app.errors import NoSuchJob
-from app.http.protection.deps import ServicesDep, WorkshopDep
+from app.http.protection.deps import ServicesDep, TuningDep
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.event_stream import EventStream
 from app.http.protection.guard import GuardedRoute
@@ -26,7 +26,7 @@ from app.http.tuning.fine_tuning_schema import (
 from app.http.tuning.job_specs import make_spec, naming_place
 from app.http.tuning.tuning_objects import checkpoint_object, event_object, job_object
 from app.jobs.job import Job, Order
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
 MAX_EVENTS_AT_ONCE = 500
@@ -44,7 +44,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
     response_model=JobObject,
     responses=WRITE,
 )
-async def create_job(request: JobRequest, services: ServicesDep, workshop: WorkshopDep) -> Any:
+async def create_job(request: JobRequest, services: ServicesDep, tuning: TuningDep) -> Any:
     """A job tunes prompts in front of the frozen backbone while it serves, and publishes the best.
 
     `fine_tuned_model` and every checkpoint are versions that can be called as soon as they are named. Nothing but
@@ -54,7 +54,7 @@ async def create_job(request: JobRequest, services: ServicesDep, workshop: Works
 
     def create() -> Job:
         with naming_place(request):
-            return workshop.create_job(make_spec(services, request))
+            return tuning.create_job(make_spec(services, request))
 
     return job_object(await asyncio.to_thread(create))
 
@@ -66,11 +66,11 @@ async def create_job(request: JobRequest, services: ServicesDep, workshop: Works
     response_model=JobList,
     responses=READ,
 )
-async def list_jobs(request: Request, workshop: WorkshopDep, after: After = None, limit: Limit = 20) -> Any:
+async def list_jobs(request: Request, tuning: TuningDep, after: After = None, limit: Limit = 20) -> Any:
     """Jobs, newest first. `metadata[key]=value` in the query keeps those created with this pair."""
     names = {name: name.removeprefix("metadata[").removesuffix("]") for name in request.query_params}
     wanted = {key: request.query_params[name] for name, key in names.items() if name == f"metadata[{key}]"}
-    jobs, has_more = await asyncio.to_thread(workshop.jobs.page, after, limit, wanted)
+    jobs, has_more = await asyncio.to_thread(tuning.jobs.page, after, limit, wanted)
     return JobList(data=[job_object(job) for job in jobs], has_more=has_more)
 
 
@@ -81,9 +81,9 @@ async def list_jobs(request: Request, workshop: WorkshopDep, after: After = None
     response_model=JobObject,
     responses=READ,
 )
-async def retrieve_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+async def retrieve_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """Where it stands, and what came of it."""
-    return job_object(await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id))
+    return job_object(await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id))
 
 
 @router.delete(
@@ -93,9 +93,9 @@ async def retrieve_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
     response_model=JobDeleted,
     responses=WRITE,
 )
-async def delete_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+async def delete_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """Its events go with it; the versions it published stay."""
-    await asyncio.to_thread(workshop.jobs.delete, fine_tuning_job_id)
+    await asyncio.to_thread(tuning.jobs.delete, fine_tuning_job_id)
     return JobDeleted(id=fine_tuning_job_id)
 
 
@@ -106,9 +106,9 @@ async def delete_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
     response_model=JobObject,
     responses=WRITE,
 )
-async def cancel_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+async def cancel_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """End it for good. Checkpoints it has published stay."""
-    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.CANCEL))
+    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.CANCEL))
 
 
 @router.post(
@@ -118,9 +118,9 @@ async def cancel_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
     response_model=JobObject,
     responses=WRITE,
 )
-async def pause_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+async def pause_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """It stops after its present update, and others get their turn until it is resumed."""
-    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.PAUSE))
+    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.PAUSE))
 
 
 @router.post(
@@ -130,9 +130,9 @@ async def pause_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
     response_model=JobObject,
     responses=WRITE,
 )
-async def resume_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
+async def resume_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """It goes on at the update where it stopped, as if it had never been paused."""
-    return job_object(await asyncio.to_thread(workshop.give, fine_tuning_job_id, Order.RESUME))
+    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.RESUME))
 
 
 @router.get(
@@ -145,7 +145,7 @@ async def resume_job(fine_tuning_job_id: JobId, workshop: WorkshopDep) -> Any:
 async def list_events(
     *,
     fine_tuning_job_id: JobId,
-    workshop: WorkshopDep,
+    tuning: TuningDep,
     after: After = None,
     limit: Limit = 20,
     stream: Annotated[
@@ -159,13 +159,13 @@ async def list_events(
 
     A stream whose connection broke goes on behind `Last-Event-ID` (or `after`), with nothing missing or twice.
     """
-    await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id)
+    await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
     if stream:
-        workshop.bell.require_room()
+        tuning.notifier.require_room()
         begin = last_event_id or after
-        await asyncio.to_thread(workshop.events.since, fine_tuning_job_id, begin, 1)
-        return EventStream(_follow(workshop, fine_tuning_job_id, begin), id_of=lambda event: event.id)
-    events, has_more = await asyncio.to_thread(workshop.events.page, fine_tuning_job_id, after, limit)
+        await asyncio.to_thread(tuning.events.since, fine_tuning_job_id, begin, 1)
+        return EventStream(_follow(tuning, fine_tuning_job_id, begin), id_of=lambda event: event.id)
+    events, has_more = await asyncio.to_thread(tuning.events.page, fine_tuning_job_id, after, limit)
     return EventList(data=[event_object(event) for event in events], has_more=has_more)
 
 
@@ -176,12 +176,10 @@ async def list_events(
     response_model=CheckpointList,
     responses=READ,
 )
-async def list_checkpoints(
-    fine_tuning_job_id: JobId, workshop: WorkshopDep, after: After = None, limit: Limit = 10
-) -> Any:
+async def list_checkpoints(fine_tuning_job_id: JobId, tuning: TuningDep, after: After = None, limit: Limit = 10) -> Any:
     """Versions published on the way, newest first. Each can be called, whatever becomes of the job."""
-    await asyncio.to_thread(workshop.jobs.get, fine_tuning_job_id)
-    found = [checkpoint_object(each) for each in await asyncio.to_thread(workshop.checkpoints.of, fine_tuning_job_id)]
+    await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
+    found = [checkpoint_object(each) for each in await asyncio.to_thread(tuning.checkpoints.of, fine_tuning_job_id)]
     found.reverse()
     if after is not None:
         place = next((place for place, each in enumerate(found, 1) if each.id == after), None)
@@ -197,12 +195,12 @@ async def list_checkpoints(
     )
 
 
-async def _follow(workshop: Workshop, job_id: str, after: str | None) -> AsyncGenerator[EventObject, None]:
+async def _follow(tuning: TuningService, job_id: str, after: str | None) -> AsyncGenerator[EventObject, None]:
     """Events in order, until the job has ended and all of them are told."""
-    with workshop.bell.listening(job_id) as listener:
+    with tuning.notifier.listening(job_id) as listener:
         while True:
-            job = await asyncio.to_thread(workshop.jobs.get, job_id)
-            events = await asyncio.to_thread(workshop.events.since, job_id, after, MAX_EVENTS_AT_ONCE)
+            job = await asyncio.to_thread(tuning.jobs.get, job_id)
+            events = await asyncio.to_thread(tuning.events.since, job_id, after, MAX_EVENTS_AT_ONCE)
             for event in events:
                 after = event.id
                 yield event_object(event)

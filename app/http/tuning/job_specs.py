@@ -52,7 +52,7 @@ def naming_place(request: JobRequest) -> Iterator[None]:
 
 
 def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
-    """Where a method has a field of TuneConfig, Search, TuningPlan or Assignment; other names stay."""
+    """Where a method has a field of TuneConfig, Search, TuningPlan or DistillationPlan; other names stay."""
     asked = {ours: theirs for theirs, ours in {**SEARCHED, **RENAMED}.items()}.get(name, name)
     if asked in PromptTuningHyperparameters.model_fields:
         return f"{place}.hyperparameters.{asked}"
@@ -147,7 +147,7 @@ def _find_origin(services: Services, model: str) -> Version | None:
 
 def _name_after_file(services: Services, file_id: str) -> str:
     """A task of its own: what was not named must not take another task's place."""
-    filename = services.require_workshop().files.get(file_id, param="training_file").filename
+    filename = services.require_tuning().files.get(file_id, param="training_file").filename
     stem = re.sub(r"[^a-z0-9._-]+", "-", filename.rpartition(".")[0].lower())[:MAX_DEFAULT_TASK_CHARS].strip("-._")
     name = stem or "task"
     is_taken = name == services.backbone.name or any(each.task == name for each in services.registry.tasks())

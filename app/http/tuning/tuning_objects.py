@@ -1,4 +1,4 @@
-"""What the workshop keeps, as `/v1/files` and `/v1/fine_tuning/jobs` show it."""
+"""What the tuning keeps, as `/v1/files` and `/v1/fine_tuning/jobs` show it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.plan import Lesson, TuningPlan
+from app.tuning.plan import TeacherAnswers, TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.search import Search
 
@@ -40,7 +40,7 @@ def teach_in_slices(
     *,
     max_new_tokens: int,
     batch_size: int = 32,
-) -> Slices[Lesson]:
+) -> Slices[TeacherAnswers]:
     """What the teacher answers to each input.
 
     Args:
@@ -57,16 +57,16 @@ def teach_in_slices(
     prefix = PromptPrefix.of_prompt(backbone, teacher)
     if not labels:
         written = yield from generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
-        return Lesson(tuple(map(Example, inputs, written)))
+        return TeacherAnswers(tuple(map(Example, inputs, written)))
     scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)
     answers = [labels[i] for i in scores.argmax(dim=1).tolist()]
-    return Lesson(tuple(map(Example, inputs, answers)), scores)
+    return TeacherAnswers(tuple(map(Example, inputs, answers)), scores)
 
 
 def plan_distillation(
     backbone: Backbone,
-    train: Lesson,
-    validation: Lesson,
+    train: TeacherAnswers,
+    validation: TeacherAnswers,
     config: TuneConfig,
     search: Search,
     *,
@@ -94,12 +94,12 @@ def plan_distillation(
     )
 
 
-def _answered(lesson: Lesson, is_lesson: Callable[[str], bool]) -> Lesson:
+def _answered(lesson: TeacherAnswers, is_lesson: Callable[[str], bool]) -> TeacherAnswers:
     kept = [i for i, example in enumerate(lesson.examples) if is_lesson(example.target)]
     if not kept:
         raise InvalidInput("the teacher's answers are empty, or longer than max_target_tokens", param="prompt")
     scores = None if lesson.scores is None else lesson.scores[kept]
-    return Lesson(tuple(lesson.examples[i] for i in kept), scores)
+    return TeacherAnswers(tuple(lesson.examples[i] for i in kept), scores)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
-from app.tuning.plan import Lesson, TuningPlan
+from app.tuning.plan import TeacherAnswers, TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, Taught, ignore_event
 from app.tuning.run.population import Member
@@ -33,7 +33,7 @@ STUDENT: Final = "student."
 
 
 @dataclass(frozen=True, eq=False)
-class Assignment:
+class DistillationPlan:
     """What a student shall learn from whom.
 
     Attributes:
@@ -63,7 +63,7 @@ class Assignment:
         *,
         template: Template,
         labels: Sequence[str],
-    ) -> Assignment:
+    ) -> DistillationPlan:
         """A tenth of the inputs, chosen by a hash, is held out. Raises InvalidInput: there are too few."""
         parts = split_examples([Example(text, "") for text in dict.fromkeys(inputs)])
         train, validation = (tuple(example.input for example in part) for part in parts)
@@ -97,7 +97,7 @@ class DistillationRun:
     def __init__(
         self,
         backbone: Backbone,
-        assignment: Assignment,
+        assignment: DistillationPlan,
         *,
         state: RunState | None = None,
         slice_s: float | None = None,
@@ -222,7 +222,7 @@ class DistillationRun:
         examples = tuple(map(Example, self._inputs, self._answers))
         scores = torch.cat(self._scores) if self._scores else None
         train, validation = (
-            Lesson(examples[part], None if scores is None else scores[part])
+            TeacherAnswers(examples[part], None if scores is None else scores[part])
             for part in (slice(num_train), slice(num_train, None))
         )
         plan = plan_distillation(

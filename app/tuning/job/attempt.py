@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.engine.threads.slices import Lease
 from app.errors import GateFailed, InvalidInput, NumericalError
-from app.jobs.checkpoints import CheckpointBook
+from app.jobs.checkpoints import CheckpointStore
 from app.jobs.event_log import EventLog
 from app.jobs.figures import MAX_FIGURES, write_figures
-from app.jobs.files import FileBook
+from app.jobs.files import UploadStore
 from app.jobs.job import Job
-from app.jobs.job_store import JobBook
+from app.jobs.job_store import JobStore
 from app.jobs.state_folder import StateFolder
 from app.registry.reference import name_together
 from app.tuning.job.planner import Planner
@@ -45,10 +45,10 @@ class Bench:
         save_every_s: seconds after which a run's state is saved; what was done since is done again after a crash.
     """
 
-    jobs: JobBook
-    checkpoints: CheckpointBook
+    jobs: JobStore
+    checkpoints: CheckpointStore
     events: EventLog
-    files: FileBook
+    files: UploadStore
     folder: StateFolder
     registry: Registry
     backbone: Backbone

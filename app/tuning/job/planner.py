@@ -9,14 +9,14 @@ from app.jobs.job import JobSpec
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, Metric, OptimizerKind, Schedule, TuneConfig
-from app.tuning.distillation.distillation_run import Assignment, DistillationRun
+from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
 from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
 
 if TYPE_CHECKING:
-    from app.jobs.files import FileBook
+    from app.jobs.files import UploadStore
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.tuning.run.events import OnEvent
@@ -34,13 +34,13 @@ _ENUMS = {
 class Planner:
     """Args: slice_s: seconds a run may take the device for at a time; None sets no bound."""
 
-    def __init__(self, backbone: Backbone, registry: Registry, files: FileBook, *, slice_s: float | None) -> None:
+    def __init__(self, backbone: Backbone, registry: Registry, files: UploadStore, *, slice_s: float | None) -> None:
         self._backbone = backbone
         self._registry = registry
         self._files = files
         self._slice_s = slice_s
 
-    def plan(self, spec: JobSpec) -> TuningPlan | Assignment:
+    def plan(self, spec: JobSpec) -> TuningPlan | DistillationPlan:
         """Reads the files again and checks everything that can be checked without the device.
 
         Raises:
@@ -69,10 +69,10 @@ class Planner:
         )
         return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
 
-    def _assign(self, spec: JobSpec) -> Assignment:
+    def _assign(self, spec: JobSpec) -> DistillationPlan:
         inputs = self._files.load_inputs(spec.training_file, param="training_file")
         config, labels = make_config(spec), spec.labels or ()
-        assignment = Assignment.make(
+        assignment = DistillationPlan.make(
             self._teacher(spec),
             inputs,
             config,
@@ -91,11 +91,11 @@ class Planner:
         return TaskPrompt.from_text(spec.teacher_text, token_ids, self._backbone.fingerprint)
 
     def start(
-        self, plan: TuningPlan | Assignment, state: bytes | None, on_event: OnEvent
+        self, plan: TuningPlan | DistillationPlan, state: bytes | None, on_event: OnEvent
     ) -> TuningRun | DistillationRun:
         """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
         saved = None if state is None else RunState.from_bytes(state)
-        if isinstance(plan, Assignment):
+        if isinstance(plan, DistillationPlan):
             return DistillationRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
         return TuningRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
 

@@ -6,9 +6,9 @@ import math
 import time
 from typing import Any, Final
 
-from app.jobs.event_log import Happening
+from app.jobs.event_log import NewEvent
 from app.jobs.job import Job
-from app.jobs.job_store import JobBook
+from app.jobs.job_store import JobStore
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
@@ -34,11 +34,11 @@ class Recorder:
         train_loss: of the update before the best measurement so far; None before the first.
     """
 
-    def __init__(self, jobs: JobBook, job: Job) -> None:
+    def __init__(self, jobs: JobStore, job: Job) -> None:
         self._jobs = jobs
         self._job = job
         self._step, self._num_steps, self._trained_tokens = job.step, job.num_steps or 0, job.trained_tokens
-        self._pending: list[Happening] = []
+        self._pending: list[NewEvent] = []
         self._began_s = self._flushed_s = time.monotonic()
         self._first_step: int | None = None
         self._loss: float | None = None
@@ -94,7 +94,7 @@ class Recorder:
         return int(time.time() + pace_s * (self._num_steps - self._step))
 
 
-def tell(event: TuneEvent, step: int, num_steps: int) -> Happening | None:
+def tell(event: TuneEvent, step: int, num_steps: int) -> NewEvent | None:
     """Args: step, num_steps: where the run stands. Returns None for an update too many."""
     match event:
         case Taught() | TuningStarted():
@@ -107,26 +107,26 @@ def tell(event: TuneEvent, step: int, num_steps: int) -> Happening | None:
             names = ", ".join(map(str, event.members))
             who = f"Member {names} is" if len(event.members) == 1 else f"Members {names} are"
             level, why = ("info", "others do better") if event.reason == "halving" else ("warn", event.reason)
-            return Happening("dropped", f"{who} tuned no more: {why}", level, event.step, event.members[0])
+            return NewEvent("dropped", f"{who} tuned no more: {why}", level, event.step, event.members[0])
         case MicroBatchLowered():
             message = f"Memory is short: forwards have {event.num_rows} rows from now on"
-            return Happening("micro_batch", message, "warn", step)
+            return NewEvent("micro_batch", message, "warn", step)
         case TuningStopped():
             message = f"Tuning ended after {event.step} updates ({event.reason}); best after {event.best_step}"
-            return Happening("stopped", message, step=event.step)
+            return NewEvent("stopped", message, step=event.step)
 
 
-def _tell_start(event: Taught | TuningStarted) -> Happening:
+def _tell_start(event: Taught | TuningStarted) -> NewEvent:
     if isinstance(event, Taught):
-        return Happening("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
+        return NewEvent("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
     message = (
         f"Tuning started: {event.num_steps} updates, {event.num_train} examples and {event.num_validation} for "
         f"validation, {event.num_parameters} parameters in {len(event.members)} members"
     )
-    return Happening("started", message, step=0)
+    return NewEvent("started", message, step=0)
 
 
-def _tell_step(event: StepDone) -> Happening | None:
+def _tell_step(event: StepDone) -> NewEvent | None:
     stride = math.ceil(event.num_steps / MAX_STEP_EVENTS)
     if event.step % stride and event.step not in (1, event.num_steps):
         return None
@@ -137,10 +137,10 @@ def _tell_step(event: StepDone) -> Happening | None:
         "learning_rate": event.learning_rate,
     }
     message = f"Step {event.step}/{event.num_steps}: training loss={event.loss:.4f}"
-    return Happening("step", message, step=event.step, data=data)
+    return NewEvent("step", message, step=event.step, data=data)
 
 
-def _tell_measurement(event: Evaluated, num_steps: int) -> Happening:
+def _tell_measurement(event: Evaluated, num_steps: int) -> NewEvent:
     data: dict[str, Any] = {
         "step": event.step,
         "total_steps": num_steps,
@@ -150,4 +150,4 @@ def _tell_measurement(event: Evaluated, num_steps: int) -> Happening:
     }
     is_best = ", best so far" if event.is_best else ""
     message = f"Step {event.step}/{num_steps}: validation {event.metric}={event.value:.4f} (member {event.member}"
-    return Happening("evaluated", f"{message}{is_best})", step=event.step, member=event.member, data=data)
+    return NewEvent("evaluated", f"{message}{is_best})", step=event.step, member=event.member, data=data)

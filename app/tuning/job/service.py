@@ -1,17 +1,17 @@
-"""Workshop: everything a server tunes with: uploads, jobs, their events and checkpoints, and the runner."""
+"""TuningService: everything a server tunes with: uploads, jobs, their events and checkpoints, and the runner."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from app.jobs.checkpoints import CheckpointBook
+from app.jobs.checkpoints import CheckpointStore
 from app.jobs.database import Database
 from app.jobs.event_log import EventLog
-from app.jobs.files import FileBook
+from app.jobs.files import UploadStore
 from app.jobs.job import Job, JobSpec, Order
-from app.jobs.job_store import JobBook
-from app.jobs.notifier import Bell
+from app.jobs.job_store import JobStore
+from app.jobs.notifier import Notifier
 from app.jobs.state_folder import StateFolder
 from app.telemetry import Metrics
 from app.tuning.job.attempt import Bench
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAVE_EVERY_S: Final = 5.0
 
 
-class Workshop:
+class TuningService:
     """One for a state folder. Jobs that a crash or a stop interrupted are in the queue again when this is made.
 
     Args:
@@ -55,11 +55,11 @@ class Workshop:
         except BaseException:
             self._folder.close()
             raise
-        self.bell = Bell()
+        self.notifier = Notifier()
         self.events = EventLog(self._database)
-        self.jobs = JobBook(self._database, self.events, self.bell, metrics or Metrics())
-        self.checkpoints = CheckpointBook(self._database)
-        self.files = FileBook(self._database, self._folder)
+        self.jobs = JobStore(self._database, self.events, self.notifier, metrics or Metrics())
+        self.checkpoints = CheckpointStore(self._database)
+        self.files = UploadStore(self._database, self._folder)
         self._planner = Planner(backbone, registry, self.files, slice_s=slice_s)
         bench = Bench(
             jobs=self.jobs,
@@ -81,7 +81,7 @@ class Workshop:
 
     def stop(self) -> None:
         """Begin to stop, without waiting: the present job is saved and queued again; who follows jobs is told."""
-        self.bell.close()
+        self.notifier.close()
         self._runner.stop()
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Workshop:
     def create_job(self, spec: JobSpec) -> Job:
         """Check a job as far as that can be done without the device, and queue it.
 
-        Raises what Planner.plan and JobBook.create raise.
+        Raises what Planner.plan and JobStore.create raise.
         """
         plan = self._planner.plan(spec)
         file = self.files.get(spec.training_file, param="training_file")

@@ -22,7 +22,7 @@ OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True, eq=False)
-class Best:
+class BestState:
     """The state of a member that did best on validation.
 
     Attributes:
@@ -53,7 +53,7 @@ class Member:
         self.unit = unit
         self.scaled = torch.nn.Parameter(initial / unit)
         self.optimizer = make_optimizer(config, [self.scaled])
-        self.best: Best | None = None
+        self.best: BestState | None = None
         self.is_alive = True
 
     @property
@@ -76,7 +76,7 @@ class Member:
         """Keep the present state if it is the member's best; whether it is."""
         is_better = score.is_finite and (self.best is None or score.rank > self.best.score.rank)
         if is_better:
-            self.best = Best(self.rows.detach().clone(), step, score)
+            self.best = BestState(self.rows.detach().clone(), step, score)
         return is_better
 
     @property
@@ -114,7 +114,7 @@ class Member:
         self.is_alive = books["is_alive"]
         if books["best"] is not None:
             score = Score(**books["best"]["score"] | {"rank": tuple(books["best"]["score"]["rank"])})
-            self.best = Best(on_device["best"], books["best"]["step"], score)
+            self.best = BestState(on_device["best"], books["best"]["step"], score)
 
 
 class Population:

@@ -26,7 +26,6 @@ from app.tuning.config import Init, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.chunks import Chunker
-from app.tuning.run.descent import Descent
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
@@ -41,6 +40,7 @@ from app.tuning.run.objective import Score, choose_objective
 from app.tuning.run.population import Member, Population
 from app.tuning.run.rows import RunRows
 from app.tuning.run.run_state import RunState
+from app.tuning.run.trainer import Trainer
 from app.tuning.search import keep_better_half
 
 
@@ -88,7 +88,7 @@ class TuningRun:
             num_extra_tokens=objective.num_extra_tokens,
         )
         self._population = Population(backbone)
-        self._descent = Descent(backbone, objective, self._population, self._chunker, on_event)
+        self._descent = Trainer(backbone, objective, self._population, self._chunker, on_event)
         self._on_event = on_event
         self._slice_s = slice_s
         self.step = 0

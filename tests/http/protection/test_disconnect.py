@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from app.http.protection.error_table import add_error_handlers
 from app.http.protection.guard import Guard, GuardedRoute
 from app.http.protection.protocol import DeadlineProtocol
-from app.jobs.event_log import Happening
+from app.jobs.event_log import NewEvent
 from app.jobs.job import Order
 from app.telemetry import Metrics
 from tests.support.server import LiveServer, run_application
@@ -123,21 +123,21 @@ def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.so
 @contextmanager
 def _followed_job(server: LiveServer) -> Iterator[bytes]:
     """The request to follow a job that is paused and has two megabytes of events."""
-    workshop = server.services.require_workshop()
-    job = workshop.jobs.create(make_spec(workshop), "made")
-    workshop.jobs.give(job.id, Order.PAUSE)
-    with workshop._database.writing() as connection:
-        workshop.events.record(connection, job.id, 1, [Happening("note", MESSAGE.decode())] * NUM_EVENTS)
+    tuning = server.services.require_tuning()
+    job = tuning.jobs.create(make_spec(tuning), "made")
+    tuning.jobs.give(job.id, Order.PAUSE)
+    with tuning._database.writing() as connection:
+        tuning.events.record(connection, job.id, 1, [NewEvent("note", MESSAGE.decode())] * NUM_EVENTS)
     yield f"GET /v1/fine_tuning/jobs/{job.id}/events?stream=true HTTP/1.1\r\nhost: x\r\n\r\n".encode()
-    workshop.jobs.give(job.id, Order.CANCEL)
-    workshop.jobs.delete(job.id)
-    workshop.delete_file(job.spec.training_file)
+    tuning.jobs.give(job.id, Order.CANCEL)
+    tuning.jobs.delete(job.id)
+    tuning.delete_file(job.spec.training_file)
 
 
 @contextmanager
 def _kept_file(server: LiveServer, num_lines: int = NUM_LINES) -> Iterator[bytes]:
     """The request for a file of so many lines."""
-    files = server.services.require_workshop().files
+    files = server.services.require_tuning().files
     file = files.add("a.jsonl", LINE * num_lines)
     yield f"GET /v1/files/{file.id}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     files.delete(file.id, [])
@@ -160,7 +160,7 @@ def test_a_client_that_does_not_read_its_tokens_is_cut_and_no_more_are_computed(
 def test_a_client_that_does_not_read_a_jobs_events_is_cut_and_follows_no_more(
     server: LiveServer, lost_ports: set[int]
 ) -> None:
-    listeners = server.services.require_workshop().bell._listeners
+    listeners = server.services.require_tuning().notifier._listeners
     with _followed_job(server) as request, _narrow_connection(server, request) as connection:
         _wait_for(lambda: listeners, "it follows")
         _wait_for(lambda: not listeners, "it follows no more")

@@ -42,7 +42,7 @@ def http(live: LiveServer) -> Iterator[httpx.Client]:
 
 
 def stored(live: LiveServer) -> set[str]:
-    folder = Path(live.services.require_workshop()._folder._path) / "files"
+    folder = Path(live.services.require_tuning()._folder._path) / "files"
     return {path.name for path in folder.glob("*")}
 
 
@@ -273,7 +273,7 @@ FORM = (
 def test_uploads_that_wait_for_their_check_keep_no_other_request_waiting(
     live: LiveServer, http: httpx.Client, desk: Desk
 ) -> None:
-    old = live.services.require_workshop().files.add_results("old.csv", b"step\n1\n")
+    old = live.services.require_tuning().files.add_results("old.csv", b"step\n1\n")
     with ThreadPoolExecutor(8) as pool:
         uploads = [pool.submit(upload, live, f"{n}.jsonl") for n in range(8)]
         wait_until(lambda: live.uploads.num_uploads == MAX_UPLOADS and desk.num_begun == 1)

@@ -16,7 +16,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from app.errors import Draining
-from app.jobs import notifier as bell
+from app.jobs import notifier
 from app.model.backbone import Backbone
 from tests.support.server import LABELS, REVIEW, LiveServer, make_settings, publish_tasks, run_server
 from tests.support.tuning_jobs import DATA, wait_until
@@ -407,7 +407,7 @@ def test_a_file_in_use_stays(client: OpenAI, file_id: str, backbone: Backbone) -
 def test_followers_are_bounded_and_told_when_the_server_stops(
     live: LiveServer, done: FineTuningJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bell, "MAX_LISTENERS", 0)
+    monkeypatch.setattr(notifier, "MAX_LISTENERS", 0)
     answer = httpx.get(f"{live.url}/v1/fine_tuning/jobs/{done.id}/events?stream=true")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
     assert answer.headers["retry-after"] == "5"
@@ -415,9 +415,9 @@ def test_followers_are_bounded_and_told_when_the_server_stops(
 
 def test_a_closed_bell_wakes_everybody() -> None:
     async def listen() -> None:
-        ringer = bell.Bell()
+        ringer = notifier.Notifier()
         with ringer.listening("a") as listener:
-            ringer.ring("b")
+            ringer.notify("b")
             await asyncio.sleep(0)
             assert not listener.news.is_set()
             ringer.close()

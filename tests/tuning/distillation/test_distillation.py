@@ -15,8 +15,8 @@ from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, TuneConfig
 from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
-from app.tuning.distillation.distillation_run import Assignment
-from app.tuning.plan import Lesson
+from app.tuning.distillation.distillation_run import DistillationPlan
+from app.tuning.plan import TeacherAnswers
 from app.tuning.result import TuneResult
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.search import Search
@@ -36,12 +36,12 @@ def teacher() -> TaskPrompt:
     return TaskPrompt.from_text(WRITTEN, backbone.tokenizer(WRITTEN)["input_ids"], backbone.fingerprint)
 
 
-def teach(labels: tuple[str, ...]) -> Lesson:
+def teach(labels: tuple[str, ...]) -> TeacherAnswers:
     return run_to_end(teach_in_slices(tiny_backbone(), teacher(), TEMPLATE, labels, INPUTS, max_new_tokens=6))
 
 
 def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
-    assignment = Assignment.make(teacher(), INPUTS, config, search, template=TEMPLATE, labels=labels)
+    assignment = DistillationPlan.make(teacher(), INPUTS, config, search, template=TEMPLATE, labels=labels)
     return distill_prompt(tiny_backbone(), assignment)
 
 
@@ -109,14 +109,14 @@ def test_a_prompt_no_longer_than_the_student_never_breaks_even() -> None:
 
 
 def test_a_teacher_that_says_nothing_is_refused() -> None:
-    silent = Lesson((Example("a", ""), Example("b", "")))
+    silent = TeacherAnswers((Example("a", ""), Example("b", "")))
     with pytest.raises(InvalidInput, match="empty"):
         plan_distillation(tiny_backbone(), silent, silent, CONFIG, SEARCH, template=TEMPLATE, labels=())
 
 
 def test_answers_that_were_cut_off_are_no_lesson() -> None:
     """With its end an answer may have six tokens: five letters, and not six."""
-    mixed = Lesson((Example("a", "fives"), Example("b", "sixsix"), Example("c", "four")))
+    mixed = TeacherAnswers((Example("a", "fives"), Example("b", "sixsix"), Example("c", "four")))
     plan = plan_distillation(
         tiny_backbone(), mixed, mixed, CONFIG, SEARCH, template=Template("{input}{target}"), labels=()
     )

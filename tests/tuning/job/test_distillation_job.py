@@ -10,7 +10,7 @@ from app.errors import InvalidInput
 from app.jobs.files import Purpose
 from app.jobs.job import Job, JobSpec, JobStatus, Order
 from app.registry.version import Version
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 from tests.support.tuning_jobs import (
     DATA,
     Gate,
@@ -28,13 +28,13 @@ INPUTS = "\n".join(f"film {a}{b}{c}" for a in "abcd" for b in "efg" for c in "01
 WRITTEN = "Say yes or no. zz is yes, qq is no. " * 4
 
 
-def _spec(shop: Workshop, **changes: object) -> JobSpec:
+def _spec(shop: TuningService, **changes: object) -> JobSpec:
     file = shop.files.add("films.txt", INPUTS, Purpose.INPUTS)
     asked = {"task": "short", "training_file": file.id, "labels": ("no", "yes"), "teacher_text": WRITTEN}
     return make_spec(shop, **{**asked, **changes})
 
 
-def _finish(shop: Workshop, folder: Path, job: Job) -> Version:
+def _finish(shop: TuningService, folder: Path, job: Job) -> Version:
     version = wait_for(shop, job, JobStatus.SUCCEEDED).version
     return open_registry(folder).resolve(str(version))
 
@@ -49,7 +49,7 @@ def _whole(folder: Path, **changes: object) -> tuple[Version, list[tuple[int, in
     return version, figures
 
 
-def _num_taught(shop: Workshop, job: Job) -> int:
+def _num_taught(shop: TuningService, job: Job) -> int:
     return sum(event.message.startswith("The teacher") for event in all_events(shop, job))
 
 

@@ -29,7 +29,7 @@ from app.measure.dataset import Example, pack_examples
 from app.measure.gates import make_gate
 from app.registry.evaluations.evaluation_folder import RecordedEvaluation
 from app.tuning.job.publisher import Publisher
-from app.tuning.job.service import Workshop
+from app.tuning.job.service import TuningService
 from tests.support.tuning_jobs import (
     DATA,
     Gate,
@@ -43,15 +43,15 @@ from tests.support.tuning_jobs import (
     wait_until,
 )
 
-OpenShop = Callable[..., Workshop]
+OpenShop = Callable[..., TuningService]
 
 
 @pytest.fixture
 def shops(tmp_path: Path) -> Iterator[OpenShop]:
     """Opens workshops on one folder, one after the other, and closes what the test leaves open."""
-    opened: list[Workshop] = []
+    opened: list[TuningService] = []
 
-    def open_next(*arguments: object, **options: object) -> Workshop:
+    def open_next(*arguments: object, **options: object) -> TuningService:
         if opened:
             opened[-1].close()
         opened.append(open_shop(tmp_path, *arguments, **options))
@@ -199,15 +199,15 @@ def test_a_job_whose_device_fails_says_so_and_the_next_one_runs(shops: OpenShop,
 
 
 def test_a_run_that_diverges_fails_and_leaves_what_was_good(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.tuning.run.descent import Descent
+    from app.tuning.run.trainer import Trainer
 
-    real = Descent.update
+    real = Trainer.update
 
-    def diverging(self: Descent, rows: object, step: int, num_steps: int):
+    def diverging(self: Trainer, rows: object, step: int, num_steps: int):
         losses = yield from real(self, rows, step, num_steps)
         return {} if step >= 8 else losses
 
-    monkeypatch.setattr(Descent, "update", diverging)
+    monkeypatch.setattr(Trainer, "update", diverging)
     shop = shops()
     shop.start()
     failed = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.FAILED)
@@ -444,7 +444,7 @@ PLACES = {
 def test_a_job_outlives_a_disk_that_fails_for_a_while(
     shops: OpenShop,
     monkeypatch: pytest.MonkeyPatch,
-    find_owner: Callable[[Workshop], object],
+    find_owner: Callable[[TuningService], object],
     name: str,
     first: int,
     fault: Exception | None,

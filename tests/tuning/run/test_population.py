@@ -16,11 +16,11 @@ from app.model.layout import Template
 from app.task_prompt import PromptKind
 from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan
-from app.tuning.run.descent import Descent
 from app.tuning.run.events import Evaluated, MembersDropped, MicroBatchLowered, StepDone, TuneEvent
 from app.tuning.run.objective import LabelObjective
 from app.tuning.run.run import Mark, TuningRun
 from app.tuning.run.run_state import RunState
+from app.tuning.run.trainer import Trainer
 from app.tuning.search import Search
 from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
@@ -172,7 +172,7 @@ def _short_of_memory(loss_per_row, *, max_rows):  # type: ignore[no-untyped-def]
 def test_slices_are_as_small_as_the_time_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock of its own: every token takes a millisecond."""
     monkeypatch.setattr(
-        Descent, "_time", lambda _, prefixes, chunk: len(chunk.rows) * max(row.num_tokens for row in chunk.rows) / 1000
+        Trainer, "_time", lambda _, prefixes, chunk: len(chunk.rows) * max(row.num_tokens for row in chunk.rows) / 1000
     )
     run = TuningRun(tiny_backbone(), plan(), slice_s=0.1)
     while run.advance() is not Mark.UPDATE:

@@ -1,4 +1,4 @@
-"""Descent: the device's part of a tuning run, in slices: updating every member, and measuring them.
+"""Trainer: the device's part of a tuning run, in slices: updating every member, and measuring them.
 
 All members answer the same examples in one forward. A prompt's keys and values are computed once for an update; the
 chunks of the batch add up their gradients there, and the prompt's own backward runs once at the end.
@@ -25,7 +25,7 @@ from app.tuning.run.population import Member, Population
 NUM_TRIALS = 4
 
 
-class Descent:
+class Trainer:
     """Moves a population downhill."""
 
     def __init__(
