@@ -29,7 +29,7 @@ JobId = Annotated[str, typer.Argument(help="The job's id, or `last` for the newe
 @jobs.command("ls")
 def list_jobs(as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
     """List the jobs, newest first."""
-    found = _pages(_server(url, api_key), ROUTE)
+    found = _server(url, api_key).pages(ROUTE)
     if as_json:
         for job in found:
             write_json(job)
@@ -43,7 +43,7 @@ def show(job: JobId, as_json: AsJson = False, url: Url = None, api_key: ApiKey =
     server = _server(url, api_key)
     path = _path(server, job)
     shown = server.call("GET", path)
-    checkpoints = _pages(server, f"{path}/checkpoints")[::-1]
+    checkpoints = server.pages(f"{path}/checkpoints")[::-1]
     if as_json:
         write_json({**shown, "checkpoints": checkpoints})
     else:
@@ -112,17 +112,6 @@ def _order(url: str | None, api_key: str | None, job: str, order: str) -> None:
     server = _server(url, api_key)
     changed = server.call("POST", f"{_path(server, job)}/{order}")
     typer.echo(f"{changed['id']} is {changed['status']}")
-
-
-def _pages(server: RemoteServer, path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    has_more = True
-    while has_more:
-        after = f"&after={found[-1]['id']}" if found else ""
-        page = server.call("GET", f"{path}?limit=100{after}")
-        found += page["data"]
-        has_more = page["has_more"]
-    return found
 
 
 def _print_jobs(found: list[dict[str, Any]]) -> None:

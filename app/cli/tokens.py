@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app.cli.remote.remote_server import RemoteServer, task_path
+from app.cli.remote.remote_server import RemoteServer, example_items, task_path
 
 if TYPE_CHECKING:
     from app.insight.report import PromptReport
@@ -40,8 +40,7 @@ def tokens_of_server(server: RemoteServer, asked: TokensAsked) -> dict[str, Any]
     given = {name: value for name, value in query.items() if value is not None}
     method, body = "GET", None
     if asked.examples:
-        items = [{"input": example.input, "target": example.target} for example in asked.examples]
-        method, body = "POST", {"examples": items}
+        method, body = "POST", {"examples": example_items(asked.examples)}
 
     def path(**more: str) -> str:
         query = urlencode({**given, **more})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from app.cli.options.setting_options import find_server, read_settings
-from app.cli.remote.remote_server import RemoteServer, task_path
+from app.cli.remote.remote_server import RemoteServer, example_items, task_path
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -156,14 +156,7 @@ class ServerRegistry:
         self._server = server
 
     def tasks(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        has_more = True
-        while has_more:
-            after = f"&after={found[-1]['id']}" if found else ""
-            page = self._server.call("GET", f"/v1/tasks?limit=1000{after}")
-            found += page["data"]
-            has_more = page["has_more"]
-        return found
+        return self._server.pages("/v1/tasks")
 
     def show(self, task: str, selector: str) -> dict[str, Any]:
         if selector:
@@ -185,7 +178,7 @@ class ServerRegistry:
         if isinstance(target, dict):
             body = {"weights": {str(number): share for number, share in target.items()}, "force": force}
         if gate is not None:
-            examples = [{"input": example.input, "target": example.target} for example in gate.dataset.examples]
+            examples = example_items(gate.dataset.examples)
             body["gate"] = {"examples": examples, "metric": gate.metric, "tolerance": gate.tolerance}
         self._server.call("PUT", task_path(task, "aliases", alias), body)
 

@@ -1,135 +1,167 @@
-"""RemoteServer: a running softswap over HTTP, with nothing but the standard library."""
+"""RemoteServer: a running softswap, over HTTP."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
 
 from app.errors import InvalidInput, SoftswapError
 
+if TYPE_CHECKING:
+    from app.measure.dataset import Example
+
 TIMEOUT_S = 600.0
-RETRY_S = 1.0
-MAX_AWAY_S = 120.0
-DONE = b"data: [DONE]"
 
 
-class AwayError(SoftswapError):
+class Unreachable(SoftswapError):
     """The server does not answer now, but may in a moment."""
 
 
 class RemoteServer:
     """Args:
-        url: where the server listens; a `/v1` at its end may stand or not.
+        url: where the server listens, with or without `/v1` at its end.
+        retry_s: pause before `follow` connects again.
+        max_away_s: how long `follow` waits for a server that was there before.
 
-    Every method raises SoftswapError with the server's own words, or that it cannot be reached.
+    Every method raises SoftswapError: the server refused, in its own words, or cannot be reached.
     """
 
-    def __init__(self, url: str, api_key: str | None) -> None:
-        if urlsplit(url).scheme not in {"http", "https"}:
+    def __init__(self, url: str, api_key: str | None, *, retry_s: float = 1.0, max_away_s: float = 120.0) -> None:
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in {"http", "https"} or not address.host:
             raise InvalidInput("--url must begin with http:// or https://", param="url")
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._retry_s = retry_s
+        self._max_away_s = max_away_s
+        self._client = httpx.Client(
+            base_url=self._url,
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=TIMEOUT_S,
+            limits=httpx.Limits(max_keepalive_connections=0),  # so that nothing is left to close
+            follow_redirects=True,
+        )
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One request with JSON in and out."""
-        data = None if body is None else json.dumps(body).encode()
-        with self._open(method, path, data, {"content-type": "application/json"}) as answer:
-            return json.load(answer)
+        return _read_json(self.fetch(method, path, body))
 
     def fetch(self, method: str, path: str, body: Any = None) -> bytes:
         """One request with JSON in and anything out."""
-        data = None if body is None else json.dumps(body).encode()
-        with self._open(method, path, data, {"content-type": "application/json"}) as answer:
-            content: bytes = answer.read()
-            return content
+        with self._open(method, path, json=body) as answer:
+            return answer.read()
 
-    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer."""
-        with self._open("POST", path, json.dumps(body).encode(), {"content-type": "application/json"}) as answer:
-            for line in answer:
-                if line.startswith(b"data: {"):
-                    yield _read_item(line)
-
-    def follow(self, path: str) -> Iterator[dict[str, Any]]:
-        """The events of a stream that has ids, none missing and none twice, though the connection break in between.
-
-        A server that was there once may be away for MAX_AWAY_S.
-        """
-        last_id, seen_s = "", -math.inf
-        while True:
-            try:
-                for item in self._events_behind(path, last_id):
-                    last_id, seen_s = item["id"], time.monotonic()
-                    yield item
-            except AwayError:
-                if time.monotonic() - seen_s > MAX_AWAY_S:
-                    raise
-                time.sleep(RETRY_S)
-            else:
-                return
-
-    def _events_behind(self, path: str, last_id: str) -> Iterator[dict[str, Any]]:
-        """Raises AwayError: the stream ended without saying so."""
-        headers = {"last-event-id": last_id} if last_id else {}
-        with self._open("GET", path, None, headers) as answer:
-            for line in answer:
-                if line.startswith(b"data: {"):
-                    yield _read_item(line)
-                if line.startswith(DONE):
-                    return
-        raise AwayError("the server ended the stream")
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        """The items of a list, from all of its pages."""
+        found: list[dict[str, Any]] = []
+        has_more = True
+        while has_more:
+            after = f"&after={found[-1]['id']}" if found else ""
+            page = self.call("GET", f"{path}?limit=100{after}")
+            found += page["data"]
+            has_more = page["has_more"]
+        return found
 
     def upload(self, path: str, *, file: bytes, metadata: dict[str, Any]) -> Any:
         """A form with a file and its metadata."""
-        boundary = uuid.uuid4().hex
-        parts = [
-            f'--{boundary}\r\ncontent-disposition: form-data; name="metadata"\r\n\r\n{json.dumps(metadata)}\r\n',
-            f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="prompt.safetensors"\r\n',
-            "content-type: application/octet-stream\r\n\r\n",
-        ]
-        body = "".join(parts).encode() + file + f"\r\n--{boundary}--\r\n".encode()
-        with self._open("POST", path, body, {"content-type": f"multipart/form-data; boundary={boundary}"}) as answer:
-            return json.load(answer)
+        form = {"data": {"metadata": json.dumps(metadata)}, "files": {"file": ("prompt.safetensors", file)}}
+        with self._open("POST", path, **form) as answer:
+            return _read_json(answer.read())
+
+    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
+        """The events of a streamed answer."""
+        with self._open("POST", path, json=body) as answer:
+            yield from _events(answer)
+
+    def follow(self, path: str) -> Iterator[dict[str, Any]]:
+        """The events of a stream with ids, each exactly once, even if the connection breaks in between."""
+        last_id, seen_s = "", -math.inf
+        while True:
+            try:
+                for event in self._events_after(path, last_id):
+                    last_id, seen_s = event["id"], time.monotonic()
+                    yield event
+            except Unreachable:
+                if time.monotonic() - seen_s > self._max_away_s:
+                    raise
+                time.sleep(self._retry_s)
+            else:
+                return
+
+    def _events_after(self, path: str, last_id: str) -> Iterator[dict[str, Any]]:
+        """Raises Unreachable: the stream ended without saying so."""
+        with self._open("GET", path, headers={"last-event-id": last_id} if last_id else {}) as answer:
+            is_done = yield from _events(answer)
+        if not is_done:
+            raise Unreachable("the server ended the stream")
 
     @contextmanager
-    def _open(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> Iterator[Any]:
-        request = Request(  # noqa: S310  the scheme was checked
-            f"{self._url}{path}", data, {**self._headers, **headers}, method=method
-        )
+    def _open(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
         try:
-            with urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            with self._client.stream(method, path, **request) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    is_away = answer.headers.get("x-should-retry") == "true"
+                    raise (Unreachable if is_away else SoftswapError)(_read_message(answer))
                 yield answer
-        except HTTPError as error:
-            is_away = error.headers.get("x-should-retry") == "true"
-            raise (AwayError if is_away else SoftswapError)(_read_message(error)) from None
-        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise AwayError(f"no answer from {self._url} ({reason}); is the server running?") from None
+        except httpx.HTTPError as error:
+            raise Unreachable(f"no answer from {self._url} ({error}); is the server running?") from None
 
 
 def task_path(task: str, *rest: str) -> str:
     return "/".join(["/v1/tasks", *(quote(part, safe="") for part in (task, *rest))])
 
 
-def _read_item(line: bytes) -> dict[str, Any]:
-    item: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
-    if "error" in item:
-        is_away = item["error"].get("code") == "draining"
-        raise (AwayError if is_away else SoftswapError)(item["error"]["message"])
-    return item
+def example_items(examples: Iterable[Example]) -> list[dict[str, str]]:
+    """Examples as request bodies have them."""
+    return [{"input": example.input, "target": example.target} for example in examples]
 
 
-def _read_message(error: HTTPError) -> str:
+def _events(answer: httpx.Response) -> Generator[dict[str, Any], None, bool]:
+    """The events of a stream; returns whether the server said that it is complete."""
+    for line in _lines(answer):
+        if line.startswith(b"data: {"):
+            yield _read_event(line)
+        elif line.startswith(b"data: [DONE]"):
+            return True
+    return False
+
+
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    """Split at line feeds only: httpx's own iter_lines would also split at characters that JSON may hold, as U+2028."""
+    rest = b""
+    for piece in answer.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def _read_event(line: bytes) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+    if "error" in event:
+        is_away = event["error"].get("code") == "draining"
+        raise (Unreachable if is_away else SoftswapError)(event["error"]["message"])
+    return event
+
+
+def _read_json(content: bytes) -> Any:
     try:
-        return str(json.load(error)["error"]["message"])
+        return json.loads(content)
+    except ValueError:
+        raise SoftswapError("the answer is not JSON; is this the address of a softswap server?") from None
+
+
+def _read_message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered with status {error.code}"
+        return f"the server answered with status {answer.status_code}"
