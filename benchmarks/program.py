@@ -13,7 +13,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = Setting.smoke() if options.smoke else Setting()
     repetitions = options.repetitions or setting.repetitions
     setting = replace(setting, repetitions=repetitions, dtype=options.dtype, peers=tuple(options.peers))
+    setting = replace(setting, threads=options.threads, other=options.other and options.other.resolve())
+    if options.threads:
+        torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module=r"peft\.|transformers\.")  # said once per adapter, nothing to do about
     progress = Console(stderr=True)
@@ -53,11 +58,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="+", metavar="NAME", choices=[*NAME_TO_PART], help=", ".join(NAME_TO_PART))
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
-    parser.add_argument("--repetitions", type=_positive, help="rounds in which every contender runs once (default: 3)")
+    parser.add_argument(
+        "--rounds",
+        "--repetitions",
+        dest="repetitions",
+        type=_positive,
+        help="rounds in which every contender runs once (default: 3)",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=PEERS, metavar="PEER", help=f"run beside these: {', '.join(PEERS)}"
     )
+    parser.add_argument("--threads", type=_positive, help="torch's threads (default: as torch chooses; trees: 1)")
+    parser.add_argument("--other", type=Path, help="trees: the source tree to compare this one with")
     parser.add_argument("--smoke", action="store_true", help="a tiny model and few requests: a rehearsal, no figures")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     return parser.parse_args(arguments)

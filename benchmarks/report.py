@@ -32,19 +32,24 @@ class Ratio:
         value: by wall time.
         cpu_value: the same quotient by CPU time, where that was measured. With one thread it holds on a busy machine,
             where `value` does not; with several it counts OpenMP's waiting.
-        at_least, at_most: the bound that applies; None where there is none.
+        low, high: its 95 % interval, where rounds were compared one by one.
+        at_least, at_most: the bound that applies; with an interval it is missed when the whole interval is beyond it.
     """
 
     name: str
     value: float
     cpu_value: float | None = None
+    low: float | None = None
+    high: float | None = None
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def is_reached(self) -> bool:
-        too_low = self.at_least is not None and self.value < self.at_least
-        too_high = self.at_most is not None and self.value > self.at_most
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        too_low = self.at_least is not None and high < self.at_least
+        too_high = self.at_most is not None and low > self.at_most
         return not (too_low or too_high)
 
     @property
@@ -57,6 +62,9 @@ class Ratio:
         return {
             "value": round(self.value, 3),
             "cpu_value": None if self.cpu_value is None else round(self.cpu_value, 3),
+            **(
+                {} if self.low is None or self.high is None else {"interval": [round(self.low, 4), round(self.high, 4)]}
+            ),
             "target": self.target,
             "is_reached": self.is_reached,
         }
@@ -69,6 +77,7 @@ class Part:
     Attributes:
         setting: what a reader needs to know besides the dimensions, such as the size of the KV cache.
         name_to_figures: what is not a run of a workload: a row's name to its columns.
+        name_to_rounds: what stands for rounds there: a row's name to its columns, of each a value for each round.
         name_to_reason: contenders that cannot do this, and why.
     """
 
@@ -79,6 +88,7 @@ class Part:
     ratios: tuple[Ratio, ...] = ()
     name_to_agreement: Mapping[str, Agreement] = field(default_factory=dict)
     name_to_figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    name_to_rounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     name_to_reason: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -94,6 +104,7 @@ class Part:
             "ratios": {ratio.name: ratio.as_json() for ratio in self.ratios},
             "agreement": {name: asdict(agreement) for name, agreement in self.name_to_agreement.items()},
             "figures": {name: dict(figures) for name, figures in self.name_to_figures.items()},
+            "rounds": {name: {k: list(v) for k, v in each.items()} for name, each in self.name_to_rounds.items()},
             "cannot": dict(self.name_to_reason),
         }
 
@@ -180,5 +191,6 @@ def _ratio_table(ratios: Iterable[Ratio]) -> Table:
     for ratio in ratios:
         cpu_value = "" if ratio.cpu_value is None else f"{ratio.cpu_value:.2f}"
         word = "" if not ratio.target else "[green]reached[/green]" if ratio.is_reached else "[red]missed[/red]"
-        table.add_row(ratio.name, f"{ratio.value:.2f}", cpu_value, ratio.target, word)
+        interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+        table.add_row(ratio.name, f"{ratio.value:.2f}{interval}", cpu_value, ratio.target, word)
     return table

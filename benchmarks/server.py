@@ -64,8 +64,11 @@ def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt
 
 
 @contextmanager
-def serve(model: Path, registry: Path, **settings: object) -> Iterator[RunningServer]:
-    """Args: settings: more of `softswap serve`'s, by their names in docs/settings.md."""
+def serve(model: Path, registry: Path, *, tree: Path = ROOT, **settings: object) -> Iterator[RunningServer]:
+    """Args:
+    tree: of sources, whose server it is.
+    settings: more of `softswap serve`'s, by their names in docs/settings.md.
+    """
     environment = {f"SOFTSWAP_{name.upper()}": str(value) for name, value in settings.items()}
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -75,8 +78,8 @@ def serve(model: Path, registry: Path, **settings: object) -> Iterator[RunningSe
                 [sys.executable, "-m", "app.cli", "serve", "--model", model, "--registry", registry, "--port", "0"],
                 stdout=stream,
                 stderr=stream,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "SOFTSWAP_STATE": folder, **environment},
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": str(tree), "SOFTSWAP_STATE": folder, **environment},
             )
         try:
             host, port = _wait_until_ready(process, log)

@@ -19,7 +19,7 @@ from app.task_prompt import TaskPrompt
 from benchmarks.peers.peft import PeftPeer
 from benchmarks.peers.softswap import SoftswapPeer
 from benchmarks.saved_model import saved_model
-from benchmarks.server import RunningServer, publish_tasks, serve
+from benchmarks.server import ROOT, RunningServer, publish_tasks, serve
 from benchmarks.shapes import SMOLLM2_135M, TINY, Shape
 from benchmarks.workloads import W1, Dimensions, Workload, decisions, mixed_tasks, random_prompts
 
@@ -43,6 +43,8 @@ class Setting:
         num_many_requests: requests in each of that part's runs.
         num_decision_tasks: tasks of `decisions`.
         num_decisions: in one call.
+        other: another source tree of softswap, for `trees`.
+        threads: that torch computes with; None leaves it to torch.
         arrivals_s: how long requests arrive, at each rate.
     """
 
@@ -57,6 +59,8 @@ class Setting:
     num_decision_tasks: int = 64
     num_decisions: int = 1000
     arrivals_s: float = 15.0
+    other: Path | None = None
+    threads: int | None = None
 
     @classmethod
     def smoke(cls) -> Setting:
@@ -80,6 +84,7 @@ class Setting:
 
     def as_json(self) -> dict[str, object]:
         sizes = asdict(self) | {"shape": self.shape.name} | {f"shape_{k}": v for k, v in asdict(self.shape).items()}
+        sizes |= {"other": None if self.other is None else str(self.other)}
         return sizes | {"sampling": "greedy, end-of-sequence ignored"}
 
 
@@ -132,8 +137,11 @@ class Bench:
         return SoftswapPeer(self.backbone, replace(config, prefix_store=prefix_store, prefix_store_bytes=2**40))
 
     @contextmanager
-    def server(self, workload: Workload) -> Iterator[RunningServer]:
-        """`softswap serve` with the workload's tasks and room for all their prefixes."""
+    def server(self, workload: Workload, *, tree: Path = ROOT, **settings: object) -> Iterator[RunningServer]:
+        """`softswap serve` with the workload's tasks and room for all their prefixes.
+
+        Args: tree, settings: as `serve` takes them.
+        """
         config = self.config(len(workload.prompts))
         with TemporaryDirectory() as folder:
             publish_tasks(Path(folder), self.backbone, workload.prompts, workload.label_texts)
@@ -146,6 +154,8 @@ class Bench:
                 block_size=config.block_size,
                 kv_cache_memory=self.kv_cache_bytes(config),
                 prefix_caching=False,
+                tree=tree,
+                **settings,
             ) as server:
                 yield server
 

@@ -14,6 +14,7 @@ from benchmarks.parts.many_tasks import measure_many_tasks
 from benchmarks.parts.peers import measure_peers
 from benchmarks.parts.prompt_length import measure_prompt_length
 from benchmarks.parts.start_up import measure_start_up
+from benchmarks.parts.trees import measure_trees
 from benchmarks.report import Part, Say
 from benchmarks.setting import Bench
 
@@ -28,4 +29,5 @@ NAME_TO_PART: Mapping[str, Callable[[Bench, Say], Part]] = {
     "http": measure_http_cost,
     "decode": measure_decode,
     "int8": measure_int8,
+    "trees": measure_trees,
 }

@@ -55,14 +55,14 @@ class HttpPeer:
             await client.close()
 
 
-def completion_body(request: Request, workload: Workload) -> bytes:
-    """A greedy streamed completion of so many tokens; the text goes as ids."""
+def completion_body(request: Request, workload: Workload, *, stream: bool = True) -> bytes:
+    """A greedy completion of the workload's length; the text goes as ids."""
     fields = {
         "model": f"task{request.task}",
         "prompt": list(request.token_ids),
         "max_tokens": workload.num_new_tokens,
         "temperature": 0,
         "ignore_eos": True,
-        "stream": True,
+        "stream": stream,
     }
     return json.dumps(fields).encode()

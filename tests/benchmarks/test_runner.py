@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.parts.catalogue import NAME_TO_PART
+from benchmarks.server import ROOT
 from benchmarks.setting import Setting
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """One rehearsal of all parts, as the last line of its output shows it."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
         patch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        main([*NAME_TO_PART, "--smoke", "--repetitions", "1"])
+        main([*NAME_TO_PART, "--smoke", "--repetitions", "1", "--other", str(ROOT)])
     return json.loads(output.getvalue().splitlines()[-1])
 
 
