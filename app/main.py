@@ -24,8 +24,7 @@ from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.http.application import build_application
 from app.http.protection.auth import ApiKeys
-from app.http.protection.limits import MAX_HEADER_BYTES
-from app.http.protection.protocol import DeadlineProtocol
+from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.cpu.thread_choice import choose_num_threads

@@ -10,18 +10,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.answers.batch import all_of
 from app.answers.generating.labels import LabelChances
 from app.answers.targets import Target, find_target
 from app.errors import InvalidInput
-from app.http.protection.limits import MAX_ENSEMBLE
 from app.measure.metrics import words_of
 from app.registry.reference import JOINT, name_together, spell_out
 
 if TYPE_CHECKING:
     from app.answers.readiness import Services
+
+MAX_ENSEMBLE: Final = 8
 
 
 class Combine(StrEnum):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.protection.limits import (
-    MAX_METADATA,
-    MAX_METADATA_KEY_CHARS,
-    MAX_METADATA_VALUE_CHARS,
-    MAX_MODEL_CHARS,
-    MAX_TEXT_CHARS,
-    MAX_TOKENS,
-)
 from app.http.protection.patterns import VOCABULARY_ID_PATTERN
 from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
+
+MAX_MODEL_CHARS: Final = 256
+MAX_TEXT_CHARS: Final = 500_000
+MAX_TOKENS: Final = 131_072
+MAX_N: Final = 8
+MAX_METADATA: Final = 16
+MAX_METADATA_KEY_CHARS: Final = 64
+MAX_METADATA_VALUE_CHARS: Final = 512
+MAX_LABEL_CHARS: Final = 256
+MAX_LABELS: Final = 1024
+MAX_TEMPLATE_CHARS: Final = 16_384
+MAX_DESCRIPTION_CHARS: Final = 4096
+MAX_PAGE: Final = 1000
+MAX_ID_CHARS: Final = 64
 
 
 class Strict(BaseModel):

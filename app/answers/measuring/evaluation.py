@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.answers.batch import ask_each, max_at_once
 from app.answers.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
@@ -15,7 +15,6 @@ from app.answers.targets import Target
 from app.engine.output.scoring import plan_scoring
 from app.errors import InvalidInput
 from app.http.protection.auth import cache_salt
-from app.http.protection.limits import MAX_EXAMPLES
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import (
     Evaluation,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from app.engine.async_engine import AsyncEngine
     from app.http.tasks.evaluation_schema import ExampleItem, ExampleSource
 
+MAX_EXAMPLES: Final = 5000
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
 

@@ -6,13 +6,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from app.answers.batch import ask_each
 from app.answers.measuring.evaluation import encode_texts, evaluate_target, examples_at_once
 from app.errors import DeadlineExceeded, InvalidInput
 from app.http.protection.auth import cache_salt
-from app.http.protection.limits import MAX_ABLATIONS
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
 from app.insight.variants import made_of_tokens, without_token
 from app.insight.view import EmbeddedToken, PromptView
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from app.answers.targets import Target
     from app.insight.neighbours import NearToken
     from app.task_prompt import TaskPrompt
+
+MAX_ABLATIONS: Final = 20_000
 
 
 class EffectMeter:

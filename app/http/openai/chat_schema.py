@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from app.http.fields import (
+    MAX_N,
+    MAX_TOKENS,
     FreeText,
     Identity,
     MetadataField,
@@ -19,8 +21,10 @@ from app.http.fields import (
     Unsupported,
     Usage,
 )
-from app.http.protection.limits import MAX_CONTENT_PARTS, MAX_MESSAGES, MAX_N, MAX_TOKENS
 from app.sampling import MAX_LOGPROBS
+
+MAX_MESSAGES: Final = 256
+MAX_CONTENT_PARTS: Final = 64
 
 
 class TextPart(Strict):

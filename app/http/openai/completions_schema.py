@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from app.http.fields import (
+    MAX_N,
     FreeText,
     Identity,
     ModelName,
@@ -18,8 +19,11 @@ from app.http.fields import (
     Unsupported,
     Usage,
 )
-from app.http.protection.limits import MAX_N, MAX_PROMPTS, MAX_TOKEN_IDS
 from app.sampling import MAX_LOGPROBS
+
+MAX_PROMPTS: Final = 64
+MAX_TOKEN_IDS: Final = 131_072
+
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKEN_IDS)]
 Prompt = (

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.http.fields import Identity, ModelName, Reply, Strict, Text, Unsupported
-from app.http.protection.limits import (
-    MAX_CHOICES,
-    MAX_CONTENT_PARTS,
-    MAX_INSTRUCTIONS_CHARS,
-    MAX_LABEL_CHARS,
-    MAX_LEVELS,
-    MAX_QUESTIONS,
-)
+from app.http.fields import MAX_LABEL_CHARS, Identity, ModelName, Reply, Strict, Text, Unsupported
+from app.http.openai.chat_schema import MAX_CONTENT_PARTS
+
+MAX_QUESTIONS: Final = 64
+MAX_CHOICES: Final = 64
+MAX_LEVELS: Final = 10
+MAX_INSTRUCTIONS_CHARS: Final = 8192
+
 
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 Name = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]

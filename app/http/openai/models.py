@@ -10,11 +10,11 @@ from fastapi import APIRouter, Path
 from app.answers.naming import naming
 from app.answers.readiness import Services
 from app.errors import InvalidInput
+from app.http.fields import MAX_MODEL_CHARS
 from app.http.openai.models_schema import Model, ModelDeleted, ModelList
 from app.http.protection.deps import IfMatchDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.http.protection.limits import MAX_MODEL_CHARS
 from app.registry.reference import JOINT, Reference
 from app.registry.version import Version
 

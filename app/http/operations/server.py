@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from app.answers.readiness import Services
+from app.http.operations.limits import LIMITS
 from app.http.operations.server_schema import BackboneObject, EngineObject, ServerObject, Status, TuningObject
 from app.http.protection.deps import ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.http.protection.limits import LIMITS
 
 router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Header, Request
 
 from app.answers.readiness import Services
 from app.http.protection.guard import Guard
-from app.http.protection.limits import MAX_TIMEOUT_S
 from app.http.protection.upload_limits import UploadLimits
 from app.tuning.job.service import TuningService
+
+MAX_TIMEOUT_S: Final = 3600.0
 
 
 async def get_services(request: Request) -> Services:

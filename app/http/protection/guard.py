@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.protection.auth import ApiKeys, cache_salt
 from app.http.protection.error_table import Refused
-from app.http.protection.limits import MAX_BODY_BYTES
 from app.http.protection.strict_json import parse_json
 from app.http.protection.upload_limits import UploadLimits
+
+MAX_BODY_BYTES: Final = 2**20
+
 
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 PAGES: Final = frozenset({"/docs", "/openapi.json"})

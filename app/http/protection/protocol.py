@@ -12,6 +12,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.http.protection.error_table import Failure
 
+MAX_HEADER_BYTES: Final = 2**16
+
+
 HEADER_TIMEOUT_S: Final = 10.0
 SEND_TIMEOUT_S: Final = 60.0
 MAX_UNSENT_BYTES: Final = 2**14

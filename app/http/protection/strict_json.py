@@ -17,7 +17,7 @@ def parse_json(body: bytes) -> Any:
     """The value of a JSON document. Raises Refused with status 400; the message never quotes the document."""
     try:
         value = json.loads(body.decode(), object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
-        # In well-formed UTF-8 only an escape can write half of a surrogate pair; one byte is found much faster than two.
+        # In well-formed UTF-8 only an escape can write half a surrogate pair. One byte is found much faster than two.
         if b"\\" in body and b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as problem:

@@ -15,8 +15,7 @@ from app.errors import InvalidInput
 from app.http.protection.deps import DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.protection.limits import MAX_EXAMPLES_BODY_BYTES
-from app.http.tasks.evaluation_schema import EvaluateRequest, Evaluation
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest, Evaluation
 from app.http.tasks.runs import TaskReference
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])

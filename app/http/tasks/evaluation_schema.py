@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from app.http.fields import Reply, Strict, Text
-from app.http.protection.limits import MAX_EXAMPLES, MAX_ID_CHARS
+from app.answers.measuring.evaluation import MAX_EXAMPLES
+from app.http.fields import MAX_ID_CHARS, Reply, Strict, Text
 from app.http.tasks.runs_schema import CombineField
+
+MAX_EXAMPLES_BODY_BYTES: Final = 4 * 2**20
 
 
 class ExampleItem(Strict):

@@ -13,11 +13,11 @@ from app.answers.generating.runs import Run, run_all, stream_run, total_usage
 from app.answers.naming import naming_text
 from app.answers.targets import Target
 from app.errors import InvalidInput
+from app.http.fields import MAX_MODEL_CHARS
 from app.http.protection.deps import DeadlineDep, ServicesDep
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.event_stream import EventStream
 from app.http.protection.guard import GuardedRoute
-from app.http.protection.limits import MAX_MODEL_CHARS
 from app.http.tasks.runs_schema import MixedRunRequest, RunItem, RunReply, RunRequest, RunsReply
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])

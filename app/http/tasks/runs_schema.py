@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from app.answers.ensembles import Combine
 from app.http.fields import ModelName, Reply, Sampling, Strict, Text, Usage
-from app.http.protection.limits import MAX_INPUTS
+
+MAX_INPUTS: Final = 1000
+
 
 CombineField = Annotated[
     Combine | None,

@@ -12,11 +12,12 @@ from app.answers.measuring.promote import move_alias, publish_measured
 from app.answers.readiness import Services
 from app.answers.views.tasks import gate_object, recorded_object, target_object, task_object, version_object
 from app.errors import InvalidInput, NotFound
+from app.http.fields import MAX_PAGE
 from app.http.protection.deps import DeadlineDep, IfMatchDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.protection.limits import MAX_EXAMPLES_BODY_BYTES, MAX_PAGE, MAX_UPLOAD_BODY_BYTES
 from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
 from app.http.tasks.tasks_schema import (
     Alias,
     AliasRequest,
@@ -28,7 +29,7 @@ from app.http.tasks.tasks_schema import (
     Version,
     VersionList,
 )
-from app.http.tasks.uploads import read_version
+from app.http.tasks.uploads import MAX_UPLOAD_BODY_BYTES, read_version
 from app.measure.gates import find_gate
 from app.registry.aliases import AliasTarget
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from app.http.fields import Reply, Strict, Text
-from app.http.protection.limits import (
-    MAX_ALIAS_TARGETS,
-    MAX_DESCRIPTION_CHARS,
-    MAX_FIGURES,
-    MAX_LABEL_CHARS,
-    MAX_LABELS,
-    MAX_TEMPLATE_CHARS,
-)
+from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Reply, Strict, Text
 from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
 from app.http.tasks.evaluation_schema import ExampleSource
 from app.model.layout import Template
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
+
+MAX_FIGURES: Final = 64
+MAX_ALIAS_TARGETS: Final = 2
+
 
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 

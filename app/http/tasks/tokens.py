@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
 from app.answers.measuring.evaluation import find_examples
 from app.answers.measuring.token_report import report_tokens
 from app.answers.views.tokens import tokens_object
+from app.http.fields import MAX_MODEL_CHARS
 from app.http.protection.deps import DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.protection.limits import MAX_EXAMPLES_BODY_BYTES, MAX_MODEL_CHARS, MAX_NEAREST
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
 from app.http.tasks.runs import TaskReference
 from app.http.tasks.tokens_schema import PromptTokens, TokensRequest
 from app.insight.plot import can_draw, draw_report
 from app.insight.report import PromptReport
+
+MAX_NEAREST: Final = 20
+
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 SVG = "image/svg+xml"

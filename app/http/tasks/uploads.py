@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from app.errors import InvalidInput
 from app.http.protection.error_table import Refused, explain
 from app.http.protection.forms import open_form, read_file
-from app.http.protection.limits import MAX_UPLOAD_BYTES
 from app.http.protection.strict_json import parse_json
 from app.http.tasks.tasks_schema import TextVersionRequest, UploadMetadata, VersionMetadata
 from app.registry.formats.binding import bind_text
-from app.registry.formats.importers import read_upload
+from app.registry.formats.importers import MAX_UPLOAD_BYTES, read_upload
 from app.task_prompt import PromptKind
 
 if TYPE_CHECKING:
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
     from app.model.backbone import Backbone
     from app.registry.publication import Publication
+
+MAX_UPLOAD_BODY_BYTES: Final = MAX_UPLOAD_BYTES + 2**16
+
 
 Metadata = TypeVar("Metadata", bound=VersionMetadata)
 

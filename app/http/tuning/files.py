@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from app.errors import InvalidInput
+from app.http.fields import MAX_ID_CHARS
 from app.http.protection.deps import ServicesDep, TuningDep, UploadsDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
-from app.http.protection.limits import MAX_FILE_BODY_BYTES, MAX_ID_CHARS
 from app.http.protection.upload_limits import MAX_UPLOADS
 from app.http.tuning.files_schema import FileDeleted, FileList, FileObject
 from app.http.tuning.tuning_objects import file_object
-from app.jobs.files import MAX_FILES, Purpose
+from app.jobs.files import MAX_FILE_BYTES, MAX_FILES, Purpose
+
+MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
+
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
 UPLOADED = (Purpose.TUNING, Purpose.INPUTS)

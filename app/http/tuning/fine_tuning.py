@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 
 from app.errors import NoSuchJob
+from app.http.fields import MAX_ID_CHARS, MAX_PAGE
 from app.http.protection.deps import ServicesDep, TuningDep
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.event_stream import EventStream
 from app.http.protection.guard import GuardedRoute
-from app.http.protection.limits import MAX_ID_CHARS, MAX_PAGE
 from app.http.tuning.fine_tuning_schema import (
     CheckpointList,
     EventList,

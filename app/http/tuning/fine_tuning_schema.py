@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from app.http.fields import Metadata, ModelName, Reply, Strict, Text, Unsupported
-from app.http.protection.limits import (
-    MAX_BATCH_SIZE,
+from app.answers.ensembles import MAX_ENSEMBLE
+from app.http.fields import (
     MAX_DESCRIPTION_CHARS,
-    MAX_ENSEMBLE,
-    MAX_EPOCHS,
     MAX_ID_CHARS,
-    MAX_INIT_TEXT_CHARS,
     MAX_LABEL_CHARS,
     MAX_LABELS,
     MAX_METADATA,
-    MAX_SUFFIX_CHARS,
     MAX_TEMPLATE_CHARS,
     MAX_TOKENS,
-    MAX_UPDATES,
+    Metadata,
+    ModelName,
+    Reply,
+    Strict,
+    Text,
+    Unsupported,
 )
 from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
 from app.task_prompt import MAX_VIRTUAL_TOKENS
 from app.tuning.search import MAX_MEMBERS
+
+MAX_SUFFIX_CHARS: Final = 63
+MAX_INIT_TEXT_CHARS: Final = 8192
+MAX_EPOCHS: Final = 1000
+MAX_UPDATES: Final = 1_000_000
+MAX_BATCH_SIZE: Final = 4096
+
 
 Value = TypeVar("Value")
 FileId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
