@@ -1,13 +1,12 @@
 """Adoption: files an operator put into the registry's folder by hand become versions.
 
-A PEFT checkpoint dropped as `<task>/<number>/` gets a task.json beside it; one dropped as `<task>/` moves into the next
-number. Putting it under a running server is how the operator says that it is for that server's backbone. A version
-copied from another task or registry keeps the backbone it was made for.
+A PEFT checkpoint dropped as `<task>/<number>/` gets a task.json; one dropped as `<task>/` moves to the next number.
+Putting it under a running server is how the operator says that it is for that server's backbone. A version copied from
+another task or registry keeps the backbone it was made for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Hashable, Mapping
@@ -17,26 +16,26 @@ from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.formats.binding import bind_rows, norm_warnings
 from app.registry.formats.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
 from app.registry.formats.initial_rows import INITIAL_FILE
-from app.registry.formats.manifest import BackboneName, Manifest, TensorFile
+from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
+from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.stores.store import Entry, Store
-from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
-from app.registry.task_record import OWN_FOLDER, TaskRecord
+from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
-# Foreign files carry no checksum, so a finished copy is told from one in progress by its rest.
 SETTLE_S = 1.0
+"""Foreign files carry no checksum, so a finished copy is told from one in progress by how long it has not changed."""
 _logger = logging.getLogger(__name__)
 
 
 class Adopter:
-    """Call it under the store's lock.
+    """To be used under the store's lock.
 
     Args:
         backbone: what checkpoints without a task.json are bound to; None leaves them alone.
-        settle_s: how long a foreign file must have been at rest.
+        settle_s: how long a foreign file must have been left unchanged.
     """
 
     def __init__(self, store: Store, backbone: Backbone | None, *, settle_s: float = SETTLE_S) -> None:
@@ -48,7 +47,7 @@ class Adopter:
     def adopt(self, record: TaskRecord) -> dict[int, str | None]:
         """Make versions of the folders the record calls faulty.
 
-        Returns: number to the reason why not; None where a version came into being: read the task again.
+        Returns: number to the reason why not; None for a version that was made: read the task again.
         """
         return {number: self._try(record, number) for number in record.faults}
 
@@ -65,7 +64,7 @@ class Adopter:
         return None
 
     def _adopt(self, record: TaskRecord, number: int) -> None:
-        key = record.name if number == OWN_FOLDER else f"{record.name}/{number}"
+        key = version_key(record.name, number)
         files = {name: entry for name, entry in self._store.entries(key).items() if not entry.is_folder}
         if MANIFEST_FILE in files:
             manifest = self._copied_manifest(record, number, key)
@@ -85,8 +84,8 @@ class Adopter:
         manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
         if manifest.task == record.name and number != OWN_FOLDER:
             raise CorruptPrompt(record.faults[number])
-        for name, stored in ((TENSOR_FILE, manifest.tensor), (INITIAL_FILE, manifest.initial)):
-            if stored and hashlib.sha256(self._store.read(f"{key}/{name}")).hexdigest() != stored.sha256:
+        for name, stored in manifest.tensor_files.items():
+            if TensorFile.of(self._store.read(f"{key}/{name}")).sha256 != stored.sha256:
                 raise CorruptPrompt(f"{name} is damaged or not complete")
         copied_from = {"copied_from": f"{manifest.task}@{manifest.number}"}
         place = {"task": record.name, "number": number or record.last_number + 1}
@@ -112,7 +111,7 @@ class Adopter:
             kind=prompt.kind,
             num_virtual_tokens=prompt.num_virtual_tokens,
             backbone=BackboneName(fingerprint=self._backbone.fingerprint, name=self._backbone.name),
-            tensor=TensorFile(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content)),
+            tensor=TensorFile.of(content),
             provenance=config.provenance,
             created_at=int(time.time()),
         )
@@ -127,10 +126,10 @@ class Adopter:
             raise InvalidInput(f"{TENSOR_FILE} is larger than any prompt for {self._backbone.name} can be")
 
     def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
-        """From the task's own folder into a version's. The tensor leaves last, so that a crash leaves it known."""
+        """From the task's own folder to a version's. The tensor leaves last: a crash leaves it findable."""
         names = [name for name in (CONFIG_FILE, CARD_FILE, INITIAL_FILE, TENSOR_FILE) if name in files]
         contents = {name: self._store.read(f"{task}/{name}") for name in names}
-        self._store.create(f"{task}/{manifest.number}", {**contents, MANIFEST_FILE: manifest.encode()})
+        self._store.create(version_key(task, manifest.number), {**contents, MANIFEST_FILE: manifest.encode()})
         for name in [name for name in (MANIFEST_FILE, *names) if name in files]:
             self._store.remove(f"{task}/{name}")
 

@@ -1,4 +1,4 @@
-"""AliasTable: the content of `<task>/aliases.json`, the only file of a task that changes."""
+"""AliasTable: the content of `<task>/aliases.json`, the only file of a task that is rewritten."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from app.errors import CorruptPrompt, InvalidInput
 from app.registry.evaluations.gate import Comparison, Gate
 from app.registry.formats.checksum import is_sealed, refuse_newer_schema, seal, unseal
 
-# A version's number, or two versions' numbers with the shares of the requests each answers.
+# A version's number, or two versions' numbers with each one's share of the requests.
 AliasTarget: TypeAlias = int | dict[int, float]
+ALIASES_FILE = "aliases.json"
 MAX_ALIASES = 64
 
 
@@ -24,10 +25,10 @@ class AliasTable:
 
     Attributes:
         revision: rises with every change, so that no state of a task looks like an earlier one.
-        last_number: the highest number ever given to a version; numbers are not used again.
+        last_number: the highest number ever given to a version; no number is used twice.
         aliases: name to version, or to two versions with weights.
-        deleting: versions whose deletion is decided; their folders go next, after a crash too.
-        gates: alias to what a version must reach before the alias moves to it.
+        deleting: versions whose deletion is decided; their folders are removed next, even after a crash.
+        gates: alias to what a version must score before the alias moves to it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -41,7 +42,7 @@ class AliasTable:
 
     @classmethod
     def decode(cls, content: bytes) -> AliasTable:
-        """Raises CorruptPrompt. A person may write the file by hand, and then leaves the checksum away."""
+        """Raises CorruptPrompt. A person may write the file by hand, and then leaves out the checksum."""
         refuse_newer_schema(content)
         try:
             table = _ADAPTER.validate_json(unseal(content) if is_sealed(content) else content)
@@ -59,7 +60,7 @@ class AliasTable:
         return replace(self, revision=self.revision + 1, **changes)
 
     def with_alias(self, alias: str, target: AliasTarget, gate: Gate | None = None) -> AliasTable:
-        """Args: gate: the alias's from now on; None leaves it the one it has."""
+        """Args: gate: replaces the alias's gate; None keeps the one it has."""
         if alias not in self.aliases and len(self.aliases) >= MAX_ALIASES:
             raise InvalidInput(f"a task has at most {MAX_ALIASES} aliases", param="alias")
         gates = self.gates if gate is None else {**self.gates, alias: gate}
@@ -75,7 +76,7 @@ class AliasTable:
         return self.changed(gates={name: gate for name, gate in self.gates.items() if name != alias})
 
     def aliases_of(self, number: int) -> list[str]:
-        """The aliases that name a version, alone or beside another."""
+        """The aliases that name a version, alone or with another."""
         return [alias for alias, target in self.aliases.items() if number in numbers_of(target)]
 
 
@@ -89,7 +90,7 @@ def main_number(target: AliasTarget) -> int:
 
 
 def compare_targets(before: AliasTarget | None, after: AliasTarget) -> Comparison | None:
-    """What a gate asks of a move; None where there is nothing to compare: a new alias, or one that stays."""
+    """What a gate asks of a move; None if there is nothing to compare: a new alias, or one that stays put."""
     if before is None:
         return None
     baseline = main_number(before)

@@ -1,7 +1,7 @@
-"""Catalog: every task's record in memory, kept level with the store.
+"""Catalog: every task's record in memory, kept up to date with the store.
 
-Readers look into an immutable snapshot and take no lock. Whoever changes the store holds `writing`, which excludes
-other threads and other processes, and begins with the task's folder as it is on disk.
+Readers look at an immutable snapshot and take no lock. Whoever changes the store holds `writing`, which excludes other
+threads and other processes, and starts from the task's folder as it is on disk.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from app.registry.aliases import AliasTable
 from app.registry.evaluations.evaluation_folder import EvaluationFolder
 from app.registry.reference import is_task_name, require_task_name
 from app.registry.stores.store import READ_ONLY_ERRNOS, Entry, Store
-from app.registry.task_folder import ALIASES_FILE, TaskFolder
-from app.registry.task_record import OWN_FOLDER, TaskRecord
+from app.registry.task_record import TaskFolder, TaskRecord, version_key
 
-# The fraction of its time the watcher may spend on looking, which it takes from the engine.
 _MAX_WATCHING = 0.05
+"""The fraction of its time the watcher may spend looking, which it takes from the engine."""
 _MAX_SUGGESTED_FROM = 256
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Catalog:
 
     @property
     def records(self) -> Mapping[str, TaskRecord]:
-        """A snapshot; tasks that were deleted may be in it, without versions."""
+        """A snapshot; deleted tasks may be in it, without versions."""
         return self._name_to_record
 
     def record(self, task: str) -> TaskRecord:
@@ -58,11 +57,11 @@ class Catalog:
         return record
 
     def faults(self) -> dict[str, str]:
-        """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
-        return {place: reason for record in self._name_to_record.values() for place, reason in _faults_of(record)}
+        """Place to the reason, see `TaskRecord.all_faults`."""
+        return dict(fault for record in self._name_to_record.values() for fault in record.all_faults())
 
     def _suggest(self, task: str) -> str:
-        """A name that is there and nearly the same, where so few are there that looking costs nothing."""
+        """A name that exists and is nearly the same, while there are few enough tasks that looking costs nothing."""
         present = [name for name, record in self._name_to_record.items() if record.versions]
         near = get_close_matches(task, present, n=1) if len(present) <= _MAX_SUGGESTED_FROM else []
         return f"; is it {near[0]}?" if near else ""
@@ -96,21 +95,21 @@ class Catalog:
             raise
 
     def write_table(self, task: str, table: AliasTable) -> None:
-        """Call it while `writing`. Also finishes the deletions the table has decided."""
+        """To be called while `writing`. Also finishes the deletions the table has decided."""
         key = TaskFolder(self._store, task).aliases_key
         self._store.replace(key, table.encode())
         for number in table.deleting:
-            self._store.remove(f"{task}/{number}")
+            self._store.remove(version_key(task, number))
         used = {gate.data_sha256 for gate in table.gates.values()}
         EvaluationFolder(self._store, task).clear(numbers=table.deleting, kept_examples=used)
         if table.deleting:
             self._store.replace(key, replace(table, deleting=()).encode())
 
     def refresh(self) -> None:
-        """Take in what other processes and people changed; costs two file statuses a task where nothing did.
+        """Take in what other processes and people changed; costs two file statuses a task if nothing did.
 
         Raises:
-            RegistryUnavailable: the registry's folder is gone; what was known stays.
+            RegistryUnavailable: the registry's folder is gone; what was known stays in service.
         """
         entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
         self._require_root()
@@ -123,7 +122,7 @@ class Catalog:
         self._log_faults()
 
     def start_watching(self, interval_s: float) -> None:
-        """Refresh every `interval_s` seconds, or rarer where that takes long, in a thread of its own, until `close`."""
+        """Refresh every `interval_s` seconds, less often if that takes long, in a thread of its own, until `close`."""
         self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="registry", daemon=True)
         self._watcher.start()
 
@@ -162,15 +161,15 @@ class Catalog:
         return record.stamp == TaskFolder(self._store, record.name).stamp(entry)
 
     def _require_root(self) -> None:
-        """Raises RegistryUnavailable: its folder was there and is gone. Until the first write it may be missing."""
-        had_root = self._has_root  # before looking: another thread's first write may make it meanwhile
+        """Raises RegistryUnavailable: its folder is gone. Before the first write it may be missing."""
+        had_root = self._has_root  # read first: another thread's first write may make the folder while this one looks
         if self._store.entry("") is not None:
             self._has_root = True
         elif had_root:
             raise RegistryUnavailable("the registry's folder is gone; put it back, or restart to begin a new one")
 
     def _reload(self, tasks: Iterable[str]) -> None:
-        """Call it under both locks. Raises RegistryUnavailable: its folder is gone; what was read may be wrong."""
+        """To be called under both locks. Raises RegistryUnavailable: the folder is gone; what was read may be wrong."""
         name_to_record = dict(self._name_to_record)
         for task in tasks:
             record = self._read(task)
@@ -193,7 +192,7 @@ class Catalog:
         folder = TaskFolder(self._store, task)
         record = folder.read(known)
         if record.table.deleting and record.table_fault is None:
-            with suppress(OSError):  # a registry that cannot be written is served; the deleted is not part of it
+            with suppress(OSError):  # a registry that cannot be written is still served, without the deleted version
                 self.write_table(task, record.table)
                 record = folder.read(record)
         if not record.faults:
@@ -204,17 +203,10 @@ class Catalog:
         return replace(record, faults={number: reasons.get(number) or fault for number, fault in record.faults.items()})
 
     def _log_faults(self) -> None:
-        """Once each, and only what was there a refresh ago too: files on their way in are no news."""
+        """Once each, and only what was there at the last refresh too: files on their way in are no news."""
         faults = self.faults()
         lasting = {place: reason for place, reason in faults.items() if self._seen_faults.get(place) == reason}
         for place, reason in lasting.items():
             if self._logged_faults.get(place) != reason:
                 _logger.warning("%s is not served: %s", place, reason)
         self._seen_faults, self._logged_faults = faults, lasting
-
-
-def _faults_of(record: TaskRecord) -> Iterator[tuple[str, str]]:
-    if record.table_fault is not None:
-        yield f"{record.name}/{ALIASES_FILE}", record.table_fault
-    for number, reason in record.faults.items():
-        yield (record.name if number == OWN_FOLDER else f"{record.name}/{number}"), reason

@@ -1,4 +1,4 @@
-"""PromptCache: prompts in memory by digest, the least recently used dropped first."""
+"""PromptCache: prompts in memory by digest; the least recently used is dropped first."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from threading import Lock
 
 from app.task_prompt import TaskPrompt
 
-# Python's and torch's objects around a prompt's values, measured generously.
 _OVERHEAD_BYTES = 2_048
+"""Python's and torch's objects around a prompt's values, measured generously."""
 
 
 class PromptCache:
-    """Holds at most `max_bytes`; a prompt larger than that passes through."""
+    """Holds at most `max_bytes`; a larger prompt is not kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -35,7 +35,7 @@ class PromptCache:
             return prompt
 
     def put(self, prompt: TaskPrompt, *, may_displace: bool = True) -> None:
-        """Args: may_displace: whether others may be dropped for it; else it passes through where there is no room."""
+        """Args: may_displace: whether others may be dropped for it; if not, it is kept only if there is room."""
         with self._lock:
             if prompt.digest in self._digest_to_prompt:
                 self._digest_to_prompt.move_to_end(prompt.digest)

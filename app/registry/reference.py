@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from app.errors import InvalidInput, NotFound
 
 LIVE = "live"
-MAX_NUMBER = 999_999_999
 JOINT = "+"
-"""Between the members of an ensemble."""
+"""Joins the members of an ensemble."""
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -54,7 +53,7 @@ def is_number(name: str) -> bool:
 
 
 def name_together(names: Iterable[str]) -> str:
-    """What pinned versions are called together: `sentiment@3+4+tone@2`, where 4 is of the task in front of it."""
+    """One name for pinned versions: `sentiment@3+4+tone@2`, in which 4 belongs to the task named before it."""
     parts: list[str] = []
     task_before = None
     for name in names:
@@ -65,7 +64,7 @@ def name_together(names: Iterable[str]) -> str:
 
 
 def spell_out(name: str) -> list[str]:
-    """Each member's own name, of what `name_together` or a caller calls an ensemble."""
+    """Each member's own name, from the name `name_together` or a caller gives an ensemble."""
     names: list[str] = []
     task = ""
     for part in name.split(JOINT):

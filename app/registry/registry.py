@@ -1,4 +1,4 @@
-"""Registry: names to versions to prompts, for any number of readers and writers, in this process and in others."""
+"""Registry: names to versions to prompts, for any number of readers and writers in this and other processes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.registry.evaluations.gate import Gate
 from app.registry.evaluations.gates import Gates
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
-from app.registry.formats.prompt_reader import PromptReader
 from app.registry.prompt_cache import PromptCache
+from app.registry.prompt_reader import PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
 from app.registry.stores.store import Store
-from app.registry.task_record import TaskRecord
+from app.registry.task_record import version_key
 from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt
 
@@ -37,17 +37,17 @@ MAX_CACHE_BYTES = 256 * 2**20
 class Registry:
     """Tasks, their versions and aliases. Lookups take no lock; `prompt` and everything that writes block on the disk.
 
-    What writes raises RegistryUnavailable where the store cannot be written.
+    Everything that writes raises RegistryUnavailable if the store cannot be written.
 
     Args:
         store: where they are kept.
-        backbone: the one prompts are published for and served with; None for looking at a registry, moving aliases and
-            deleting without loading a model.
-        max_cache_bytes: memory for prompts that were loaded.
-        settle_s: how long a foreign checkpoint must have been at rest before it becomes a version.
+        backbone: what prompts are published for and served with; None for looking, moving aliases and deleting without
+            loading a model.
+        max_cache_bytes: memory for loaded prompts.
+        settle_s: how long a foreign checkpoint must have been unchanged before it becomes a version.
 
     Attributes:
-        evaluations: what was measured of versions after they were published.
+        evaluations: what was measured on versions after they were published.
         gates: what keeps aliases from moving to a version that scores lower.
     """
 
@@ -70,11 +70,11 @@ class Registry:
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
         """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version.
 
-        Args: rng: chooses where an alias is weighted over two versions; the interpreter's own when None.
+        Args: rng: chooses if an alias is weighted over two versions; None takes the interpreter's own.
 
         Raises:
             NotFound: no such task, version or alias.
-            CorruptPrompt: the version is there but damaged.
+            CorruptPrompt: the version exists but is damaged.
         """
         reference = Reference.parse(name)
         return self._catalog.record(reference.task).find(reference, rng)
@@ -82,7 +82,7 @@ class Registry:
     def prompt(self, version: Version, *, may_displace: bool = True) -> TaskPrompt:
         """A version's values, from memory or from the store.
 
-        Args: may_displace: whether prompts used longer ago may leave memory for it.
+        Args: may_displace: whether less recently used prompts may be dropped from memory for it.
 
         Raises:
             BackboneMismatch: it was made for another backbone.
@@ -104,17 +104,17 @@ class Registry:
         return self._cache.get(version.digest)
 
     def initial(self, version: Version) -> torch.Tensor | None:
-        """The rows its tuning started from, float32 on CPU; None where they were not kept. Raises as `prompt` does."""
+        """The rows its tuning started from, float32 on CPU; None if they were not kept. Raises as `prompt` does."""
         with self._explaining_absence(version):
             return self._reader.read_initial(version)
 
     def manifest(self, version: Version) -> Manifest:
-        """All that its task.json says. Raises NotFound, CorruptPrompt."""
+        """Everything its task.json says. Raises NotFound, CorruptPrompt."""
         with self._explaining_absence(version):
             return self._reader.read_manifest(version)
 
     def files(self, version: Version) -> dict[str, bytes]:
-        """Names to contents of its files, to export: plain PEFT loads them. Raises as `prompt` does."""
+        """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
         with self._explaining_absence(version):
             return self._reader.read_files(version)
 
@@ -128,10 +128,9 @@ class Registry:
         return self._catalog.record(task).summary
 
     def aliased_versions(self) -> Iterator[Version]:
-        """Those that some alias names, of all tasks; a snapshot, in no order."""
+        """Of all tasks, those that some alias names; a snapshot, in no order."""
         for record in self._catalog.records.values():
-            numbers = {number for target in record.table.aliases.values() for number in numbers_of(target)}
-            yield from (record.versions[number] for number in numbers if number in record.versions)
+            yield from (record.versions[number] for number in record.aliased_numbers if number in record.versions)
 
     def versions(self, task: str) -> list[Version]:
         """Ascending. Raises NotFound."""
@@ -142,11 +141,11 @@ class Registry:
         return dict(self._catalog.record(task).table.aliases)
 
     def etag(self, task: str) -> str:
-        """Names the task's present state, for `if_match`. Raises NotFound."""
+        """Identifies the task's present state, for `if_match`. Raises NotFound."""
         return self._catalog.record(task).etag
 
     def faults(self) -> dict[str, str]:
-        """What lies in the registry and cannot be served, to the reason."""
+        """What is in the registry but cannot be served, to the reason."""
         return self._catalog.faults()
 
     def publish(
@@ -159,19 +158,19 @@ class Registry:
         force: bool = False,
         if_match: str | None = None,
     ) -> Version:
-        """Make a prompt the next version of a task; it is on disk for good when this returns.
+        """Make a prompt the next version of a task; it is durable when this returns.
 
         Args:
-            evaluations: what was measured of it already; a gated alias asks for that on the gate's examples.
+            evaluations: measured already; a gated alias needs one on the gate's examples.
             alias: moves to the new version; None moves nothing, and the version must be pinned to be used.
             force: move the alias whatever its gate says.
-            if_match: the etag the caller has seen, or "*" for any; None does not ask.
+            if_match: the etag the caller has seen, or "*" for any; None skips the check.
 
         Raises:
             InvalidInput: a field is wrong; the message names it.
             BackboneMismatch: the prompt is another backbone's.
             Conflict: the task is not in the state `if_match` names.
-            GateFailed: the prompt scores lower than what the alias means now, or no score says how; nothing changed.
+            GateFailed: it scores lower than what the alias means now, or has no score; nothing changed.
         """
         backbone = self.require_names(task, alias)
         require_fit(publication.prompt, backbone)
@@ -192,10 +191,7 @@ class Registry:
         return self.resolve(f"{task}@{number}")
 
     def require_names(self, task: str, alias: str | None) -> Backbone:
-        """Whether something may be published under them: worth asking before it is made. Returns for which backbone.
-
-        Raises InvalidInput.
-        """
+        """Check, before work is spent, that a prompt may be published so. Returns its backbone. Raises InvalidInput."""
         require_task_name(task)
         if alias is not None:
             require_alias_name(alias)
@@ -220,13 +216,13 @@ class Registry:
 
         Args:
             target: a version's number, or two numbers with positive weights.
-            gate: the alias's from now on, for this move already; None leaves it the one it has.
-            gate_examples: with a gate: the bytes whose sha256 it names.
+            gate: replaces the alias's gate, for this move too; None keeps the one it has.
+            gate_examples: with a gate, the bytes whose sha256 it names.
             force: move whatever the gate says.
 
         Raises:
             NotFound: no such task or version.
-            InvalidInput: no possible name, weights or examples.
+            InvalidInput: a wrong name, weights or examples.
             BackboneMismatch: a version is another backbone's.
             Conflict: see `publish`.
             GateFailed: a version scores lower than what the alias means now, or has no score yet.
@@ -256,11 +252,11 @@ class Registry:
             self._catalog.write_table(task, record.table.without_alias(alias))
 
     def delete_version(self, task: str, number: int, *, if_match: str | None = None) -> None:
-        """Sequences that run keep its prompt.
+        """Running sequences keep its prompt.
 
         Raises:
             NotFound: no such version.
-            InvalidInput: an alias names it; move that first, or delete the task.
+            InvalidInput: an alias names it; move the alias first, or delete the task.
             Conflict: see `publish`.
         """
         with self._catalog.writing(task, if_match) as record:
@@ -268,14 +264,16 @@ class Registry:
                 raise NotFound(f"task {task} has no such version", param="version")
             if aliases := record.table.aliases_of(number):
                 advice = "move it first" if len(record.numbers) > 1 else "delete the task instead"
-                raise InvalidInput(f"{task}@{number} is what alias {aliases[0]} names; {advice}", param="version")
-            self._delete(record, {number}, record.table.aliases)
+                raise InvalidInput(
+                    f"{task}@{number} is the version alias {aliases[0]} names; {advice}", param="version"
+                )
+            self._catalog.write_table(task, record.table_without({number}, aliases=record.table.aliases))
 
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
-        """All its versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""
+        """With all versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
             record.require_versions()
-            self._delete(record, record.numbers, {})
+            self._catalog.write_table(task, record.table_without(record.numbers, aliases={}))
 
     def refresh(self) -> None:
         """Take in what other processes and people changed. Raises RegistryUnavailable: its folder is gone."""
@@ -288,25 +286,16 @@ class Registry:
     def close(self) -> None:
         self._catalog.close()
 
-    def _delete(self, record: TaskRecord, numbers: set[int], aliases: Mapping[str, AliasTarget]) -> None:
-        decided = record.table.changed(
-            aliases=dict(aliases),
-            gates={name: gate for name, gate in record.table.gates.items() if name in aliases},
-            deleting=tuple(sorted(numbers)),
-            last_number=record.last_number,
-        )
-        self._catalog.write_table(record.name, decided)
-
     def _create(
         self, task: str, number: int, files: Mapping[str, bytes], evaluations: Sequence[RecordedEvaluation]
     ) -> None:
-        self._store.create(f"{task}/{number}", files)
+        self._store.create(version_key(task, number), files)
         for evaluation in evaluations:
             EvaluationFolder(self._store, task).write(number, evaluation)
 
     @contextmanager
     def _explaining_absence(self, version: Version) -> Iterator[None]:
-        """Files that are not there mean a deletion, or damage where the version is still listed."""
+        """Missing files mean a deletion, or damage if the version is still listed."""
         try:
             yield
         except NotFound as error:

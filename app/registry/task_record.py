@@ -1,32 +1,40 @@
-"""TaskRecord: what the registry knows of one task; immutable, so that readers need no lock."""
+"""TaskRecord: what the registry knows of one task; TaskFolder reads it from the task's folder in the store.
+
+Layout: `<task>/<number>/{adapter_config.json, adapter_model.safetensors, initial.safetensors, README.md, task.json}`,
+`<task>/aliases.json` and `<task>/evaluations/`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from app.errors import Conflict, CorruptPrompt, NotFound
-from app.registry.aliases import AliasTable, AliasTarget, main_number, numbers_of
-from app.registry.reference import LIVE, Reference
+from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_number, numbers_of
+from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
+from app.registry.reference import LIVE, Reference, is_number
+from app.registry.stores.store import Entry, Store
 from app.registry.version import TaskSummary, Version
 
-# Stands where a version's number would, for files that lie in the task's own folder.
 OWN_FOLDER = 0
+"""Takes the place of a version's number for files that lie directly in the task's folder."""
+_DROPPED_FILES = {MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE, "adapter_model.bin"}
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task's folder as it was last read.
+    """A task's folder as it was last read; immutable, so that readers need no lock.
 
     Attributes:
-        stamp: of the folder, taken before it was read; another one means that it must be read again.
+        stamp: of the folder, taken before it was read; a different one means that it must be read again.
         table: its aliases. Without an aliases.json the newest version is live.
-        table_fault: why aliases.json cannot be read, None where it can or is missing.
+        table_fault: why aliases.json cannot be read; None if it can be, or is missing.
         versions: number to version, ascending.
         faults: number to the reason why the version is not served.
-        signatures: number to what its folder looked like when it was read, of faulty ones too.
+        signatures: number to what its folder looked like when it was read, faulty ones included.
     """
 
     name: str
@@ -44,7 +52,7 @@ class TaskRecord:
 
     @property
     def numbers(self) -> set[int]:
-        """Of the versions there are, those that cannot be served included."""
+        """Of all versions, including those that cannot be served."""
         return {*self.versions, *self.faults} - {OWN_FOLDER}
 
     @property
@@ -53,10 +61,14 @@ class TaskRecord:
         return max([self.table.last_number, *self.signatures])
 
     @property
+    def aliased_numbers(self) -> set[int]:
+        """Of the versions that aliases name, whether they exist or not."""
+        return {number for target in self.table.aliases.values() for number in numbers_of(target)}
+
+    @property
     def is_settled(self) -> bool:
         """False while files may still be on their way in."""
-        named = {number for target in self.table.aliases.values() for number in numbers_of(target)}
-        return not self.faults and self.table_fault is None and named <= self.versions.keys()
+        return not self.faults and self.table_fault is None and self.aliased_numbers <= self.versions.keys()
 
     @property
     def etag(self) -> str:
@@ -71,6 +83,22 @@ class TaskRecord:
         live = None if target is None else self.versions.get(main_number(target))
         return TaskSummary(self.name, live, len(self.versions), self.table.aliases, self.table.gates)
 
+    def all_faults(self) -> Iterator[tuple[str, str]]:
+        """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
+        if self.table_fault is not None:
+            yield f"{self.name}/{ALIASES_FILE}", self.table_fault
+        for number, reason in self.faults.items():
+            yield version_key(self.name, number), reason
+
+    def table_without(self, numbers: set[int], *, aliases: Mapping[str, AliasTarget]) -> AliasTable:
+        """The table with the deletion of these versions decided. Args: aliases: those that stay."""
+        return self.table.changed(
+            aliases=dict(aliases),
+            gates={name: gate for name, gate in self.table.gates.items() if name in aliases},
+            deleting=tuple(sorted(numbers)),
+            last_number=self.last_number,
+        )
+
     def require_state(self, if_match: str | None) -> None:
         """Args: if_match: see `Catalog.writing`. Raises Conflict, CorruptPrompt."""
         if if_match is not None and (not self.numbers or if_match not in ("*", self.etag)):
@@ -79,12 +107,12 @@ class TaskRecord:
             raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
 
     def require_versions(self) -> None:
-        """Raises NotFound: none, so that there is no such task."""
+        """Raises NotFound: it has none, so there is no such task."""
         if not self.numbers:
             raise NotFound(f"there is no task {self.name}", param="task")
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
-        """Args: rng: chooses where an alias is weighted.
+        """Args: rng: chooses if an alias is weighted.
 
         Raises:
             NotFound: no such version or alias.
@@ -117,6 +145,111 @@ class TaskRecord:
         if not found:
             raise NotFound(f"task {self.name} has no version with this digest", param="version")
         return next(iter(found.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What reading one version's folder gave: a version, or the reason why not."""
+
+    signature: Hashable
+    result: Version | str
+
+
+class TaskFolder:
+    """Reads. Whoever writes holds the store's lock."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self.name = name
+        self.aliases_key = f"{name}/{ALIASES_FILE}"
+
+    def stamp(self, entry: Entry | None) -> Hashable:
+        """Of the folder's names and of aliases.json, which a person may edit in place. See `_stamp`.
+
+        Args: entry: the store's, of the folder.
+        """
+        aliases = self._store.entry(self.aliases_key)
+        return _stamp([each for each in (entry, aliases) if each])
+
+    def read(self, previous: TaskRecord | None) -> TaskRecord:
+        """The folder as it is now; versions whose folder looks as it did are taken from `previous`."""
+        stamp = self.stamp(self._store.entry(self.name))
+        table, table_fault = self._read_table(previous)
+        entries = self._store.entries(self.name)
+        folders = _version_folders(entries, () if table is None else table.deleting)
+        outcomes = {number: self._read_version(number, entry, previous) for number, entry in folders} | _drop(entries)
+        versions = {number: each.result for number, each in outcomes.items() if isinstance(each.result, Version)}
+        faults = {number: each.result for number, each in outcomes.items() if isinstance(each.result, str)}
+        return TaskRecord(
+            name=self.name,
+            stamp=stamp,
+            table=table or AliasTable(aliases={LIVE: max(versions)} if versions else {}),
+            table_fault=table_fault,
+            versions=versions,
+            faults=faults,
+            signatures={number: each.signature for number, each in outcomes.items()},
+        )
+
+    def _read_table(self, previous: TaskRecord | None) -> tuple[AliasTable | None, str | None]:
+        """The aliases and, if the file cannot be read, why; what was known until then stays in force."""
+        try:
+            return AliasTable.decode(self._store.read(self.aliases_key)), None
+        except NotFound:
+            return None, None
+        except CorruptPrompt as error:
+            return (previous.table if previous else AliasTable()), error.message
+
+    def _read_version(self, number: int, entry: Entry, previous: TaskRecord | None) -> _Outcome:
+        """A good version's folder never changes, so its own stamp is enough; another may still be on its way in.
+
+        Damage to a version that was good is found when its prompt is read.
+        """
+        if previous and number in previous.versions and previous.signatures[number] == entry.stamp:
+            return _Outcome(entry.stamp, previous.versions[number])
+        files = self._store.entries(version_key(self.name, number))
+        signature = _stamp([entry, *files.values()])
+        if previous and number in previous.faults and previous.signatures.get(number) == signature:
+            return _Outcome(signature, previous.faults[number])
+        try:
+            return _Outcome(entry.stamp, Version.from_manifest(self._read_manifest(number, files)))
+        except (CorruptPrompt, NotFound, OSError) as error:
+            return _Outcome(signature, str(error))
+
+    def _read_manifest(self, number: int, files: Mapping[str, Entry]) -> Manifest:
+        """Raises CorruptPrompt: not all of it is there, or it is another version's."""
+        if MANIFEST_FILE not in files:
+            raise CorruptPrompt("it has no task.json")
+        if files[MANIFEST_FILE].num_bytes > MAX_MANIFEST_BYTES:
+            raise CorruptPrompt("its task.json is too large")
+        manifest = Manifest.decode(self._store.read(f"{version_key(self.name, number)}/{MANIFEST_FILE}"))
+        if (manifest.task, manifest.number) != (self.name, number):
+            raise CorruptPrompt(f"its task.json is that of {manifest.task}@{manifest.number}")
+        for name, stored in manifest.tensor_files.items():
+            if name not in files or files[name].num_bytes != stored.num_bytes:
+                raise CorruptPrompt(f"its {name} is missing or not complete")
+        return manifest
+
+
+def version_key(task: str, number: int) -> str:
+    return task if number == OWN_FOLDER else f"{task}/{number}"
+
+
+def _version_folders(entries: Mapping[str, Entry], deleting: tuple[int, ...]) -> list[tuple[int, Entry]]:
+    """Ascending, without those whose deletion is decided."""
+    numbered = {int(name): entry for name, entry in entries.items() if is_number(name) and entry.is_folder}
+    return [(number, numbered[number]) for number in sorted(numbered) if number not in deleting]
+
+
+def _drop(entries: Mapping[str, Entry]) -> dict[int, _Outcome]:
+    """Files in the task's own folder that belong in a version's."""
+    dropped = [entry for name, entry in entries.items() if name in _DROPPED_FILES]
+    return {OWN_FOLDER: _Outcome(_stamp(dropped), "its files are not in a version's folder")} if dropped else {}
+
+
+def _stamp(entries: Iterable[Entry]) -> Hashable:
+    """Equal ones mean that nothing changed. What has not settled equals nothing."""
+    chosen = list(entries)
+    return frozenset(entry.stamp for entry in chosen) if all(entry.is_settled for entry in chosen) else object()
 
 
 def _choose(target: AliasTarget, rng: random.Random | None) -> int:

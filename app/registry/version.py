@@ -24,8 +24,8 @@ class Version:
     Attributes:
         digest: the TaskPrompt's.
         backbone_fingerprint: the only backbone that can serve it.
-        template: None where the prompt came without one.
-        labels: what a labelled task answers with; empty for one that generates.
+        template: None if the prompt came without one.
+        labels: what a labeled task answers with; empty for one that generates.
         label_temperature: of the labels' probabilities; None leaves them as they are.
         sampling: defaults by the names of SamplingParams, typed as those are.
         metrics: figures of the evaluation.
@@ -69,7 +69,7 @@ class Version:
 
     @property
     def id(self) -> str:
-        """The pinned name, which a response's `model` says: `sentiment@3`."""
+        """The pinned name, which is a response's `model`: `sentiment@3`."""
         return f"{self.task}@{self.number}"
 
 
@@ -78,7 +78,7 @@ class TaskSummary:
     """One line of a listing.
 
     Attributes:
-        live: the version the bare name means, of two the one with more weight; None where no alias says.
+        live: the version the bare name means, of two the one with more weight; None if no alias says.
     """
 
     task: str

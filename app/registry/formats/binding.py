@@ -1,4 +1,4 @@
-"""Binding: what it takes for values to be a task prompt of one particular backbone."""
+"""Binding: what makes values a task prompt of one particular backbone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt, is_finit
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
-# A row this many times longer or shorter than a vocabulary row is worth a word; real prompts reach hundreds of times.
 UNUSUAL_NORM_RATIO = 10.0
-# Far more than MAX_VIRTUAL_TOKENS can hold; bounds the time a tokenizer takes to say so.
+"""A row this many times longer or shorter than a vocabulary row is worth a warning; real prompts reach hundreds."""
 MAX_TEXT_CHARS = 32_768
+"""Far more than MAX_VIRTUAL_TOKENS can hold; bounds the time a tokenizer takes to find that out."""
 _NUM_SAMPLED_TOKENS = 4_096
 
 
@@ -34,7 +34,7 @@ def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskP
 
 
 def bind_text(text: str, backbone: Backbone) -> TaskPrompt:
-    """A text prompt: the text as the backbone's tokenizer encodes it, special tokens in front included."""
+    """A text prompt: the text as the backbone's tokenizer encodes it, with its leading special tokens."""
     if not text.strip() or len(text) > MAX_TEXT_CHARS:
         raise InvalidInput(f"a text prompt has 1 to {MAX_TEXT_CHARS} characters, not only blanks", param="text")
     if any("\ud800" <= char <= "\udfff" for char in text):
@@ -91,7 +91,7 @@ def check_shape(shape: tuple[int, ...], kind: PromptKind, backbone: Backbone) ->
 
 
 def norm_warnings(prompt: TaskPrompt, backbone: Backbone) -> list[str]:
-    """What is unusual about the lengths of a prompt's rows; nothing for keys and values, which have no yardstick.
+    """What is unusual about the norms of a prompt's rows; nothing for keys and values, which have no yardstick.
 
     Released prompts have row norms from 0.5 to 2,300 and work, so this is for people to read; it refuses nothing.
     """
@@ -116,6 +116,6 @@ def _typical_norm(backbone: Backbone) -> float:
 def _require_same_ids(prompt: TaskPrompt, backbone: Backbone) -> None:
     if list(prompt.token_ids) != encode_text(backbone.tokenizer, prompt.text or ""):
         raise BackboneMismatch(
-            "the tokenizer encodes the prompt's text otherwise than when it was published; publish it again",
+            "the tokenizer no longer encodes the prompt's text as it did when it was published; publish it again",
             param="token_ids",
         )

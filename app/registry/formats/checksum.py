@@ -16,7 +16,7 @@ _SEAL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """The fields as JSON for people to read, with `checksum` behind them.
+    """The fields as JSON for people to read, followed by `checksum`.
 
     Args:
         fields: at least one.
@@ -44,12 +44,12 @@ def unseal(content: bytes) -> bytes:
 
 
 def is_sealed(content: bytes) -> bool:
-    """False for a file written by hand; a damaged seal still counts as one."""
+    """False for a file written by hand; a damaged checksum still counts as one."""
     return b'"checksum"' in content
 
 
 def refuse_newer_schema(content: bytes) -> None:
-    """Raises CorruptPrompt: a later softswap wrote the file, and says what this one cannot know."""
+    """Raises CorruptPrompt: a newer softswap wrote the file, which may say things this one does not know."""
     try:
         schema_version = json.loads(content)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -1,4 +1,4 @@
-"""Importers: files other programs wrote become task prompts. Nothing here opens a pickle or runs a file's code."""
+"""Importers: files from other programs become task prompts. Nothing here opens a pickle or runs a file's code."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ PICKLE_ADVICE = (
 def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | None = None) -> TaskPrompt:
     """A prompt from a PEFT folder, a lone `.safetensors` file with `prompt_embeddings`, or a `.npy` matrix.
 
-    Who calls this says by it that the prompt was made for this backbone: most foreign files do not say it themselves.
+    By calling this, the caller says that the prompt was made for this backbone: most foreign files do not say so.
 
     Args:
-        multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None where it has only one.
+        multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None if it has only one.
 
     Raises:
-        InvalidInput: names the file or field at fault and, for pickles, how to convert them.
+        InvalidInput: names the file or field at fault and, for pickles, says how to convert them.
     """
     if path.is_dir():
         config = PeftConfig.decode(_read_config(path))
@@ -63,16 +63,16 @@ def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | No
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
-    """Where a checkpoint says it comes from, to publish as provenance."""
+    """What a checkpoint says about where it comes from, to be published as provenance."""
     if path.is_dir():
         return PeftConfig.decode(_read_config(path)).provenance
     return {"source": path.suffix.removeprefix("."), "file": path.name}
 
 
 def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKind.EMBEDDINGS) -> TaskPrompt:
-    """The door for strangers: the bytes of a safetensors file with one tensor, `prompt_embeddings`.
+    """From untrusted bytes: a safetensors file with one tensor, `prompt_embeddings`.
 
-    Size, header, dtype and shape are proven before a value is read, and values before anything is kept.
+    Size, header, dtype and shape are checked before a value is read, and values before anything is kept.
 
     Raises:
         InvalidInput: always with the reason, never with the input.

@@ -1,4 +1,4 @@
-"""initial.safetensors: the rows that tuning started from, kept beside those it ended with. PEFT does not read it."""
+"""initial.safetensors: the rows that tuning started from, kept with those it ended with. PEFT does not read it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INITIAL_NAME = "initial_rows"
 
 
 def encode_initial(rows: torch.Tensor, prompt: TaskPrompt) -> bytes:
-    """Args: rows: as the prompt's, any floating dtype and device. Raises InvalidInput: they do not belong to it."""
+    """Args: rows: of the prompt's shape, any floating dtype and device. Raises InvalidInput: they do not fit it."""
     if prompt.rows is None or rows.shape != prompt.rows.shape:
         raise InvalidInput("the initial rows must have the shape of the prompt's", param="initial")
     values = rows.detach().to("cpu", torch.float32).contiguous()

@@ -1,8 +1,9 @@
-"""Manifest: the content of `task.json`, which says what the tensor beside it is and what it is for."""
+"""Manifest: the content of `task.json`, which says what the tensors in a version's folder are and what they are for."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from app.errors import CorruptPrompt, InvalidInput
 from app.model.layout import Template
 from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
-from app.registry.reference import MAX_NUMBER
+from app.registry.formats.initial_rows import INITIAL_FILE
+from app.registry.formats.peft_checkpoint import TENSOR_FILE
 from app.sampling import SamplingParams
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
+MANIFEST_FILE = "task.json"
 MAX_MANIFEST_BYTES = 2**20
+MAX_NUMBER = 999_999_999
+"""Of a version: nine digits."""
 MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -39,18 +44,22 @@ class TensorFile(_Part):
     sha256: Sha256
     num_bytes: Annotated[int, Field(ge=1)]
 
+    @classmethod
+    def of(cls, content: bytes) -> TensorFile:
+        return cls(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+
 
 class Manifest(_Part):
     """One version of a task.
 
     Attributes:
-        digest: the TaskPrompt's own, over its values; what caches know it by.
+        digest: the TaskPrompt's own, over its values; the key of caches.
         tensor: `adapter_model.safetensors`; None for a text prompt.
-        initial: `initial.safetensors`, the rows tuning started from; None where they were not kept.
-        text, token_ids: of a text prompt, its ids with the beginning-of-sequence id.
-        labels: what a labelled task answers with, in order; empty for one that generates.
+        initial: `initial.safetensors`, the rows tuning started from; None if they were not kept.
+        text, token_ids: of a text prompt; the ids include the beginning-of-sequence id.
+        labels: what a labeled task answers with, in order; empty for one that generates.
         label_temperature: what the labels' log-likelihoods are divided by before they become probabilities (Guo et al.
-            2017, section 4.2), fitted on validation; None where it was not, which leaves them as they are.
+            2017, section 4.2), fitted on validation; None leaves them as they are.
         sampling: defaults for requests that leave a parameter out, by the names of SamplingParams.
         metrics: figures of the evaluation, such as accuracy.
         data_sha256: of the training data.
@@ -83,7 +92,7 @@ class Manifest(_Part):
 
     @classmethod
     def build(cls, **fields: Any) -> Manifest:
-        """From what a caller says. Raises InvalidInput that names the field."""
+        """From a caller's values. Raises InvalidInput that names the field."""
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -105,6 +114,12 @@ class Manifest(_Part):
             raise InvalidInput(f"labels, metrics, text and the rest may take {MAX_MANIFEST_BYTES} bytes as JSON")
         return content
 
+    @property
+    def tensor_files(self) -> dict[str, TensorFile]:
+        """File name to what was written under that name."""
+        files = {TENSOR_FILE: self.tensor, INITIAL_FILE: self.initial}
+        return {name: stored for name, stored in files.items() if stored is not None}
+
     @model_validator(mode="after")
     def _require_consistency(self) -> Manifest:
         if (self.kind is PromptKind.TEXT) != (self.tensor is None) or (self.text is None) != (self.tensor is not None):
@@ -122,7 +137,7 @@ class Manifest(_Part):
 
 
 def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """Default parameters as SamplingParams takes them: tuples for lists, numbers for the keys of `logit_bias`.
+    """Default parameters as SamplingParams takes them: tuples instead of lists, numbers as keys of `logit_bias`.
 
     Raises:
         InvalidInput: a name or value SamplingParams does not know.
@@ -131,7 +146,7 @@ def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
         return {}
     unknown = sorted(set(sampling) - {field.name for field in dataclasses.fields(SamplingParams)})
     if unknown:
-        raise InvalidInput(f"sampling.{unknown[0]} is no sampling parameter", param=f"sampling.{unknown[0]}")
+        raise InvalidInput(f"sampling.{unknown[0]} is not a sampling parameter", param=f"sampling.{unknown[0]}")
     try:
         params = _SAMPLING.validate_json(json.dumps(sampling), strict=True)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The README.md beside a published prompt: what it is, for people and for the Hugging Face hub."""
+"""README.md, a published version's model card: what the prompt is, for people and for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from app.registry.formats.manifest import Manifest
 from app.task_prompt import PromptKind
 
+CARD_FILE = "README.md"
 _KIND_TO_SENTENCE = {
-    PromptKind.EMBEDDINGS: "A soft prompt: {n} virtual tokens in front of the text (Lester et al. 2021).",
+    PromptKind.EMBEDDINGS: "A soft prompt: {n} virtual tokens before the text (Lester et al. 2021).",
     PromptKind.KV: "A key-value prefix: {n} virtual tokens in every layer's cache (Li and Liang 2021).",
-    PromptKind.TEXT: "A text of {n} tokens in front of the input.",
+    PromptKind.TEXT: "A text of {n} tokens before the input.",
 }
 _MAX_LABELS = 20
 

@@ -1,4 +1,4 @@
-"""PEFT's prompt-learning checkpoints, in and out: adapter_config.json beside adapter_model.safetensors.
+"""PEFT's prompt-learning checkpoints, in and out: adapter_config.json and adapter_model.safetensors.
 
 Layouts are those of peft 0.21 (`PeftModel.get_prompt`, `get_peft_model_state_dict`). Only JSON and safetensors are
 read; no class, tokenizer or model that a configuration names is ever loaded.
@@ -38,11 +38,11 @@ _MULTITASK_NAMES = {TENSOR_NAME, "prefix_task_cols", "prefix_task_rows"}
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """What an adapter_config.json says about a prompt. Fields old files leave out are None.
+    """What an adapter_config.json says about a prompt. Fields that old files leave out are None.
 
     Attributes:
         num_submodules: 2 for encoder-decoders, whose files hold every virtual token twice.
-        token_dim: width of a row; of keys and values, of one layer's keys.
+        token_dim: width of a row; for keys and values, of one layer's keys.
     """
 
     peft_type: str
@@ -65,7 +65,7 @@ class PeftConfig:
         if not isinstance(task_type, str | None) or task_type not in _TASK_TYPES:
             _refuse("the checkpoint is for a classification head, not for generating text", "task_type")
         if fields.get("modules_to_save"):
-            _refuse("the checkpoint changes modules of the model beside its prompt", "modules_to_save")
+            _refuse("the checkpoint changes modules of the model besides its prompt", "modules_to_save")
         declared = _integer(fields, "num_transformer_submodules")
         return cls(
             peft_type=peft_type,
@@ -102,13 +102,13 @@ class PeftConfig:
 
 
 def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None = None) -> torch.Tensor:
-    """The rows that go in front of a text: (num_virtual_tokens, width), in the file's dtype.
+    """The rows that precede a text: (num_virtual_tokens, width), in the file's dtype.
 
-    P_TUNING files hold the encoder's output and CPT files the sum with the delta, so they need no computation. Of an
-    encoder-decoder's rows the first half is used, as PEFT does.
+    P_TUNING files hold the encoder's output and CPT files the sum with the delta, so they need no computation. Only the
+    first half of an encoder-decoder's rows is used, as in PEFT.
 
     Args:
-        multitask_index: which task of MULTITASK_PROMPT_TUNING; None where the file has only one.
+        multitask_index: which task of MULTITASK_PROMPT_TUNING; None if the file has only one.
 
     Raises:
         InvalidInput: the file is not what the configuration says.
@@ -126,7 +126,7 @@ def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None
 
 
 def _task_matrix(tensor: dict[str, torch.Tensor], index: int | None, shape: torch.Size) -> torch.Tensor:
-    """What the shared prompt is multiplied with for one task (Wang et al. 2023, section 3.1): (rows, token_dim)."""
+    """What the shared prompt is multiplied by for one task (Wang et al. 2023, section 3.1): (rows, token_dim)."""
     columns, rows = tensor["prefix_task_cols"], tensor["prefix_task_rows"]
     num_tasks, num_ranks = columns.shape[0], columns.shape[-1]
     if columns.shape != (num_tasks, shape[0], num_ranks) or rows.shape != (num_tasks, num_ranks, shape[1]):
@@ -139,7 +139,7 @@ def _task_matrix(tensor: dict[str, torch.Tensor], index: int | None, shape: torc
 
 
 def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes]:
-    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT does not know."""
+    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT has no form for."""
     if prompt.rows is None:
         return {}
     config = json.dumps(_config_fields(prompt, backbone), indent=2, sort_keys=True) + "\n"

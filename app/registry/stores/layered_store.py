@@ -1,4 +1,4 @@
-"""LayeredStore: a folder of one's own over one that is only read, such as the demo tasks."""
+"""LayeredStore: a writable folder over one that is only read, such as the demo tasks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from app.registry.stores.store import Entry, FileStore, Store
 
 
 class LayeredStore:
-    """A task lies in one layer as a whole, never in both.
+    """Every task is read from one layer as a whole.
 
-    It is the lower one's until something of it changes. Then all of it is copied up first, in one step, and what is
-    below counts no longer: a deleted task keeps a file above, so it stays deleted.
+    It is the lower one's until something in it changes. Then all of it is copied up first, in one step, and the lower
+    copy no longer counts: a deleted task keeps a file in the upper layer, so it stays deleted.
     """
 
     def __init__(self, upper: Store, lower: Store) -> None:
@@ -62,7 +62,7 @@ class LayeredStore:
 
 
 def open_store(folder: Path, below: Path | None) -> Store:
-    """Args: below: a folder that is only read; None for none."""
+    """Args: below: a folder that is only read, if any."""
     own = FileStore(folder)
     return own if below is None else LayeredStore(own, FileStore(below))
 

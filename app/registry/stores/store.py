@@ -1,7 +1,7 @@
 """Store: keys to bytes, durably. The registry's only way to the disk.
 
 A key is a path of names joined by "/"; names that begin with "." belong to the store and are never listed. What a
-method has done when it returns is still done after a crash; what it had not finished leaves nothing a reader could see.
+method has done when it returns survives a crash; what it had not finished leaves nothing that a reader could see.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Protocol
 from app.errors import Conflict, NotFound
 
 TEMPORARY, DELETED = ".tmp-", ".deleted-"
-# Filesystems round times of change to as much as this.
 _COARSEST_CLOCK_S = 2.0
+"""Filesystems round times of change to as much as this."""
 READ_ONLY_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a listing tells about one name.
+    """What a listing says about one name.
 
     Attributes:
-        stamp: changes with the content (of a folder: with the names inside), but not twice within the resolution of the
-            filesystem's clock.
+        stamp: changes with the content (for a folder, with the names inside), but at most once within the resolution of
+            the filesystem's clock.
         age_s: seconds since the last change of content or of the name.
     """
 
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the next change will change the stamp for certain."""
+        """Whether the next change is certain to change the stamp."""
         return self.age_s > _COARSEST_CLOCK_S
 
 
@@ -52,38 +52,38 @@ class Store(Protocol):
     """The port. `FileStore` implements it on a filesystem; tests also run against one in memory."""
 
     def entries(self, folder: str) -> dict[str, Entry]:
-        """Names directly inside a folder, "" being the root; none where there is no such folder."""
+        """Names directly inside a folder, "" being the root; none if there is no such folder."""
 
     def entry(self, key: str) -> Entry | None:
-        """One name, "" being the root that is written to; None where there is nothing."""
+        """One name, "" being the root that is written to; None if there is nothing."""
 
     def read(self, key: str) -> bytes:
         """Raises NotFound."""
 
     def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        """Make a folder with these files, whose names may lead into folders of it, all or nothing.
+        """Make a folder with these files, whose names may contain folders of it, all or nothing.
 
-        Raises Conflict where the name is taken.
+        Raises Conflict: the name is taken.
         """
 
     def replace(self, key: str, content: bytes) -> None:
-        """Set one file's content, all or nothing. Its folder comes into being where it is missing."""
+        """Set one file's content, all or nothing. A missing folder is made."""
 
     def remove(self, key: str) -> None:
-        """Take away a file, or a folder with all it holds, all or nothing; nothing happens where there is none."""
+        """Remove a file, or a folder with all it holds, all or nothing; nothing happens if there is none."""
 
     def lock(self, *, may_make_root: bool = True) -> AbstractContextManager[None]:
         """Hold off every other writer, in this process and in others. Not reentrant.
 
-        Args: may_make_root: without it a root that is missing is left so, and nobody is held off.
+        Args: may_make_root: without it a missing root stays missing, and no one is held off.
         """
 
     def sweep(self) -> int:
-        """Clear what crashed writers left; call it under the lock. Returns how many leftovers there were."""
+        """Clear what crashed writers left; to be called under the lock. Returns how many leftovers there were."""
 
 
 class FileStore:
-    """Files under a folder, which comes into being with the first write.
+    """Files under a folder, which is made by the first write.
 
     Every write goes to a temporary name in the same folder, is fsynced, renamed, and its folder fsynced (Pillai et al.,
     "All File Systems Are Not Created Equal", OSDI 2014).
@@ -238,7 +238,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Free the space of what is already invisible; what cannot be freed now waits for the next sweep."""
+    """Free the space of what is already invisible; what cannot be freed now is left to the next sweep."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

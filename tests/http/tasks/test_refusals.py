@@ -57,7 +57,7 @@ def test_a_text_that_is_too_long_is_named_as_the_request_names_it(
             {"text": "x", "sampling": {"temperatur": 1}},
             400,
             "sampling.temperatur",
-            "sampling.temperatur is no sampling parameter",
+            "sampling.temperatur is not a sampling parameter",
         ),
         (
             "POST",

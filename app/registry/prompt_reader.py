@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.formats.binding import require_fit
 from app.registry.formats.initial_rows import INITIAL_FILE, decode_initial
-from app.registry.formats.manifest import MAX_MANIFEST_BYTES, Manifest, TensorFile
+from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, TensorFile
+from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.stores.store import Store
-from app.registry.task_folder import CARD_FILE, MANIFEST_FILE
+from app.registry.task_record import version_key
 from app.registry.version import Version
 from app.task_prompt import PromptKind, TaskPrompt
 
@@ -44,7 +44,7 @@ class PromptReader:
         return prompt
 
     def read_manifest(self, version: Version) -> Manifest:
-        """Raises CorruptPrompt: damaged, or another one than when the version was listed. NotFound."""
+        """Raises CorruptPrompt: damaged, or not the one that was there when the version was listed. NotFound."""
         try:
             manifest = Manifest.decode(self._content(version, MANIFEST_FILE, MAX_MANIFEST_BYTES))
         except CorruptPrompt as error:
@@ -54,7 +54,7 @@ class PromptReader:
         return manifest
 
     def read_initial(self, version: Version) -> torch.Tensor | None:
-        """The rows tuning started from, float32 on CPU; None where they were not kept. Raises as `read_manifest`."""
+        """The rows tuning started from, float32 on CPU; None if they were not kept. Raises as `read_manifest` does."""
         stored = self.read_manifest(version).initial
         if stored is None:
             return None
@@ -64,16 +64,13 @@ class PromptReader:
             raise CorruptPrompt(f"{version.id}: {INITIAL_FILE}: {error.message}") from error
 
     def read_files(self, version: Version) -> dict[str, bytes]:
-        """All files of the version, after a look that they are right. Raises as `read` does."""
+        """All files of the version, once they are known to be right. Raises as `read` does."""
         manifest = self.read_manifest(version)
         self.read(version)
         self.read_initial(version)
-        name_to_limit = {MANIFEST_FILE: MAX_MANIFEST_BYTES, CARD_FILE: MAX_CARD_BYTES}
-        if manifest.tensor is not None:
-            name_to_limit |= {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: manifest.tensor.num_bytes}
-        if manifest.initial is not None:
-            name_to_limit[INITIAL_FILE] = manifest.initial.num_bytes
-        present = self._store.entries(f"{version.task}/{version.number}")
+        name_to_limit = {MANIFEST_FILE: MAX_MANIFEST_BYTES, CARD_FILE: MAX_CARD_BYTES, CONFIG_FILE: MAX_CONFIG_BYTES}
+        name_to_limit |= {name: stored.num_bytes for name, stored in manifest.tensor_files.items()}
+        present = self._store.entries(version_key(version.task, version.number))
         return {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
 
     def _tensor_prompt(self, version: Version, manifest: Manifest, tensor: TensorFile) -> TaskPrompt:
@@ -87,13 +84,13 @@ class PromptReader:
 
     def _checked_content(self, version: Version, name: str, stored: TensorFile) -> bytes:
         content = self._content(version, name, stored.num_bytes)
-        if hashlib.sha256(content).hexdigest() != stored.sha256:
+        if TensorFile.of(content).sha256 != stored.sha256:
             raise CorruptPrompt(f"{version.id}: {name} is damaged")
         return content
 
     def _content(self, version: Version, name: str, max_bytes: int) -> bytes:
-        """A file is measured before it is read: what lies there may be another one by now."""
-        key = f"{version.task}/{version.number}/{name}"
+        """A file is measured before it is read: a different one may lie there by now."""
+        key = f"{version_key(version.task, version.number)}/{name}"
         entry = self._store.entry(key)
         if entry is not None and entry.num_bytes > max_bytes:
             raise CorruptPrompt(f"{version.id}: {name} is larger than when it was published")
