@@ -139,7 +139,7 @@ def _task_matrix(tensor: dict[str, torch.Tensor], index: int | None, shape: torc
 
 
 def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes]:
-    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT has no form for."""
+    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT cannot hold."""
     if prompt.rows is None:
         return {}
     config = json.dumps(_config_fields(prompt, backbone), indent=2, sort_keys=True) + "\n"
