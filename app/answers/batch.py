@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.engine.gather import all_of
 from app.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -25,29 +24,6 @@ def max_at_once(engine: AsyncEngine, num_sequences: int = 1) -> int:
     """
     config = engine.config
     return max(1, min(QUEUED_BATCHES * config.max_num_seqs, config.max_waiting_requests // 2) // num_sequences)
-
-
-async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]], *, at_once: int | None = None) -> list[Result]:
-    """Results in order. The first error, or being cancelled, ends the others before it is passed on.
-
-    Args:
-        at_once: how many run at a time; None lets all.
-    """
-    slots = nullcontext() if at_once is None else asyncio.Semaphore(at_once)
-
-    async def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-        with closing(coroutine):
-            async with slots:
-                return await coroutine
-
-    tasks = [asyncio.ensure_future(run(coroutine)) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 async def ask_each(

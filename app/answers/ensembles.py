@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from app.answers.batch import all_of
 from app.answers.generating.labels import LabelChances
 from app.answers.targets import Target, find_target
+from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.measure.metrics import words_of
 from app.registry.reference import JOINT, name_together, spell_out

@@ -42,7 +42,7 @@ class Services:
     labels: LabelBook = field(init=False)
 
     def __post_init__(self) -> None:
-        self.labels = LabelBook(self.backbone)
+        self.labels = LabelBook(self.backbone, self.engine.plan_scoring)
 
     @property
     def system_fingerprint(self) -> str:

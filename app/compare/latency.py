@@ -40,14 +40,15 @@ async def _time_all(
     engine: AsyncEngine, backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, inputs: list[str]
 ) -> float:
     label_ids = encode_labels(backbone, plan.template, plan.labels)
+    scoring_plan = engine.plan_scoring(label_ids) if label_ids else None
     params = SamplingParams(temperature=0.0, max_tokens=plan.config.max_target_tokens)
     times_s = []
     for text in (inputs[0], *inputs):
         began = time.perf_counter()
         encoded = encode_text_within(backbone, plan.template, text, plan.config.max_input_tokens)
         token_ids = continue_prompt(backbone.tokenizer, prompt, encoded)
-        if label_ids:
-            await engine.score(token_ids, label_ids, prompt=prompt)
+        if scoring_plan is not None:
+            await engine.score(token_ids, scoring_plan, prompt=prompt)
         else:
             async with aclosing(engine.generate(token_ids, prompt=prompt, params=params)) as deltas:
                 async for _ in deltas:

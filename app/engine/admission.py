@@ -1,16 +1,57 @@
-"""Admission: whether a sequence could run at all. Asked at the door, so that nothing inside has to ask again."""
+"""Admission: whether a request could run at all. Asked once, at the door; what it answers travels with the request."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from app.engine.config import EngineConfig
+from app.engine.output.scoring import ScoringPlan
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 
 NOTHING_MORE = SamplingParams(temperature=0.0, max_tokens=0)
+MAX_TAIL_COPIES = 2
+"""Partly filled blocks copied for one sequence: the last of its task prompt, and the last of the text it shares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One sequence, which fits an idle engine.
+
+    Attributes:
+        token_ids: the text, beginning-of-sequence id included where the backbone has one.
+        num_shared_tokens: leading tokens that siblings begin with too; computed once for all of them.
+        cache_salt: computed text is shared with requests of the same salt only.
+        flow: whose fair share the tokens count against; also the metrics' label.
+        score_targets: instead of generating: index of a text token to the ids wanted after it.
+    """
+
+    token_ids: Sequence[int]
+    prompt: TaskPrompt | None
+    params: SamplingParams
+    num_shared_tokens: int = 0
+    cache_salt: str = ""
+    flow: str = ""
+    score_targets: Mapping[int, tuple[int, ...]] | None = None
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        return self.prompt.num_virtual_tokens if self.prompt else 0
+
+    @property
+    def num_positions(self) -> int:
+        """Positions it can come to fill, virtual tokens included."""
+        return self.num_virtual_tokens + len(self.token_ids) + self.params.max_tokens
+
+    def num_blocks(self, block_size: int) -> int:
+        """Blocks that it and its prefixes take when it has filled its positions."""
+        num_shared = self.num_virtual_tokens + self.num_shared_tokens if self.num_shared_tokens else 0
+        prefix_ends = [end for end in (self.num_virtual_tokens, num_shared) if end]
+        spans = zip([0, *prefix_ends], [*prefix_ends, self.num_positions], strict=True)
+        return sum(-(-end // block_size) - start // block_size for start, end in spans)
 
 
 class Admission:
@@ -20,32 +61,97 @@ class Admission:
         self._backbone = backbone
         self._config = config
 
-    def check(
-        self, token_ids: Sequence[int], prompt: TaskPrompt | None, params: SamplingParams, num_shared_tokens: int = 0
-    ) -> None:
-        """Whether such a sequence could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
-        if not token_ids:
-            raise InvalidInput("the text is empty and the backbone has no beginning-of-sequence token", param="prompt")
-        if not 0 <= num_shared_tokens < len(token_ids):
-            raise InvalidInput("the shared tokens must leave a token of the text", param="num_shared_tokens")
-        self._check_ids("prompt", token_ids)
-        self._check_ids("logit_bias", params.logit_bias)
-        self._check_ids("logprob_token_ids", params.logprob_token_ids)
-        if prompt is not None:
-            self._check_prompt(prompt)
-        self._check_length(len(token_ids), prompt, params)
+    @property
+    def max_positions(self) -> int:
+        """Positions that one sequence can fill, whatever it shares: the context, or the cache where that is smaller."""
+        num_blocks = self._config.num_usable_blocks - MAX_TAIL_COPIES
+        return min(self._config.max_model_len, max(1, num_blocks) * self._config.block_size)
 
-    def check_scoring(
-        self, token_ids: Sequence[int], continuations: Sequence[Sequence[int]], prompt: TaskPrompt | None
-    ) -> None:
-        """Whether such continuations could be scored on an idle engine. Raises InvalidInput, BackboneMismatch."""
-        if not continuations or not all(continuations):
+    def admit(
+        self,
+        token_ids: Sequence[int],
+        *,
+        prompt: TaskPrompt | None,
+        params: SamplingParams,
+        num_shared_tokens: int = 0,
+        cache_salt: str = "",
+        flow: str = "",
+        score_targets: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> EngineRequest:
+        """The request, if it could run on an idle engine; see its attributes. Raises InvalidInput, BackboneMismatch."""
+        request = EngineRequest(
+            token_ids=token_ids,
+            prompt=prompt,
+            params=params,
+            num_shared_tokens=num_shared_tokens,
+            cache_salt=cache_salt,
+            flow=flow,
+            score_targets=score_targets,
+        )
+        self._check_text(request)
+        self._check_length(len(token_ids), prompt, params)
+        if params.prompt_logprobs is not None:
+            request = replace(request, num_shared_tokens=0)
+        return self._require_blocks(request)
+
+    def plan_scoring(self, continuations: Iterable[Sequence[int]]) -> ScoringPlan:
+        """How these continuations are scored after any text. Raises InvalidInput."""
+        plan = ScoringPlan.of(continuations)
+        if not plan.continuations or not all(plan.continuations):
             raise InvalidInput("a continuation to score has no tokens", param="labels")
-        for continuation in continuations:
+        for continuation in plan.continuations:
             self._check_ids("labels", continuation)
-        self.check(token_ids, prompt, NOTHING_MORE)
-        # the last id of a continuation need not be put in to know how likely it is
-        self._check_length(len(token_ids) + max(map(len, continuations)) - 1, prompt, NOTHING_MORE)
+        return plan
+
+    def admit_scoring(
+        self,
+        token_ids: Sequence[int],
+        plan: ScoringPlan,
+        *,
+        prompt: TaskPrompt | None,
+        cache_salt: str = "",
+        flow: str = "",
+    ) -> list[EngineRequest]:
+        """One request for each path of the plan. Raises InvalidInput, BackboneMismatch."""
+        text = EngineRequest(token_ids=token_ids, prompt=prompt, params=NOTHING_MORE, cache_salt=cache_salt, flow=flow)
+        self._check_text(text)
+        self._check_length(len(token_ids) + plan.max_path_len, prompt, NOTHING_MORE)
+        last = len(token_ids) - 1
+        return [
+            self._require_blocks(
+                replace(
+                    text,
+                    token_ids=(*token_ids, *path.token_ids),
+                    num_shared_tokens=last if plan.num_sequences > 1 else 0,
+                    score_targets={last + place: ids for place, ids in path.targets.items()},
+                )
+            )
+            for path in plan.paths
+        ]
+
+    def require_room(self, prompt: TaskPrompt | None, num_tokens: int) -> None:
+        """Raises InvalidInput: a text of that many tokens is too long, whatever is to be generated."""
+        room = self._config.max_model_len - _num_virtual_tokens(prompt)
+        if num_tokens > room:
+            message = f"the text has {num_tokens} tokens, and there is room for {room} after the prompt's "
+            raise InvalidInput(message + str(_num_virtual_tokens(prompt)), param="prompt")
+
+    def _require_blocks(self, request: EngineRequest) -> EngineRequest:
+        if request.num_blocks(self._config.block_size) > self._config.num_usable_blocks:
+            raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
+        assert all(index >= request.num_shared_tokens for index in request.score_targets or ()), "a row lost to others"
+        return request
+
+    def _check_text(self, request: EngineRequest) -> None:
+        if not request.token_ids:
+            raise InvalidInput("the text is empty and the backbone has no beginning-of-sequence token", param="prompt")
+        if not 0 <= request.num_shared_tokens < len(request.token_ids):
+            raise InvalidInput("the shared tokens must leave a token of the text", param="num_shared_tokens")
+        self._check_ids("prompt", request.token_ids)
+        self._check_ids("logit_bias", request.params.logit_bias)
+        self._check_ids("logprob_token_ids", request.params.logprob_token_ids)
+        if request.prompt is not None:
+            self._check_prompt(request.prompt)
 
     def _check_ids(self, name: str, ids: Collection[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self._backbone.vocab_size:
@@ -64,7 +170,7 @@ class Admission:
             raise InvalidInput(f"the prompt's rows must have {widths[prompt.kind]} values", param="model")
 
     def _check_length(self, num_tokens: int, prompt: TaskPrompt | None, params: SamplingParams) -> None:
-        num_virtual = prompt.num_virtual_tokens if prompt else 0
+        num_virtual = _num_virtual_tokens(prompt)
         total = num_virtual + num_tokens + params.max_tokens
         if total > self._config.max_model_len:
             raise InvalidInput(
@@ -72,3 +178,7 @@ class Admission:
                 f"than the {self._config.max_model_len} positions there are; shorten the text or lower max_tokens",
                 param="max_tokens" if num_virtual + num_tokens < self._config.max_model_len else "prompt",
             )
+
+
+def _num_virtual_tokens(prompt: TaskPrompt | None) -> int:
+    return prompt.num_virtual_tokens if prompt else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, groupby
 
-from app.engine.admission import NOTHING_MORE, Admission
+from app.engine.admission import NOTHING_MORE, Admission, EngineRequest
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
@@ -18,12 +18,13 @@ from app.engine.observer import Observer
 from app.engine.output.delta import Delta
 from app.engine.output.prompt_lookup import count_right
 from app.engine.output.readout import Choice, ReadOut
-from app.engine.output.request_output import Output
+from app.engine.output.request_output import ScoringOutput, TextOutput
+from app.engine.output.scoring import PathScores
 from app.engine.prefix.prefix_store import PrefixStore
 from app.engine.prefix.warmer import Warmer
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
-from app.errors import InvalidInput, Overloaded
+from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
@@ -37,8 +38,8 @@ MAX_GUESSING_TOKENS = {"cpu": 6, "cuda": 64}
 
 
 @dataclass(frozen=True, eq=False)
-class _Flight:
-    """A step that the device was told, and that nobody has looked at yet.
+class _PendingStep:
+    """A step that the device was given, and whose results were not looked at yet.
 
     Attributes:
         ending: sequences that generate nothing and are computed to their end by this step.
@@ -50,11 +51,11 @@ class _Flight:
 
 
 class Engine:
-    """Add sequences, call `step` until nothing is unfinished, and hand out the deltas.
+    """Add requests, call `step` until nothing is unfinished, and hand out the deltas and `take_scores`.
 
-    With `config.async_scheduling` a step is told to the device before the one in front is looked at: its tokens go from
-    device to device, and the device never waits for the host. What a sequence gets is the same, one call of `step`
-    later; where it turns out to have ended already, what was computed for it since is dropped.
+    With `config.async_scheduling` a step is given to the device before the results of the previous one are looked at:
+    its tokens stay on the device, and the device never waits for the host. What a sequence gets is the same, one call
+    of `step` later; if it turns out to have ended already, what was computed for it since is dropped.
 
     Args:
         clock: monotonic seconds; tests give their own.
@@ -72,7 +73,7 @@ class Engine:
         attend: Attend | None = None,
         replacements: Replacements | None = None,
     ) -> None:
-        assert not (config.prompt_lookup and config.async_scheduling), "guesses need the tokens in front"
+        assert not (config.prompt_lookup and config.async_scheduling), "guesses need the previous tokens"
         self.backbone = backbone
         self.config = config
         self.admission = Admission(backbone, config)
@@ -97,15 +98,16 @@ class Engine:
             max_num_guessing_tokens=MAX_GUESSING_TOKENS["cuda" if backbone.device.type == "cuda" else "cpu"],
         )
         self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
-        self._flight: _Flight | None = None
-        self._id_to_output: dict[int, Output] = {}
+        self._pending: _PendingStep | None = None
+        self._id_to_output: dict[int, TextOutput | ScoringOutput] = {}
         self._ids = count()
         self._deltas: list[tuple[int, Delta]] = []
+        self._scores: list[tuple[int, PathScores]] = []
         self._num_steps = 0
 
     @property
     def has_unfinished(self) -> bool:
-        return self.scheduler.has_unfinished or self._flight is not None
+        return self.scheduler.has_unfinished or self._pending is not None
 
     @property
     def stats(self) -> EngineStats:
@@ -127,74 +129,67 @@ class Engine:
         token_ids: Ids[int],
         *,
         prompt: TaskPrompt | None = None,
-        params: SamplingParams,
-        flow: str = "",
+        params: SamplingParams = NOTHING_MORE,
         deadline_s: float | None = None,
         num_shared_tokens: int = 0,
         cache_salt: str = "",
-    ) -> int:
-        """Queue a text behind a task prompt; returns the sequence's id.
-
-        Args:
-            token_ids: the text, beginning-of-sequence id included where the backbone has one.
-            deadline_s: seconds from now after which the sequence ends.
-            num_shared_tokens: leading tokens that siblings added at the same time begin with too.
-            cache_salt: computed text is shared with sequences of the same salt only.
-
-        Raises: InvalidInput, BackboneMismatch, Overloaded.
-        """
-        if params.prompt_logprobs is not None:
-            num_shared_tokens = 0
-        return self._add(
-            Sequence(
-                sequence_id=next(self._ids),
-                token_ids=list(token_ids),
-                num_prompt_tokens=len(token_ids),
-                params=params,
-                seed=random.getrandbits(63) if params.seed is None else params.seed,
-                prompt=prompt,
-                num_shared_tokens=num_shared_tokens,
-                cache_salt=cache_salt,
-                flow=flow,
-            ),
-            deadline_s,
-        )
-
-    def add_scoring(
-        self,
-        token_ids: Ids[int],
-        targets: Mapping[int, tuple[int, ...]],
-        *,
-        prompt: TaskPrompt | None = None,
         flow: str = "",
-        deadline_s: float | None = None,
-        num_shared_tokens: int = 0,
-        cache_salt: str = "",
-        is_admitted: bool = False,
+        score_targets: Mapping[int, tuple[int, ...]] | None = None,
     ) -> int:
-        """Queue a text only to see how likely some ids are behind some of its tokens.
-
-        Args:
-            targets: index of a text token to the ids wanted behind it; none may lie within the shared tokens.
-            is_admitted: belongs to a request of which a part was computed: the queue takes it however full it is.
-        """
-        assert all(index >= num_shared_tokens for index in targets), "a wanted row would be computed by somebody else"
-        sequence = Sequence(
-            sequence_id=next(self._ids),
-            token_ids=list(token_ids),
-            num_prompt_tokens=len(token_ids),
-            params=NOTHING_MORE,
-            seed=0,
+        """Admit a request and queue it; see `EngineRequest` and `submit`. Raises what both raise."""
+        request = self.admission.admit(
+            token_ids,
             prompt=prompt,
+            params=params,
             num_shared_tokens=num_shared_tokens,
             cache_salt=cache_salt,
             flow=flow,
-            score_targets=targets,
+            score_targets=score_targets,
         )
-        return self._add(sequence, deadline_s, is_admitted=is_admitted)
+        return self.submit(request, deadline_s=deadline_s)
+
+    def submit(self, request: EngineRequest, *, deadline_s: float | None = None, is_begun: bool = False) -> int:
+        """Queue what was admitted; returns the sequence's id.
+
+        Args:
+            deadline_s: seconds from now after which the sequence ends.
+            is_begun: belongs to a call of which a part was computed: the queue takes it however full it is.
+
+        Raises: Overloaded.
+        """
+        sequence = Sequence(
+            sequence_id=next(self._ids),
+            token_ids=list(request.token_ids),
+            num_prompt_tokens=len(request.token_ids),
+            params=request.params,
+            seed=random.getrandbits(63) if request.params.seed is None else request.params.seed,
+            prompt=request.prompt,
+            num_shared_tokens=request.num_shared_tokens,
+            cache_salt=request.cache_salt,
+            flow=request.flow,
+            score_targets=request.score_targets,
+            arrival_s=self._clock(),
+        )
+        if not is_begun:
+            self.require_queue_room(1, sequence.num_tokens)
+        sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
+        is_scored = request.score_targets is not None
+        self._id_to_output[sequence.sequence_id] = (
+            ScoringOutput(sequence) if is_scored else TextOutput(sequence, self.backbone)
+        )
+        self.scheduler.add(sequence)
+        return sequence.sequence_id
+
+    def require_queue_room(self, num_requests: int = 1, num_tokens: int = 0) -> None:
+        """Refuse before any work if the queue is full. Raises Overloaded."""
+        waiting = self.scheduler.waiting
+        is_full = len(waiting) + num_requests > self.config.max_waiting_requests
+        # an empty queue takes any text, or a long one could never come in
+        if is_full or (waiting.num_tokens and waiting.num_tokens + num_tokens > self.config.max_waiting_tokens):
+            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
 
     def abort(self, sequence_id: int) -> None:
-        """End a sequence now; unknown or finished ids are fine. It gets no delta."""
+        """End a sequence now; unknown or finished ids are fine. It gets no delta and no scores."""
         output = self._id_to_output.get(sequence_id)
         if output is not None:
             self._finish(output.sequence, FinishReason.ABORT)
@@ -202,27 +197,32 @@ class Engine:
                 self._observer.changed(self.stats)  # there may be no step for a long time
 
     def step(self) -> list[tuple[int, Delta]]:
-        """Compute one batch. Returns what it added to which sequence; when running ahead, what the one in front did."""
+        """Compute one batch. Returns what it added to which sequence; when running ahead, what the previous one did."""
         started_s = self._clock()
         num_preemptions_before = self.scheduler.num_preemptions
         self._expire(started_s)
-        launched = self._launch(started_s)
-        due: _Flight | None = launched
+        given = self.begin_step(started_s)
+        due: _PendingStep | None = given
         if self.config.async_scheduling:
-            due, self._flight = self._flight, launched if launched.batch.items else None
+            due, self._pending = self._pending, given if given.batch.items else None
         if due is not None:
-            self._land(due)
+            self._update_from(due)
         self._num_steps += 1
         deltas = self._take_deltas()
         if self._observer is not None:
             self._observer.stepped(
-                launched.batch,
+                given.batch,
                 self.stats,
                 num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
                 num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
                 started_s=started_s,
             )
         return deltas
+
+    def take_scores(self) -> list[tuple[int, PathScores]]:
+        """What scored sequences found that ended since the last call."""
+        scores, self._scores = self._scores, []
+        return scores
 
     def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """See `Warmer.warm`; only while nothing is unfinished."""
@@ -233,18 +233,19 @@ class Engine:
         return is_warm
 
     def observe_lent(self, duration_s: float) -> None:
-        """The device computed for others that long."""
+        """The device computed for tuning that long."""
         if self._observer is not None:
             self._observer.lent(duration_s)
 
     def reset(self) -> list[tuple[int, Delta]]:
         """After a failed step: end every running sequence and forget what the cache holds.
 
-        Returns: what the failed step had found before it failed, and the ends.
+        Returns: what the failed step had found before it failed, and the ends. Those of scored sequences are left to
+            `take_scores`.
         """
-        self._flight = None
-        waits_for_flight = [sequence for sequence in self.scheduler.waiting if sequence.num_pending]
-        for sequence in [*self.scheduler.running, *waits_for_flight]:
+        self._pending = None
+        preempted = [sequence for sequence in self.scheduler.waiting if sequence.num_pending]
+        for sequence in [*self.scheduler.running, *preempted]:
             self._end(sequence, FinishReason.ERROR)
         self.scheduler.prefix_cache.clear()
         return self._take_deltas()
@@ -253,25 +254,6 @@ class Engine:
         """Finish what is being written."""
         if self.prefix_store is not None:
             self.prefix_store.close()
-
-    def check_queue(self, num_requests: int = 1) -> None:
-        """Refuse before any work when the queue is full. Raises Overloaded."""
-        waiting = self.scheduler.waiting
-        if len(waiting) + num_requests > self.config.max_waiting_requests:
-            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
-
-    def _add(self, sequence: Sequence, deadline_s: float | None, *, is_admitted: bool = False) -> int:
-        self.admission.check(sequence.token_ids, sequence.prompt, sequence.params, sequence.num_shared_tokens)
-        if self.scheduler.num_blocks_alone(sequence) > self.scheduler.block_manager.num_blocks:
-            raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
-        if not is_admitted:
-            self.check_queue()
-            self._check_queued_tokens(sequence)
-        sequence.arrival_s = self._clock()
-        sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
-        self._id_to_output[sequence.sequence_id] = Output(sequence, self.backbone)
-        self.scheduler.add(sequence)
-        return sequence.sequence_id
 
     def _open_prefix_store(self) -> PrefixStore | None:
         if self.config.prefix_store is None:
@@ -293,12 +275,6 @@ class Engine:
             if isinstance(prefix, Prefix) and isinstance(prefix.content, TaskPrompt) and prefix.is_computed:
                 self.prefix_store.keep(prefix.key, partial(self.model_runner.computed_rows, prefix))
 
-    def _check_queued_tokens(self, sequence: Sequence) -> None:
-        num_waiting_tokens = self.scheduler.waiting.num_tokens
-        # an empty queue takes any text, or a long one could never come in
-        if num_waiting_tokens and num_waiting_tokens + sequence.num_tokens > self.config.max_waiting_tokens:
-            raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
-
     def _note_first_schedule(self, batch: Batch, now_s: float) -> None:
         for item in batch.items:
             if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
@@ -314,11 +290,11 @@ class Engine:
             if sequence.deadline_s is not None and sequence.deadline_s <= now_s:
                 self._end(sequence, FinishReason.DEADLINE)
 
-    def _launch(self, now_s: float) -> _Flight:
-        """Tell the device the next step."""
+    def begin_step(self, now_s: float) -> _PendingStep:
+        """Give the device the next step."""
         batch = self.scheduler.schedule()
         self._note_first_schedule(batch, now_s)
-        chosen = None if self._flight is None else self._flight.read_out.chosen
+        chosen = None if self._pending is None else self._pending.read_out.chosen
         rows, logits = self.model_runner.run(batch, chosen)
         self.scheduler.advance(batch)
         self._store_prefixes(batch)
@@ -326,24 +302,24 @@ class Engine:
         for row, sequence in enumerate(read_out.choosers):
             sequence.num_pending += 1
             sequence.pending_row = row
-        return _Flight(batch, read_out, _ending(batch))
+        return _PendingStep(batch, read_out, _ending(batch))
 
-    def _land(self, flight: _Flight) -> None:
+    def _update_from(self, step: _PendingStep) -> None:
         """Look at what a step found: note log-probabilities, add tokens, end what failed or is at its end."""
-        found = flight.read_out.read()
-        choices = self._settle_guesses(found.choices, flight.batch)
-        self.scheduler.keep(flight.batch)
+        found = step.read_out.read()
+        choices = self._settle_guesses(found.choices, step.batch)
+        self.scheduler.keep(step.batch)
         for sequence in found.failed:
             if self._is_alive(sequence):
                 self._fail(sequence)
         for row, scores in found.scores:
             if self._is_alive(row.sequence):
-                self._output_of(row.sequence).note_scores(row.index, scores)
+                self._scoring_of(row.sequence).note_scores(row.index, scores)
         for row, logprob in found.prompt_logprobs:
             if self._is_alive(row.sequence):
-                self._output_of(row.sequence).note_prompt_logprob(row.index, logprob)
+                self._text_of(row.sequence).note_prompt_logprob(row.index, logprob)
         self._add_tokens([choice for choice in choices if self._is_alive(choice[0])])
-        for sequence in flight.ending:
+        for sequence in step.ending:
             if self._is_alive(sequence):
                 self._end(sequence, FinishReason.LENGTH)
 
@@ -367,8 +343,15 @@ class Engine:
     def _is_alive(self, sequence: Sequence) -> bool:
         return sequence.sequence_id in self._id_to_output
 
-    def _output_of(self, sequence: Sequence) -> Output:
-        return self._id_to_output[sequence.sequence_id]
+    def _text_of(self, sequence: Sequence) -> TextOutput:
+        output = self._id_to_output[sequence.sequence_id]
+        assert isinstance(output, TextOutput)
+        return output
+
+    def _scoring_of(self, sequence: Sequence) -> ScoringOutput:
+        output = self._id_to_output[sequence.sequence_id]
+        assert isinstance(output, ScoringOutput)
+        return output
 
     def _add_tokens(self, choices: list[Choice]) -> None:
         latencies_s = self._note_token_times([sequence for sequence, _, _ in choices], self._clock())
@@ -376,19 +359,19 @@ class Engine:
             self._observer.waited(latencies_s)
         for sequence, token_id, logprob in choices:
             sequence.guess = []
-            if self._is_alive(sequence):  # the token in front may have been its last
+            if self._is_alive(sequence):  # the previous token may have been its last
                 self._append(sequence, token_id, logprob)
 
     def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         """Add a token to a sequence and end it where it ends."""
-        delta = self._output_of(sequence).add(token_id, logprob)
+        delta = self._text_of(sequence).add(token_id, logprob)
         self._deltas.append((sequence.sequence_id, delta))
         if delta.finish_reason:
             self._finish(sequence, delta.finish_reason)
 
     @staticmethod
     def _note_token_times(sequences: list[Sequence], now_s: float) -> list[float]:
-        """Returns: seconds since each sequence's token in front, for those that had one."""
+        """Returns: seconds since each sequence's previous token, for those that had one."""
         latencies_s = []
         for sequence in sequences:
             if sequence.last_token_s is not None:
@@ -398,7 +381,7 @@ class Engine:
         return latencies_s
 
     def _fail(self, sequence: Sequence) -> None:
-        """The model gave values that are not finite: end the sequence, and let nobody find its prefix again."""
+        """The model gave values that are not finite: end the sequence, and let no other find its prefix."""
         parent = sequence.parent
         self.scheduler.prefix_cache.forget_text(sequence)
         self._end(sequence, FinishReason.ERROR)
@@ -409,7 +392,11 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence without a new token."""
-        self._deltas.append((sequence.sequence_id, self._output_of(sequence).end(reason)))
+        output = self._id_to_output[sequence.sequence_id]
+        if isinstance(output, ScoringOutput):
+            self._scores.append((sequence.sequence_id, output.end(reason)))
+        else:
+            self._deltas.append((sequence.sequence_id, output.end(reason)))
         self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:

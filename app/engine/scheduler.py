@@ -123,19 +123,6 @@ class Scheduler:
         self.waiting.push(sequence)
         self.prefix_cache.expect(sequence)
 
-    def num_blocks_alone(self, sequence: Sequence) -> int:
-        """Blocks the sequence and its prefixes take when it is as long as it can become."""
-        block_size = self.block_manager.block_size
-        ends = [sequence.num_virtual_tokens] if sequence.prompt else []
-        if sequence.num_shared_tokens:
-            ends.append(sequence.num_virtual_tokens + sequence.num_shared_tokens)
-        ends.append(sequence.max_num_tokens)
-        starts = [0, *ends[:-1]]
-        return sum(
-            self.block_manager.num_blocks_for(end) - start // block_size
-            for start, end in zip(starts, ends, strict=True)
-        )
-
     def schedule(self) -> Batch:
         """Plan the next step. Blocks of everything planned are allocated when this returns."""
         batch = Batch()

@@ -208,11 +208,6 @@ class Sequence(Segment):
         return self.token_ids[self.num_prompt_tokens :]
 
     @property
-    def max_num_tokens(self) -> int:
-        """Positions this sequence can come to fill, virtual tokens included."""
-        return self.num_virtual_tokens + self.num_prompt_tokens + self.params.max_tokens
-
-    @property
     def is_decoding(self) -> bool:
         """Whether one token is all that is to be computed before the next can be chosen."""
         return self.num_uncomputed_tokens == 1 + len(self.guess) and (self.parent is None or self.parent.is_computed)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
+from app.engine.output.scoring import PathScores
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
@@ -63,10 +64,12 @@ class SoftswapRun:
     def step(self) -> int:
         """Returns: how many requests got something of their answer."""
         with self._timed():
-            deltas = self._engine.step()
+            deltas, scores = self._engine.step(), self._engine.take_scores()
         for sequence_id, delta in deltas:
             self._sequence_id_to_answer[sequence_id].take(delta, self.wall_s)
-        return len(deltas)
+        for sequence_id, found in scores:
+            self._sequence_id_to_answer[sequence_id].take_scores(found, self.wall_s)
+        return len(deltas) + len(scores)
 
     @property
     def outcome(self) -> Outcome:
@@ -88,7 +91,7 @@ def _add(engine: Engine, workload: Workload, request: Request) -> int:
     prompt, flow = workload.prompt(request), "" if request.task is None else f"task{request.task}"
     if workload.labels:
         targets = {len(request.token_ids) - 1: workload.labels}
-        return engine.add_scoring(request.token_ids, targets, prompt=prompt, flow=flow)
+        return engine.add(request.token_ids, score_targets=targets, prompt=prompt, flow=flow)
     params = SamplingParams(max_tokens=workload.num_new_tokens, temperature=0.0, ignore_eos=True)
     return engine.add(request.token_ids, prompt=prompt, params=params, flow=flow)
 
@@ -104,7 +107,9 @@ class _Answer:
         if not self.tokens:
             self.first_token_s = elapsed_s
         self.tokens.extend(delta.token_ids)
-        if delta.scores is not None:
-            (_, best), _ = max(delta.scores.items(), key=lambda pair: pair[1])
-            self.tokens.append(best)
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+
+    def take_scores(self, scores: PathScores, elapsed_s: float) -> None:
+        (_, best), _ = max(scores.logprobs.items(), key=lambda pair: pair[1])
+        self.tokens.append(best)
+        self.first_token_s, self.num_cached_tokens = elapsed_s, scores.num_cached_tokens

@@ -13,7 +13,9 @@ import torch
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.engine.model_runner import ModelRunner
 from app.engine.output.delta import Delta
+from app.engine.output.scoring import Scoring
 from app.engine.sequence import FinishReason
 from app.errors import (
     BackboneMismatch,
@@ -101,12 +103,11 @@ def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
 
 
 @pytest.fixture
-def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[AsyncEngine, int], None]:
-    """Lets the next steps of an engine fail as a device out of memory would."""
+def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the next steps of every engine fail as a device out of memory would."""
 
-    def break_it(engine: AsyncEngine, num_steps: int) -> None:
-        runner = engine._engine.model_runner
-        whole = runner.run
+    def break_it(num_steps: int) -> None:
+        whole = ModelRunner.run
         left = [num_steps]
 
         def fail(*arguments: object) -> object:
@@ -115,7 +116,7 @@ def broken_runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[AsyncEngine, int
                 raise RuntimeError("out of memory")
             return whole(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(runner, "run", fail)
+        monkeypatch.setattr(ModelRunner, "run", fail)
 
     return break_it
 
@@ -279,13 +280,13 @@ def test_values_that_are_not_finite_end_only_their_own_request() -> None:
 
 
 def test_a_failed_step_ends_the_running_ones_and_the_next_request_works(
-    broken_runner: Callable[[AsyncEngine, int], None],
+    broken_runner: Callable[[int], None],
 ) -> None:
     async def check() -> None:
         async with running(max_num_seqs=2) as engine:
             stream = engine.generate([0, 5, 6], prompt=prompt_of(7), params=LONG)
             await anext(stream)
-            broken_runner(engine, 1)
+            broken_runner(1)
             with pytest.raises(SoftswapError, match="a step of the engine failed"):
                 async for _ in stream:
                     pass
@@ -297,11 +298,11 @@ def test_a_failed_step_ends_the_running_ones_and_the_next_request_works(
 
 
 def test_a_sequence_whose_deadline_passed_in_a_failed_step_still_ends(
-    broken_runner: Callable[[AsyncEngine, int], None],
+    broken_runner: Callable[[int], None],
 ) -> None:
     async def check() -> None:
         engine = make_engine()
-        broken_runner(engine, 1)
+        broken_runner(1)
         late = asyncio.create_task(tokens_of(engine, [0, 5, 6], deadline_s=0.0))
         other = asyncio.create_task(tokens_of(engine, [0, 5, 7]))
         await asyncio.sleep(0)
@@ -318,11 +319,11 @@ def test_a_sequence_whose_deadline_passed_in_a_failed_step_still_ends(
 
 
 def test_three_failed_steps_in_a_row_end_the_engine_and_leave_nobody_waiting(
-    broken_runner: Callable[[AsyncEngine, int], None],
+    broken_runner: Callable[[int], None],
 ) -> None:
     async def check() -> None:
         async with running(max_num_seqs=1) as engine:
-            broken_runner(engine, 3)
+            broken_runner(3)
             tasks = [asyncio.create_task(tokens_of(engine, [0, 5, k + 3])) for k in range(5)]
             ends = await asyncio.wait_for(_ends(tasks), timeout=20)
             assert [type(end) for end in ends[2:]] == [EngineDead] * 3
@@ -336,18 +337,14 @@ def test_three_failed_steps_in_a_row_end_the_engine_and_leave_nobody_waiting(
 def test_a_request_that_comes_while_the_thread_dies_is_answered() -> None:
     async def check() -> None:
         engine = make_engine()
-        tasks = [asyncio.create_task(tokens_of(engine, [0, 5, 6]))]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
 
         def die() -> None:
             raise SystemExit
 
-        # the thread meets `die` before it has seen the request
-        engine._commands, late = type(engine._commands)(), engine._commands
-        engine._commands.put(die)
-        while not late.empty():
-            engine._commands.put(late.get())
+        engine.thread.call(die)  # before the thread has seen the request
+        tasks = [asyncio.create_task(tokens_of(engine, [0, 5, 6]))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         engine.start()
         assert [type(end) for end in await asyncio.wait_for(_ends(tasks), timeout=10)] == [EngineDead]
         assert not engine.is_alive
@@ -359,7 +356,7 @@ def test_a_request_that_cannot_be_queued_fails_alone(monkeypatch: pytest.MonkeyP
     async def check() -> None:
         async with running() as engine:
             with monkeypatch.context() as patch:
-                patch.setattr(engine._engine, "add", lambda *_, **__: 1 / 0)
+                patch.setattr(Engine, "submit", lambda *_, **__: 1 / 0)
                 with pytest.raises(SoftswapError):
                     await tokens_of(engine, [0, 5, 6])
             assert len(await tokens_of(engine, [0, 5, 6])) == 8
@@ -453,6 +450,12 @@ def test_closing_tells_the_running_ones_that_the_server_stops() -> None:
 # Scoring
 
 
+async def score_all(
+    engine: AsyncEngine, ids: list[int], continuations: list[tuple[int, ...]], **arguments: Any
+) -> Scoring:
+    return await engine.score(ids, engine.plan_scoring(continuations), **arguments)
+
+
 def naive_score(prompt: TaskPrompt | None, ids: list[int], continuation: tuple[int, ...]) -> float:
     logprobs = naive.text_logits(BACKBONE, prompt, [*ids, *continuation]).log_softmax(-1)
     return sum(float(logprobs[len(ids) - 1 + i, token_id]) for i, token_id in enumerate(continuation))
@@ -477,7 +480,7 @@ def test_scores_are_sums_of_the_plain_forwards_log_probabilities(
         prompt = prompt_of(num_virtual_tokens) if num_virtual_tokens else None
         for ids in ([0], [0, *range(30, 55)]):
             async with running() as engine:
-                scores = (await engine.score(ids, continuations, prompt=prompt)).log_likelihoods
+                scores = (await score_all(engine, ids, continuations, prompt=prompt)).log_likelihoods
                 assert is_idle(engine)
             wanted = {each: naive_score(prompt, ids, each) for each in dict.fromkeys(continuations[:40])}
             for each, score in zip(continuations[:40], scores, strict=False):
@@ -491,7 +494,7 @@ def test_scores_are_sums_of_the_plain_forwards_log_probabilities(
 def test_scoring_tells_what_it_found_computed(labels: list[tuple[int, ...]]) -> None:
     async def check() -> None:
         async with running(prefix_caching=False) as engine:
-            first, second = [await engine.score([0, 5, 6], labels, prompt=prompt_of(20)) for _ in range(2)]
+            first, second = [await score_all(engine, [0, 5, 6], labels, prompt=prompt_of(20)) for _ in range(2)]
             assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 20)
             assert first.log_likelihoods == second.log_likelihoods
 
@@ -506,7 +509,7 @@ def test_what_cannot_be_scored_is_refused(ids: list[int], continuations: list[tu
     async def check() -> None:
         async with running() as engine:
             with pytest.raises(InvalidInput):
-                await engine.score(ids, continuations, prompt=None)
+                await score_all(engine, ids, continuations, prompt=None)
             assert engine.stats.num_steps == 0
 
     run(check)
@@ -516,10 +519,10 @@ def test_a_continuation_may_fill_the_last_position() -> None:
     async def check() -> None:
         async with running(max_model_len=16) as engine:
             ids, fitting = [0, *range(3, 13)], tuple(range(20, 26))
-            (score,) = (await engine.score(ids, [fitting], prompt=None)).log_likelihoods
+            (score,) = (await score_all(engine, ids, [fitting], prompt=None)).log_likelihoods
             assert score == pytest.approx(naive_score(None, ids, fitting), abs=2e-3)
             with pytest.raises(InvalidInput):
-                await engine.score(ids, [(*fitting, 5)], prompt=None)
+                await score_all(engine, ids, [(*fitting, 5)], prompt=None)
 
     run(check)
 
@@ -529,11 +532,11 @@ def test_scoring_raises_the_plain_error_and_leaves_nothing_behind() -> None:
         labels = [(7, k, 5) for k in range(20, 40)]
         async with running(max_waiting_requests=30) as engine:
             with pytest.raises(DeadlineExceeded):
-                await engine.score([0, 5, 6], labels, prompt=None, deadline_s=0.0)
+                await score_all(engine, [0, 5, 6], labels, prompt=None, deadline_s=0.0)
             with pytest.raises(NumericalError):
-                await engine.score([0, 5, 6], labels, prompt=poisoned_prompt())
+                await score_all(engine, [0, 5, 6], labels, prompt=poisoned_prompt())
             await until(lambda: is_idle(engine))
-            assert len((await engine.score([0, 5, 6], labels, prompt=None)).log_likelihoods) == 20
+            assert len((await score_all(engine, [0, 5, 6], labels, prompt=None)).log_likelihoods) == 20
 
     run(check)
 
@@ -543,14 +546,14 @@ def test_a_deadline_is_that_of_all_labels_and_not_of_each(monkeypatch: pytest.Mo
         labels = [(7, k, 5) for k in range(20, 40)]
         left_s: list[float] = []
         async with running(max_num_seqs=2) as engine:
-            add_scoring = engine._engine.add_scoring
+            submit = Engine.submit
 
             def note(*arguments: Any, deadline_s: float, **options: Any) -> int:
                 left_s.append(deadline_s)
-                return add_scoring(*arguments, deadline_s=deadline_s, **options)
+                return submit(*arguments, deadline_s=deadline_s, **options)
 
-            monkeypatch.setattr(engine._engine, "add_scoring", note)
-            await engine.score([0, 5, 6], labels, prompt=None, deadline_s=100.0)
+            monkeypatch.setattr(Engine, "submit", note)
+            await score_all(engine, [0, 5, 6], labels, prompt=None, deadline_s=100.0)
         assert len(left_s) == len(labels)
         assert left_s == sorted(left_s, reverse=True)
         assert left_s[-1] < left_s[0] < 100
@@ -567,7 +570,7 @@ def test_scoring_is_refused_as_a_whole_when_the_queue_cannot_take_half_a_batch_o
             tasks += [asyncio.create_task(tokens_of(engine, [0, 5, k + 3], params=LONG)) for k in range(3)]
             await until(lambda: engine.stats.num_waiting == 3)
             with pytest.raises(Overloaded):
-                await engine.score([0, 5], labels, prompt=None)
+                await score_all(engine, [0, 5], labels, prompt=None)
             for task in tasks:
                 task.cancel()
             await _ends(tasks)
@@ -579,9 +582,9 @@ def test_scoring_of_more_continuations_than_the_queue_holds_never_fills_it() -> 
     async def check() -> None:
         labels = [(k, 5, 6) for k in range(20, 60)]
         async with running(max_waiting_requests=8, max_num_seqs=4) as engine:
-            several = await asyncio.gather(*(engine.score([0, 5], labels, prompt=None) for _ in range(4)))
+            several = await asyncio.gather(*(score_all(engine, [0, 5], labels, prompt=None) for _ in range(4)))
         async with running() as engine:
-            wanted = await engine.score([0, 5], labels, prompt=None)
+            wanted = await score_all(engine, [0, 5], labels, prompt=None)
         for scoring in several:
             assert scoring.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-4)
 
@@ -592,7 +595,7 @@ def test_what_was_begun_is_not_refused_half_way() -> None:
     async def check() -> None:
         labels = [(k, 5, 6) for k in range(20, 60)]
         async with running(max_waiting_requests=4, max_num_seqs=2) as engine:
-            scoring = asyncio.create_task(engine.score([0, 5], labels, prompt=None))
+            scoring = asyncio.create_task(score_all(engine, [0, 5], labels, prompt=None))
             await until(lambda: engine.stats.num_steps > 1)
             others = []
             while not scoring.done():

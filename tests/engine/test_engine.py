@@ -9,6 +9,7 @@ import torch
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
+from app.engine.output.request_output import TextOutput
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import attend_reference, attend_sdpa
@@ -124,7 +125,7 @@ def test_all_users_of_a_poisoned_prompt_fail_and_give_everything_back() -> None:
     engine = make_engine()
     for k in range(5):
         engine.add(text_of(k), prompt=poisoned_prompt(), params=greedy_params(), num_shared_tokens=k % 3)
-    engine.add_scoring(text_of(9), {5: (3, 4)}, prompt=poisoned_prompt(), num_shared_tokens=2)
+    engine.add(text_of(9), score_targets={5: (3, 4)}, prompt=poisoned_prompt(), num_shared_tokens=2)
     found = naive.run(engine)
     assert [deltas[-1].finish_reason for deltas in found.values()] == [FinishReason.ERROR] * 6
     assert engine.stats.num_free_blocks == engine.stats.num_blocks
@@ -241,14 +242,14 @@ def test_a_failed_step_loses_no_delta_it_had_already_found(monkeypatch: pytest.M
     engine = make_engine()
     first = engine.add(text_of(1), params=greedy_params(1))
     second = engine.add(text_of(2), params=greedy_params(5))
-    whole = engine._append
+    whole = TextOutput.add
 
-    def fail_second(sequence: object, *rest: object) -> None:
-        if sequence.sequence_id == second:  # type: ignore[attr-defined]
+    def fail_second(output: TextOutput, *rest: object) -> object:
+        if output.sequence.sequence_id == second:
             raise RuntimeError
-        whole(sequence, *rest)  # type: ignore[arg-type]
+        return whole(output, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_append", fail_second)
+    monkeypatch.setattr(TextOutput, "add", fail_second)
     with pytest.raises(RuntimeError):
         engine.step()
     reasons = {i: delta.finish_reason for i, delta in engine.reset()}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
+from app.engine.output.scoring import PathScores
 from app.engine.sequence import FinishReason
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
@@ -77,19 +78,23 @@ def add(engine: Engine, number: int) -> int:
     prompt = prompts[number % 5]
     if number % 9 == 8:
         targets = {len(text) - 1: (4, 5, 6), max(0, len(text) - 3): (7,)}
-        return engine.add_scoring(text, targets, prompt=prompt)
+        return engine.add(text, score_targets=targets, prompt=prompt)
     shared = len(text) // 2 if number % 3 == 0 else 0
     return engine.add(text, prompt=prompt, params=params_of(number), num_shared_tokens=shared)
 
 
-def answer_of(deltas: list[Delta]) -> dict[str, object]:
+def answer_of(deltas: list[Delta | PathScores]) -> dict[str, object]:
     """All a reader of the deltas can know, but when it came; cached tokens depend on when, too."""
+    if isinstance(deltas[-1], PathScores):
+        (scores,) = deltas
+        nothing = answer_of([Delta(finish_reason=scores.finish_reason)])
+        return {**nothing, "scores": scores.logprobs}
     return {
         "tokens": naive.tokens(deltas),
         "text": "".join(delta.text for delta in deltas),
         "logprobs": [entry for delta in deltas for entry in delta.logprobs or ()],
         "prompt_logprobs": [entry for delta in deltas for entry in delta.prompt_logprobs or ()],
-        "scores": deltas[-1].scores,
+        "scores": None,
         "reasons": [delta.finish_reason for delta in deltas],
         "stop": deltas[-1].stop_reason,
     }
@@ -147,7 +152,7 @@ def test_arrivals_and_cancels_at_any_time_change_no_other_answer(seed: int, way:
         if running and choice.random() < 0.15:
             aborted.add(choice.choice(running))
             engine.abort(max(aborted))
-        for sequence_id, delta in engine.step():
+        for sequence_id, delta in naive.step(engine):
             assert sequence_id not in aborted or sequence_id != max(aborted)
             found.setdefault(sequence_id, []).append(delta)
         engine.scheduler.audit()
@@ -275,7 +280,7 @@ def test_telling_the_device_a_decode_step_never_waits_for_it(on_cuda: Backbone) 
         engine.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        flight = engine._launch(0.0)
+        pending = engine.begin_step(0.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(flight.read_out.choosers) == 3
+    assert len(pending.read_out.choosers) == 3

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from app.engine.admission import EngineRequest
 from app.engine.block_manager import BlockManager
 from app.engine.scheduler import MAX_PROMPT_LOGITS, Scheduler
 from app.engine.sequence import Sequence
@@ -248,7 +249,12 @@ def test_everything_ends_in_the_smallest_pool_that_was_accepted(seed: int) -> No
         )
     block_size = generator.choice([1, 2, 4, 8])
     max_num_seqs = generator.randint(1, 5)
-    needed = max(make_scheduler(block_size=block_size).num_blocks_alone(sequence) for sequence in sequences)
+    needed = max(
+        EngineRequest(
+            token_ids=each.token_ids, prompt=each.prompt, params=each.params, num_shared_tokens=each.num_shared_tokens
+        ).num_blocks(block_size)
+        for each in sequences
+    )
     scheduler = make_scheduler(
         num_blocks=1 + needed,
         block_size=block_size,

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
+from app.engine.output.scoring import PathScores
 from app.engine.sequence import FinishReason
 from app.errors import Overloaded
 from app.model.backbone import Backbone
@@ -81,7 +82,7 @@ class Wanted:
     text: int
     max_tokens: int
     targets: dict[int, tuple[int, ...]] | None = None
-    found: list[Delta] = field(default_factory=list)
+    found: list[Delta | PathScores] = field(default_factory=list)
 
 
 class Driver:
@@ -161,12 +162,12 @@ class Driver:
         wanted = Wanted(self._any_prompt(), index, 0, targets)
         self._submit(
             wanted,
-            lambda: self.engine.add_scoring(text, targets, prompt=self._prompt(wanted), num_shared_tokens=shared),
+            lambda: self.engine.add(text, score_targets=targets, prompt=self._prompt(wanted), num_shared_tokens=shared),
         )
 
     def step(self) -> None:
         self.clock.now_s += 0.1
-        self.take(self.engine.step())
+        self.take(naive.step(self.engine))
 
     def fail(self) -> None:
         """A step in which the device gives up."""
@@ -177,10 +178,10 @@ class Driver:
                 self.engine.step()
         finally:
             self.engine.model_runner.run = whole  # type: ignore[method-assign]
-        self.take(self.engine.reset())
+        self.take([*self.engine.reset(), *self.engine.take_scores()])
         assert self.engine.stats.num_running == 0
 
-    def take(self, deltas: list[tuple[int, Delta]]) -> None:
+    def take(self, deltas: list[tuple[int, Delta | PathScores]]) -> None:
         for sequence_id, delta in deltas:
             wanted = self.open[sequence_id]
             wanted.found.append(delta)
@@ -202,9 +203,9 @@ class Driver:
     def wait(self) -> None:
         self.clock.now_s += self.random.choice([0.5, 3.0])
 
-    def check(self, wanted: Wanted, last: Delta) -> None:
+    def check(self, wanted: Wanted, last: Delta | PathScores) -> None:
         """What a sequence gave is what the naive loop gives, as far as it came."""
-        tokens = naive.tokens(wanted.found)
+        tokens = [] if isinstance(last, PathScores) else naive.tokens(wanted.found)
         if wanted.prompt == POISON:
             assert tokens == []
             assert last.finish_reason is not FinishReason.LENGTH or wanted.max_tokens == 0
@@ -213,9 +214,9 @@ class Driver:
         if last.finish_reason is FinishReason.LENGTH:
             assert len(tokens) == wanted.max_tokens
         if wanted.targets is not None and last.finish_reason is FinishReason.LENGTH:
-            assert last.scores is not None
+            assert isinstance(last, PathScores)
             logprobs = naive.text_logits(self.backbone, self._prompt(wanted), TEXTS[wanted.text]).log_softmax(-1)
-            for (index, token_id), value in last.scores.items():
+            for (index, token_id), value in last.logprobs.items():
                 assert value == pytest.approx(float(logprobs[index, token_id]), abs=1e-4)
 
     def check_nothing_is_left(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -14,7 +15,7 @@ from app.task_prompt import PromptKind, TaskPrompt
 
 
 def text_logits(backbone: Backbone, prompt: TaskPrompt | None, token_ids: Sequence[int]) -> torch.Tensor:
-    """(len(token_ids), vocab_size): the logits behind every token of the text."""
+    """(len(token_ids), vocab_size): the logits after every token of the text."""
     embeds = backbone.embed(torch.tensor(list(token_ids)))
     cache = None
     if prompt is not None and prompt.kind is PromptKind.KV:
@@ -46,13 +47,18 @@ def greedy(
     return ids[len(token_ids) :], torch.stack(rows)
 
 
-def run(engine: Engine, *, is_audited: bool = True) -> dict[int, list[Delta]]:
-    """Step until nothing is unfinished: sequence id to its deltas."""
-    id_to_deltas: dict[int, list[Delta]] = {}
+def step(engine: Engine) -> list[tuple[int, Any]]:
+    """What one step gave to which sequence: deltas, and the scores of scored ones."""
+    return [*engine.step(), *engine.take_scores()]
+
+
+def run(engine: Engine, *, is_audited: bool = True) -> dict[int, list[Any]]:
+    """Step until nothing is unfinished: sequence id to its deltas, or to its scores."""
+    id_to_deltas: dict[int, list[Any]] = {}
     for _ in range(10_000):
         if not engine.has_unfinished:
             return id_to_deltas
-        for sequence_id, delta in engine.step():
+        for sequence_id, delta in step(engine):
             id_to_deltas.setdefault(sequence_id, []).append(delta)
         if is_audited:
             engine.scheduler.audit()

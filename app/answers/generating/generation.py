@@ -70,17 +70,8 @@ async def encode_for(services: Services, prompt: TaskPrompt | None, text: str) -
     else:
         token_ids = encode_text(tokenizer, text)
     token_ids = continue_prompt(tokenizer, prompt, token_ids)
-    require_room(services, prompt, len(token_ids))
+    services.engine.require_room(prompt, len(token_ids))
     return tuple(token_ids)
-
-
-def require_room(services: Services, prompt: TaskPrompt | None, num_tokens: int) -> None:
-    """Raises InvalidInput: the text is too long, whatever is to be generated."""
-    num_virtual = prompt.num_virtual_tokens if prompt else 0
-    room = services.engine.config.max_model_len - num_virtual
-    if num_tokens > room:
-        message = f"the text has {num_tokens} tokens, and there is room for {room} behind the prompt's {num_virtual}"
-        raise InvalidInput(message, param="prompt")
 
 
 def make_params(
@@ -100,16 +91,10 @@ def make_params(
     if any(not 0 <= token_id < services.backbone.vocab_size for token_id in merged.get("logit_bias", ())):
         raise InvalidInput("logit_bias names a token id outside the vocabulary", param="logit_bias")
     if "max_tokens" not in given:
-        room = num_positions(services) - target.num_virtual_tokens - num_tokens
+        room = services.engine.max_positions - target.num_virtual_tokens - num_tokens
         wanted = merged.get("max_tokens", default_max_tokens)
         merged["max_tokens"] = max(1, room if wanted is None else min(room, wanted))
     return SamplingParams(**merged)
-
-
-def num_positions(services: Services) -> int:
-    """What one sequence can fill: the context, or the cache where that is smaller (less copies of partial blocks)."""
-    config = services.engine.config
-    return min(config.max_model_len, max(1, config.num_blocks - 3) * config.block_size)
 
 
 def ask_n(token_ids: tuple[int, ...], params: SamplingParams, n: int) -> list[Ask]:

@@ -13,13 +13,14 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app.answers.batch import all_of, max_at_once
+from app.answers.batch import max_at_once
 from app.answers.generating.generation import Ask, collect, generate_all, make_params
 from app.answers.generating.labels import TINY
 from app.answers.generating.runs import score_labels
+from app.engine.gather import all_of
 from app.engine.output.delta import Delta
 from app.engine.output.detokenizer import Detokenizer
-from app.engine.output.scoring import Scoring
+from app.engine.output.scoring import Scoring, ScoringPlan
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
 from app.http.protection.auth import cache_salt
@@ -62,7 +63,8 @@ def make_answer_params(
             message = f"{target.flow} answers with one of its labels, and {name} is for texts; set free_text to get one"
             raise InvalidInput(message, param=name)
     defaults = {name: target.sampling[name] for name in DRAWN_BY if name in target.sampling}
-    longest = max(map(len, services.labels.encode(target.input_template, target.labels)))
+    plan = services.labels.plan(target.input_template, target.labels)
+    longest = max(map(len, plan.continuations))
     drawn = replace(target, sampling={"temperature": 0.0, **defaults})
     return make_params(services, drawn, {"max_tokens": longest, **given}, num_tokens=num_tokens, default_max_tokens=0)
 
@@ -84,16 +86,15 @@ async def _write_labels(
     """All choices of one text are made from one scoring of it."""
     services.check_accepting()
     ends_at = time.monotonic() + deadline_s
-    label_ids = services.labels.encode(target.input_template, target.labels)
-    width = services.labels.num_sequences(target.input_template, target.labels)
-    at_once = max_at_once(services.engine, services.engine.num_scored_at_once(width))
-    look = _find_likeliest if asks[0].params.is_greedy and width > NUM_TRIED else _score_all
+    plan = services.labels.plan(target.input_template, target.labels)
+    at_once = max_at_once(services.engine, services.engine.num_scored_at_once(plan.num_sequences))
+    look = _find_likeliest if asks[0].params.is_greedy and plan.num_sequences > NUM_TRIED else _score_all
     texts = list(dict.fromkeys(ask.token_ids for ask in asks))
-    finding = (look(services, target, token_ids, label_ids, ends_at) for token_ids in texts)
+    finding = (look(services, target, token_ids, plan, ends_at) for token_ids in texts)
     found = dict(zip(texts, await all_of(finding, at_once=at_once), strict=True))
     for index, ask in enumerate(asks):
         place = _choose(found[ask.token_ids], ask.params)
-        delta = _write(services, target, ask, place, label_ids[place])
+        delta = _write(services, target, ask, place, plan.continuations[place])
         if ask.params.logprobs is not None:
             delta = await _with_logprobs(services, target, ask, delta, ends_at - time.monotonic())
         yield index, replace(delta, num_cached_tokens=found[ask.token_ids].num_cached)
@@ -112,14 +113,14 @@ class _Found:
 
 
 async def _score_all(
-    services: Services, target: Target, token_ids: Sequence[int], label_ids: Sequence[Sequence[int]], ends_at: float
+    services: Services, target: Target, token_ids: Sequence[int], plan: ScoringPlan, ends_at: float
 ) -> _Found:
-    judged = await score_labels(services, target, token_ids, label_ids, ends_at - time.monotonic())
+    judged = await score_labels(services, target, token_ids, plan, ends_at - time.monotonic())
     return _Found(judged.best, judged.chances.probabilities, judged.num_cached)
 
 
 async def _find_likeliest(
-    services: Services, target: Target, token_ids: Sequence[int], label_ids: Sequence[Sequence[int]], ends_at: float
+    services: Services, target: Target, token_ids: Sequence[int], plan: ScoringPlan, ends_at: float
 ) -> _Found:
     """What `_score_all` finds to be the likeliest of many labels, from a few of them.
 
@@ -130,13 +131,14 @@ async def _find_likeliest(
     async def score(continuations: Sequence[Sequence[int]]) -> Scoring:
         return await services.engine.score(
             token_ids,
-            continuations,
+            services.engine.plan_scoring(continuations),
             prompt=target.prompt,
             cache_salt=cache_salt.get(),
             flow=target.flow,
             deadline_s=ends_at - time.monotonic(),
         )
 
+    label_ids = plan.continuations
     firsts = list(dict.fromkeys(ids[:1] for ids in label_ids))
     scoring = await score(firsts)
     first_to_bound = dict(zip(firsts, scoring.log_likelihoods, strict=True))

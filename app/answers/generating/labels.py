@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.engine.output.scoring import plan_scoring
 from app.measure.label_tree import encode_labels
 
 if TYPE_CHECKING:
+    from app.engine.output.scoring import ScoringPlan
     from app.model.backbone import Backbone
     from app.model.layout import Template
 
@@ -58,26 +58,22 @@ class LabelChances:
 
 
 class LabelBook:
-    """The ids of each task's labels, encoded once: a task of 150 labels would otherwise cost a request milliseconds."""
+    """The scoring plan of each task's labels, made once: for 150 labels it would otherwise cost a request milliseconds.
 
-    def __init__(self, backbone: Backbone) -> None:
+    Args: plan: `AsyncEngine.plan_scoring`.
+    """
+
+    def __init__(self, backbone: Backbone, plan: Callable[[Sequence[Sequence[int]]], ScoringPlan]) -> None:
         self._backbone = backbone
-        self._encoded: OrderedDict[tuple[str, tuple[str, ...]], tuple[list[tuple[int, ...]], int]] = OrderedDict()
+        self._plan = plan
+        self._key_to_plan: OrderedDict[tuple[str, tuple[str, ...]], ScoringPlan] = OrderedDict()
 
-    def encode(self, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
-        """Ids of each label as it continues the template. Raises InvalidInput where two are the same."""
-        return self._find(template, labels)[0]
-
-    def num_sequences(self, template: Template, labels: Sequence[str]) -> int:
-        """Sequences of the engine that scoring all labels of one text takes. Raises what `encode` raises."""
-        return self._find(template, labels)[1]
-
-    def _find(self, template: Template, labels: Sequence[str]) -> tuple[list[tuple[int, ...]], int]:
+    def plan(self, template: Template, labels: Sequence[str]) -> ScoringPlan:
+        """How the labels are scored as they continue the template. Raises InvalidInput where two are the same."""
         key = template.text, tuple(labels)
-        if key not in self._encoded:
-            label_ids = encode_labels(self._backbone, template, labels)
-            self._encoded[key] = label_ids, len(plan_scoring(label_ids))
-        self._encoded.move_to_end(key)
-        while len(self._encoded) > MAX_BOOKS:
-            self._encoded.popitem(last=False)
-        return self._encoded[key]
+        if key not in self._key_to_plan:
+            self._key_to_plan[key] = self._plan(encode_labels(self._backbone, template, labels))
+        self._key_to_plan.move_to_end(key)
+        while len(self._key_to_plan) > MAX_BOOKS:
+            self._key_to_plan.popitem(last=False)
+        return self._key_to_plan[key]

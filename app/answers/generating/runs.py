@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.answers.batch import all_of, ask_each, max_at_once
+from app.answers.batch import ask_each, max_at_once
 from app.answers.ensembles import Combine, Ensemble, choose_text, combine_chances
 from app.answers.generating.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
 from app.answers.generating.labels import LabelChances
+from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.http.fields import Usage
 from app.http.protection.auth import cache_salt
@@ -19,6 +20,7 @@ from app.http.tasks.runs_schema import MemberAnswer, RunChunk, RunResult
 if TYPE_CHECKING:
     from app.answers.readiness import Services
     from app.answers.targets import Target
+    from app.engine.output.scoring import ScoringPlan
 
 DEFAULT_MAX_TOKENS = 64
 GREEDY = {"temperature": 0.0}
@@ -86,8 +88,8 @@ def _num_sequences(services: Services, answerer: Target | Ensemble) -> int:
         return sum(_num_sequences(services, member) for member in answerer.members)
     if not answerer.labels:
         return 1
-    num_paths = services.labels.num_sequences(answerer.input_template, answerer.labels)
-    return services.engine.num_scored_at_once(num_paths)
+    plan = services.labels.plan(answerer.input_template, answerer.labels)
+    return services.engine.num_scored_at_once(plan.num_sequences)
 
 
 def total_usage(outcomes: Sequence[RunOutcome]) -> Usage:
@@ -175,20 +177,20 @@ async def judge(
 async def _judge_alone(services: Services, target: Target, text: str, deadline_s: float) -> Judgement:
     template = target.input_template
     token_ids = await encode_for(services, target.prompt, template.render(text))
-    label_ids = services.labels.encode(template, target.labels)
-    return await score_labels(services, target, token_ids, label_ids, deadline_s)
+    plan = services.labels.plan(template, target.labels)
+    return await score_labels(services, target, token_ids, plan, deadline_s)
 
 
 async def score_labels(
     services: Services,
     target: Target,
     token_ids: Sequence[int],
-    label_ids: Sequence[Sequence[int]],
+    plan: ScoringPlan,
     deadline_s: float,
 ) -> Judgement:
-    """How likely each label is as the continuation of `token_ids` behind the target's prompt."""
+    """How likely each label of the plan is as the continuation of `token_ids` behind the target's prompt."""
     scoring = await services.engine.score(
-        token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=deadline_s
+        token_ids, plan, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=deadline_s
     )
     chances = LabelChances.from_log_likelihoods(scoring.log_likelihoods, target.label_temperature)
     services.metrics.observe_label_mass(chances.mass)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from app.answers.batch import ask_each, max_at_once
 from app.answers.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
-from app.answers.generating.generation import Ask, collect, num_positions
+from app.answers.generating.generation import Ask, collect
 from app.answers.generating.labels import LabelChances
 from app.answers.targets import Target
-from app.engine.output.scoring import plan_scoring
 from app.errors import InvalidInput
 from app.http.protection.auth import cache_salt
 from app.measure.dataset import Example, hash_examples
@@ -161,16 +160,16 @@ async def _score(
     services: Services, target: Target, examples: Sequence[Example], deadline_s: float
 ) -> list[list[float]]:
     """log P(label | prompt, text) of every label for every example."""
-    label_ids = services.labels.encode(target.input_template, target.labels)
-    texts = await encode_texts(services, target, examples, max(map(len, label_ids)))
+    plan = services.labels.plan(target.input_template, target.labels)
+    texts = await encode_texts(services, target, examples, max(map(len, plan.continuations)))
 
     async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
         scoring = await services.engine.score(
-            token_ids, label_ids, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=left_s
+            token_ids, plan, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=left_s
         )
         return scoring.log_likelihoods
 
-    num_sequences = services.engine.num_scored_at_once(len(plan_scoring(label_ids)))
+    num_sequences = services.engine.num_scored_at_once(plan.num_sequences)
     return await ask_each(texts, score, deadline_s, at_once=examples_at_once(services.engine, num_sequences))
 
 
@@ -194,7 +193,7 @@ async def encode_texts(
     """Texts as they stand behind the prompt; those too long lose their end, as in tuning."""
     if not examples:
         raise InvalidInput("there are no examples to evaluate on", param="examples")
-    room = input_room(num_positions(services), target.num_virtual_tokens, num_after)
+    room = input_room(services.engine.max_positions, target.num_virtual_tokens, num_after)
     inputs = [example.input for example in examples]
     encoded = await asyncio.to_thread(
         encode_inputs, services.backbone, target.prompt, target.input_template, inputs, room

@@ -109,7 +109,7 @@ async def _loss_of_targets(services: Services, target: Target, examples: Sequenc
         text, answer = pair
         scoring = await services.engine.score(
             text,
-            [answer],
+            services.engine.plan_scoring([answer]),
             prompt=target.prompt,
             cache_salt=cache_salt.get(),
             flow=target.flow,

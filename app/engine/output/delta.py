@@ -15,12 +15,11 @@ class Delta:
     Attributes:
         text: text that became certain; it can lag behind the tokens while a character or stop string is unfinished.
         token_ids: tokens generated in this step.
-        logprobs: one for each token, where the request asked for them.
-        prompt_logprobs: one for each token of the request's text, once, where asked for; None for the first one,
-            which has no text in front.
+        logprobs: one for each token, if the request asked for them.
+        prompt_logprobs: one for each token of the request's text, once, if asked for; None for the first one,
+            which has no text before it.
         stop_reason: the stop string or token id that ended the text.
         num_cached_tokens: tokens of prefixes that did not have to be computed for this sequence.
-        scores: (index of a text token, token id behind it) to log-probability, for scoring sequences.
     """
 
     text: str = ""
@@ -30,4 +29,3 @@ class Delta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     num_cached_tokens: int = 0
-    scores: dict[tuple[int, int], float] | None = None

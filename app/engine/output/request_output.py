@@ -1,4 +1,4 @@
-"""Output: what a sequence has to show, from the tokens the engine gave it to the deltas that its reader gets."""
+"""What a sequence has to show: deltas of text for its reader, or the scores of a scored one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.engine.output.delta import Delta
 from app.engine.output.detokenizer import Detokenizer
+from app.engine.output.scoring import PathScores
 from app.engine.sequence import FinishReason, Sequence
 
 if TYPE_CHECKING:
@@ -13,8 +14,23 @@ if TYPE_CHECKING:
     from app.model.sampler import TokenLogprob
 
 
-class Output:
-    """Of one sequence. Every call of `add` or `end` makes a delta, and the one with a finish reason is the last."""
+class ScoringOutput:
+    """Of a scored sequence, which has nothing to show before its end."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self._logprobs: dict[tuple[int, int], float] = {}
+
+    def note_scores(self, index: int, id_to_score: dict[int, float]) -> None:
+        """How likely ids are after the text token of this index."""
+        self._logprobs.update({(index, token_id): score for token_id, score in id_to_score.items()})
+
+    def end(self, reason: FinishReason) -> PathScores:
+        return PathScores(self._logprobs, reason, self.sequence.num_cached_tokens)
+
+
+class TextOutput:
+    """Of a generating sequence. Each call of `add` or `end` makes a delta; the one with a finish reason is the last."""
 
     def __init__(self, sequence: Sequence, backbone: Backbone) -> None:
         params = sequence.params
@@ -26,15 +42,10 @@ class Output:
             backbone.tokenizer, sequence.token_ids, params.stop, include_stop=params.include_stop_str_in_output
         )
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
-        self._scores: dict[tuple[int, int], float] = {}
-
-    def note_scores(self, index: int, id_to_score: dict[int, float]) -> None:
-        """How likely ids are behind the text token of this index; shown at the end."""
-        self._scores.update({(index, token_id): score for token_id, score in id_to_score.items()})
 
     def note_prompt_logprob(self, index: int, logprob: TokenLogprob) -> None:
-        """Of the text token behind the one of this index; shown with the next delta."""
-        # a sequence that was preempted meanwhile may have asked for a row again before this one was known
+        """Of the text token after the one of this index; shown with the next delta."""
+        # a sequence that was preempted in the meantime may ask for a row again before this one is known
         if index >= self.sequence.num_reported_logprobs:
             self._prompt_logprobs.append(logprob)
             self.sequence.num_reported_logprobs = index + 1
@@ -66,7 +77,6 @@ class Output:
             prompt_logprobs=self._take_prompt_logprobs(),
             finish_reason=reason,
             num_cached_tokens=self.sequence.num_cached_tokens,
-            scores=self._scores if self.sequence.score_targets is not None else None,
         )
 
     def _take_prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:

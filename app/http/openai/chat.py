@@ -19,7 +19,6 @@ from app.answers.generating.generation import (
     encode_for,
     finish_reason_of,
     put_together,
-    require_room,
 )
 from app.answers.generating.label_answers import answer_all, choose_form, make_answer_params
 from app.answers.naming import naming_text
@@ -98,7 +97,7 @@ async def _render(services: Services, target: Target, messages: Sequence[Message
         message = f"{services.backbone.name} has no chat template; use /v1/completions, or a task that has a template"
         raise InvalidInput(message, param="model")
     token_ids = await asyncio.to_thread(_apply_chat_template, services, messages)
-    require_room(services, target.prompt, len(token_ids))
+    services.engine.require_room(target.prompt, len(token_ids))
     return token_ids
 
 

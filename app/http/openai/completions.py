@@ -19,7 +19,6 @@ from app.answers.generating.generation import (
     encode_for,
     finish_reason_of,
     put_together,
-    require_room,
 )
 from app.answers.generating.label_answers import answer_all, choose_form, make_answer_params
 from app.answers.readiness import Services
@@ -79,7 +78,7 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 async def _read_text(services: Services, target: Target, prompt: str | list[int]) -> _Text:
     if isinstance(prompt, str):
         return _Text(await encode_for(services, target.prompt, prompt), prompt)
-    require_room(services, target.prompt, len(prompt))
+    services.engine.require_room(target.prompt, len(prompt))
     if max(prompt) >= services.backbone.vocab_size:
         raise InvalidInput("prompt holds a token id outside the vocabulary", param="prompt")
     return _Text(tuple(prompt), services.backbone.tokenizer.decode(prompt, skip_special_tokens=True))

@@ -27,7 +27,6 @@ from app.http.openai.decisions_schema import (
 from app.http.protection.deps import DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.measure.label_tree import encode_labels
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -81,8 +80,8 @@ async def _judge(
 ) -> Judgement:
     with naming(param):
         token_ids = await encode_for(services, target.prompt, TEMPLATE.render(asked.write(text)))
-        label_ids = encode_labels(services.backbone, TEMPLATE, asked.answers)
-        return await score_labels(services, target, token_ids, label_ids, deadline_s)
+        plan = services.labels.plan(TEMPLATE, asked.answers)
+        return await score_labels(services, target, token_ids, plan, deadline_s)
 
 
 def _reply(target: Target | Ensemble, answers: Sequence[Answer], judged: Sequence[Judgement]) -> Decision:

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from app.answers.batch import all_of
 from app.answers.ensembles import Ensemble, choose_combine, find_answerer
 from app.answers.generating.generation import Begun
 from app.answers.generating.runs import Run, run_all, stream_run, total_usage
 from app.answers.naming import naming_text
 from app.answers.targets import Target
+from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.http.fields import MAX_MODEL_CHARS
 from app.http.protection.deps import DeadlineDep, ServicesDep

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.engine.output.delta import Delta
-from app.engine.output.request_output import Output
+from app.engine.output.request_output import ScoringOutput, TextOutput
 from app.engine.sequence import FinishReason, Sequence
 from app.model.backbone import Backbone
 from app.model.sampler import TokenLogprob
@@ -24,22 +24,21 @@ def ids_of(backbone: Backbone, text: str) -> list[int]:
     return backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def make(backbone: Backbone, text: str = "ab", *, scoring: bool = False, **params: object) -> Output:
+def make(backbone: Backbone, text: str = "ab", **params: object) -> TextOutput:
     ids = ids_of(backbone, text)
-    return Output(
+    return TextOutput(
         Sequence(
             sequence_id=1,
             token_ids=ids,
             num_prompt_tokens=len(ids),
             params=SamplingParams(**{"max_tokens": 20, **params}),
             seed=0,
-            score_targets={0: (5,)} if scoring else None,
         ),
         backbone,
     )
 
 
-def write(output: Output, ids: list[int]) -> list[Delta]:
+def write(output: TextOutput, ids: list[int]) -> list[Delta]:
     """As the engine does it: nothing is added behind an end."""
     deltas = []
     for token_id in ids:
@@ -101,10 +100,10 @@ def test_an_end_without_a_token_shows_all_that_is_left(backbone: Backbone) -> No
     write(output, ids_of(backbone, "cd"))
     delta = output.end(FinishReason.DEADLINE)
     assert (delta.text, delta.token_ids, delta.finish_reason) == ("cd", (), FinishReason.DEADLINE)
-    assert delta.scores is None
 
 
 def test_scores_are_shown_at_the_end_of_a_scoring_sequence(backbone: Backbone) -> None:
-    output = make(backbone, scoring=True, max_tokens=0)
+    output = ScoringOutput(make(backbone, max_tokens=0).sequence)
     output.note_scores(0, {5: -1.5, 6: -2.5})
-    assert output.end(FinishReason.LENGTH).scores == {(0, 5): -1.5, (0, 6): -2.5}
+    scores = output.end(FinishReason.LENGTH)
+    assert (scores.logprobs, scores.finish_reason) == ({(0, 5): -1.5, (0, 6): -2.5}, FinishReason.LENGTH)

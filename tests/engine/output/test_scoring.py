@@ -4,24 +4,24 @@ import random
 
 import pytest
 
-from app.engine.output.scoring import plan_scoring, sum_scores
+from app.engine.output.scoring import ScoringPlan
 
 Continuation = tuple[int, ...]
 
 
 def log_likelihood(node: Continuation, token_id: int) -> float:
-    """Any function of what stands in front and the token will do."""
+    """Any function of the earlier tokens and this one will do."""
     return -(1 + sum((i + 2) * (token + 1) for i, token in enumerate(node)) * 0.37 + token_id * 0.11)
 
 
 def score(continuations: list[Continuation]) -> list[float]:
     """Through the plan: what an engine would find on each path."""
-    paths = plan_scoring(continuations)
+    plan = ScoringPlan.of(continuations)
     found = [
         {(place, t): log_likelihood(path.token_ids[:place], t) for place, ids in path.targets.items() for t in ids}
-        for path in paths
+        for path in plan.paths
     ]
-    return sum_scores(continuations, paths, found)
+    return plan.sum(found)
 
 
 def naive_score(continuation: Continuation) -> float:
@@ -54,21 +54,21 @@ def test_random_sets_give_what_scoring_each_alone_gives() -> None:
 
 
 def test_labels_of_one_token_need_one_path_with_no_token_of_its_own() -> None:
-    (path,) = plan_scoring([(1,), (2,), (3,)])
+    (path,) = ScoringPlan.of([(1,), (2,), (3,)]).paths
     assert (path.token_ids, path.targets) == ((), {0: (1, 2, 3)})
 
 
 def test_the_last_token_of_a_label_is_never_put_in() -> None:
-    (path,) = plan_scoring([(1, 2, 3)])
+    (path,) = ScoringPlan.of([(1, 2, 3)]).paths
     assert path.token_ids == (1, 2)
 
 
 def test_every_place_of_the_tree_is_looked_at_once() -> None:
-    paths = plan_scoring(CASES["150 labels"])
+    paths = ScoringPlan.of(CASES["150 labels"]).paths
     places = [path.token_ids[:place] for path in paths for place in path.targets]
     assert len(places) == len(set(places))
     assert len(paths) <= 150
 
 
 def test_labels_that_part_late_share_their_beginning() -> None:
-    assert len(plan_scoring([(1, 2, 3), (1, 2, 4), (1, 2, 5)])) == 1
+    assert ScoringPlan.of([(1, 2, 3), (1, 2, 4), (1, 2, 5)]).num_sequences == 1

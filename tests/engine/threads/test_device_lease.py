@@ -12,6 +12,7 @@ from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.threads.device_lease import MAX_CREDIT_S, REST_S, DeviceLease
+from app.engine.threads.engine_thread import EngineThread
 from app.errors import Draining, EngineDead
 from app.sampling import SamplingParams
 from tests.support.models import tiny_backbone
@@ -172,18 +173,19 @@ def test_work_runs_on_the_engines_thread_beside_sequences_that_all_end(engine: A
 def test_who_came_during_a_step_is_looked_at_before_a_guest() -> None:
     backbone = tiny_backbone()
     config = EngineConfig.sized_for(backbone, max_num_seqs=4, tuning_share=0.2)
-    idle = AsyncEngine(Engine(backbone, config))  # its thread is this one
-    idle._engine.add([0, 5], params=PARAMS)
+    engine = Engine(backbone, config)
+    idle = EngineThread(engine)  # this one takes its place
+    engine.add([0, 5], params=PARAMS)
     guest = threading.Thread(target=lambda: idle.lease(lambda: None))
     guest.start()
-    while idle._commands.empty():
+    while not idle.num_commands:
         pass
-    idle._engine.step()
+    engine.step()
     idle.lease.note_step(1.0)
-    idle._give_turn()  # the command that announced the guest is not taken yet, as a request's would not be
+    idle.give_turn()  # the command that announced the guest is not taken yet, as a request's would not be
     assert idle.lease.has_turns
-    idle._take_commands()
-    idle._give_turn()
+    idle.take_commands()
+    idle.give_turn()
     assert not idle.lease.has_turns
     guest.join()
 
