@@ -89,7 +89,7 @@ def compare(
     from app.compare.comparison import require_packages
     from app.compare.isolation import Checkpoint
     from app.compare.setting import Setting
-    from app.measure.dataset import read_dataset
+    from app.measure.example_file import read_dataset
     from app.tuning.config import TuneConfig
 
     if plot is not None:

@@ -84,7 +84,7 @@ def distill(
     shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
     config = make_config(tried, {"init_text": init_text, **shared})
     from app.main import load_backbone
-    from app.measure.dataset import read_inputs
+    from app.measure.example_file import read_inputs
     from app.tuning.distillation.distillation_run import DistillationPlan
     from app.tuning.search import Search
     from app.tuning.tune import distill_prompt

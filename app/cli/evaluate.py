@@ -62,7 +62,7 @@ def evaluate(
         softswap eval sentiment@2 test.csv --json
         softswap eval sentiment@1+2+3 test.jsonl
     """
-    from app.measure.dataset import read_dataset
+    from app.measure.example_file import read_dataset
 
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     server = find_server(url, api_key)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.options.json_output import AsJson, write_json
 from app.cli.options.setting_options import ApiKey, Device, Model, RegistryFolder, Url, find_server, read_settings
 from app.cli.options.task_options import Alias, Description, NewTask, TaskOrVersion
-from app.cli.registries.registries import NewGate, find_registry, open_folder
+from app.cli.registries.registries import find_registry, open_folder
 from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
 from app.cli.views.task_view import print_fields, print_tasks
 from app.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from app.measure.promote import GateRequest
 
 tasks = typer.Typer(
     help="List, show, add, remove and export tasks; move aliases.",
@@ -217,17 +220,18 @@ def _ask_tokens(
 ) -> TokensAsked:
     if data is None:
         return TokensAsked(task, num_nearest, compare, (), plot)
-    from app.measure.dataset import read_dataset
+    from app.measure.example_file import read_dataset
 
     return TokensAsked(task, num_nearest, compare, read_dataset(data).examples, plot)
 
 
-def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> NewGate | None:
+def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> GateRequest | None:
     if data is None:
         return None
-    from app.measure.dataset import read_dataset
+    from app.measure.example_file import read_dataset
+    from app.measure.promote import GateRequest
 
-    return NewGate(read_dataset(data), metric, tolerance)
+    return GateRequest(read_dataset(data).examples, metric, tolerance)
 
 
 def _parse_target(text: str) -> int | dict[int, float]:

@@ -93,7 +93,7 @@ def tune(
         kinds=kind, inits=init, learning_rates=learning_rate, nums_virtual_tokens=num_virtual_tokens, seeds=seed
     )
     from app.main import load_backbone
-    from app.measure.dataset import read_dataset
+    from app.measure.example_file import read_dataset
     from app.tuning.config import DEFAULT_PATIENCE
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search

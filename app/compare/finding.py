@@ -14,6 +14,7 @@ from app.compare.weight_run import WeightRun
 from app.compare.written import choose_shots, written_prompts
 from app.measure.dataset import Example
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
@@ -133,12 +134,14 @@ def _best_copy(
 def _value(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]) -> float:
     measured = evaluate(
         backbone,
-        prompt,
-        plan.template,
-        plan.labels,
+        ServedPrompt(
+            prompt,
+            plan.template,
+            plan.labels,
+            max_input_tokens=plan.config.max_input_tokens,
+            max_new_tokens=plan.config.max_target_tokens,
+        ),
         examples,
-        max_input_tokens=plan.config.max_input_tokens,
-        max_new_tokens=plan.config.max_target_tokens,
     )
     return measured.metrics[measured.main_metric]
 

@@ -15,6 +15,7 @@ from app.compare.method import Method
 from app.compare.peak_memory import PeakMemory
 from app.compare.setting import Setting
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.tuning.run.rows import spread
 
@@ -82,12 +83,14 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         tuning_s, tuning_cpu_s = time.monotonic() - began, time.process_time() - began_cpu
     measured = evaluate(
         found.backbone,
-        found.prompt,
-        plan.template,
-        plan.labels,
+        ServedPrompt(
+            found.prompt,
+            plan.template,
+            plan.labels,
+            max_input_tokens=plan.config.max_input_tokens,
+            max_new_tokens=plan.config.max_target_tokens,
+        ),
         fitted.test,
-        max_input_tokens=plan.config.max_input_tokens,
-        max_new_tokens=plan.config.max_target_tokens,
     )
     latency_s = None
     if found.is_served:

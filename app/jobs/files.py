@@ -14,7 +14,8 @@ from app.errors import InvalidInput, NoSuchFile
 from app.jobs.database import Database, files
 from app.jobs.job import new_id
 from app.jobs.state_folder import StateFolder
-from app.measure.dataset import Dataset, Example, read_dataset, read_inputs
+from app.measure.dataset import Dataset, Example
+from app.measure.example_file import read_dataset, read_inputs
 
 MAX_FILE_BYTES = 100 * 2**20
 MAX_ALL_FILES_BYTES = 2 * 2**30

@@ -21,6 +21,8 @@ from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, logits_at, target_log_likelihoods
 
 ROOT = -1
+MAX_LOGITS = 2**24
+"""Logits of one forward, in numbers: bounds memory if labels or vocabularies are many."""
 
 
 def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
@@ -94,6 +96,10 @@ class LabelTree:
                 ancestor = self.parents[ancestor]
         return seen
 
+    def max_rows(self, vocab_size: int) -> int:
+        """Rows of one forward, so that memory holds their logits."""
+        return max(1, MAX_LOGITS // ((len(self.inner) + 1) * vocab_size))
+
     def membership(self, device: torch.device) -> torch.Tensor:
         """(num_nodes, num_sequences) float32: 1 where a node lies on a sequence's path."""
         matrix = torch.zeros(len(self.token_ids), len(self.paths))
@@ -157,8 +163,13 @@ def _one_by_one(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tr
 
 def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
     """Whether some layer of the backbone cannot see that many tokens; the tree's mask knows no windows."""
-    window = getattr(backbone.model.config.get_text_config(), "sliding_window", None)
+    window = attention_window(backbone)
     return window is not None and num_tokens > window
+
+
+def attention_window(backbone: Backbone) -> int | None:
+    """Tokens that the layers with the shortest sight can see; None: all layers see everything."""
+    return getattr(backbone.model.config.get_text_config(), "sliding_window", None)
 
 
 def _tree_mask(texts: PaddedBatch, tree: LabelTree, prefix: PromptPrefix) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from app.measure.plain_model import Evaluation
+from app.measure.evaluation import Evaluation
 from app.model.layout import Template
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt

@@ -19,9 +19,12 @@ from typing import Any
 
 import torch
 
-from app.measure.dataset import Dataset, Example, read_dataset
+from app.measure.dataset import Dataset, Example
+from app.measure.evaluation import Evaluation
+from app.measure.example_file import read_dataset
 from app.measure.metrics import majority_baseline
-from app.measure.plain_model import Evaluation, evaluate
+from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.registry import Registry
@@ -187,11 +190,8 @@ def measure(
 ) -> Evaluation:
     return evaluate(
         backbone,
-        prompt,
-        Template(recipe.template),
-        splits.labels(recipe),
+        ServedPrompt(prompt, Template(recipe.template), splits.labels(recipe), max_new_tokens=recipe.max_new_tokens),
         examples,
-        max_new_tokens=recipe.max_new_tokens,
     )
 
 

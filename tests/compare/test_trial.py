@@ -14,6 +14,7 @@ from app.compare.trainable_copy import TrainableCopy
 from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import WeightRun
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import weights_digest
 from app.model.prompted_forward import PromptPrefix
 from app.tuning.run.objective import choose_objective
@@ -112,6 +113,6 @@ def test_the_best_state_is_the_one_that_is_kept() -> None:
     backbone = tiny_backbone()
     setting = toy_setting(max_steps=20, eval_every=5).fitted(backbone)
     found = find(backbone, setting, Method.FULL, seed=0)
-    measured = evaluate(found.backbone, None, setting.plan.template, setting.plan.labels, EXAMPLES)
+    measured = evaluate(found.backbone, ServedPrompt(None, setting.plan.template, setting.plan.labels), EXAMPLES)
     assert measured.metrics["accuracy"] == pytest.approx(found.validation)
     assert found.best_step % 5 == 0

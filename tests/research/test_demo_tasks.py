@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
@@ -67,7 +68,9 @@ def test_tuned_tasks_are_published_measured_and_tabulated(
     assert version.labels == ("negative", "positive")
     assert version.provenance["data_licence"] == "CC BY 4.0"
     test = tasks.read_splits(workplace / "data" / recipe.data).test.examples
-    measured = evaluate(backbone, registry.prompt(version), Template(recipe.template), version.labels, test)
+    measured = evaluate(
+        backbone, ServedPrompt(registry.prompt(version), Template(recipe.template), version.labels), test
+    )
     assert version.metrics["test_accuracy"] == pytest.approx(measured.metrics["accuracy"], abs=1e-4)
     readme = (workplace / "README.md").read_text()
     assert readme.startswith("# x\n<!-- demo-table:begin -->\n| task |")

@@ -8,6 +8,7 @@ import pytest
 
 from app.measure.dataset import Dataset, Example, hash_examples
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
@@ -33,7 +34,7 @@ def test_the_metrics_are_those_of_the_prompt_on_all_validation_examples() -> Non
     backbone, validation = tiny_backbone(), Dataset("v.jsonl", EXAMPLES[:30])
     config = TuneConfig(num_virtual_tokens=4, max_steps=2, batch_size=8, max_validation_rows=5)
     result = tune_task(backbone, TuningPlan.make(DATA, validation, config))
-    measured = evaluate(backbone, result.prompt, result.template, result.labels, validation.examples)
+    measured = evaluate(backbone, ServedPrompt(result.prompt, result.template, result.labels), validation.examples)
     assert result.metrics["validation_accuracy"] == measured.metrics["accuracy"]
     assert result.metrics["validation_num_examples"] == 30
     assert result.provenance["data_hash"] == hash_examples([*EXAMPLES, *EXAMPLES[:30]])

@@ -1,4 +1,4 @@
-"""Evaluation through the running engine: the figures of `app.measure.plain_model`, next to the requests it serves."""
+"""Evaluation through the running engine: of a version, or of an ensemble."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from app.answers.batch import ask_each, max_at_once
 from app.answers.ensembles import Combine, Ensemble, choose_combine, choose_text, combine_chances
-from app.answers.generating.generation import Ask, collect
 from app.answers.generating.labels import LabelChances
+from app.answers.measuring.engine_model import EngineModel
 from app.answers.targets import Target
 from app.errors import InvalidInput
 from app.http.protection.auth import cache_salt
 from app.measure.dataset import Example, hash_examples
-from app.measure.plain_model import (
-    Evaluation,
-    cut_at,
-    encode_inputs,
-    input_room,
-    longest_answer,
-    stop_strings,
-)
-from app.sampling import SamplingParams
+from app.measure.evaluation import Evaluation, Measurement, require_measurable
+from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
     from app.answers.readiness import Services
-    from app.engine.async_engine import AsyncEngine
     from app.http.tasks.evaluation_schema import ExampleItem, ExampleSource
 
 MAX_EXAMPLES: Final = 5000
-MAX_SEQUENCES_AT_ONCE = 32
-"""Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
+
+
+def engine_model(services: Services, flow: str) -> EngineModel:
+    return EngineModel(
+        services.engine,
+        services.backbone,
+        flow=flow,
+        cache_salt=cache_salt.get(),
+    )
 
 
 async def evaluate_answerer(
@@ -48,7 +46,7 @@ async def evaluate_answerer(
 
     Args:
         combine: as the request has it.
-        record: whether the figures shall be kept afterwards (`record_evaluation`).
+        record: whether the figures are to be kept afterwards (`record_evaluation`).
 
     Raises InvalidInput: `combine` or `record` is not for this; and what `evaluate_target` raises.
     """
@@ -77,40 +75,28 @@ def record_evaluation(
 async def evaluate_target(
     services: Services, target: Target, examples: Sequence[Example], deadline_s: float
 ) -> Evaluation:
-    """What `tuning.evaluation.evaluate_version` says, found by the engine.
-
-    Args:
-        deadline_s: seconds from now for the whole of it.
-
-    Raises:
-        InvalidInput: no examples, a target that is no label, or a prompt that leaves no room.
-        Overloaded, Draining, DeadlineExceeded, ...: as `AsyncEngine.score` and `generate`.
-    """
+    """Args: deadline_s: seconds from now for the whole of it. Raises what Measurement and EngineModel raise."""
     services.check_accepting()
-    targets = [example.target for example in examples]
-    if target.labels:
-        _require_labels(examples, target)
-        scores = await _score(services, target, examples, deadline_s)
-        return await asyncio.to_thread(
-            Evaluation.of_scores, scores, target.labels, targets, temperature=target.label_temperature
-        )
-    answers = await _generate(services, target, examples, deadline_s)
-    return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
+    asked = Measurement(ServedPrompt.of(target.prompt, target), examples)
+    return await engine_model(services, target.flow).evaluate(asked, deadline_s)
 
 
 async def evaluate_ensemble(
     services: Services, ensemble: Ensemble, examples: Sequence[Example], combine: Combine, deadline_s: float
 ) -> Evaluation:
-    """The same of several versions that answer together, each measured once. Raises what `evaluate_target` raises."""
+    """Versions that answer together, each measured once. Raises what `evaluate_target` raises."""
     services.check_accepting()
-    targets = [example.target for example in examples]
+    require_measurable(examples, ensemble.labels)
+    inputs, targets = [example.input for example in examples], [example.target for example in examples]
+    members = [
+        (engine_model(services, member.flow), ServedPrompt.of(member.prompt, member)) for member in ensemble.members
+    ]
     ends_at = time.monotonic() + deadline_s
     if not ensemble.labels:
-        texts = [await _generate(services, each, examples, ends_at - time.monotonic()) for each in ensemble.members]
+        texts = [await model.generate(served, inputs, ends_at - time.monotonic()) for model, served in members]
         answers = [said[choose_text(said)] for said in zip(*texts, strict=True)]
         return await asyncio.to_thread(Evaluation.of_texts, answers, targets)
-    _require_labels(examples, ensemble)
-    scores = [await _score(services, each, examples, ends_at - time.monotonic()) for each in ensemble.members]
+    scores = [await model.score(served, inputs, ends_at - time.monotonic()) for model, served in members]
     temperatures = [member.label_temperature for member in ensemble.members]
     together = [
         combine_chances(list(map(LabelChances.from_log_likelihoods, found, temperatures)), combine)
@@ -143,59 +129,3 @@ def _read_items(items: Sequence[ExampleItem]) -> list[Example]:
         if not item.target.strip():
             raise InvalidInput("a target must not be blank", param=f"examples.{index}.target")
     return [Example(item.input, item.target.strip()) for item in items]
-
-
-def _require_labels(examples: Sequence[Example], target: Target | Ensemble) -> None:
-    for index, example in enumerate(examples):
-        if example.target not in target.labels:
-            raise InvalidInput(f"the target is none of {target.flow}'s labels", param=f"examples.{index}.target")
-
-
-def examples_at_once(engine: AsyncEngine, num_sequences: int = 1) -> int:
-    """How many are with the engine at a time, each of so many sequences: fewer than of a call that somebody awaits."""
-    return max(1, min(max_at_once(engine, num_sequences), MAX_SEQUENCES_AT_ONCE // num_sequences))
-
-
-async def _score(
-    services: Services, target: Target, examples: Sequence[Example], deadline_s: float
-) -> list[list[float]]:
-    """log P(label | prompt, text) of every label for every example."""
-    plan = services.labels.plan(target.input_template, target.labels)
-    texts = await encode_texts(services, target, examples, max(map(len, plan.continuations)))
-
-    async def score(token_ids: Sequence[int], left_s: float) -> list[float]:
-        scoring = await services.engine.score(
-            token_ids, plan, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=left_s
-        )
-        return scoring.log_likelihoods
-
-    num_sequences = services.engine.num_scored_at_once(plan.num_sequences)
-    return await ask_each(texts, score, deadline_s, at_once=examples_at_once(services.engine, num_sequences))
-
-
-async def _generate(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> list[str]:
-    """The likeliest answers, blanks trimmed."""
-    params = SamplingParams(
-        temperature=0.0, max_tokens=longest_answer(target.sampling), stop=stop_strings(target.sampling)
-    )
-    texts = await encode_texts(services, target, examples, params.max_tokens)
-
-    async def generate(token_ids: Sequence[int], left_s: float) -> str:
-        [choice] = await collect(services, target, [Ask(tuple(token_ids), params)], left_s)
-        return cut_at(choice.text.strip(), params.stop)
-
-    return await ask_each(texts, generate, deadline_s, at_once=examples_at_once(services.engine))
-
-
-async def encode_texts(
-    services: Services, target: Target, examples: Sequence[Example], num_after: int
-) -> list[tuple[int, ...]]:
-    """Texts as they stand behind the prompt; those too long lose their end, as in tuning."""
-    if not examples:
-        raise InvalidInput("there are no examples to evaluate on", param="examples")
-    room = input_room(services.engine.max_positions, target.num_virtual_tokens, num_after)
-    inputs = [example.input for example in examples]
-    encoded = await asyncio.to_thread(
-        encode_inputs, services.backbone, target.prompt, target.input_template, inputs, room
-    )
-    return [row.text_ids for row in encoded]

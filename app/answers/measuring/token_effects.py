@@ -8,46 +8,63 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from app.answers.batch import ask_each
-from app.answers.measuring.evaluation import encode_texts, evaluate_target, examples_at_once
+from app.answers.measuring.evaluation import engine_model
 from app.errors import DeadlineExceeded, InvalidInput
-from app.http.protection.auth import cache_salt
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
 from app.insight.variants import made_of_tokens, without_token
 from app.insight.view import EmbeddedToken, PromptView
 from app.measure.dataset import Example, hash_examples
+from app.measure.evaluation import Measurement
+from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
+    from app.answers.measuring.engine_model import EngineModel
     from app.answers.readiness import Services
     from app.answers.targets import Target
     from app.insight.neighbours import NearToken
+    from app.model.backbone import Backbone
     from app.task_prompt import TaskPrompt
 
 MAX_ABLATIONS: Final = 20_000
 
 
 class EffectMeter:
-    """Answers the same examples behind one prompt after another.
+    """Answers the same examples after one prompt and then another.
 
     Args: deadline_s: seconds from now for all of it.
     """
 
-    def __init__(self, services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> None:
-        self._services = services
-        self._target = target
-        self._examples = examples
+    def __init__(
+        self,
+        model: EngineModel,
+        backbone: Backbone,
+        served: ServedPrompt,
+        examples: Sequence[Example],
+        deadline_s: float,
+    ) -> None:
+        self._model = model
+        self._backbone = backbone
+        self._asked = Measurement(served, examples)
         self._ends_at = time.monotonic() + deadline_s
 
     async def measure(self, prompt: TaskPrompt | None) -> Effect:
-        """Loss and accuracy behind this prompt."""
+        """Loss and accuracy with this prompt."""
         left_s = self._ends_at - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the request's deadline passed before every virtual token was measured")
-        target = replace(self._target, prompt=prompt)
-        if target.labels:
-            metrics = (await evaluate_target(self._services, target, self._examples, left_s)).metrics
+        asked = replace(self._asked, served=replace(self._asked.served, prompt=prompt))
+        if asked.served.labels:
+            metrics = (await self._model.evaluate(asked, left_s)).metrics
             return Effect(metrics["nll"], metrics["accuracy"])
-        return Effect(await _loss_of_targets(self._services, target, self._examples, left_s), None)
+        return Effect(await self._loss_of_targets(asked, left_s), None)
+
+    async def _loss_of_targets(self, asked: Measurement, left_s: float) -> float:
+        """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
+        tokenizer, template = self._backbone.tokenizer, asked.served.template
+        eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        answers = [(*template.encode_target(tokenizer, target), *eos) for target in asked.targets]
+        scores = await self._model.score_answers(asked.served, asked.inputs, answers, left_s)
+        return -sum(score / len(answer) for score, answer in zip(scores, answers, strict=True)) / len(answers)
 
     async def change(self, prompt: TaskPrompt | None, present: Effect) -> Effect:
         """Against `present`."""
@@ -63,12 +80,14 @@ async def measure_effects(
 
     One variant after another: each has its prefix computed once, and only one of them takes room in the cache.
 
-    Raises InvalidInput: more answers than a request may ask for; and what `evaluate_target` raises.
+    Raises InvalidInput: more answers than a request may ask for; and what Measurement and EngineModel raise.
     """
+    services.check_accepting()
     prompt = target.prompt
     assert prompt is not None
     _require_few(prompt.num_virtual_tokens, len(examples))
-    meter = EffectMeter(services, target, examples, deadline_s)
+    model = engine_model(services, target.flow)
+    meter = EffectMeter(model, services.backbone, ServedPrompt.of(prompt, target), examples, deadline_s)
     present = await meter.measure(prompt)
     without = [await meter.change(without_token(prompt, index), present) for index in range(prompt.num_virtual_tokens)]
     return TokenEffects(
@@ -96,30 +115,6 @@ async def _replace_all(services: Services, meter: EffectMeter, view: PromptView,
         effect = await meter.change(variant, present)
         found.append(MadeOfTokens(nearest_by, tuple(near.token for near in nearest), effect))
     return found
-
-
-async def _loss_of_targets(services: Services, target: Target, examples: Sequence[Example], deadline_s: float) -> float:
-    """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
-    tokenizer, template = services.backbone.tokenizer, target.input_template
-    eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-    answers = [(*template.encode_target(tokenizer, example.target), *eos) for example in examples]
-    texts = await encode_texts(services, target, examples, max(map(len, answers)))
-
-    async def loss(pair: tuple[Sequence[int], Sequence[int]], left_s: float) -> float:
-        text, answer = pair
-        scoring = await services.engine.score(
-            text,
-            services.engine.plan_scoring([answer]),
-            prompt=target.prompt,
-            cache_salt=cache_salt.get(),
-            flow=target.flow,
-            deadline_s=left_s,
-        )
-        return -scoring.log_likelihoods[0] / len(answer)
-
-    pairs = zip(texts, answers, strict=True)
-    losses = await ask_each(pairs, loss, deadline_s, at_once=examples_at_once(services.engine))
-    return sum(losses) / len(losses)
 
 
 def _require_few(num_virtual_tokens: int, num_examples: int) -> None:

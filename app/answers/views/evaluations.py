@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from app.http.tasks.evaluation_schema import Calibration, ConfidenceBin, Evaluation, LabelScore
 from app.measure.dataset import Example, hash_examples
-from app.measure.plain_model import Evaluation as Measured
+from app.measure.evaluation import Evaluation as Measured
 
 
 def evaluation_object(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,22 +13,13 @@ from app.cli.remote.remote_server import RemoteServer, example_items, task_path
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from app.measure.dataset import Dataset
+    from app.measure.evaluation import Evaluation, Measurement
+    from app.measure.promote import GateRequest
     from app.model.backbone import Backbone
     from app.registry.aliases import AliasTarget
-    from app.registry.evaluations.gate import Gate
     from app.registry.registry import Registry
 
 TENSOR_FILE = "adapter_model.safetensors"
-
-
-@dataclass(frozen=True)
-class NewGate:
-    """What an alias shall be gated by. Attributes: metric: None takes the task's main one."""
-
-    dataset: Dataset
-    metric: str | None
-    tolerance: float
 
 
 class TaskRegistry(Protocol):
@@ -38,7 +28,9 @@ class TaskRegistry(Protocol):
     def tasks(self) -> list[dict[str, Any]]: ...
     def show(self, task: str, selector: str) -> dict[str, Any]: ...
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]: ...
-    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None: ...
+    def set_alias(
+        self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool
+    ) -> None: ...
     def remove_gate(self, task: str, alias: str) -> None: ...
     def remove(self, task: str, selector: str) -> None: ...
 
@@ -86,7 +78,7 @@ class FolderRegistry:
 
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
         from app.answers.views.tasks import version_object
-        from app.measure.gates import publish_measured
+        from app.measure.promote import publish, run_with
         from app.model.layout import Template
         from app.registry.formats.binding import bind_text, norm_warnings
         from app.registry.formats.importers import describe_checkpoint, read_checkpoint
@@ -94,7 +86,7 @@ class FolderRegistry:
 
         if path is not None and not path.exists():
             raise InvalidInput(f"there is no {path}", param="path")
-        backbone = self._load_backbone()
+        backbone = self._backbone
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
         for warning in norm_warnings(prompt, backbone):
             typer.echo(f"warning: {warning}", err=True)
@@ -106,35 +98,25 @@ class FolderRegistry:
             provenance={} if path is None else describe_checkpoint(path),
         )
         registry = open_folder(self._folder, backbone)
-        version = publish_measured(backbone, registry, task, publication, alias=given["alias"], force=given["force"])
-        return version_object(version).model_dump()
+        promotion = publish(registry, task, publication, alias=given["alias"], force=given["force"])
+        return version_object(run_with(self._measure, promotion)).model_dump()
 
-    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None:
-        """Loads the backbone where a gate asks for scores that are not known yet."""
-        from app.measure.dataset import Example, pack_examples, unpack_examples
-        from app.measure.gates import find_gate, make_gate, numbers_to_score, score_versions, unscored
-        from app.registry.aliases import main_number, numbers_of
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
+        """Loads the backbone only if a gate asks for scores that are not known yet."""
+        from app.measure.promote import promote, run_with
 
-        registry = open_folder(self._folder)
-        new: Gate | None = None
-        examples: Sequence[Example] = ()
-        if gate is not None:
-            examples = gate.dataset.examples
-            labels = registry.resolve(f"{task}@{main_number(target)}").labels
-            new = make_gate(examples, labels, metric=gate.metric, tolerance=gate.tolerance)
-        asked = new or find_gate(registry, task, alias)
-        numbers = set(numbers_of(target)) if new else set()
-        if asked and not force:
-            numbers |= set(numbers_to_score(registry, task, alias, target))
-        if asked and unscored(registry, task, asked, numbers):
-            examples = examples or unpack_examples(registry.gates.examples(task, asked))
-            score_versions(self._load_backbone(), registry, task, asked, numbers, examples)
-        registry.set_alias(task, alias, target, gate=new, gate_examples=pack_examples(examples), force=force)
+        run_with(self._measure, promote(open_folder(self._folder), task, alias, target, gate=gate, force=force))
 
     def remove_gate(self, task: str, alias: str) -> None:
         open_folder(self._folder).gates.delete(task, alias)
 
-    def _load_backbone(self) -> Backbone:
+    def _measure(self, asked: Measurement) -> Evaluation:
+        from app.measure.plain_model import measure
+
+        return measure(self._backbone, asked)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
         from app.main import load_backbone
 
         return load_backbone(read_settings(model=self._model, device=self._device))
@@ -173,12 +155,12 @@ class ServerRegistry:
             raise InvalidInput(f"there is no {file}", param="path")
         return dict(self._server.upload(route, file=file.read_bytes(), metadata=given))
 
-    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: NewGate | None, force: bool) -> None:
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
         body: dict[str, Any] = {"version": target, "force": force}
         if isinstance(target, dict):
             body = {"weights": {str(number): share for number, share in target.items()}, "force": force}
         if gate is not None:
-            examples = example_items(gate.dataset.examples)
+            examples = example_items(gate.examples)
             body["gate"] = {"examples": examples, "metric": gate.metric, "tolerance": gate.tolerance}
         self._server.call("PUT", task_path(task, "aliases", alias), body)
 

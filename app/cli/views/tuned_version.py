@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -54,12 +55,14 @@ def publish_result(
     description: str,
     alias: str,
 ) -> Version:
-    """Onto the alias where its gate allows it, else aside: what was tuned is not lost."""
-    from app.measure.gates import publish_measured
+    """Onto the alias if its gate allows it, else without one: what was tuned is not lost."""
+    from app.measure.plain_model import measure
+    from app.measure.promote import publish, run_with
 
     publication = result.publication(description)
     try:
-        return publish_measured(backbone, registry, task, publication, alias=alias or None)
+        promotion = publish(registry, task, publication, alias=alias or None)
+        return run_with(partial(measure, backbone), promotion)
     except GateFailed as error:
         typer.echo(f"{alias} stays where it is: {error.message}", err=True)
         return registry.publish(task, publication, alias=None)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.answers.measuring.promote import move_alias, publish_measured
+from app.answers.measuring.evaluation import find_examples
+from app.answers.measuring.promote import run_promotion
 from app.answers.readiness import Services
 from app.answers.views.tasks import gate_object, recorded_object, target_object, task_object, version_object
 from app.errors import InvalidInput, NotFound
@@ -30,7 +31,7 @@ from app.http.tasks.tasks_schema import (
     VersionList,
 )
 from app.http.tasks.uploads import MAX_UPLOAD_BODY_BYTES, read_version
-from app.measure.gates import find_gate
+from app.measure.promote import GateRequest, find_gate, promote, publish
 from app.registry.aliases import AliasTarget
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -162,15 +163,10 @@ async def create_version(
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
     publication, metadata = await read_version(request, services.backbone)
-    version = await publish_measured(
-        services,
-        task,
-        publication,
-        alias=metadata.alias,
-        force=bool(metadata.force),
-        if_match=if_match,
-        deadline_s=deadline_s,
+    promotion = publish(
+        services.registry, task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match
     )
+    version = await run_promotion(services, task, promotion, deadline_s)
     await _add_etag(services, task, response)
     response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
     return version_object(version)
@@ -202,19 +198,16 @@ async def set_alias(
     if (request.version is None) == (request.weights is None):
         raise InvalidInput("give either version or weights", param="version")
     target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
-    await move_alias(
-        services,
-        task,
-        alias,
-        target,
-        asked=request.gate,
-        force=bool(request.force),
-        if_match=if_match,
-        deadline_s=deadline_s,
-    )
+    gate = None
+    if request.gate is not None:
+        examples = await find_examples(services, request.gate)
+        gate = GateRequest(examples, request.gate.metric, request.gate.tolerance or 0.0)
+    promotion = promote(services.registry, task, alias, target, gate=gate, force=bool(request.force), if_match=if_match)
+    await run_promotion(services, task, promotion, deadline_s)
     await _add_etag(services, task, response)
-    gate = await asyncio.to_thread(find_gate, services.registry, task, alias)
-    return Alias(task=task, alias=alias, target=target_object(target), gate=None if gate is None else gate_object(gate))
+    standing = await asyncio.to_thread(find_gate, services.registry, task, alias)
+    shown = None if standing is None else gate_object(standing)
+    return Alias(task=task, alias=alias, target=target_object(target), gate=shown)
 
 
 @router.delete(

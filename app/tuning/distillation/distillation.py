@@ -12,17 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from app.engine.threads.slices import Slices
 from app.errors import InvalidInput
 from app.measure.dataset import Example
-from app.measure.label_tree import encode_labels
 from app.measure.metrics import wilson_interval
-from app.measure.plain_model import encode_inputs, generate_in_slices, input_room, score_labels_in_slices
+from app.measure.plain_model import PlainModel
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TeacherAnswers, TuningPlan
@@ -30,7 +27,6 @@ from app.tuning.result import TuneResult
 from app.tuning.search import Search
 
 
-@torch.no_grad()
 def teach_in_slices(
     backbone: Backbone,
     teacher: TaskPrompt,
@@ -51,14 +47,12 @@ def teach_in_slices(
     """
     if not inputs:
         raise InvalidInput("there are no inputs to learn from", param="inputs")
-    num_after = max(map(len, encode_labels(backbone, template, labels))) if labels else max_new_tokens
-    room = input_room(backbone.max_model_len, teacher.num_virtual_tokens, num_after)
-    texts = encode_inputs(backbone, teacher, template, inputs, room)
-    prefix = PromptPrefix.of_prompt(backbone, teacher)
+    served = ServedPrompt(teacher, template, labels, max_new_tokens=max_new_tokens)
+    model = PlainModel(backbone, batch_size)
     if not labels:
-        written = yield from generate_in_slices(backbone, prefix, texts, max_new_tokens, batch_size)
+        written = yield from model.generate(served, inputs)
         return TeacherAnswers(tuple(map(Example, inputs, written)))
-    scores = yield from score_labels_in_slices(backbone, prefix, template, labels, texts, batch_size)
+    scores = yield from model.score(served, inputs)
     answers = [labels[i] for i in scores.argmax(dim=1).tolist()]
     return TeacherAnswers(tuple(map(Example, inputs, answers)), scores)
 

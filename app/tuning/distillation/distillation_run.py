@@ -12,7 +12,7 @@ import torch
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example, split_examples
-from app.measure.plain_model import input_room
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
@@ -71,7 +71,7 @@ class DistillationPlan:
 
     def require_room(self, backbone: Backbone) -> None:
         """Raises InvalidInput: the teacher leaves no room for a text."""
-        input_room(backbone.max_model_len, self.teacher.num_virtual_tokens, 1)
+        ServedPrompt(self.teacher).input_room(backbone.max_model_len, 1)
 
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides how a run goes."""

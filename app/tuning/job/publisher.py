@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from app.engine.threads.slices import Lease, take_turns
 from app.errors import NotFound
 from app.jobs.job import Job
-from app.measure.dataset import unpack_examples
-from app.measure.gates import find_gate, numbers_to_score, unscored
-from app.measure.plain_model import evaluate_version_in_slices
+from app.measure.plain_model import PlainModel
+from app.measure.promote import run_with, score_move
 from app.registry.publication import Publication
 
 if TYPE_CHECKING:
@@ -58,17 +57,10 @@ class Publisher:
 
         Raises what `lease` raises; what was measured by then is kept.
         """
-        registry, task, alias = self._registry, version.task, self._job.spec.alias
-        gate = find_gate(registry, task, alias)
-        if gate is None or alias is None:
-            return
-        examples = unpack_examples(registry.gates.examples(task, gate))
-        numbers = numbers_to_score(registry, task, alias, version.number)
-        for each in unscored(registry, task, gate, numbers):
-            slices = evaluate_version_in_slices(
-                self._backbone, each, registry.prompt(each), examples, batch_size=num_rows_at_once
-            )
-            registry.evaluations.record(each, take_turns(lease, slices).record(each.digest, gate.data_sha256))
+        if self._job.spec.alias is not None:
+            model = PlainModel(self._backbone, num_rows_at_once)
+            scoring = score_move(self._registry, version.task, self._job.spec.alias, version.number)
+            run_with(lambda asked: take_turns(lease, model.evaluate(asked)), scoring)
 
     def move_alias(self, version: Version) -> None:
         """Let the job's alias mean the version. Raises GateFailed: it scores lower than what the alias means now."""

@@ -21,7 +21,7 @@ from app.measure.label_tree import (
     node_log_likelihoods,
 )
 from app.measure.metrics import accuracy, macro_f1, shares_of
-from app.measure.plain_model import MAX_LOGITS, generate_in_slices
+from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
@@ -197,7 +197,7 @@ class LabelObjective(Objective):
 
     @property
     def max_rows(self) -> int:
-        return max(1, MAX_LOGITS // ((len(self._tree.inner) + 1) * self._backbone.vocab_size))
+        return self._tree.max_rows(self._backbone.vocab_size)
 
     def _label_scores(
         self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]

@@ -18,7 +18,9 @@ import torch
 from app.engine.threads.slices import Slices
 from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
-from app.measure.plain_model import evaluate_in_slices
+from app.measure.evaluation import Measurement
+from app.measure.plain_model import PlainModel
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind
@@ -318,17 +320,16 @@ class TuningRun:
         plan = self._plan
         assert member.best is not None
         prompt = member.best_prompt(self._backbone)
-        measured = yield from evaluate_in_slices(
-            self._backbone,
+        served = ServedPrompt(
             prompt,
             plan.template,
             plan.labels,
-            plan.validation,
             label_temperature=None,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
-            batch_size=self.num_rows_at_once,
         )
+        model = PlainModel(self._backbone, self.num_rows_at_once)
+        measured = yield from model.evaluate(Measurement(served, plan.validation))
         return TuneResult(
             prompt=prompt,
             initial=member.initial.cpu(),

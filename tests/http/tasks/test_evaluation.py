@@ -14,7 +14,8 @@ from app.answers.measuring.evaluation import evaluate_target
 from app.answers.targets import find_target
 from app.errors import DeadlineExceeded
 from app.measure.dataset import Example, hash_examples
-from app.measure.plain_model import evaluate_version
+from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
@@ -58,7 +59,7 @@ def _ask(live: LiveServer, task: str, examples: list[Example], **more: object) -
 def test_the_engine_finds_what_the_plain_path_finds(own: LiveServer, backbone: Backbone, task: str) -> None:
     examples = _examples(own, task)
     version = own.registry.resolve(task)
-    plain = evaluate_version(backbone, version, own.registry.prompt(version), examples)
+    plain = evaluate(backbone, ServedPrompt.of(own.registry.prompt(version), version), examples)
     said = _ask(own, task, examples, with_predictions=True).json()
     assert said["model"] == version.id
     assert said["data_sha256"] == hash_examples(examples)

@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
@@ -22,7 +23,7 @@ INPUTS = [f"film {n} {'x' * (n % 5)}" for n in range(60)]
 
 def answers(backbone: Backbone, prompt: TaskPrompt) -> list[str]:
     asked = [Example(text, LABELS[0]) for text in INPUTS]
-    return list(evaluate(backbone, prompt, Template(REVIEW), LABELS, asked).predictions)
+    return list(evaluate(backbone, ServedPrompt(prompt, Template(REVIEW), LABELS), asked).predictions)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from app.insight.variants import made_of_tokens, without_token
 from app.measure.dataset import Example
 from app.measure.encoding import collate, encode_examples
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
@@ -118,7 +119,9 @@ def test_the_effect_of_a_virtual_token_is_what_the_answers_are_without_it(
 
     def plain(variant: TaskPrompt | None) -> dict[str, float]:
         temperature = version.label_temperature or 1.0
-        return evaluate(backbone, variant, version.template, LABELS, EXAMPLES, label_temperature=temperature).metrics
+        return evaluate(
+            backbone, ServedPrompt(variant, version.template, LABELS, label_temperature=temperature), EXAMPLES
+        ).metrics
 
     found = measure(http, task, EXAMPLES).json()["effects"]
     present = plain(prompt)

@@ -10,6 +10,7 @@ from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
@@ -48,10 +49,10 @@ def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> Tune
 def test_a_lesson_holds_what_the_teacher_answers_when_it_is_served() -> None:
     lesson = teach(LABELS)
     examples = [Example(text, "no") for text in INPUTS]
-    served = evaluate(tiny_backbone(), teacher(), TEMPLATE, LABELS, examples)
+    served = evaluate(tiny_backbone(), ServedPrompt(teacher(), TEMPLATE, LABELS), examples)
     assert tuple(example.target for example in lesson.examples) == served.predictions
     assert [example.input for example in lesson.examples] == INPUTS
-    written = evaluate(tiny_backbone(), teacher(), TEMPLATE, (), examples, max_new_tokens=6)
+    written = evaluate(tiny_backbone(), ServedPrompt(teacher(), TEMPLATE, (), max_new_tokens=6), examples)
     assert tuple(example.target for example in teach(()).examples) == written.predictions
 
 

@@ -26,7 +26,7 @@ from app.jobs import job_store as job_book
 from app.jobs import retries
 from app.jobs.job import JobError, JobStatus, Order
 from app.measure.dataset import Example, pack_examples
-from app.measure.gates import make_gate
+from app.measure.promote import GateRequest
 from app.registry.evaluations.evaluation_folder import RecordedEvaluation
 from app.tuning.job.publisher import Publisher
 from app.tuning.job.service import TuningService
@@ -338,7 +338,7 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     registry = shop._planner._registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
-    gate = make_gate(examples, live.labels)
+    gate = GateRequest(examples).make_gate(live.labels)
     perfect = RecordedEvaluation(digest=live.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 1.0})
     registry.evaluations.record(live, perfect)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
@@ -381,7 +381,7 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     registry = shop._planner._registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(400)]
-    gate = make_gate(examples, live.labels)
+    gate = GateRequest(examples).make_gate(live.labels)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
     shop.start()
     job = shop.create_job(make_spec(shop))

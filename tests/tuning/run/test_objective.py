@@ -11,6 +11,7 @@ from app.engine.threads.slices import run_to_end
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
@@ -61,7 +62,7 @@ def judged_alike(asked: TuningPlan, prompts: torch.Tensor, number: int) -> float
         figures = run_to_end(objective.judge(prefix, rows.validation, [number] * len(rows.validation)))
     prompt = TaskPrompt.from_kv(prompts[number], backbone.fingerprint)
     most = 2 * max(len(row.target_ids) for row in rows.validation)
-    measured = evaluate(backbone, prompt, TEMPLATE, asked.labels, asked.validation, max_new_tokens=most)
+    measured = evaluate(backbone, ServedPrompt(prompt, TEMPLATE, asked.labels, max_new_tokens=most), asked.validation)
     score = objective.score(figures)
     assert score.metric == asked.metric
     assert score.value == pytest.approx(measured.metrics[asked.metric])

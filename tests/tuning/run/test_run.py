@@ -12,6 +12,7 @@ from app.errors import BackboneMismatch, InvalidInput
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone, weights_digest
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
@@ -44,7 +45,7 @@ def fit(backbone: Backbone, config: TuneConfig, labels: tuple[str, ...] = LABELS
 def test_labels_told_by_the_input_are_learned(loss: Loss, optimizer: OptimizerKind) -> None:
     backbone = tiny_backbone()
     tuned = fit(backbone, replace(CONFIG, loss=loss, optimizer=optimizer, max_steps=60))
-    measured = evaluate(backbone, tuned.prompt, TEMPLATE, LABELS, EXAMPLES)
+    measured = evaluate(backbone, ServedPrompt(tuned.prompt, TEMPLATE, LABELS), EXAMPLES)
     assert measured.metrics["accuracy"] > (0.95 if loss is Loss.LABELS else 0.7)
     assert measured.metrics["accuracy"] == pytest.approx(max(event.value for event in tuned.history))
 
@@ -56,7 +57,7 @@ def test_a_kv_prompt_starts_as_the_embeddings_would_and_learns() -> None:
     assert tuned.prompt.rows is not None
     assert tuned.prompt.rows.shape == tuned.initial.shape == (8, backbone.kv_row_size)
     assert tuned.history[0].value == fit(backbone, replace(CONFIG, max_steps=1)).history[0].value
-    measured = evaluate(backbone, tuned.prompt, TEMPLATE, LABELS, EXAMPLES)
+    measured = evaluate(backbone, ServedPrompt(tuned.prompt, TEMPLATE, LABELS), EXAMPLES)
     assert measured.metrics["accuracy"] == pytest.approx(max(event.value for event in tuned.history))
     assert measured.metrics["accuracy"] > 0.9
 
@@ -106,7 +107,7 @@ def test_the_prompt_is_the_best_of_validation_and_not_the_last() -> None:
     best = max(tuned.history, key=lambda event: event.value)
     assert best.step == tuned.best_step < 60
     assert tuned.history[-1].value < best.value
-    measured = evaluate(tiny_backbone(), tuned.prompt, TEMPLATE, LABELS, opposite)
+    measured = evaluate(tiny_backbone(), ServedPrompt(tuned.prompt, TEMPLATE, LABELS), opposite)
     assert measured.metrics["accuracy"] == pytest.approx(best.value)
 
 

@@ -10,6 +10,7 @@ import torch
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
 from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
 from app.task_prompt import PromptKind
 from app.tuning.config import Init, TuneConfig
 from app.tuning.plan import TuningPlan
@@ -37,7 +38,9 @@ def test_the_best_members_are_the_results_and_all_of_them_were_trained_to_the_en
     assert len({each.member for each in kept}) == 3
     assert values == sorted(best.values(), reverse=True)[:3]
     for each in kept:
-        measured = evaluate(tiny_backbone(), each.prompt, each.template, each.labels, each.plan.validation)
+        measured = evaluate(
+            tiny_backbone(), ServedPrompt(each.prompt, each.template, each.labels), each.plan.validation
+        )
         assert each.validation.metrics["accuracy"] == measured.metrics["accuracy"]
         assert each.config.seed == each.member
 
