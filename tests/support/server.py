@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import uvicorn
@@ -73,6 +74,12 @@ def run_application(
         server.should_exit = True
         thread.join(timeout=30)
         loop.close()
+
+
+def read_metric(live: LiveServer, name: str) -> float:
+    """A series without labels, by its name without `softswap_`."""
+    lines = httpx.get(f"{live.url}/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"softswap_{name} "))
 
 
 def make_settings(folder: Path, **changes: object) -> Settings:

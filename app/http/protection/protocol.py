@@ -1,11 +1,11 @@
-"""HTTP/1.1 over h11 with what uvicorn lacks: deadlines for peers, our body for what cannot be parsed, and haste."""
+"""HTTP/1.1 over h11 with what uvicorn lacks: deadlines for peers, and our error body for what cannot be parsed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
-from typing import Any, Final
+from typing import ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,54 +13,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from app.http.protection.error_table import Failure
 
 MAX_HEADER_BYTES: Final = 2**16
-
-
-HEADER_TIMEOUT_S: Final = 10.0
-SEND_TIMEOUT_S: Final = 60.0
 MAX_UNSENT_BYTES: Final = 2**14
-"""What the system keeps of an answer until the network takes it. It would keep megabytes, of which a client would have
-to read a third before anything showed that it reads."""
-
-
-class HastyConnection(h11.Connection):
-    """Sends a piece of a body without asking the state machine, which it leaves as it was.
-
-    Between the head and the end of a body any number of pieces may come, and nothing else changes; a streamed answer
-    has a piece for every token.
-    """
-
-    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
-        if type(event) is not h11.Data or self.our_state is not h11.SEND_BODY:
-            return super().send_with_data_passthrough(event)
-        pieces: list[bytes] = []
-        assert self._writer is not None
-        try:
-            self._writer(event, pieces.append)
-        except h11.LocalProtocolError:  # more than Content-Length says
-            self._process_error(self.our_role)
-            raise
-        return pieces
+"""How much of an answer the system keeps until the network takes it. By default it keeps megabytes, a third of which a
+client would have to read before anything showed that it reads at all."""
 
 
 class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose next request does not begin, or whose headers do not end, in HEADER_TIMEOUT_S.
+    """Closes connections whose peer keeps the server waiting. To a handler, that is a client that left.
 
-    Also one whose peer takes nothing of an answer for SEND_TIMEOUT_S; one that reads slowly keeps its connection. To
-    the handler it is a client that left.
+    Attributes:
+        header_timeout_s: time until the next request begins, and until its headers end.
+        send_timeout_s: time in which the peer must take something of an answer; a slow reader keeps its connection.
     """
+
+    header_timeout_s: ClassVar[float] = 10.0
+    send_timeout_s: ClassVar[float] = 60.0
 
     _header_deadline: asyncio.TimerHandle | None = None
     _send_deadline: asyncio.TimerHandle | None = None
     _num_unsent_bytes = 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn = HastyConnection(self.conn.our_role, self.conn._max_incomplete_event_size)
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # `pause_writing` as soon as anything waits, not from 64 KiB on
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Windows has none
+        transport.set_write_buffer_limits(high=0)  # call `pause_writing` as soon as anything waits, not from 64 KiB on
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # not on Windows
             connection: socket.socket = transport.get_extra_info("socket")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         self._watch_headers()
@@ -94,11 +70,11 @@ class DeadlineProtocol(H11Protocol):
         self.transport.close()
 
     def _watch_headers(self) -> None:
-        """A deadline runs while the peer owes us the rest of its headers, and only then."""
+        """The deadline runs only while the peer owes us the rest of its headers."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching_headers()
         elif self._header_deadline is None:
-            self._header_deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_idle)
+            self._header_deadline = self.loop.call_later(self.header_timeout_s, self._close_if_idle)
 
     def _stop_watching_headers(self) -> None:
         if self._header_deadline is not None:
@@ -112,7 +88,7 @@ class DeadlineProtocol(H11Protocol):
 
     def _watch_sending(self) -> None:
         self._num_unsent_bytes = self.transport.get_write_buffer_size()
-        self._send_deadline = self.loop.call_later(SEND_TIMEOUT_S, self._abort_if_stuck)
+        self._send_deadline = self.loop.call_later(self.send_timeout_s, self._abort_if_stuck)
 
     def _stop_watching_sending(self) -> None:
         if self._send_deadline is not None:
