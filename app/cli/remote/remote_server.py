@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import httpx
-
 from app.errors import InvalidInput, SoftswapError
 
 if TYPE_CHECKING:
+    import httpx
+
     from app.measure.dataset import Example
 
 TIMEOUT_S = 600.0
@@ -34,6 +34,8 @@ class RemoteServer:
     """
 
     def __init__(self, url: str, api_key: str | None, *, retry_s: float = 1.0, max_away_s: float = 120.0) -> None:
+        import httpx
+
         try:
             address = httpx.URL(url)
         except httpx.InvalidURL:
@@ -106,6 +108,8 @@ class RemoteServer:
 
     @contextmanager
     def _open(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+        import httpx
+
         try:
             with self._client.stream(method, path, **request) as answer:
                 if not answer.is_success:

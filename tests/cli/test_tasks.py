@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.model.backbone import Backbone
+from app.registry.evaluations.evaluation_folder import RecordedEvaluation
+from app.registry.registry import Registry
+from app.registry.stores.store import FileStore
+from app.settings import demo_tasks
+from tests.support.commands import call
+from tests.support.server import LABELS, LiveServer, publish_tasks
+
+
+def test_without_a_registry_one_changes_a_folder_of_ones_own_and_not_the_demo_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOFTSWAP_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    before = {path: path.read_bytes() for path in demo_tasks().rglob("*.json") if ".state" not in path.parts}
+    assert "sentiment" in call("tasks", "ls")
+    call("tasks", "alias", "sentiment", "canary", "1")
+    call("tasks", "rm", "entities")
+    assert {path.name for path in (tmp_path / "softswap" / "prompts").glob("[a-z]*")} == {"sentiment", "entities"}
+    listed = [json.loads(line) for line in call("tasks", "ls", "--json").splitlines()]
+    names = {task["id"]: task["aliases"] for task in listed}
+    assert "entities" not in names
+    assert names["sentiment"] == {"live": 1, "canary": 1}
+    assert names["headline"] == {"live": 1}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert "entities" in call("tasks", "ls", "--registry", str(demo_tasks()))
+
+
+def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
+    """On these examples, each there with both labels, every version scores 0.5; version 1 is said to have 0.9."""
+    registry = Registry(FileStore(local / "prompts"), saved)
+    publish_tasks(registry, saved)
+    data = local / "gate.jsonl"
+    rows = [{"input": f"film {n}", "target": label} for n in range(12) for label in LABELS]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
+    registry.refresh()
+    first = registry.resolve("sentiment@1")
+    gate = registry.gates.find("sentiment", "live")
+    registry.evaluations.record(
+        first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
+    )
+
+    assert "version 2 has accuracy 0.5000" in call("tasks", "alias", "sentiment", "live", "2", code=1)
+    said = call("tune", str(data), "--task", "sentiment", "--max-steps", "1", "--labels", "negative,positive")
+    assert "live stays where it is: version 3 has accuracy 0.5000" in said
+    assert "sentiment@3 published" in said
+    call("tasks", "alias", "sentiment", "live", "2", "--force")
+    call("tasks", "alias", "sentiment", "live", "3")
+    shown = json.loads(call("tasks", "show", "sentiment", "--json"))
+    assert (shown["aliases"]["live"], shown["gates"]["live"]["metric"]) == (3, "accuracy")
+    call("tasks", "alias", "sentiment", "live", "1", "--no-gate")
+    assert json.loads(call("tasks", "show", "sentiment", "--json"))["gates"] == {}
+    call("tasks", "alias", "sentiment", "live", "3", "--metric", "accuracy", code=2)
+    call("eval", "sentiment@3", str(data), "--record")
+    registry.refresh()
+    [kept] = registry.evaluations.of_version(registry.resolve("sentiment@3"))
+    assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
+
+
+def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbone, live: LiveServer) -> None:
+    publish_tasks(Registry(FileStore(local / "prompts"), saved), saved)
+    data = local / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"input": f"film {n}", "target": LABELS[n % 2]}) for n in range(6)))
+    asked = ("tasks", "show", "sentiment@1", "--tokens", "--compare", "sentiment@2", "--data", str(data))
+    here, there = local / "here.svg", local / "there.svg"
+    seen = json.loads(call(*asked, "--nearest", "2", "--json", "--plot", str(here)))
+    said = json.loads(call(*asked, "--nearest", "2", "--json", "--plot", str(there), "--url", live.url))
+    assert [len(token["by_cosine"]) for token in seen["virtual_tokens"]] == [2] * 7
+    assert seen["difference"]["rows"] == said["difference"]["rows"]
+    losses = [[effect["loss"] for effect in each["effects"]["without"]] for each in (seen, said)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert here.read_text()[:5] == there.read_text()[:5] == "<?xml"
+    shown = call(*asked)
+    for words in (
+        "7 virtual tokens",
+        "near tokens",
+        "distance to sentiment@2",
+        "Δ loss",
+        "near-duplicates",
+        "Khashabi",
+    ):
+        assert words in shown
+    call("tasks", "show", "sentiment", "--plot", "x.svg", code=2)
+
+
+def test_a_written_prompt_is_a_task_too(local: Path) -> None:
+    call("tasks", "add", "--task", "greet", "--text", r"Say hi.\n", "--template", r"{input}\nHi: {target}")
+    shown = json.loads(call("tasks", "show", "greet@1", "--json"))
+    assert (shown["kind"], shown["template"]) == ("text", "{input}\nHi: {target}")
+    assert len(call("run", "greet", "you", "--max-tokens", "4", "--json").splitlines()) == 1
+    call("tasks", "add", "--task", "greet", code=2)
+    call("tasks", "add", "nowhere", "--task", "greet", code=1)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import call
+
+
+def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tuning.tune.tune_task", None)
+    monkeypatch.setattr("app.tuning.tune.distill_prompt", None)
+    data = local / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"input": f"good {n}", "target": "yes"}) for n in range(40)))
+    assert "a task's name has" in call("tune", str(data), "--task", "Liked", code=1)
+    assert "an alias has" in call("tune", str(data), "--task", "liked", "--alias", "LIVE", code=1)
+    backbone = Path(os.environ["SOFTSWAP_MODEL"]).name
+    assert "backbone's own name" in call("tune", str(data), "--task", backbone, code=1)
+    no_folder = call("tune", str(data), "--task", "liked", "--registry", str(data / "prompts"), code=1)
+    assert no_folder == f"the registry {data / 'prompts'} cannot be written; name another with --registry"
+    assert "a task's name has" in call("distill", str(data), "--prompt", str(data), "--task", "Liked", code=1)
+
+
+def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
+    data = local / "data.jsonl"
+    rows = [{"input": f"{'good' if n % 2 else 'bad'} {n}", "target": "yes" if n % 2 else "no"} for n in range(120)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    said = call("tune", str(data), "--task", "liked", "--max-steps", "3", "--virtual-tokens", "2", "--epochs", "1")
+    assert "liked@1 published: validation accuracy" in said
+    assert "--kind must be" in call("tune", str(data), "--task", "liked", "--kind", "text", code=1)
+    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2")
+    events = call("tune", str(data), "--task", "liked", *keys_and_values, "--json")
+    *progress, last = [json.loads(line) for line in events.splitlines() if line.startswith("{")]
+    assert last["id"] == "liked@2"
+    assert {event["event"] for event in progress} >= {"TuningStarted", "StepDone", "Evaluated"}
+
+    assert call("run", "liked", "good 5").strip() in ("yes", "no")
+    lines = call("run", "liked@1", "--json", stdin="good 5\nbad 6\n").splitlines()
+    assert [json.loads(line)["model"] for line in lines] == ["liked@1", "liked@1"]
+
+    shown = json.loads(call("tasks", "show", "liked", "--json"))
+    assert (shown["live"]["id"], [each["number"] for each in shown["versions"]]) == ("liked@2", [1, 2])
+    assert shown["live"]["labels"] == ["no", "yes"]
+    assert call("tasks", "alias", "liked", "live", "1") == "liked@live is 1\n"
+    assert call("tasks", "alias", "liked", "canary", "1=0.5,2=0.5")
+    assert json.loads(call("tasks", "ls", "--json"))["aliases"] == {"live": 1, "canary": {"1": 0.5, "2": 0.5}}
+    assert re.search(
+        r"^liked +1 +2 +embeddings +2 +2 +validation accuracy \d\.\d{3} \[", call("tasks", "ls"), re.MULTILINE
+    )
+    assert re.search(r"^  liked@2 .* kv +validation accuracy \d", call("tasks", "show", "liked"), re.MULTILINE)
+    assert re.search(r"^labels +no, yes$", call("tasks", "show", "liked@1"), re.MULTILINE)
+
+    call("tasks", "export", "liked@2", str(local / "exported"))
+    assert (local / "exported" / "adapter_model.safetensors").is_file()
+    call("tasks", "export", "liked@2", str(local / "exported"), code=1)
+    assert shown["live"]["kind"] == "kv"
+    again = call("tasks", "add", str(local / "exported"), "--task", "copied", "--labels", "no,yes")
+    assert "copied@1 published: 2 virtual tokens" in again
+
+    call("tasks", "rm", "liked@canary")
+    call("tasks", "rm", "liked@2")
+    call("tasks", "rm", "liked", "--yes")
+    assert "liked" in call("tasks", "show", "liked", code=1)
