@@ -1,4 +1,4 @@
-"""CheckpointStore: which versions a job has published on its way."""
+"""CheckpointStore: what a job has published before its end."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select
 
 from app.jobs.database import Database, checkpoints
 from app.jobs.job import Checkpoint, new_id
+from app.jobs.work import Candidate
 
 
 class CheckpointStore:
-    """A step of a job has one checkpoint, for good."""
+    """Each step of a job has at most one checkpoint, which never changes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, job_id: str, *, step: int, version: str, metric: str, value: float, train_loss: float | None) -> None:
-        """Nothing changes where the step has its checkpoint already."""
+    def add(self, job_id: str, candidate: Candidate, version: str) -> None:
+        """Nothing changes if the step has its checkpoint already."""
         row = {
             "id": new_id("ftckpt"),
             "job_id": job_id,
-            "step": step,
+            "step": candidate.step,
             "version": version,
-            "metric": metric,
-            "value": value,
-            "train_loss": train_loss,
+            "metric": candidate.metric,
+            "value": candidate.value,
+            "train_loss": candidate.train_loss,
             "created_at": int(time.time()),
         }
         with self._database.writing() as connection:

@@ -1,6 +1,6 @@
-"""Database: the books of files, jobs, events and checkpoints, in SQLite.
+"""Database: the tables of files, jobs, events and checkpoints, in SQLite.
 
-WAL with synchronous=FULL: what a transaction has written when it returns is still there after a crash.
+WAL with synchronous=FULL: whatever a transaction has written when it returns survives a crash.
 """
 
 from __future__ import annotations
@@ -30,14 +30,7 @@ from sqlalchemy.exc import DatabaseError
 from app.errors import TuningUnavailable
 
 SCHEMA_VERSION = 2
-VERSION_TO_CHANGES = {
-    2: (
-        "ALTER TABLE files ADD COLUMN purpose TEXT NOT NULL DEFAULT 'fine-tune'",
-        "ALTER TABLE jobs ADD COLUMN trained_tokens INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE jobs ADD COLUMN result_file TEXT",
-    )
-}
-"""What makes a database of the version before one of this version."""
+"""As `PRAGMA user_version` has it; 1 was never released."""
 BUSY_TIMEOUT_S = 30
 
 metadata = MetaData()
@@ -88,7 +81,7 @@ events = Table(
     Column("kind", Text, nullable=False),
     Column("step", Integer),
     Column("member", Integer, nullable=False),
-    # NULLs differ from one another: what belongs to no step may stand there any number of times.
+    # NULLs differ from one another, so there may be any number of events that belong to no step.
     UniqueConstraint("job_id", "kind", "step", "member"),
     sqlite_with_rowid=False,
 )
@@ -111,10 +104,10 @@ checkpoints = Table(
 
 
 class Database:
-    """Transactions from any thread. Writers take turns; readers see the last committed state and wait for nobody."""
+    """Transactions from any thread. Writers take turns; readers see the last committed state and never wait."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TuningUnavailable: the file is damaged, or a newer softswap's."""
+        """Raises TuningUnavailable: the file is damaged, or of another version of softswap."""
         self._engine = create_engine(
             URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
         )
@@ -125,7 +118,7 @@ class Database:
         except DatabaseError as error:
             raise TuningUnavailable(
                 f"this server cannot tune: {path.name} in its state folder cannot be read ({error.orig}); "
-                "move the folder away to begin anew"
+                "move the folder away to start afresh"
             ) from error
 
     @contextmanager
@@ -146,13 +139,11 @@ class Database:
     def _prepare(self) -> None:
         with self.writing() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version > SCHEMA_VERSION:
-                raise TuningUnavailable("this server cannot tune: a newer softswap wrote its state folder")
+            if version not in (0, SCHEMA_VERSION):
+                age = "a newer" if version > SCHEMA_VERSION else "an unreleased"
+                raise TuningUnavailable(f"this server cannot tune: {age} softswap wrote its state folder")
             if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
                 raise TuningUnavailable("this server cannot tune: the database in its state folder is damaged")
-            for each in range(version + 1, SCHEMA_VERSION + 1) if version else ():
-                for change in VERSION_TO_CHANGES[each]:
-                    connection.exec_driver_sql(change)
             metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, select
@@ -20,12 +20,12 @@ _EVENT_ID = re.compile(r"ftevent-([0-9a-f]{24})-([1-9][0-9]{0,8})")
 
 @dataclass(frozen=True)
 class NewEvent:
-    """Something to be recorded.
+    """An event to record.
 
     Attributes:
-        kind: with step and member it is the event's identity: a resumed run that comes by again replaces it.
-        step: updates done; None for what belongs to no step, and is never replaced.
-        member: of the population; 0 where it concerns all.
+        kind: with step and member the event's identity: a resumed run that reaches it again replaces it.
+        step: updates done; None for an event that belongs to no step, and is never replaced.
+        member: of what is trained side by side; 0 if it concerns all.
         data: figures in JSON's types, which make it an event of type metrics.
     """
 
@@ -39,7 +39,7 @@ class NewEvent:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """What was recorded. `number` rises within the job and is never given again."""
+    """A recorded event. `number` rises within the job and is never used again."""
 
     job_id: str
     number: int
@@ -54,29 +54,29 @@ class JobEvent:
 
 
 class EventLog:
-    """The table of events. Whoever records tells the notifier when the transaction is done."""
+    """The table of events. Callers of `record` notify listeners once their transaction is done."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, connection: Connection, job_id: str, run: int, happenings: Iterable[NewEvent]) -> None:
-        """Add what is new. What an earlier run has recorded of the same step keeps its number and gets new content.
+    def record(self, connection: Connection, job_id: str, run: int, new_events: Iterable[NewEvent]) -> None:
+        """Add new events. One that an earlier run has recorded of the same step keeps its number and gets new content.
 
-        Args: run: which taking-up of the job this is.
+        Args: run: number of the attempt at the job, from 1.
         """
         last = select(func.coalesce(func.max(events.c.number), 0)).where(events.c.job_id == job_id)
         number = connection.execute(last).scalar_one()
-        for number, happening in enumerate(happenings, number + 1):  # noqa: B020
-            content = {"run": run, "level": happening.level, "message": happening.message, "data": happening.data}
-            key = {"kind": happening.kind, "step": happening.step, "member": happening.member}
+        for number, event in enumerate(new_events, number + 1):  # noqa: B020
+            content = {"run": run, "level": event.level, "message": event.message, "data": event.data}
+            key = {"kind": event.kind, "step": event.step, "member": event.member}
             row = {"job_id": job_id, "number": number, "created_at": int(time.time()), **key, **content}
             same = [events.c.job_id, events.c.kind, events.c.step, events.c.member]
             connection.execute(insert(events).values(row).on_conflict_do_update(index_elements=same, set_=content))
 
     def drop_stale(self, connection: Connection, job_id: str, run: int, redone: range) -> None:
-        """Drop what earlier runs recorded of updates that this run has done again without meeting it.
+        """Drop what earlier runs recorded of updates that this run has repeated without recording it again.
 
-        On one machine in float32 there is nothing of the kind; other devices may round differently.
+        On one machine in float32 nothing is dropped; other devices may round differently.
         """
         if run > 1 and redone:
             is_redone = events.c.step.between(redone[0], redone[-1])
@@ -86,7 +86,7 @@ class EventLog:
         connection.execute(delete(events).where(events.c.job_id == job_id))
 
     def since(self, job_id: str, after: str | None, limit: int) -> list[JobEvent]:
-        """The oldest events behind the one with id `after`. Raises NoSuchJob: an id that none of this job's has."""
+        """The oldest events after the one with id `after`. Raises NoSuchJob: the job has no event with this id."""
         query = select(events).where(events.c.job_id == job_id, events.c.number > _number_of(job_id, after or None))
         return self._read(query.order_by(events.c.number).limit(limit))
 
@@ -113,11 +113,4 @@ def _number_of(job_id: str, event_id: str | None) -> int:
 
 
 def _event(row: RowMapping) -> JobEvent:
-    return JobEvent(
-        job_id=row["job_id"],
-        number=row["number"],
-        created_at=row["created_at"],
-        level=row["level"],
-        message=row["message"],
-        data=row["data"],
-    )
+    return JobEvent(*(row[field.name] for field in fields(JobEvent)))

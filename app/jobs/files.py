@@ -1,4 +1,4 @@
-"""UploadStore: uploads of examples, each checked from its first line to its last before it is kept."""
+"""UploadStore: uploaded examples, each file checked from its first line to its last before it is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Purpose(StrEnum):
     TUNING = "fine-tune"
     """Examples."""
     INPUTS = "user_data"
-    """Inputs without answers, which a distillation's teacher gives."""
+    """Inputs alone, without answers."""
     RESULTS = "fine-tune-results"
     """The figures of a job, written by the server."""
 
@@ -37,9 +37,9 @@ class Purpose(StrEnum):
 @dataclass(frozen=True)
 class TrainingFile:
     """Attributes:
-    filename: as the caller calls it; its ending chooses the format, and messages show it.
+    filename: the caller's; its ending determines the format, and messages show it.
     digest: sha256 of the content.
-    num_examples, num_duplicates: of a file of results the rows, and 0.
+    num_examples, num_duplicates: of a file of results its rows, and 0.
     created_at: seconds since 1970.
     """
 
@@ -54,7 +54,7 @@ class TrainingFile:
 
 
 class UploadStore:
-    """Uploads by id. The same content is stored once, however often it is uploaded."""
+    """Uploads by id. Equal contents are stored once."""
 
     def __init__(self, database: Database, folder: StateFolder) -> None:
         self._database = database
@@ -64,7 +64,7 @@ class UploadStore:
     def add(self, filename: str, content: bytes, purpose: Purpose = Purpose.TUNING) -> TrainingFile:
         """Check a file and keep it. One that is refused changes nothing.
 
-        A large file takes several times its size while it is read: call it for one at a time.
+        Reading a large file takes several times its size in memory: add one at a time.
 
         Args: purpose: TUNING or INPUTS.
 
@@ -78,7 +78,7 @@ class UploadStore:
             return self._keep(filename, content, purpose, len(dataset.examples), dataset.num_duplicates)
 
     def add_results(self, filename: str, content: bytes) -> TrainingFile:
-        """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file there.
+        """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file.
 
         Raises InvalidInput: there is no room.
         """
@@ -117,7 +117,7 @@ class UploadStore:
     def page(
         self, after: str | None, limit: int, *, is_ascending: bool = False, purpose: Purpose | None = None
     ) -> tuple[list[TrainingFile], bool]:
-        """Files by the time of their upload, behind the one with id `after`, and whether there are more."""
+        """Files by the time of their upload, after the one with id `after`, and whether there are more."""
         query = select(files).order_by(files.c.seq if is_ascending else files.c.seq.desc()).limit(limit + 1)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)

@@ -1,10 +1,10 @@
-"""Job: one tuning run that a server does on its own, and where it stands."""
+"""Job: work that a server does on its own, and where it stands."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -57,67 +57,6 @@ _PAST = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus
 
 
 @dataclass(frozen=True)
-class JobSpec:
-    """What a job is asked to do, in JSON's types, fixed when it is created.
-
-    Attributes:
-        task, alias: where the result is published, and the alias that shall mean it; None moves none.
-        model: as asked for: the backbone's name, or what `init_version` was found by.
-        init_version: pinned id of the version that tuning goes on from.
-        training_file, validation_file: ids of uploads.
-        template, labels: None leaves them to the tuner.
-        hyperparameters: fields of TuneConfig that were asked for.
-        search: fields of Search that were asked for.
-        learning_rate_multiplier: of the learning rates that are tried where none was asked for.
-        method: OpenAI's `method` object, as it is shown again.
-        seed: of the request; also in `search`.
-        teacher_text: a written prompt to be distilled; the training file holds inputs then.
-        teacher_version: or pinned id of a version to be distilled.
-        metadata: the caller's own.
-    """
-
-    task: str
-    alias: str | None
-    model: str
-    training_file: str
-    method: Mapping[str, Any]
-    validation_file: str | None = None
-    init_version: str | None = None
-    template: str | None = None
-    labels: tuple[str, ...] | None = None
-    description: str = ""
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    search: Mapping[str, Any] = field(default_factory=dict)
-    learning_rate_multiplier: float = 1.0
-    seed: int = 0
-    teacher_text: str | None = None
-    teacher_version: str | None = None
-    metadata: Mapping[str, str] | None = None
-
-    @property
-    def has_teacher(self) -> bool:
-        return self.teacher_text is not None or self.teacher_version is not None
-
-    @property
-    def provenance_method(self) -> str:
-        """How its versions came to be."""
-        return "distillation" if self.has_teacher else "prompt_tuning"
-
-    @property
-    def file_ids(self) -> tuple[str, ...]:
-        """Of the uploads it needs."""
-        return (self.training_file,) if self.validation_file is None else (self.training_file, self.validation_file)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> JobSpec:
-        labels = fields["labels"]
-        return cls(**{**fields, "labels": None if labels is None else tuple(labels)})
-
-
-@dataclass(frozen=True)
 class JobError:
     """Why a job failed, in OpenAI's words."""
 
@@ -133,17 +72,18 @@ class JobError:
 @dataclass(frozen=True)
 class Job:
     """Attributes:
+    spec: what it was asked to do, a JSON document that only its kind of work can read.
     created_at, finished_at, estimated_finish: seconds since 1970.
-    num_runs: how often it was taken up: once, and again after each pause or restart.
-    step, num_steps: updates done as far as they are recorded, and of the whole run once it has begun.
-    version: pinned id of what it published as its result.
-    trained_tokens: of the examples, text and answer, each as often as a member learned from it.
+    num_runs: attempts at it: one, and another after each pause or restart.
+    step, num_steps: updates recorded as done, and of the whole run once it has begun.
+    version: the name of what it published as its result.
+    trained_tokens: tokens it has learned from, counted again for each pass.
     result_file: id of the file with its figures.
     """
 
     id: str
     status: JobStatus
-    spec: JobSpec
+    spec: Mapping[str, Any]
     created_at: int
     finished_at: int | None = None
     num_runs: int = 0
@@ -158,13 +98,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state of an unfinished run, published as a version of its own.
+    """A state of an unfinished run, published under a name of its own.
 
     Attributes:
         step: updates done when it was the best so far.
-        version: pinned id.
+        version: that name.
         metric, value: by which it was the best.
-        train_loss: of that update; None for the initialisation.
+        train_loss: of that update; None before the first.
     """
 
     id: str

@@ -1,10 +1,10 @@
-"""JobStore: every job and its status, which is what clients see and runners obey."""
+"""JobStore: every job and its status, which clients see and the runner obeys."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -15,8 +15,9 @@ from app.errors import InvalidInput, NoSuchJob, Overloaded
 from app.jobs.checkpoints import drop_checkpoints
 from app.jobs.database import Database, jobs
 from app.jobs.event_log import NOTE, EventLog, NewEvent
-from app.jobs.job import UNFINISHED, Job, JobError, JobSpec, JobStatus, Order, new_id
+from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, new_id
 from app.jobs.notifier import Notifier
+from app.jobs.progress import Progress
 from app.telemetry import Metrics
 
 MAX_UNFINISHED_JOBS = 32
@@ -25,7 +26,7 @@ RETRY_AFTER_S = 60.0
 
 
 class JobStore:
-    """Changes of status are made one at a time, each in one transaction with the event that tells of it."""
+    """Changes of status are made one at a time, each in one transaction with the event that reports it."""
 
     def __init__(self, database: Database, log: EventLog, notifier: Notifier, metrics: Metrics) -> None:
         self._database = database
@@ -35,10 +36,10 @@ class JobStore:
         self._deciding = threading.RLock()
         self._running_id: str | None = None
 
-    def create(self, spec: JobSpec, message: str) -> Job:
+    def create(self, spec: Mapping[str, Any], message: str) -> Job:
         """Queue a job. Raises Overloaded: too many wait. InvalidInput: too many are kept."""
         job_id = new_id("ftjob")
-        row = {"id": job_id, "status": JobStatus.QUEUED, "spec": spec.to_json(), "created_at": int(time.time())}
+        row = {"id": job_id, "status": JobStatus.QUEUED, "spec": dict(spec), "created_at": int(time.time())}
         with self._changing(job_id) as connection:
             _require_room(connection)
             connection.execute(insert(jobs).values(row))
@@ -50,19 +51,21 @@ class JobStore:
         with self._database.reading() as connection:
             return _find(connection, job_id)
 
-    def page(self, after: str | None, limit: int, metadata: Mapping[str, str] | None = None) -> tuple[list[Job], bool]:
-        """Jobs newest first, behind the one with id `after`, and whether there are more.
+    def page(
+        self, after: str | None, limit: int, is_wanted: Callable[[Mapping[str, Any]], bool] | None = None
+    ) -> tuple[list[Job], bool]:
+        """Jobs newest first, after the one with id `after`, and whether there are more.
 
-        Args: metadata: pairs that a job must have been created with.
+        Args: is_wanted: of a job's specification; None wants all.
         """
         query = select(jobs).order_by(jobs.c.seq.desc())
-        query = query if metadata else query.limit(limit + 1)
+        query = query.limit(limit + 1) if is_wanted is None else query
         with self._database.reading() as connection:
             if after is not None:
                 query = query.where(jobs.c.seq < _find_seq(connection, after))
             found = [_job(row) for row in connection.execute(query).mappings()]
-        wanted = (metadata or {}).items()
-        found = [job for job in found if wanted <= (job.spec.metadata or {}).items()]
+        if is_wanted is not None:
+            found = [job for job in found if is_wanted(job.spec)]
         return found[:limit], len(found) > limit
 
     def give(self, job_id: str, order: Order) -> Job:
@@ -77,7 +80,7 @@ class JobStore:
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Forget an ended job with its events and checkpoints; versions it published stay.
+        """Forget an ended job with its events and checkpoints; what it published stays.
 
         Raises NoSuchJob. InvalidInput: it has not ended.
         """
@@ -97,7 +100,7 @@ class JobStore:
     # From here on: what the runner calls.
 
     def recover(self) -> None:
-        """Queue again what seems to run though nobody runs it."""
+        """Queue again whatever is marked as running although nothing runs it."""
         self._metrics.observe_jobs(self._count_unfinished())
         for job in self.unfinished():
             if job.status is JobStatus.RUNNING:
@@ -108,7 +111,7 @@ class JobStore:
         return [job for job in self.unfinished() if job.status is JobStatus.QUEUED]
 
     def claim(self, waiting: Collection[str] = ()) -> Job | None:
-        """The oldest queued job, which is running from now on. Args: waiting: ids of jobs that are passed over."""
+        """The oldest queued job, which is running from now on. Args: waiting: ids of jobs to skip."""
         queued = next((job for job in self.queued() if job.id not in waiting), None)
         if queued is None:
             return None
@@ -122,11 +125,11 @@ class JobStore:
         return self.get(queued.id)
 
     def is_running(self, job_id: str) -> bool:
-        """Whether its runner may go on. Costs nothing, so that it can be asked after every slice."""
+        """Whether its runner may continue. Cheap enough to ask after every slice."""
         return self._running_id == job_id
 
     def is_over(self, job_id: str) -> bool:
-        """Whether it has ended, and may be forgotten already."""
+        """Whether it has ended, or was even deleted."""
         with self._database.reading() as connection:
             status = connection.execute(select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
         return status is None or JobStatus(status).is_final
@@ -145,46 +148,37 @@ class JobStore:
         self._leave(job_id, JobStatus.FAILED, f"Job failed: {error.message}", level="error", error=asdict(error))
 
     def succeed(self, job_id: str, version: str, *, note: str = "", result_file: str | None = None) -> None:
-        """Args: note: what the last event says behind the version's name."""
+        """Args: note: what the last event says after the version's name."""
         message = f"The job has successfully completed: {version}{note}"
         self._leave(job_id, JobStatus.SUCCEEDED, message, version=version, result_file=result_file)
 
     def warn(self, job_id: str, message: str) -> None:
-        """Tell those who follow the job of something they should know."""
+        """Record an event of level `warn`."""
         with self._changing(job_id) as connection:
             self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
 
     def record(
         self,
         job: Job,
-        happenings: Sequence[NewEvent],
+        events: Sequence[NewEvent],
+        progress: Progress,
         *,
-        step: int,
-        num_steps: int,
-        trained_tokens: int,
-        estimated_finish: int | None,
         redone: range,
     ) -> None:
         """Events, and how far the run has come. Nothing of an ended job changes.
 
         Args: redone: see EventLog.drop_stale.
         """
-        progress = {
-            "step": step,
-            "num_steps": num_steps,
-            "trained_tokens": trained_tokens,
-            "estimated_finish": estimated_finish,
-        }
         is_open = (jobs.c.id == job.id) & jobs.c.status.in_(UNFINISHED)
         with self._database.writing() as connection:
-            if connection.execute(update(jobs).where(is_open).values(progress)).rowcount:
-                self._log.record(connection, job.id, job.num_runs, happenings)
+            if connection.execute(update(jobs).where(is_open).values(asdict(progress))).rowcount:
+                self._log.record(connection, job.id, job.num_runs, events)
                 self._log.drop_stale(connection, job.id, job.num_runs, redone)
         self._notifier.notify(job.id)
 
-    def count(self, *, num_updates: int, num_tokens: int) -> None:
-        """What was learned since the last time, for the metrics."""
-        self._metrics.observe_learning(num_updates=num_updates, num_tokens=num_tokens)
+    def count_update(self, *, num_tokens: int) -> None:
+        """One more update, for the metrics."""
+        self._metrics.observe_learning(num_updates=1, num_tokens=num_tokens)
 
     @contextmanager
     def _changing(self, job_id: str) -> Iterator[Connection]:
@@ -195,14 +189,14 @@ class JobStore:
             self._notifier.notify(job_id)
 
     def _count_unfinished(self) -> dict[str, int]:
-        """Of each status that is not final."""
+        """Jobs of each status that is not final."""
         query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.status)
         with self._database.reading() as connection:
             found = dict(connection.execute(query).tuples().all())
         return {status: found.get(status, 0) for status in UNFINISHED}
 
     def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
-        """What becomes of a running job; one that was paused, cancelled or forgotten meanwhile stays so."""
+        """Change a running job; one that was paused, cancelled or deleted meanwhile stays so."""
         with self._deciding:
             if self.is_over(job_id):
                 return
@@ -215,7 +209,7 @@ class JobStore:
                 self._count_end(status)
 
     def _count_end(self, status: JobStatus) -> None:
-        """Once the change is durable: what failed to be written and is tried again counts once."""
+        """Called once the change is durable: a write that failed and is tried again counts once."""
         if status.is_final:
             self._metrics.observe_job_ended(status)
 
@@ -262,18 +256,6 @@ def _find_seq(connection: Connection, job_id: str) -> int:
 
 
 def _job(row: RowMapping) -> Job:
-    return Job(
-        id=row["id"],
-        status=JobStatus(row["status"]),
-        spec=JobSpec.from_json(row["spec"]),
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-        num_runs=row["num_runs"],
-        step=row["step"],
-        num_steps=row["num_steps"],
-        estimated_finish=row["estimated_finish"],
-        version=row["version"],
-        error=None if row["error"] is None else JobError(**row["error"]),
-        trained_tokens=row["trained_tokens"],
-        result_file=row["result_file"],
-    )
+    values = {name: value for name, value in row.items() if name != "seq"}
+    error = None if row["error"] is None else JobError(**row["error"])
+    return Job(**{**values, "status": JobStatus(row["status"]), "error": error})

@@ -1,4 +1,4 @@
-"""Notifier: wakes coroutines that wait for news of a job; anybody may ring it, from any thread."""
+"""Notifier: wakes coroutines that wait for news of a job; `notify` may be called from any thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Listener:
     is_closed: bool = False
 
     async def wait(self) -> None:
-        """Until the next ring after the last wait. Raises Draining: the server is stopping."""
+        """Until the first `notify` after the last wait. Raises Draining: the server is stopping."""
         await self.news.wait()
         self.news.clear()
         if self.is_closed:
@@ -31,7 +31,7 @@ class Listener:
 
 
 class Notifier:
-    """Who listens holds nothing up: ringing never waits."""
+    """Listeners delay no one: `notify` never waits."""
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
@@ -40,7 +40,7 @@ class Notifier:
 
     @contextmanager
     def listening(self, job_id: str) -> Iterator[Listener]:
-        """Raises Overloaded: as many listen as may."""
+        """Raises Overloaded: MAX_LISTENERS are listening already."""
         listener = Listener(job_id)
         with self._lock:
             self.require_room()
@@ -55,7 +55,7 @@ class Notifier:
                 self._listeners.discard(listener)
 
     def require_room(self) -> None:
-        """Worth asking while the refusal can still be a status. Raises Overloaded: as many listen as may."""
+        """For callers who can still refuse with a status. Raises Overloaded: MAX_LISTENERS are listening already."""
         if len(self._listeners) >= MAX_LISTENERS:
             raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
 
@@ -65,7 +65,7 @@ class Notifier:
         _wake(called)
 
     def close(self) -> None:
-        """Tell everybody who listens now or later that no news will come."""
+        """Tell everyone who listens, now or later, that no news will come."""
         with self._lock:
             self._is_closed = True
             called = list(self._listeners)
@@ -76,5 +76,5 @@ class Notifier:
 
 def _wake(listeners: list[Listener]) -> None:
     for listener in listeners:
-        with suppress(RuntimeError):  # its loop is closed, so nobody waits
+        with suppress(RuntimeError):  # its loop is closed, so no one waits
             listener.loop.call_soon_threadsafe(listener.news.set)

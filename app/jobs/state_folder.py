@@ -1,4 +1,4 @@
-"""StateFolder: where one server keeps its files, jobs and half-done work. Losing it never touches the registry."""
+"""StateFolder: where one server keeps its files, jobs and unfinished work. Losing it never affects the registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIGEST_BYTES = 32
 class StateFolder:
     """Held by one server at a time, by a lock that ends with its process; everything in it is written durably.
 
-    `files/<sha256>` are uploads, `runs/<job>` the states that unfinished jobs go on from, `jobs.sqlite3` the books.
+    `files/<sha256>` are uploads, `runs/<job>` the states that unfinished jobs continue from, `jobs.sqlite3` the tables.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,11 +34,11 @@ class StateFolder:
         return self._path / DATABASE_FILE
 
     def close(self) -> None:
-        """Let another server have it."""
+        """Release it for another server."""
         self._lock.close()
 
     def put_file(self, content: bytes) -> str:
-        """Keep an upload by its sha256, which is returned. One that was damaged on the disk is whole again then.
+        """Keep an upload under its sha256, which is returned. Doing so repairs a copy that was damaged on the disk.
 
         Raises TuningUnavailable: the folder is gone.
         """
@@ -60,11 +60,11 @@ class StateFolder:
         self._store.remove(f"{FILES}/{digest}")
 
     def save_run(self, job_id: str, content: bytes) -> None:
-        """Replace what the job would go on from. Raises TuningUnavailable: the folder is gone."""
+        """Replace what the job would continue from. Raises TuningUnavailable: the folder is gone."""
         self._replace(f"{RUNS}/{job_id}", hashlib.sha256(content).digest() + content)
 
     def read_run(self, job_id: str) -> bytes | None:
-        """What was saved last, if anything was. Raises CorruptState."""
+        """What was saved last; None if nothing was. Raises CorruptState."""
         try:
             stored = self._store.read(f"{RUNS}/{job_id}")
         except NotFound:
@@ -78,13 +78,13 @@ class StateFolder:
         self._store.remove(f"{RUNS}/{job_id}")
 
     def keep_only(self, *, digests: set[str], job_ids: set[str]) -> None:
-        """Clear what a crash left behind: contents no upload names, states of jobs that have ended."""
+        """Remove what a crash may leave: contents that no upload names, states of jobs that have ended."""
         for folder, names in ((FILES, digests), (RUNS, job_ids)):
             for name in self._store.entries(folder).keys() - names:
                 self._store.remove(f"{folder}/{name}")
 
     def _replace(self, key: str, content: bytes) -> None:
-        if not self._path.is_dir():  # making it anew would make the registry's folder anew, which it mostly lies in
+        if not self._path.is_dir():  # creating it would also create the registry's folder, which it usually is in
             raise TuningUnavailable("the server's state folder is gone; put it back, or restart the server")
         self._store.replace(key, content)
 

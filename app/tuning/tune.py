@@ -9,7 +9,7 @@ from app.tuning.distillation.distillation_run import DistillationPlan, Distillat
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, ignore_event
-from app.tuning.run.run import Mark, TuningRun
+from app.tuning.run.run import TuningRun
 
 
 def tune_task(
@@ -41,10 +41,9 @@ def distill_prompt(
 
 def run_alone(run: TuningRun | DistillationRun, should_stop: Callable[[], bool]) -> TuneResult:
     """Every slice of a run, one after another."""
-    mark = Mark.PART
-    while mark is not Mark.END:
+    while not run.is_done:
         run.prepare()
-        mark = run.advance()
-        if mark is Mark.UPDATE and run.step and should_stop():
+        run.advance()
+        if run.can_save and run.step and should_stop():
             run.stop()
     return run.result

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from app.engine.threads.slices import Lease, own_device
 from app.jobs.event_log import JobEvent
-from app.jobs.job import Job, JobSpec, JobStatus
+from app.jobs.job import Job, JobStatus
+from app.jobs.retries import RETRY_S
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.tuning.job.service import TuningService
+from app.tuning.job.spec import JobSpec
 from tests.support.models import tiny_backbone
 
 Result = TypeVar("Result")
@@ -51,11 +53,14 @@ class Gate:
         return work()
 
 
-def open_shop(folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0) -> TuningService:
+def open_shop(
+    folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0, retry_s: float = RETRY_S
+) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
     backbone = tiny_backbone()
     registry = Registry(FileStore(folder / "prompts"), backbone)
-    return TuningService(folder / "prompts" / ".state", backbone, registry, lease, save_every_s=save_every_s)
+    state = folder / "prompts" / ".state"
+    return TuningService(state, backbone, registry, lease, save_every_s=save_every_s, retry_s=retry_s)
 
 
 def open_registry(folder: Path) -> Registry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -70,7 +70,11 @@ async def list_jobs(request: Request, tuning: TuningDep, after: After = None, li
     """Jobs, newest first. `metadata[key]=value` in the query keeps those created with this pair."""
     names = {name: name.removeprefix("metadata[").removesuffix("]") for name in request.query_params}
     wanted = {key: request.query_params[name] for name, key in names.items() if name == f"metadata[{key}]"}
-    jobs, has_more = await asyncio.to_thread(tuning.jobs.page, after, limit, wanted)
+
+    def has_pairs(spec: Mapping[str, Any]) -> bool:
+        return wanted.items() <= (spec["metadata"] or {}).items()
+
+    jobs, has_more = await asyncio.to_thread(tuning.jobs.page, after, limit, has_pairs if wanted else None)
     return JobList(data=[job_object(job) for job in jobs], has_more=has_more)
 
 

@@ -19,8 +19,8 @@ from app.http.tuning.fine_tuning_schema import (
     SupervisedHyperparameters,
     SupervisedMethod,
 )
-from app.jobs.job import JobSpec
 from app.task_prompt import PromptKind
+from app.tuning.job.spec import JobSpec
 
 if TYPE_CHECKING:
     from app.answers.readiness import Services

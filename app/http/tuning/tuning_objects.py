@@ -9,6 +9,7 @@ from app.http.tuning.fine_tuning_schema import CheckpointObject, EventObject, Jo
 from app.jobs.event_log import JobEvent
 from app.jobs.files import TrainingFile
 from app.jobs.job import Checkpoint, Job
+from app.tuning.job.spec import JobSpec
 
 
 def file_object(file: TrainingFile) -> FileObject:
@@ -23,27 +24,28 @@ def file_object(file: TrainingFile) -> FileObject:
 
 
 def job_object(job: Job) -> JobObject:
-    supervised = job.spec.method.get("supervised") or {}
+    spec = JobSpec.from_json(job.spec)
+    supervised = spec.method.get("supervised") or {}
     return JobObject(
         id=job.id,
-        model=job.spec.model,
+        model=spec.model,
         created_at=job.created_at,
         finished_at=job.finished_at,
         status=job.status.value,
         error=None if job.error is None else JobErrorObject(**asdict(job.error)),
         fine_tuned_model=job.version,
-        task=job.spec.task,
-        training_file=job.spec.training_file,
-        validation_file=job.spec.validation_file,
+        task=spec.task,
+        training_file=spec.training_file,
+        validation_file=spec.validation_file,
         hyperparameters=dict(supervised.get("hyperparameters") or {}),
-        method=dict(job.spec.method),
-        seed=job.spec.seed,
+        method=dict(spec.method),
+        seed=spec.seed,
         step=job.step,
         total_steps=job.num_steps,
         estimated_finish=job.estimated_finish,
         trained_tokens=job.trained_tokens or None,
         result_files=[] if job.result_file is None else [job.result_file],
-        metadata=None if job.spec.metadata is None else dict(job.spec.metadata),
+        metadata=None if spec.metadata is None else dict(spec.metadata),
     )
 
 

@@ -22,7 +22,7 @@ from app.tuning.plan import TeacherAnswers, TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, Taught, ignore_event
 from app.tuning.run.population import Member
-from app.tuning.run.run import Mark, TuningRun
+from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import Search
 
@@ -113,6 +113,7 @@ class DistillationRun:
         self._scores: list[torch.Tensor] = []
         self._student: TuningRun | None = None
         self._is_stopping = False
+        self.can_save = False
         if state is not None:
             if state.books.get("assignment") != self._digest:
                 raise InvalidInput("the saved state belongs to another run", param="state")
@@ -162,11 +163,17 @@ class DistillationRun:
             self._on_event(Taught(len(self._inputs)))
             self._begin(None)
 
-    def advance(self) -> Mark:
+    def advance(self) -> None:
         """Compute one slice. Raises what `teach_in_slices` and `TuningRun.advance` raise."""
         if self._student is None:
-            return next(self._teaching) or Mark.PART
-        return self._student.advance()
+            self.can_save = next(self._teaching) or False
+        else:
+            self._student.advance()
+            self.can_save = self._student.can_save
+
+    @property
+    def is_done(self) -> bool:
+        return self._student is not None and self._student.is_done
 
     def stop(self) -> None:
         """End after the present update of the student."""
@@ -175,7 +182,7 @@ class DistillationRun:
             self._student.stop()
 
     def state(self) -> RunState:
-        """To be asked for when `advance` said `Mark.UPDATE`, and before it is called again."""
+        """Of the answers so far, or of the student. Only while `can_save`."""
         student = self._student.state() if self._student else None
         tensors = {"scores": torch.cat(self._scores)} if self._scores else {}
         if student is not None:
@@ -199,7 +206,7 @@ class DistillationRun:
         if state.books["student"] is not None:
             self._begin(RunState(state.books["student"], state.tensors_under(STUDENT)))
 
-    def _teach(self) -> Generator[Mark | None, None, None]:
+    def _teach(self) -> Generator[bool | None, None, None]:
         while len(self._answers) < len(self._inputs):
             begin = len(self._answers)
             lesson = yield from teach_in_slices(
@@ -213,7 +220,7 @@ class DistillationRun:
             )
             self._answers += [example.target for example in lesson.examples]
             self._scores += [] if lesson.scores is None else [lesson.scores]
-            yield Mark.UPDATE
+            yield True
 
     def _begin(self, state: RunState | None) -> None:
         """Let the student start, or go on."""

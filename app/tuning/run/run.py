@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from itertools import islice
 
 import torch
@@ -46,21 +45,11 @@ from app.tuning.run.trainer import Trainer
 from app.tuning.search import keep_better_half
 
 
-class Mark(StrEnum):
-    """What a slice ended with."""
-
-    PART = "part"
-    """The middle of an update or a measurement."""
-    UPDATE = "update"
-    """A moment at which the run can be saved."""
-    END = "end"
-
-
 class TuningRun:
-    """Call `advance` until it says `Mark.END`, then read `result`. Every call holds the device for one slice.
+    """Call `advance` until `is_done`, then read `result`. Every call holds the device for one slice.
 
     Args:
-        state: of an earlier run of the same plan, to go on from.
+        state: of an earlier run of the same plan, to continue from.
         slice_s: seconds a slice should take; None leaves the size of micro-batches to the configuration.
         on_event: told what happens, within `advance`.
 
@@ -90,7 +79,7 @@ class TuningRun:
             num_extra_tokens=objective.num_extra_tokens,
         )
         self._population = Population(backbone)
-        self._descent = Trainer(backbone, objective, self._population, self._chunker, on_event)
+        self._trainer = Trainer(backbone, objective, self._population, self._chunker, on_event)
         self._on_event = on_event
         self._slice_s = slice_s
         self.step = 0
@@ -99,7 +88,8 @@ class TuningRun:
         self._num_worse = 0
         self._elapsed_s = 0.0
         self._is_stopping = False
-        self._mark = Mark.PART
+        self.can_save = False
+        """Whether the last slice completed an update; a run can only be saved then."""
         self._result: TuneResult | None = None
         self._work = self._slices(state)
 
@@ -129,7 +119,7 @@ class TuningRun:
     def prepare(self) -> None:
         """Before each slice, what needs no device; all of that was done when the run was made."""
 
-    def advance(self) -> Mark:
+    def advance(self) -> None:
         """Compute one slice.
 
         Raises:
@@ -138,25 +128,23 @@ class TuningRun:
             OutOfMemory: not even one row fits.
         """
         began = time.monotonic()
-        self._mark = next(self._work) or Mark.PART
+        self.can_save = next(self._work, False)
         self._elapsed_s += time.monotonic() - began
-        return self._mark
 
     def stop(self) -> None:
         """End after the present update: what is best so far is measured and kept."""
         self._is_stopping = True
 
     def state(self) -> RunState:
-        """To be asked for when `advance` said `Mark.UPDATE`, and before it is called again."""
-        assert self._mark is Mark.UPDATE, "a run can only be saved between two updates"
+        assert self.can_save, "a run can only be saved between two updates"
         members = self._population.members
         books = {
             "plan": self._digest,
             "step": self.step,
             "num_worse": self._num_worse,
             "elapsed_s": self._elapsed_s,
-            "num_tokens_computed": self._descent.num_tokens_computed,
-            "num_tokens_trained": self._descent.num_tokens_trained,
+            "num_tokens_computed": self._trainer.num_tokens_computed,
+            "num_tokens_trained": self._trainer.num_tokens_trained,
             "chunker": self._chunker.as_dict(),
             "history": [asdict(event) for event in self._history],
             "members": [member.books() for member in members],
@@ -164,9 +152,9 @@ class TuningRun:
         named = {f"{m.number}.{name}": tensor for m in members for name, tensor in m.tensors().items()}
         return RunState(books, named)
 
-    def _slices(self, state: RunState | None) -> Iterator[Mark | None]:
-        """The whole run. What it yields is what `advance` returns; None is PART."""
-        yield from self._make_members()
+    def _slices(self, state: RunState | None) -> Iterator[bool]:
+        """The whole run. It yields whether it can be saved there."""
+        yield from _parts(self._make_members())
         if state is None:
             yield from self._begin()
         else:
@@ -176,14 +164,12 @@ class TuningRun:
         batches = shuffled_batches(self._train, config.batch_size, order, balance=config.balance)
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
-            yield from self._update([self._train[i] for i in next(batches)])
+            yield from _parts(self._update([self._train[i] for i in next(batches)]))
             if self._population.alive and self._is_time_to_measure():
-                yield from self._measure()
+                yield from _parts(self._measure())
                 self._cut()
-            yield Mark.UPDATE
-        yield from self._finish(reason)
-        while True:
-            yield Mark.END
+            yield True
+        yield from _parts(self._finish(reason))
 
     def _make_members(self) -> Iterator[None]:
         configs = self._plan.search.members(self._plan.config)
@@ -218,19 +204,19 @@ class TuningRun:
                 rows = PromptPrefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
         return Member(number, config, rows, kv_rms(backbone, rows))
 
-    def _begin(self) -> Iterator[Mark | None]:
+    def _begin(self) -> Iterator[bool]:
         if self._slice_s is not None:
-            yield from self._descent.calibrate(self._train, self._slice_s)
-        yield from self._measure()
+            yield from _parts(self._trainer.calibrate(self._train, self._slice_s))
+        yield from _parts(self._measure())
         if self.leader is None:
             raise NumericalError("the backbone's answers are not finite even before tuning")
-        yield Mark.UPDATE
+        yield True
 
     def _restore(self, state: RunState) -> None:
         books = state.books
         self.step, self._num_worse, self._elapsed_s = books["step"], books["num_worse"], books["elapsed_s"]
-        self._descent.num_tokens_computed = books["num_tokens_computed"]
-        self._descent.num_tokens_trained = books["num_tokens_trained"]
+        self._trainer.num_tokens_computed = books["num_tokens_computed"]
+        self._trainer.num_tokens_trained = books["num_tokens_trained"]
         self._chunker.restore(books["chunker"])
         self._history = [Evaluated(**event) for event in books["history"]]
         for member, known in zip(self._population.members, books["members"], strict=True):
@@ -247,19 +233,19 @@ class TuningRun:
         return "stopped" if self._is_stopping else None
 
     def _update(self, rows: Sequence[EncodedExample]) -> Iterator[None]:
-        alive, num_before = self._population.alive, self._descent.num_tokens_trained
-        member_to_loss = yield from self._descent.update(rows, self.step, self.num_steps)
+        alive, num_before = self._population.alive, self._trainer.num_tokens_trained
+        member_to_loss = yield from self._trainer.update(rows, self.step, self.num_steps)
         self.step += 1
         self._drop([member for member in alive if member not in member_to_loss], "not finite")
         if member_to_loss:
-            self._report(member_to_loss, self._descent.num_tokens_trained - num_before)
+            self._report(member_to_loss, self._trainer.num_tokens_trained - num_before)
 
     def _report(self, member_to_loss: Mapping[Member, float], num_tokens: int) -> None:
         """The leader's loss, or another's where the leader is trained no more."""
         shown = max(member_to_loss, key=lambda member: member.best_rank)
         learning_rate = shown.config.learning_rate_at(self.step - 1, self.num_steps)
         loss = member_to_loss[shown]
-        so_far = self._descent.num_tokens_trained
+        so_far = self._trainer.num_tokens_trained
         self._on_event(StepDone(self.step, self.num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far))
 
     def _is_time_to_measure(self) -> bool:
@@ -278,7 +264,7 @@ class TuningRun:
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best
-        member_to_score = yield from self._descent.measure(self._validation)
+        member_to_score = yield from self._trainer.measure(self._validation)
         for member, score in member_to_score.items():
             member.note(score, self.step)
         has_improved = self.leader is not None and self.leader.best is not best_before
@@ -342,8 +328,13 @@ class TuningRun:
             num_steps=self.step,
             stop_reason=reason,
             tuning_s=self._elapsed_s,
-            num_tokens_computed=self._descent.num_tokens_computed,
+            num_tokens_computed=self._trainer.num_tokens_computed,
         )
+
+
+def _parts(slices: Iterator[None]) -> Iterator[bool]:
+    """The middle of an update or a measurement, where a run cannot be saved."""
+    return (False for _ in slices)
 
 
 def _describe(config: TuneConfig) -> dict[str, object]:

@@ -79,14 +79,14 @@ def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.so
 def _followed_job(server: LiveServer) -> Iterator[bytes]:
     """The request to follow a job that is paused and has two megabytes of events."""
     tuning = server.services.require_tuning()
-    job = tuning.jobs.create(make_spec(tuning), "made")
+    job = tuning.jobs.create(make_spec(tuning).to_json(), "made")
     tuning.jobs.give(job.id, Order.PAUSE)
-    with tuning._database.writing() as connection:
+    with tuning.stores.database.writing() as connection:
         tuning.events.record(connection, job.id, 1, [NewEvent("note", MESSAGE.decode())] * NUM_EVENTS)
     yield f"GET /v1/fine_tuning/jobs/{job.id}/events?stream=true HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     tuning.jobs.give(job.id, Order.CANCEL)
     tuning.jobs.delete(job.id)
-    tuning.delete_file(job.spec.training_file)
+    tuning.delete_file(job.spec["training_file"])
 
 
 @contextmanager

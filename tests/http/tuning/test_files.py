@@ -42,7 +42,7 @@ def http(live: LiveServer) -> Iterator[httpx.Client]:
 
 
 def stored(live: LiveServer) -> set[str]:
-    folder = Path(live.services.require_tuning()._folder._path) / "files"
+    folder = Path(live.services.require_tuning().stores.folder._path) / "files"
     return {path.name for path in folder.glob("*")}
 
 

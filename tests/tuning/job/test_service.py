@@ -22,8 +22,7 @@ from app.errors import (
     Overloaded,
     TuningUnavailable,
 )
-from app.jobs import job_store as job_book
-from app.jobs import retries
+from app.jobs import job_store
 from app.jobs.job import JobError, JobStatus, Order
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
@@ -48,7 +47,7 @@ OpenShop = Callable[..., TuningService]
 
 @pytest.fixture
 def shops(tmp_path: Path) -> Iterator[OpenShop]:
-    """Opens workshops on one folder, one after the other, and closes what the test leaves open."""
+    """Opens services on one folder, one after another, and closes what the test leaves open."""
     opened: list[TuningService] = []
 
     def open_next(*arguments: object, **options: object) -> TuningService:
@@ -251,17 +250,17 @@ def test_what_a_job_needs_is_checked_when_it_is_created(shops: OpenShop) -> None
     with pytest.raises(InvalidInput, match="template"):
         shop.create_job(make_spec(shop, template="{input}"))
     spec = make_spec(shop)
-    shop._folder.remove_file(shop.files.get(spec.training_file).digest)
+    shop.stores.folder.remove_file(shop.files.get(spec.training_file).digest)
     with pytest.raises(CorruptState):
         shop.create_job(spec)
     assert shop.jobs.page(None, 10) == ([], False)
 
 
-def test_the_queue_and_the_books_are_bounded(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_and_the_number_of_jobs_are_bounded(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = shops()
     spec = make_spec(shop)
-    monkeypatch.setattr(job_book, "MAX_UNFINISHED_JOBS", 2)
-    monkeypatch.setattr(job_book, "MAX_JOBS", 3)
+    monkeypatch.setattr(job_store, "MAX_UNFINISHED_JOBS", 2)
+    monkeypatch.setattr(job_store, "MAX_JOBS", 3)
     first = shop.create_job(spec)
     shop.create_job(spec)
     with pytest.raises(Overloaded):
@@ -277,16 +276,36 @@ def test_the_queue_and_the_books_are_bounded(shops: OpenShop, monkeypatch: pytes
         shop.jobs.get(first.id)
 
 
+def test_a_file_is_parsed_once_from_a_jobs_creation_to_its_end_and_again_after_a_restart(shops: OpenShop) -> None:
+    num_loads = []
+
+    def count(shop: TuningService) -> TuningService:
+        load = shop.files.load
+        shop.files.load = lambda *arguments, **options: (num_loads.append(1), load(*arguments, **options))[1]
+        return shop
+
+    shop = count(shops())
+    shop.start()
+    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    assert len(num_loads) == 1
+    shop = count(shops())
+    job = shop.create_job(make_spec(shop))
+    shop = count(shops())
+    shop.start()
+    wait_for(shop, job, JobStatus.SUCCEEDED)
+    assert len(num_loads) == 3
+
+
 def test_a_file_that_a_job_needs_cannot_go(shops: OpenShop) -> None:
     shop = shops()
     job = shop.create_job(make_spec(shop))
     with pytest.raises(InvalidInput, match="needs this file"):
-        shop.delete_file(job.spec.training_file)
+        shop.delete_file(job.spec["training_file"])
     shop.give(job.id, Order.CANCEL)
-    shop.delete_file(job.spec.training_file)
+    shop.delete_file(job.spec["training_file"])
 
 
-def test_a_folder_has_one_workshop_at_a_time(shops: OpenShop, tmp_path: Path) -> None:
+def test_a_folder_has_one_service_at_a_time(shops: OpenShop, tmp_path: Path) -> None:
     shop = shops()
     with pytest.raises(TuningUnavailable, match="another server"):
         open_shop(tmp_path)
@@ -300,20 +319,20 @@ def test_a_damaged_database_is_said_and_the_registry_is_untouched(shops: OpenSho
     wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
     shop.close()
     (tmp_path / "prompts/.state/jobs.sqlite3").write_bytes(b"no database" * 1000)
-    with pytest.raises(TuningUnavailable, match="begin anew"):
+    with pytest.raises(TuningUnavailable, match="start afresh"):
         open_shop(tmp_path)
     assert open_registry(tmp_path).resolve("likes")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_version_published_before_a_crash_is_found_again(shops: OpenShop, tmp_path: Path) -> None:
-    """The crash comes between the publication and its entry in the books."""
+    """The crash comes between the publication and its entry in the database."""
     shop = shops()
     job = shop.create_job(make_spec(shop))
     real = shop.jobs.succeed
     shop.jobs.succeed = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     shop.start()
-    wait_until(lambda: not shop._runner.is_alive)
+    wait_until(lambda: not shop.runner.is_alive)
     shop.jobs.succeed = real
     published = [version.id for version in open_registry(tmp_path).versions("likes")]
     after = shops()
@@ -335,7 +354,7 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     shop = shops()
     shop.start()
     first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
-    registry = shop._planner._registry
+    registry = shop.registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
     gate = GateRequest(examples).make_gate(live.labels)
@@ -364,9 +383,9 @@ def test_nothing_comes_of_a_job_after_it_was_cancelled_and_forgotten(
     job = shop.create_job(make_spec(shop))
     shop.start()
     wait_until(lambda: not shop.jobs.unfinished())
-    shop._runner.close()
+    shop.runner.close()
     assert shop.checkpoints.of(job.id) == []
-    assert shop._planner._registry.tasks() == []
+    assert shop.registry.tasks() == []
     shop.jobs.fail(job.id, JobError("internal_error", "too late"))
     assert not caplog.records
 
@@ -378,7 +397,7 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
     lease = Gate()
     shop = shops(lease)
-    registry = shop._planner._registry
+    registry = shop.registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(400)]
     gate = GateRequest(examples).make_gate(live.labels)
@@ -390,7 +409,7 @@ def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: Open
     if order is None:
         shop.stop()
         lease.open()
-        wait_until(lambda: not shop._runner.is_alive)
+        wait_until(lambda: not shop.runner.is_alive)
     else:
         shop.give(job.id, order)
         other = shop.create_job(make_spec(shop))
@@ -426,17 +445,17 @@ class Disk:
         self._monkeypatch.setattr(owner, name, write)
 
 
-BOOKS = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+TABLES_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
 PLACES = {
-    "a checkpoint is published": (lambda shop: shop._planner._registry._store, "create", 0, None),
+    "a checkpoint is published": (lambda shop: shop.registry._store, "create", 0, None),
     "the result is published": (lambda _: Publisher, "publish_result", 0, None),
-    "a read-only folder": (lambda shop: shop._planner._registry._store, "replace", 0, OSError(errno.EROFS, "")),
-    "the state is saved": (lambda shop: shop._folder, "save_run", 3, None),
-    "the figures are kept": (lambda shop: shop._folder, "put_file", 0, None),
-    "events are recorded": (lambda shop: shop.jobs, "record", 3, BOOKS),
-    "a checkpoint is entered": (lambda shop: shop.checkpoints, "add", 1, BOOKS),
-    "the end is entered": (lambda shop: shop.jobs, "succeed", 0, BOOKS),
-    "the file is read": (lambda shop: shop._folder, "read_file", 0, OSError(errno.EIO, os.strerror(errno.EIO))),
+    "a read-only folder": (lambda shop: shop.registry._store, "replace", 0, OSError(errno.EROFS, "")),
+    "the state is saved": (lambda shop: shop.stores.folder, "save_run", 3, None),
+    "the figures are kept": (lambda shop: shop.stores.folder, "put_file", 0, None),
+    "events are recorded": (lambda shop: shop.jobs, "record", 3, TABLES_FULL),
+    "a checkpoint is entered": (lambda shop: shop.checkpoints, "add", 1, TABLES_FULL),
+    "the end is entered": (lambda shop: shop.jobs, "succeed", 0, TABLES_FULL),
+    "the file is read": (lambda shop: shop.stores.folder, "read_file", 0, OSError(errno.EIO, os.strerror(errno.EIO))),
 }
 
 
@@ -449,9 +468,9 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
     first: int,
     fault: Exception | None,
 ) -> None:
-    monkeypatch.setattr(retries, "RETRY_S", 0.01)
-    shop = shops()
-    job = shop.create_job(make_spec(shop))
+    before = shops()
+    job = before.create_job(make_spec(before))
+    shop = shops(retry_s=0.01)
     disk = Disk(monkeypatch, fault)
     disk.spoil(find_owner(shop), name, first=first)
     shop.start()
@@ -465,7 +484,7 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
         errno.ENOSPC: "the server's disk failed (No space left on device)",
         errno.EIO: "the server's disk failed (Input/output error)",
         errno.EROFS: "the registry's folder cannot be written",
-        None: "the server's books could not be kept",
+        None: "the server's job database could not be written",
     }
     reason = reasons[getattr(disk._fault, "errno", None)]
     assert all(text.startswith(f"Job queued again: {reason}; it is tried again") for text in warnings)
@@ -473,7 +492,7 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
     assert curve(shop, done) == curve(shop, other)
     steps = [each.step for each in shop.checkpoints.of(job.id)]
     assert steps == [each.step for each in shop.checkpoints.of(other.id)]
-    registry = shop._planner._registry
+    registry = shop.registry
     assert len(registry.versions("likes")) == len(registry.versions("other"))
 
 
@@ -481,10 +500,9 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
 def test_a_job_that_waits_for_the_disk_obeys_and_lets_others_go_first(
     shops: OpenShop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: Order
 ) -> None:
-    monkeypatch.setattr(retries, "RETRY_S", 3600.0)
-    shop = shops()
+    shop = shops(retry_s=3600.0)
     disk = Disk(monkeypatch)
-    disk.spoil(shop._planner._registry._store, "create", first=1)
+    disk.spoil(shop.registry._store, "create", first=1)
     job = shop.create_job(make_spec(shop))
     shop.start()
     wait_until(lambda: disk.num_faults == 1)
@@ -499,7 +517,7 @@ def test_a_job_that_waits_for_the_disk_obeys_and_lets_others_go_first(
         wait_until(lambda: not list(runs.iterdir()))
         assert shop.jobs.get(job.id).status is JobStatus.CANCELLED
         return
-    wait_until(lambda: shop._runner._retries.next_s is None)
+    wait_until(lambda: not shop.runner.has_retries)
     assert shop.jobs.get(job.id).status is JobStatus.PAUSED
     shop.give(job.id, Order.RESUME)
     wait_for(shop, job, JobStatus.SUCCEEDED)

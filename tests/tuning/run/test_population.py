@@ -18,7 +18,7 @@ from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated, MembersDropped, MicroBatchLowered, StepDone, TuneEvent
 from app.tuning.run.objective import LabelObjective
-from app.tuning.run.run import Mark, TuningRun
+from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.run.trainer import Trainer
 from app.tuning.search import Search
@@ -63,8 +63,9 @@ def curves(backbone: Backbone, asked: TuningPlan) -> dict[int, list[tuple[int, f
     """Cross-entropy on validation by member: accuracies of few examples would hide small differences."""
     found: dict[int, list[tuple[int, float]]] = {}
     run = TuningRun(backbone, asked)
-    while (mark := run.advance()) is not Mark.END:
-        if mark is Mark.UPDATE and run.step % 2 == 0:
+    while not run.is_done:
+        run.advance()
+        if run.can_save and run.step % 2 == 0:
             for member in run._population.members:
                 score = member.best.score if member.best else None
                 found.setdefault(member.number, []).append((run.step, score.rank[-1] if score else math.nan))
@@ -83,8 +84,10 @@ def test_a_run_goes_on_from_its_state_bit_for_bit(optimizer: OptimizerKind, labe
     chance = random.Random(1)
     while not run.is_done:
         for _ in range(chance.randint(20, 80)):
-            mark = run.advance()
-            if mark is Mark.UPDATE:
+            if run.is_done:
+                break
+            run.advance()
+            if run.can_save:
                 state = RunState.from_bytes(run.state().to_bytes())
         if not run.is_done:  # killed here, wherever it was
             seen[:] = [event for event in seen if getattr(event, "step", 0) <= (state.books["step"] if state else -1)]
@@ -101,8 +104,8 @@ def losses(events: list[TuneEvent]) -> list[tuple[int, float]]:
 def test_the_state_of_another_plan_is_refused() -> None:
     backbone = tiny_backbone()
     run = TuningRun(backbone, plan())
-    while run.advance() is not Mark.UPDATE:
-        pass
+    while not run.can_save:
+        run.advance()
     with pytest.raises(InvalidInput, match="another tuning run"):
         TuningRun(backbone, plan(replace(CONFIG, weight_decay=0.1)), state=run.state())
     with pytest.raises(CorruptPrompt):
@@ -128,12 +131,12 @@ def test_a_member_that_is_not_finite_leaves_and_the_others_go_on() -> None:
     seen: list[TuneEvent] = []
     search = replace(SEARCH, kinds=(PromptKind.EMBEDDINGS,), learning_rates=(0.05,))
     run = TuningRun(tiny_backbone(), plan(CONFIG, search), on_event=seen.append)
-    while run.advance() is not Mark.UPDATE:
-        pass
+    while not run.can_save:
+        run.advance()
     poisoned = run._population.members[1]
     poisoned.scaled.data.fill_(math.nan)
-    while run.advance() is not Mark.END:
-        pass
+    while not run.is_done:
+        run.advance()
     assert [(event.members, event.reason) for event in seen if isinstance(event, MembersDropped)] == [
         ((1,), "not finite")
     ]
@@ -175,8 +178,8 @@ def test_slices_are_as_small_as_the_time_asked_for(monkeypatch: pytest.MonkeyPat
         Trainer, "_time", lambda _, prefixes, chunk: len(chunk.rows) * max(row.num_tokens for row in chunk.rows) / 1000
     )
     run = TuningRun(tiny_backbone(), plan(), slice_s=0.1)
-    while run.advance() is not Mark.UPDATE:
-        pass
+    while not run.can_save:
+        run.advance()
     max_tokens = run.state().books["chunker"]["max_tokens"]
     assert 50 <= max_tokens <= 200
     tokens = [

@@ -1,25 +1,33 @@
-"""Planner: from what a job was asked to do to a run that does it."""
+"""TuningJobs: from what a job was asked to do to a run that does it."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from app.jobs.job import JobSpec
 from app.model.layout import Template
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, Metric, OptimizerKind, Schedule, TuneConfig
 from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
+from app.tuning.job.figures import write_figures
+from app.tuning.job.publisher import Publisher
+from app.tuning.job.reporter import Reporter
+from app.tuning.job.spec import JobSpec
+from app.tuning.job.work import TuningWork
 from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from app.jobs.event_log import JobEvent
     from app.jobs.files import UploadStore
+    from app.jobs.job import Job
+    from app.jobs.progress import ProgressLog
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
-    from app.tuning.run.events import OnEvent
 
 _ENUMS = {
     "kind": PromptKind,
@@ -31,8 +39,11 @@ _ENUMS = {
 }
 
 
-class Planner:
-    """Args: slice_s: seconds a run may take the device for at a time; None sets no bound."""
+class TuningJobs:
+    """The kind of job that learns a prompt and publishes it.
+
+    Args: slice_s: seconds a run may take the device for at a time; None sets no bound.
+    """
 
     def __init__(self, backbone: Backbone, registry: Registry, files: UploadStore, *, slice_s: float | None) -> None:
         self._backbone = backbone
@@ -40,17 +51,32 @@ class Planner:
         self._files = files
         self._slice_s = slice_s
 
-    def plan(self, spec: JobSpec) -> TuningPlan | DistillationPlan:
-        """Reads the files again and checks everything that can be checked without the device.
+    def plan(self, spec: Mapping[str, Any]) -> TuningPlan | DistillationPlan:
+        """Reads the files and checks everything that can be checked without the device.
 
         Raises:
-            NoSuchFile, NotFound: a file or the version to go on from is gone.
-            InvalidInput: a file, a label, or a hyperparameter that cannot be; the message names it.
+            NoSuchFile, NotFound: a file or the version to continue from is gone.
+            InvalidInput: an impossible file, label or hyperparameter; the message names it.
             CorruptState, CorruptPrompt: what is stored is damaged.
         """
-        return self._assign(spec) if spec.has_teacher else self._plan(spec)
+        asked = JobSpec.from_json(spec)
+        return self._plan_distillation(asked) if asked.has_teacher else self._plan_tuning(asked)
 
-    def _plan(self, spec: JobSpec) -> TuningPlan:
+    def start(
+        self, job: Job, plan: TuningPlan | DistillationPlan, state: bytes | None, progress: ProgressLog
+    ) -> TuningWork:
+        """Raises InvalidInput, CorruptPrompt."""
+        saved = None if state is None else RunState.from_bytes(state)
+        reporter = Reporter(progress)
+        make = DistillationRun if isinstance(plan, DistillationPlan) else TuningRun
+        run = make(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)  # type: ignore[arg-type]
+        publisher = Publisher(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run)
+        return TuningWork(self._backbone, run, publisher, reporter)
+
+    def write_figures(self, events: Sequence[JobEvent]) -> bytes:
+        return write_figures(events)
+
+    def _plan_tuning(self, spec: JobSpec) -> TuningPlan:
         train = self._files.load(spec.training_file, param="training_file")
         validation = None
         if spec.validation_file is not None:
@@ -69,10 +95,10 @@ class Planner:
         )
         return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
 
-    def _assign(self, spec: JobSpec) -> DistillationPlan:
+    def _plan_distillation(self, spec: JobSpec) -> DistillationPlan:
         inputs = self._files.load_inputs(spec.training_file, param="training_file")
         config, labels = make_config(spec), spec.labels or ()
-        assignment = DistillationPlan.make(
+        plan = DistillationPlan.make(
             self._teacher(spec),
             inputs,
             config,
@@ -80,8 +106,8 @@ class Planner:
             template=Template() if spec.template is None else Template(spec.template),
             labels=labels,
         )
-        assignment.require_room(self._backbone)
-        return assignment
+        plan.require_room(self._backbone)
+        return plan
 
     def _teacher(self, spec: JobSpec) -> TaskPrompt:
         if spec.teacher_version is not None:
@@ -89,15 +115,6 @@ class Planner:
         assert spec.teacher_text is not None
         token_ids = self._backbone.tokenizer(spec.teacher_text)["input_ids"]
         return TaskPrompt.from_text(spec.teacher_text, token_ids, self._backbone.fingerprint)
-
-    def start(
-        self, plan: TuningPlan | DistillationPlan, state: bytes | None, on_event: OnEvent
-    ) -> TuningRun | DistillationRun:
-        """Args: state: what the run goes on from. Raises InvalidInput, CorruptPrompt."""
-        saved = None if state is None else RunState.from_bytes(state)
-        if isinstance(plan, DistillationPlan):
-            return DistillationRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
-        return TuningRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=on_event)
 
     def _init_prompt(self, spec: JobSpec) -> TaskPrompt | None:
         if spec.init_version is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.tuning.job.recorder import MAX_STEP_EVENTS, tell
+from app.tuning.job.reporter import MAX_STEP_EVENTS, describe_event
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
@@ -42,7 +42,7 @@ from app.tuning.run.events import (
     ],
 )
 def test_every_event_is_told(event: TuneEvent, message: str, data: dict | None) -> None:
-    told = tell(event, 2, 9)
+    told = describe_event(event, 2, 9)
     assert told is not None
     assert told.message.startswith(message)
     assert told.data == data
@@ -51,7 +51,9 @@ def test_every_event_is_told(event: TuneEvent, message: str, data: dict | None) 
 
 def test_a_long_run_is_thinned_and_keeps_its_ends() -> None:
     num_steps = 10 * MAX_STEP_EVENTS + 1
-    told = [tell(StepDone(step, num_steps, 0.5, 0.03, 1.0), step, num_steps) for step in range(1, num_steps + 1)]
+    told = [
+        describe_event(StepDone(step, num_steps, 0.5, 0.03, 1.0), step, num_steps) for step in range(1, num_steps + 1)
+    ]
     steps = [each.step for each in told if each is not None]
     assert len(steps) <= MAX_STEP_EVENTS + 2
     assert (steps[0], steps[-1]) == (1, num_steps)

@@ -9,12 +9,11 @@ from typing import Final
 
 from app.jobs.event_log import JobEvent
 
-MAX_FIGURES: Final = 1_000_000
 COLUMNS: Final = ("step", "train_loss", "learning_rate", "member", "valid_accuracy", "valid_loss")
 
 
 def write_figures(events: Sequence[JobEvent]) -> bytes:
-    """By step and member. What an event does not have stays empty."""
+    """By step and member; missing figures stay empty."""
     rows = [event.data for event in events if event.data is not None and "step" in event.data]
     rows.sort(key=lambda row: (row["step"], row.get("member", -1)))
     file = io.StringIO(newline="")

@@ -1,0 +1,182 @@
+"""Attempt: one job at work, from the moment the runner claims it until it ends or has to wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from app.engine.threads.slices import Lease
+from app.errors import InvalidInput
+from app.jobs.job import Job
+from app.jobs.progress import ProgressLog
+from app.jobs.stores import JobStores
+from app.jobs.work import Candidate, JobKind, SavedState
+
+NUM_CHECKPOINT_MOMENTS: Final = 4
+MAX_FIGURES: Final = 1_000_000
+Result = TypeVar("Result")
+
+
+class _MustLeaveError(Exception):
+    """The server stops, or the job was paused or cancelled, while the result is measured."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What came of one turn on the device; everything that is read from tensors is read there."""
+
+    state: SavedState | None
+    candidate: Candidate | None
+
+
+class Attempt:
+    """Used once. Everything but `_advance` happens on the runner's thread, which may wait for the disk.
+
+    Args:
+        plan: as the kind of job made it.
+        lease: how the work gets the device.
+        save_every_s: seconds after which the state is saved; what was done since is done again after a crash.
+        should_stop: whether the server is stopping; asked after every slice.
+    """
+
+    def __init__(
+        self,
+        stores: JobStores,
+        kind: JobKind,
+        job: Job,
+        plan: Any,
+        *,
+        lease: Lease,
+        save_every_s: float,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Raises what JobKind.start raises, and CorruptState."""
+        self._stores = stores
+        self._kind = kind
+        self._job = job
+        self._lease = lease
+        self._save_every_s = save_every_s
+        self._should_stop = should_stop
+        self._progress = ProgressLog(stores.jobs, job)
+        self._work = kind.start(job, plan, stores.folder.read_run(job.id), self._progress)
+        self._saved_s = time.monotonic()
+        self._checkpoint_steps = [each.step for each in stores.checkpoints.of(job.id)]
+
+    def run(self) -> None:
+        """Until the job has ended, was paused or cancelled, or the server stops.
+
+        Raises what the work raises; what was published by then stays.
+        """
+        while not self._work.is_done:
+            self._work.prepare()
+            done = self._lease(self._advance)
+            self._progress.flush_if_due()
+            if done.candidate is not None and not self._is_over():
+                self._publish_checkpoint(done.candidate)
+            if done.state is not None:
+                self._save(done.state)
+            if not self._work.is_done and self._must_leave(is_saved=done.state is not None):
+                return self._leave()
+        return self._end()
+
+    def _advance(self) -> Slice:
+        """On the device's thread."""
+        work = self._work
+        work.advance()
+        can_save = work.can_save
+        return Slice(
+            state=work.state() if can_save and self._is_time_to_save() else None,
+            candidate=self._find_candidate() if can_save and self._is_time_to_publish() else None,
+        )
+
+    def _is_time_to_save(self) -> bool:
+        return time.monotonic() - self._saved_s >= self._save_every_s or self._is_called_off()
+
+    def _is_called_off(self) -> bool:
+        return self._should_stop() or not self._stores.jobs.is_running(self._job.id)
+
+    def _is_over(self) -> bool:
+        return self._stores.jobs.is_over(self._job.id)
+
+    def _is_time_to_publish(self) -> bool:
+        """At the first improvement, and then whenever another quarter of the updates is done."""
+        step, num_steps = self._work.step, self._work.num_steps
+        quarter_before, quarter = ((each * NUM_CHECKPOINT_MOMENTS) // num_steps for each in (step - 1, step))
+        return quarter > quarter_before or not any(each <= step for each in self._checkpoint_steps)
+
+    def _find_candidate(self) -> Candidate | None:
+        """The best state so far, if it is better than the last checkpoint and than the start."""
+        published = max((each for each in self._checkpoint_steps if each <= self._work.step), default=0)
+        return self._work.find_candidate(published)
+
+    def _publish_checkpoint(self, candidate: Candidate) -> None:
+        self._add_checkpoint(candidate, self._work.publish_checkpoint(candidate))
+        self._checkpoint_steps.append(candidate.step)
+
+    def _add_checkpoint(self, candidate: Candidate, version: str) -> None:
+        self._stores.checkpoints.add(self._job.id, candidate, version)
+
+    def _save(self, state: SavedState) -> None:
+        """Events first: none up to the saved update may be missing after a crash."""
+        self._progress.flush()
+        self._stores.folder.save_run(self._job.id, state.to_bytes())
+        self._saved_s = time.monotonic()
+
+    def _must_leave(self, *, is_saved: bool) -> bool:
+        """A cancelled job is left at once, any other only when its state is saved."""
+        if self._stores.jobs.is_running(self._job.id):
+            return is_saved and self._should_stop()
+        return is_saved or self._is_over()
+
+    def _leave(self) -> None:
+        """To continue later from what was saved, unless the job was cancelled."""
+        if self._is_over():
+            self._stores.folder.remove_run(self._job.id)
+        else:
+            self._stores.jobs.put_back(self._job.id, "Job queued again: the server is stopping")
+
+    def _end(self) -> None:
+        self._progress.flush()
+        work = self._work
+        if work.failure is not None:
+            if work.best.step > max(self._checkpoint_steps, default=0):
+                self._publish_checkpoint(work.best)
+            raise work.failure
+        version = work.publish_result()
+        self._add_checkpoint(work.best, version)
+        try:
+            work.measure_result(self._take_turn)
+        except _MustLeaveError:
+            self._leave()
+            return
+        self._succeed(version)
+        if self._is_over():
+            self._stores.folder.remove_run(self._job.id)
+
+    def _take_turn(self, work: Callable[[], Result]) -> Result:
+        """A turn on the device, as long as the job may continue."""
+        if self._is_called_off():
+            raise _MustLeaveError
+        return self._lease(work)
+
+    def _succeed(self, version: str) -> None:
+        """The result is released and the job ends as one decision, which no order can come between."""
+        result_file = self._keep_figures()
+        jobs = self._stores.jobs
+        with jobs.deciding(self._job.id) as is_still_running:
+            if is_still_running:
+                warning = self._work.release()
+                if warning is not None:
+                    jobs.warn(self._job.id, warning)
+                jobs.succeed(self._job.id, version, note=self._work.note, result_file=result_file)
+
+    def _keep_figures(self) -> str | None:
+        """Id of the file; None if there is no room for it."""
+        events = self._stores.events.since(self._job.id, None, MAX_FIGURES)
+        try:
+            return self._stores.files.add_results(f"{self._job.id}.csv", self._kind.write_figures(events)).id
+        except InvalidInput as error:
+            self._stores.jobs.warn(self._job.id, f"the figures stay in the events alone: {error.message}")
+            return None

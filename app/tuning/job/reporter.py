@@ -1,0 +1,106 @@
+"""Reporter: puts the events of a run into a job's record, in OpenAI's words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from app.jobs.event_log import NewEvent
+from app.jobs.progress import ProgressLog
+from app.tuning.run.events import (
+    Evaluated,
+    MembersDropped,
+    MicroBatchLowered,
+    StepDone,
+    Taught,
+    TuneEvent,
+    TuningStarted,
+    TuningStopped,
+)
+
+MAX_STEP_EVENTS: Final = 2000
+"""Of a longer run only every second, third, ... update is recorded."""
+
+
+class Reporter:
+    """Passes the events of one run to the job's progress.
+
+    Attributes: train_loss: of the update before the best measurement so far; None before the first.
+    """
+
+    def __init__(self, progress: ProgressLog) -> None:
+        self._progress = progress
+        self._loss: float | None = None
+        self.train_loss: float | None = None
+
+    def report(self, event: TuneEvent) -> None:
+        progress = self._progress
+        if isinstance(event, TuningStarted):
+            progress.begin(event.num_steps)
+        elif isinstance(event, StepDone):
+            progress.advance(event.step, num_tokens=event.num_tokens, trained_tokens=event.num_tokens_trained)
+            self._loss = event.loss
+        elif isinstance(event, Evaluated) and event.is_best:
+            self.train_loss = self._loss
+        described = describe_event(event, progress.step, progress.num_steps)
+        if described is not None:
+            progress.add(described)
+
+
+def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | None:
+    """Args: step, num_steps: where the run stands. Returns None for an update that is not recorded."""
+    match event:
+        case Taught() | TuningStarted():
+            return _describe_start(event)
+        case StepDone():
+            return _describe_step(event)
+        case Evaluated():
+            return _describe_measurement(event, num_steps)
+        case MembersDropped():
+            names = ", ".join(map(str, event.members))
+            who = f"Member {names} is" if len(event.members) == 1 else f"Members {names} are"
+            level, why = ("info", "others do better") if event.reason == "halving" else ("warn", event.reason)
+            return NewEvent("dropped", f"{who} tuned no more: {why}", level, event.step, event.members[0])
+        case MicroBatchLowered():
+            message = f"Memory is short: forwards have {event.num_rows} rows from now on"
+            return NewEvent("micro_batch", message, "warn", step)
+        case TuningStopped():
+            message = f"Tuning ended after {event.step} updates ({event.reason}); best after {event.best_step}"
+            return NewEvent("stopped", message, step=event.step)
+
+
+def _describe_start(event: Taught | TuningStarted) -> NewEvent:
+    if isinstance(event, Taught):
+        return NewEvent("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
+    message = (
+        f"Tuning started: {event.num_steps} updates, {event.num_train} examples and {event.num_validation} for "
+        f"validation, {event.num_parameters} parameters in {len(event.members)} members"
+    )
+    return NewEvent("started", message, step=0)
+
+
+def _describe_step(event: StepDone) -> NewEvent | None:
+    stride = math.ceil(event.num_steps / MAX_STEP_EVENTS)
+    if event.step % stride and event.step not in (1, event.num_steps):
+        return None
+    data = {
+        "step": event.step,
+        "total_steps": event.num_steps,
+        "train_loss": event.loss,
+        "learning_rate": event.learning_rate,
+    }
+    message = f"Step {event.step}/{event.num_steps}: training loss={event.loss:.4f}"
+    return NewEvent("step", message, step=event.step, data=data)
+
+
+def _describe_measurement(event: Evaluated, num_steps: int) -> NewEvent:
+    data: dict[str, Any] = {
+        "step": event.step,
+        "total_steps": num_steps,
+        "member": event.member,
+        f"valid_{event.metric}": event.value if math.isfinite(event.value) else None,
+        "is_best": event.is_best,
+    }
+    is_best = ", best so far" if event.is_best else ""
+    message = f"Step {event.step}/{num_steps}: validation {event.metric}={event.value:.4f} (member {event.member}"
+    return NewEvent("evaluated", f"{message}{is_best})", step=event.step, member=event.member, data=data)
