@@ -1,4 +1,4 @@
-"""Every error softswap raises on purpose, as one tree, and the wording of a value that pydantic refused.
+"""Every error that softswap raises on purpose, as one tree, and the wording of what pydantic refuses.
 
 HTTP statuses are not here: they are a table in `app.http.protection.error_table`.
 
@@ -10,7 +10,7 @@ SoftswapError
  │    ├── NoSuchFile           no such uploaded file
  │    └── NoSuchJob            no such tuning job, event or checkpoint
  ├── Conflict              the thing changed since the caller last read it
- ├── GateFailed            a version scores lower than the one an alias means now
+ ├── GateFailed            a version scores lower than the one the alias means now
  ├── CorruptPrompt         stored bytes are not what was published
  ├── CorruptState          an uploaded file or a job's saved state is not what was written
  ├── RegistryUnavailable   the registry's folder cannot be written, or is gone
@@ -33,8 +33,8 @@ class SoftswapError(Exception):
     """Base of the tree.
 
     Args:
-        message: one sentence that says what is wrong and, where possible, what to do. Never the offending input.
-        param: public name of the field at fault, dotted where nested.
+        message: one sentence that says what is wrong and, if possible, what to do. Never the offending input.
+        param: public name of the field at fault, dotted if nested.
     """
 
     code = "internal_error"

@@ -13,7 +13,7 @@ MAX_STOP = 4
 MAX_STOP_CHARS = 64
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS = 300
-# Logits are float32: a smaller share would round to nothing, a smaller divisor make them infinite.
+# Logits are float32: a smaller share would round to zero, and a smaller divisor would make them infinite.
 MIN_TOP_P = 1e-6
 MIN_REPETITION_PENALTY = 0.01
 
@@ -23,21 +23,21 @@ class SamplingParams:
     """Names, ranges and meanings are OpenAI's; `top_k`, `min_p`, `repetition_penalty` and the rest are vLLM's.
 
     Attributes:
-        max_tokens: most tokens to generate; 0 generates nothing (useful with `prompt_logprobs`).
+        max_tokens: at most this many are generated; 0 generates nothing (useful with `prompt_logprobs`).
         temperature: 0 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set with at least this probability (Holtzman et al. 2020).
-        min_p: keep tokens with at least this fraction of the likeliest token's probability (Nguyen et al. 2024).
+        min_p: keep tokens with at least this fraction of the most likely token's probability (Nguyen et al. 2024).
         presence_penalty, frequency_penalty: subtracted from the logits of tokens already generated.
         repetition_penalty: divides positive and multiplies negative logits of tokens seen (Keskar et al. 2019).
         logit_bias: token id to a value added to its logit.
         seed: the same seed, prompt and parameters give the same tokens, whatever else is in the batch.
         stop: strings that end the text; not part of the text unless `include_stop_str_in_output`.
-        stop_token_ids: ids that end the text, beside the model's own end-of-sequence ids.
-        ignore_eos: go on after an end-of-sequence token.
+        stop_token_ids: ids that end the text, in addition to the model's own end-of-sequence ids.
+        ignore_eos: continue after an end-of-sequence token.
         logprobs: number of alternatives to report for each generated token; None reports nothing, 0 only the token.
-        prompt_logprobs: the same for each token of the text in front of the generated one.
-        logprob_token_ids: report the log-probabilities of exactly these ids instead of the likeliest ones.
+        prompt_logprobs: the same for each token of the text before the generated one.
+        logprob_token_ids: report the log-probabilities of exactly these ids instead of the most likely ones.
     """
 
     max_tokens: int = 16

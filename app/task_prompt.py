@@ -1,4 +1,4 @@
-"""TaskPrompt: the immutable value that goes in front of a request's text."""
+"""TaskPrompt: the immutable value that goes before a request's text."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class PromptKind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class TaskPrompt:
-    """Make one with `from_embeddings`, `from_kv` or `from_text`; they check the values once, at the door.
+    """Make one with `from_embeddings`, `from_kv` or `from_text`, which check the values.
 
     Attributes:
         kind: what the rows are.
-        backbone_fingerprint: the only backbone this prompt means anything to.
+        backbone_fingerprint: of the only backbone that can use this prompt.
         rows: float32, contiguous, on CPU. EMBEDDINGS: (num_virtual_tokens, hidden_size).
             KV: (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim), ordered K0, V0, K1, V1, ... as PEFT
-            stores them; keys as they stand in the cache, so no rotary embedding is applied to them. None for TEXT.
-        text: TEXT: what a person wrote. None otherwise.
-        token_ids: TEXT: its ids, the beginning-of-sequence id included. Empty otherwise.
-        digest: sha256 over kind, backbone and values; the identity by which caches know a prompt.
+            stores them; keys as they are in the cache, so no rotary embedding is applied to them. None for TEXT.
+        text: what a person wrote, for TEXT; None otherwise.
+        token_ids: the text's ids, the beginning-of-sequence id included, for TEXT; empty otherwise.
+        digest: sha256 over kind, backbone and values; caches identify a prompt by it.
     """
 
     kind: PromptKind
@@ -83,12 +83,12 @@ class TaskPrompt:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the values, without the key-value blocks they are expanded to."""
+        """Size of the values, without the key-value blocks that are computed from them."""
         return 4 * (len(self.token_ids) if self.rows is None else self.rows.numel())
 
 
 def is_finite(rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether every value is a number in that dtype. Looks at the extremes, NaN among them, so copies nothing."""
+    """Whether every value is finite in that dtype. Only the extremes are converted, so nothing large is copied."""
     return bool(torch.stack(torch.aminmax(rows)).to(dtype).isfinite().all())
 
 

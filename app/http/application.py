@@ -11,9 +11,8 @@ from fastapi import FastAPI
 from app.answers.readiness import Services
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
-from app.http.protection.error_table import add_error_handlers
 from app.http.protection.guard import PUBLIC_PATHS, Guard
-from app.http.protection.middleware import TelemetryMiddleware
+from app.http.protection.middleware import TelemetryMiddleware, add_error_handlers
 from app.http.tasks import evaluation, runs, tasks
 from app.http.tasks import tokens as insight
 from app.http.tuning import files, fine_tuning

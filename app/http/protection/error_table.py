@@ -1,25 +1,20 @@
-"""The edge's table of errors: what each becomes as a status, and OpenAI's body for all of them."""
+"""The status and headers that each error becomes, and OpenAI's body for all of them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from fastapi import FastAPI, HTTPException
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi import HTTPException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from app import errors
-from app.http.protection.patterns import PATTERN_TO_WORDS
-from app.telemetry import Metrics
 
 MAX_MESSAGE_CHARS = 300
 MAX_PARAM_CHARS = 100
@@ -30,19 +25,15 @@ ERROR_TO_STATUS: dict[type[errors.SoftswapError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 412,
     errors.GateFailed: 412,
-    errors.CorruptPrompt: 500,
-    errors.CorruptState: 500,
     errors.RegistryUnavailable: 503,
+    errors.TuningUnavailable: 503,
     errors.Overloaded: 503,
     errors.Draining: 503,
-    errors.DeadlineExceeded: 504,
-    errors.NumericalError: 500,
-    errors.OutOfMemory: 500,
-    errors.TuningUnavailable: 503,
     errors.EngineDead: 503,
-    errors.SoftswapError: 500,
+    errors.DeadlineExceeded: 504,
+    errors.SoftswapError: 500,  # the rest: corrupt data, numerical errors, no memory
 }
-"""The first class of an error's own line of ancestors that stands here decides."""
+"""The first class in an error's `__mro__` that is listed decides."""
 
 STATUS_TO_TYPE_CODE: dict[int, tuple[str, str]] = {
     400: ("invalid_request_error", "invalid_value"),
@@ -63,7 +54,7 @@ STATUS_TO_SHOULD_RETRY: dict[int, bool] = {500: False, 503: True, 504: False}
 
 
 class ErrorObject(BaseModel):
-    """What went wrong; `param` names the field at fault, dotted where nested."""
+    """What went wrong; `param` names the field at fault, dotted if nested."""
 
     message: str
     type: str
@@ -79,7 +70,7 @@ class ErrorBody(BaseModel):
 
 @dataclass(frozen=True)
 class Failure:
-    """A refusal on its way to the wire."""
+    """An error response before it is written."""
 
     status: int
     message: str
@@ -116,45 +107,13 @@ class Failure:
 
 
 class Refused(HTTPException):
-    """A refusal that belongs to HTTP itself: key, method, body size, media type."""
+    """Raised for what belongs to HTTP itself: key, method, body size, media type."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.code = code
-
-
-def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Turn every error into OpenAI's body."""
-
-    async def answer(request: Request, error: Exception) -> Response:
-        if isinstance(error, errors.Overloaded | errors.Draining):
-            metrics.observe_rejected(error.code)
-        failure = Failure.of(error)
-        if failure.status == 405:
-            allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
-            failure = Failure(405, f"This route takes {allowed} only.", headers={"allow": allowed})
-        return failure.response()
-
-    async def answer_validation(_: Request, error: Exception) -> Response:
-        problem = cast(RequestValidationError, error)
-        return explain(problem.errors(), problem.body).response()
-
-    app.add_exception_handler(errors.SoftswapError, answer)
-    app.add_exception_handler(StarletteHTTPException, answer)
-    app.add_exception_handler(RequestValidationError, answer_validation)
-
-
-def _allowed_methods(app: FastAPI, path: str) -> set[str]:
-    """Of every route with this path: the first one that matched, which refused, knows only its own."""
-    routes = [context.original_route for context in iter_route_contexts(app.routes)]
-    return {
-        method
-        for route in routes
-        if isinstance(route, APIRoute) and route.path_regex.match(path)
-        for method in route.methods or ()
-    }
 
 
 def _of_own(error: errors.SoftswapError) -> Failure:
@@ -171,83 +130,16 @@ def _of_own(error: errors.SoftswapError) -> Failure:
     return Failure(status, error.message, error.code, error.param, headers)
 
 
-STATUS_TO_MESSAGE = {
-    404: "There is no such route. GET /docs shows all of them.",
-}
-
-
 def _of_http(error: StarletteHTTPException) -> Failure:
     if isinstance(error, Refused):
-        return Failure(error.status_code, error.detail, error.code, None, error.headers or {})
-    message = STATUS_TO_MESSAGE.get(error.status_code, "The request could not be read.")
-    return Failure(error.status_code, message, None, None, error.headers or {})
-
-
-def explain(problems: Iterable[Mapping[str, Any]], body: Any) -> Failure:
-    """The one problem of a request that helps most, as a 400 that names the field and shows no value.
-
-    Args:
-        problems: pydantic's list, locations starting with "body", "path", "query" or "header".
-        body: what was validated, to tell field names from pydantic's own names of union members.
-    """
-    located = [(_field_path(problem["loc"], body), problem) for problem in problems]
-    path, problem = max(located, key=lambda item: _helpfulness(*item))
-    param = ".".join(map(str, path)) or None
-    if problem["type"] == "extra_forbidden":
-        return Failure(400, f"{param} is not a field of this request", "unknown_parameter", param)
-    if problem["type"] == "none_required":
-        return Failure(400, f"{param} is not supported by this server; leave it out", "unsupported_parameter", param)
-    code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    complaint = _name_all_types(each for where, each in located if where == path) or _complain(problem)
-    return Failure(400, f"{param or 'the body'} {complaint}", code, param)
-
-
-def _complain(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "string_pattern_mismatch":
-        return PATTERN_TO_WORDS.get(problem["ctx"]["pattern"], "is not valid")
-    return errors.complain(problem)
-
-
-def _name_all_types(problems: Iterable[Mapping[str, Any]]) -> str:
-    """Of a field that takes several types and got another: every one it takes. Empty where something else is wrong."""
-    kinds = [str(problem["type"]) for problem in problems]
-    if not all(kind in errors.TYPE_TO_NOUN for kind in kinds):
-        return ""
-    *others, last = dict.fromkeys(errors.TYPE_TO_NOUN[kind] for kind in kinds)
-    return f"must be {', '.join(others)} or {last}" if others else f"must be {last}"
-
-
-def _helpfulness(path: Sequence[str | int], problem: Mapping[str, Any]) -> tuple[bool, int]:
-    """Of a union's many complaints, one that got past the type check, then the deepest, says what was meant."""
-    is_type_mismatch = str(problem["type"]).endswith("_type")
-    return not is_type_mismatch, len(path)
-
-
-def _field_path(location: Sequence[str | int], body: Any) -> list[str | int]:
-    """Drop from pydantic's location what is no part of the request: its first word and names of union members."""
-    source, *rest = location
-    if source != "body":
-        return list(rest)
-    path: list[str | int] = ["items"] if isinstance(body, list) and rest else []
-    value = body
-    for step in rest:
-        is_inside, inner = _step_into(value, step)
-        if is_inside or (isinstance(value, dict) and step == rest[-1]):
-            path.append(step)
-        value = inner if is_inside else value
-    return path
-
-
-def _step_into(value: Any, step: str | int) -> tuple[bool, Any]:
-    if isinstance(value, dict) and step in value:
-        return True, value[step]
-    if isinstance(value, list) and isinstance(step, int) and step < len(value):
-        return True, value[step]
-    return False, None
+        return Failure(error.status_code, error.detail, error.code, headers=error.headers or {})
+    is_unknown = error.status_code == 404
+    message = "There is no such route. GET /docs shows all of them." if is_unknown else "The request could not be read."
+    return Failure(error.status_code, message, headers=error.headers or {})
 
 
 def _printable(text: str, limit: int) -> str:
-    """A caller may have named a field itself: what is not printable ASCII is escaped, what is long is cut."""
+    """Callers may name fields, so what is not printable ASCII is escaped, and what is long is cut."""
     escaped = "".join(char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text)
     return escaped if len(escaped) <= limit else f"{escaped[: limit - 3]}..."
 
@@ -270,7 +162,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 
 def describe_statuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's entries for errors a route may answer with."""
+    """OpenAPI's entries for the errors that a route may answer with."""
     texts = {
         400: "The request is wrong; `param` names the field.",
         401: "No API key, or one this server does not know.",

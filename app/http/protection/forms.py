@@ -1,4 +1,4 @@
-"""Forms: the fields of a `multipart/form-data` body."""
+"""The fields of a `multipart/form-data` body."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from app.http.protection.error_table import Refused
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-
 MAX_FIELDS = 8
-"""More than any form has, so that the one that is not known can be named."""
+"""More than any form has, so that an unknown field can be named."""
 
 
 @asynccontextmanager
 async def open_form(request: Request, fields: Collection[str], *, max_part_bytes: int) -> AsyncIterator[FormData]:
-    """The form of a request, of which one field may be a file. What it holds is gone in the end.
+    """The form of a request, of which one field may be a file. It is closed on leaving, and its files deleted.
 
     Raises:
-        Refused: the body is no form (415).
-        InvalidInput: it cannot be read, or has other fields.
+        Refused: the body is not a form (415).
+        InvalidInput: the form cannot be read, or has other fields.
     """
     names = " and ".join(fields)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -45,7 +44,7 @@ async def open_form(request: Request, fields: Collection[str], *, max_part_bytes
 
 
 async def read_file(form: FormData) -> tuple[str, bytes]:
-    """Name and content of its field `file`. Raises InvalidInput."""
+    """Name and content of the form's field `file`. Raises InvalidInput."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise InvalidInput("file must be a file with a name (curl: -F file=@PATH)", param="file")

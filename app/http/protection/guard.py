@@ -73,10 +73,10 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
-        async def strict(request: Request) -> Response:
+        async def handle_strictly(request: Request) -> Response:
             return await handler(_StrictRequest(request.scope, request.receive))
 
-        return strict
+        return handle_strictly
 
     @property
     def _max_body_bytes(self) -> int:

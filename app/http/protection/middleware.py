@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, timing, metrics, the access log, and our error body for unexpected errors."""
+"""What surrounds every route: request ids, timing, metrics, the access log, and a response for every error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ import time
 import uuid
 from collections.abc import Iterable
 
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import errors
 from app.http.protection.error_table import Failure
 from app.http.protection.guard import ClientLeftError
+from app.http.protection.validation import explain
 from app.telemetry import Metrics, request_id
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("softswap.access")
 CLIENT_CLOSED = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 _QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -57,9 +66,6 @@ class TelemetryMiddleware:
         access_logger.log(level, "%s %s %d %.1f ms", method, route, response.status, 1000 * response.elapsed_s)
 
 
-_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
-
-
 class _TrackedResponse:
     """Watches one response as it is sent, and adds our headers."""
 
@@ -88,3 +94,35 @@ class _TrackedResponse:
 def _choose_request_id(headers: Headers) -> str:
     given: Iterable[str] = headers.getlist("x-request-id")[:1]
     return next((value for value in given if _REQUEST_ID.fullmatch(value)), f"req_{uuid.uuid4().hex}")
+
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every error with OpenAI's body."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, errors.Overloaded | errors.Draining):
+            metrics.observe_rejected(error.code)
+        failure = Failure.of(error)
+        if failure.status == 405:
+            allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
+            failure = Failure(405, f"This route takes {allowed} only.", headers={"allow": allowed})
+        return failure.response()
+
+    async def answer_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return explain(error.errors(), error.body).response()
+
+    app.add_exception_handler(errors.SoftswapError, answer)
+    app.add_exception_handler(HTTPException, answer)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+
+
+def _allowed_methods(app: FastAPI, path: str) -> set[str]:
+    """Of all routes with this path: the one that refused is the first that matched, and knows only its own methods."""
+    routes = [context.original_route for context in iter_route_contexts(app.routes)]
+    return {
+        method
+        for route in routes
+        if isinstance(route, APIRoute) and route.path_regex.match(path)
+        for method in route.methods or ()
+    }

@@ -1,4 +1,4 @@
-"""Patterns that texts in requests must match, and what a refusal says instead of them."""
+"""Patterns that texts in requests must match, and the words that a refusal shows instead of them."""
 
 from __future__ import annotations
 

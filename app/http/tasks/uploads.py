@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pydantic import ValidationError
 
 from app.errors import InvalidInput
-from app.http.protection.error_table import Refused, explain
+from app.http.protection.error_table import Refused
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.strict_json import parse_json
+from app.http.protection.validation import explain
 from app.http.tasks.tasks_schema import TextVersionRequest, UploadMetadata, VersionMetadata
 from app.registry.formats.binding import bind_text
 from app.registry.formats.importers import MAX_UPLOAD_BYTES, read_upload

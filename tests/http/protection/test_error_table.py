@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 from app import errors
 from app.answers.generating.labels import LabelChances
 from app.http.openai.completions_schema import CompletionRequest
-from app.http.protection.error_table import ERROR_TO_STATUS, MAX_MESSAGE_CHARS, Failure, explain
+from app.http.protection.error_table import ERROR_TO_STATUS, MAX_MESSAGE_CHARS, Failure
+from app.http.protection.validation import explain
 from app.http.tasks.runs_schema import MixedRunRequest
 from app.http.tasks.tasks_schema import AliasRequest
 from app.http.tuning.fine_tuning_schema import JobRequest
@@ -33,7 +34,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert Failure.of(errors.Overloaded("full", retry_after_s=1.2)).response().headers["retry-after"] == "2"
 
 
-def test_what_nobody_expected_tells_nothing_of_itself() -> None:
+def test_an_unexpected_error_reveals_nothing_of_itself() -> None:
     failure = Failure.of(ValueError("a secret"))
     assert failure.status == 500
     assert "secret" not in str(failure.body)

@@ -1,8 +1,9 @@
-"""Server-sent events as OpenAI's SDK reads them, silence included."""
+"""Server-sent events as OpenAI's SDK reads them, silence and errors included."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from openai._streaming import SSEDecoder
 from pydantic import BaseModel
 
-from app.http.protection import event_stream
-from app.http.protection.event_stream import EventStream
+from app.errors import DeadlineExceeded
+from app.http.protection.event_stream import KEEP_ALIVE, EventStream
 
 
 class Event(BaseModel):
@@ -24,6 +25,27 @@ async def slow_events() -> AsyncGenerator[Event, None]:
         await asyncio.sleep(0.2)
 
 
+class FailingEvents:
+    """One event, then an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.is_closed = False
+        self.num_given = 0
+
+    def __aiter__(self) -> FailingEvents:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.num_given += 1
+        if self.num_given > 1:
+            raise self.error
+        return b'{"id":"event-0"}'
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
 async def body_of(stream: EventStream) -> bytes:
     sent: list[dict[str, Any]] = []
 
@@ -34,16 +56,50 @@ async def body_of(stream: EventStream) -> bytes:
     return b"".join(message.get("body", b"") for message in sent)
 
 
+def data_of(body: bytes) -> list[str]:
+    return [event.data for event in SSEDecoder().iter_bytes(iter([body]))]
+
+
 @pytest.mark.parametrize("has_ids", [True, False])
-def test_silence_is_filled_with_nothing_that_the_sdk_takes_for_an_event(
-    has_ids: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_stream, "KEEP_ALIVE_S", 0.02)
-    stream = EventStream(slow_events(), id_of=(lambda event: event.id) if has_ids else None)
-    body = asyncio.run(body_of(stream))
+def test_silence_is_filled_with_nothing_that_the_sdk_takes_for_an_event(has_ids: bool) -> None:
+    id_of = (lambda event: event.id) if has_ids else None
+    body = asyncio.run(body_of(EventStream(slow_events(), id_of=id_of, keep_alive_s=0.02)))
     first, *_, last = body.split(b"data: ")
     assert (first == b"id: event-0\n") is has_ids
-    assert body.count(event_stream.KEEP_ALIVE) > 2
+    assert body.count(KEEP_ALIVE) > 2
     assert last == b"[DONE]\n\n"
-    read = [event.data for event in SSEDecoder().iter_bytes(iter([body]))]
-    assert read == ['{"id":"event-0"}', '{"id":"event-1"}', "[DONE]"]
+    assert data_of(body) == ['{"id":"event-0"}', '{"id":"event-1"}', "[DONE]"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(DeadlineExceeded("too late"), "deadline_exceeded"), (ValueError("a secret"), "internal_error")]
+)
+def test_an_error_after_the_status_is_an_event_and_the_items_are_closed(error: Exception, code: str) -> None:
+    items = FailingEvents(error)
+    body = asyncio.run(body_of(EventStream(items)))
+    first, failure, last = data_of(body)
+    assert (first, last) == ('{"id":"event-0"}', "[DONE]")
+    assert json.loads(failure)["error"]["code"] == code
+    assert b"secret" not in body
+    assert items.is_closed
+
+
+def test_the_items_are_closed_when_the_client_leaves_during_a_send() -> None:
+    items = FailingEvents(ValueError())
+
+    async def leave() -> None:
+        is_sending = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                is_sending.set()
+                await asyncio.Event().wait()
+
+        sending = asyncio.create_task(EventStream(items)({"type": "http"}, None, send))
+        await is_sending.wait()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert items.is_closed
+    assert items.num_given == 1

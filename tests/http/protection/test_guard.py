@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app.http.protection.error_table import add_error_handlers
 from app.http.protection.guard import Guard, GuardedRoute
+from app.http.protection.middleware import add_error_handlers
 from app.telemetry import Metrics
 from tests.support.server import run_application
 from tests.support.sockets import connect, read_all

@@ -12,7 +12,7 @@ import pytest
 from tests.support.server import LiveServer
 
 JSON = {"content-type": "application/json"}
-SECRET = "tell-nobody"
+SECRET = "tell-no-one"
 
 
 def _completion(prompt: str) -> bytes:
@@ -35,24 +35,24 @@ HOSTILE = {
     "100,000 nested lists": _completion("[" * 100_000 + "]" * 100_000),
     "100,000 nested objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "a key twice": b'{"model": "raw", "model": "headline", "prompt": "x"}',
-    "a string where a number belongs": b'{"model": "raw", "prompt": "x", "temperature": "1"}',
-    "a float where an integer belongs": b'{"model": "raw", "prompt": "x", "n": 1.5}',
-    "true where an integer belongs": b'{"model": "raw", "prompt": "x", "n": true}',
-    "an object where a string belongs": _completion('{"a": "tell-nobody"}'),
-    "a list as the body": b'["tell-nobody"]',
-    "a string as the body": b'"tell-nobody"',
+    "a string for a number": b'{"model": "raw", "prompt": "x", "temperature": "1"}',
+    "a float for an integer": b'{"model": "raw", "prompt": "x", "n": 1.5}',
+    "true for an integer": b'{"model": "raw", "prompt": "x", "n": true}',
+    "an object for a string": _completion('{"a": "tell-no-one"}'),
+    "a list as the body": b'["tell-no-one"]',
+    "a string as the body": b'"tell-no-one"',
     "null as the body": b"null",
-    "an unknown field": b'{"model": "raw", "prompt": "x", "tell": "tell-nobody"}',
+    "an unknown field": b'{"model": "raw", "prompt": "x", "tell": "tell-no-one"}',
     "no prompt at all": b'{"model": "raw"}',
     "an empty list": _completion("[]"),
     "an empty list of ids": _completion("[[]]"),
-    "mixed kinds": _completion('[1, "tell-nobody"]'),
+    "mixed kinds": _completion('[1, "tell-no-one"]'),
     "an id beyond the vocabulary": _completion("[259]"),
     "an id beyond 64 bits": _completion("[99999999999999999999]"),
     "a negative id": _completion("[-1]"),
     "65 prompts": _completion(json.dumps(["x"] * 65)),
-    "a text beyond the context": _completion(json.dumps("tell-nobody" * 10_000)),
-    "5 stop strings": b'{"model": "raw", "prompt": "x", "stop": ["a", "b", "c", "d", "tell-nobody"]}',
+    "a text beyond the context": _completion(json.dumps("tell-no-one" * 10_000)),
+    "5 stop strings": b'{"model": "raw", "prompt": "x", "stop": ["a", "b", "c", "d", "tell-no-one"]}',
     "an empty stop string": b'{"model": "raw", "prompt": "x", "stop": ""}',
     "n of a million": b'{"model": "raw", "prompt": "x", "n": 1000000}',
     "logprobs of a million": b'{"model": "raw", "prompt": "x", "logprobs": 1000000}',
