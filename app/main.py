@@ -27,7 +27,7 @@ from app.http.protection.auth import ApiKeys
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
-from app.model.cpu.thread_choice import choose_num_threads
+from app.model.kernels import kernels_for
 from app.model.replacements import Replacements
 from app.registry.registry import Registry
 from app.registry.stores.layered_store import open_store
@@ -146,7 +146,7 @@ def load_backbone(settings: Settings) -> Backbone:
         device=settings.device,
         quantize=settings.quantize,
     )
-    if settings.threads is None and backbone.device.type == "cpu":
+    if settings.threads is None:
         choose_threads(backbone)
     return backbone
 
@@ -155,9 +155,10 @@ def load_backbone(settings: Settings) -> Backbone:
 def choose_threads(backbone: Backbone) -> None:
     """As many as compute some tokens soonest, for this thread and all that are begun later."""
     tokens = torch.zeros(1, NUM_TRIAL_TOKENS, dtype=torch.int64)
-    num_threads, reason = choose_num_threads(lambda: backbone.model(input_ids=tokens, use_cache=False))
-    torch.set_num_threads(num_threads)
-    logger.info("threads: %d (%s)", num_threads, reason)
+    chosen = kernels_for(backbone.device).choose_num_threads(lambda: backbone.model(input_ids=tokens, use_cache=False))
+    if chosen is not None:
+        torch.set_num_threads(chosen[0])
+        logger.info("threads: %d (%s)", *chosen)
 
 
 def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:

@@ -115,7 +115,7 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from app.model.cpu.thread_choice import usable_cores
+    from app.model.kernels import usable_cores
 
     found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores may be used"
     return Finding("threads", True, found)
@@ -149,20 +149,22 @@ def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
 
 
 def _attention(settings: Settings, backbone: Backbone) -> str:
-    from app.model.attention_choice import choose_attend
+    from app.model.kernels import kernels_for
 
     if settings.attention == "sdpa":
         return "attend_sdpa (as told)"
-    attend, reason = choose_attend(backbone.device, backbone.dtype, backbone.head_dim)
+    attend, reason = kernels_for(backbone.device).choose_attend(backbone.dtype, backbone.head_dim)
     return f"{attend.__name__} ({reason})"
 
 
 def _layers(settings: Settings, backbone: Backbone) -> str:
-    from app.model.cpu.replacement_choice import choose_replacements
+    from app.model.attention import attend_sdpa
+    from app.model.kernels import kernels_for
 
     if settings.layers == "torch":
         return "torch's own (as told)"
-    return choose_replacements(backbone.model, backbone.kv_shape, with_attention=settings.attention == "auto")[1]
+    attend = attend_sdpa if settings.attention == "sdpa" else None
+    return kernels_for(backbone.device).choose_replacements(backbone.model, backbone.kv_shape, attend)[1]
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from app.errors import InvalidInput
-from app.model.attention_choice import VARLEN_BLOCK_MULTIPLE, can_varlen
 from app.model.backbone import Backbone
+from app.model.kernels import kernels_for
 
 PREFIX_STORE_BYTES = 10 * 2**30
 
@@ -80,14 +80,14 @@ class EngineConfig:
             eager: without what is done on CUDA only, decode graphs and asynchronous scheduling.
         """
         is_cuda = backbone.device.type == "cuda"
-        is_varlen = can_varlen(backbone.device, backbone.dtype, backbone.head_dim)
+        multiple = kernels_for(backbone.device).block_multiple(backbone.dtype, backbone.head_dim)
         num_seqs = max_num_seqs or (256 if is_cuda else 64)
-        size = block_size or (VARLEN_BLOCK_MULTIPLE if is_varlen else 16)
+        size = block_size or max(16, multiple)
         length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)
         num_bytes = kv_cache_bytes or _default_kv_cache_bytes(backbone)
         num_tokens = num_bytes // backbone.kv_shape.num_bytes_per_token(backbone.dtype)
-        if is_varlen and size % VARLEN_BLOCK_MULTIPLE:
-            raise InvalidInput(f"block_size must be a multiple of {VARLEN_BLOCK_MULTIPLE} on CUDA", param="block_size")
+        if size % multiple:
+            raise InvalidInput(f"block_size must be a multiple of {multiple} on CUDA", param="block_size")
         if num_tokens < 2 * size:
             raise InvalidInput("kv_cache_memory is too small for a single block", param="kv_cache_memory")
         return cls(

@@ -17,10 +17,9 @@ from app.engine.block_manager import TailCopy
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
-from app.model.attention_choice import choose_attend
 from app.model.backbone import Backbone
-from app.model.cpu.replacement_choice import choose_replacements
-from app.model.cuda.decode_graphs import DecodeGraphs, DecodeRows
+from app.model.decode_graphs import DecodeGraphs, DecodeRows
+from app.model.kernels import kernels_for
 from app.model.kv_cache import KVCache
 from app.model.replacements import Replacements
 from app.model.transfer import tensor_to_device, to_device
@@ -65,15 +64,14 @@ class ModelRunner:
         self._backbone = backbone
         self._block_size = block_size
         device, dtype = backbone.device, backbone.dtype
-        self.attend, reason = (attend, "as told") if attend else choose_attend(device, dtype, backbone.head_dim)
+        self._kernels = kernels_for(device)
+        self.attend, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, backbone.head_dim)
         logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
-        if replacements is None:
-            replacements, reason = choose_replacements(
-                backbone.model, backbone.kv_shape, with_attention=self.attend.__name__ == "attend_compiled"
-            )
-        else:
-            reason = "as told"
-        self._replacements = replacements
+        self._replacements, reason = (
+            (replacements, "as told")
+            if replacements is not None
+            else self._kernels.choose_replacements(backbone.model, backbone.kv_shape, self.attend)
+        )
         logger.info("layers: %s", reason)
         self.kv_cache = KVCache(
             backbone.kv_shape,
@@ -159,6 +157,7 @@ class ModelRunner:
                 lambda ids, positions, batch: self._forward(self._backbone.embed(ids), positions, batch),
                 self.kv_cache,
                 self.attend,
+                capture=self._kernels.capture,
                 vocab_size=self._backbone.model.get_output_embeddings().weight.shape[0],
                 max_num_rows=max_num_rows,
                 max_num_tokens=max_num_tokens,

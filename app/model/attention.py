@@ -2,13 +2,12 @@
 
 The model calls `attention_forward` in every layer. Without a batch that is transformers' own SDPA, which the tuner
 differentiates through. With a batch, the layer's new keys and values are written to their blocks and the packed
-queries attend through block tables. Five implementations share one signature; `attention_choice` takes one:
+queries attend through block tables. Implementations share one signature, `Attend`:
 
     attend_reference   one sequence after another, softmax written out: the truth the others are tested against
     attend_sdpa        sequences that add one token in one padded SDPA, the others one by one: any device
-    attend_compiled    C code over the block tables (`compiled_attention`): CPU
-    attend_varlen      FlashAttention inside torch (`varlen_attn` with a block table): CUDA, later torch than 2.11
-    attend_triton      a Triton kernel over the block tables (`triton_attention`): CUDA otherwise
+
+The faster ones of each kind of device stand behind `Kernels`.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import torch
 import torch.nn.functional as F
 
 from app.errors import UnsupportedModel
-from app.model.kv_cache import KVCache, KVShape
+from app.model.kv_cache import KVCache
 from app.model.transfer import to_device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 ATTENTION_NAME = "softswap"
 
@@ -264,86 +263,3 @@ def _decode_mask(kv_lens: torch.Tensor, width: int, window: int | None) -> torch
     if window is not None:
         visible &= k >= lens - window
     return visible[:, None, None, :]
-
-
-def attend_varlen(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
-    """The same as `attend_reference` through FlashAttention in torch; blocks must be multiples of 256 tokens."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    max_query_len = max(batch.query_lens)
-    # One query sees all keys there are, and only without any mask does FlashAttention take the query heads that share
-    # keys as rows of one product, and split long sequences (`mha_varlen_fwd`, `seqlenq_ngroups_swapped`).
-    causal = (-1, -1) if max_query_len == 1 else (-1, 0)
-    output = varlen_attn(
-        query.contiguous(),
-        keys,
-        values,
-        batch.cumulative_query_lens,
-        None,
-        max_query_len,
-        max(batch.kv_lens),
-        scale=scale,
-        window_size=causal if window is None else (window - 1, 0),
-        enable_gqa=query.shape[1] != keys.shape[2],
-        seqused_k=batch.kv_lens_tensor,
-        block_table=batch.block_tables,
-    )
-    assert isinstance(output, torch.Tensor)
-    return output
-
-
-def probe_kv_shape(model: PreTrainedModel) -> KVShape:
-    """What the model's layers really leave in a cache, seen in a forward over two tokens.
-
-    Raises:
-        UnsupportedModel: a layer does not call the attention interface, layers differ, or keys and values differ in
-            size: such a cache cannot be kept in blocks of one shape. Or the model's sliding window stands in its
-            masks only, which a packed forward has none of.
-    """
-    from transformers import AttentionInterface
-
-    seen: dict[int, tuple[torch.Size, torch.Size]] = {}
-    windows: set[int | None] = set()
-
-    def record(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
-        seen[module.layer_idx] = (key.shape, value.shape)
-        windows.add(kwargs.get("sliding_window"))
-        return attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-    AttentionInterface.register("softswap_probe", record)
-    kind = model.config.model_type
-    model.set_attn_implementation("softswap_probe")
-    try:
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device), use_cache=False)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"{kind} does not compute a plain text", param="model") from error
-    finally:
-        model.set_attn_implementation(ATTENTION_NAME)
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(seen) != list(range(num_layers)):
-        raise UnsupportedModel(f"{kind} has layers that keep no keys and values per token", param="model")
-    shapes = {shape for pair in seen.values() for shape in pair}
-    if len(shapes) != 1:
-        raise UnsupportedModel(f"{kind} has keys and values of different sizes", param="model")
-    if _has_window(model.config.get_text_config()) and windows == {None}:
-        raise UnsupportedModel(f"{kind} does not tell its attention layers their sliding window", param="model")
-    (shape,) = shapes
-    return KVShape(num_layers=num_layers, num_kv_heads=shape[1], head_dim=shape[3])
-
-
-def _has_window(config: Any) -> bool:
-    """Whether some layer of the model is said to see less than all positions."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types:
-        return "sliding_attention" in layer_types
-    window = getattr(config, "sliding_window", None)
-    is_used = getattr(config, "use_sliding_window", True)
-    return window is not None and is_used and window < config.max_position_embeddings

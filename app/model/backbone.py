@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,28 +13,25 @@ import torch
 from safetensors import SafetensorError
 
 from app.errors import InvalidInput, UnsupportedModel
-from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
-from app.model.exactness import check_packing
+from app.model.attention import ATTENTION_NAME, register_attention
 from app.model.kv_cache import KVShape
 from app.model.last_layer import LastLayer
-from app.model.quantized_linear import quantize_linears
+from app.model.loading.checkpoint import (
+    check_complete,
+    check_config,
+    find_checkpoint,
+    fingerprint_files,
+    fingerprint_model,
+    first_line,
+    read_config,
+)
+from app.model.loading.exactness import check_packing, probe_kv_shape
+from app.model.loading.quantized_linear import quantize_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-FINGERPRINTED_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "*.safetensors",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +101,8 @@ class Backbone:
                     output_loading_info=True,
                 )
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-                raise InvalidInput(f"cannot load {source}: {_first_line(error)}", param="model") from error
-        _check_complete(report)
+                raise InvalidInput(f"cannot load {source}: {first_line(error)}", param="model") from error
+        check_complete(report)
         name = Path(source).resolve().name if Path(source).is_dir() else str(source)
         return cls._wrap(model.to(target), tokenizer, name, fingerprint.result(), quantize)
 
@@ -123,7 +118,7 @@ class Backbone:
         check_config(model.config)
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
-        return cls._wrap(model, tokenizer, name, _fingerprint_model(model, tokenizer), quantize)
+        return cls._wrap(model, tokenizer, name, fingerprint_model(model, tokenizer), quantize)
 
     @classmethod
     def _wrap(
@@ -240,103 +235,3 @@ def _check_quantize(quantize: str, device: torch.device) -> None:
         raise InvalidInput("quantize must be none or int8", param="quantize")
     if quantize != "none" and device.type != "cpu":
         raise InvalidInput(f"quantize must be none on {device.type}: int8 is for CPUs only", param="quantize")
-
-
-def find_checkpoint(source: str, revision: str | None) -> Path:
-    """The local directory of a checkpoint; fetches it from the hub when `source` is no directory."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            )
-        )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidInput(
-            f"{source} is neither a directory nor a reachable hub repository ({_first_line(error)})", param="model"
-        ) from error
-
-
-def read_config(folder: Path) -> Any:
-    """The transformers configuration of a checkpoint this program can serve. Raises UnsupportedModel, InvalidInput."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedModel(
-            f"cannot read config.json in {folder.name}: {_first_line(error)}", param="model"
-        ) from error
-    check_config(config)
-    if not any(folder.glob("*.safetensors")):
-        raise InvalidInput(
-            f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model"
-        )
-    return config
-
-
-def check_config(config: Any) -> None:
-    """Refuse what the packed forward cannot compute exactly, before any weight is read."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{kind} is an encoder-decoder; softswap serves decoders", param="model")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UnsupportedModel(f"transformers has no causal language model for {kind!r}", param="model")
-    text_config = config.get_text_config()
-    if getattr(text_config, "max_position_embeddings", None) is None:
-        raise UnsupportedModel(f"{kind} does not say how many positions it has", param="model")
-    other = set(getattr(text_config, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
-    if other:
-        raise UnsupportedModel(f"{kind} has layers softswap cannot serve: {', '.join(sorted(other))}", param="model")
-    for field in ("attn_logit_softcapping", "hidden_size_per_layer_input"):
-        if getattr(text_config, field, None):
-            raise UnsupportedModel(f"{kind} uses {field}, which softswap does not compute", param="model")
-
-
-def _check_complete(report: Mapping[str, Any]) -> None:
-    """Refuse what transformers only warns about: weights it could not find and made up at random."""
-    made_up = sorted([*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])])
-    if made_up:
-        raise InvalidInput(
-            f"the checkpoint lacks {len(made_up)} weights of its architecture, such as {made_up[0]}", param="model"
-        )
-
-
-def fingerprint_files(folder: Path) -> str:
-    """sha256 over the names and contents of configuration, tokenizer and weight files."""
-    files = sorted({path for pattern in FINGERPRINTED_FILES for path in folder.glob(pattern)})
-    with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(_hash_file, files)
-        lines = [f"{path.name} {digest}\n" for path, digest in zip(files, digests, strict=True)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
-    digest = hashlib.sha256(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    digest.update(weights_digest(model).encode())
-    return digest.hexdigest()
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """sha256 over every parameter's name and bytes: equal before and after whatever must not change the weights."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from app.model.attention import ATTENTION_NAME, probe_kv_shape, register_attention
+from app.model.attention import ATTENTION_NAME, register_attention
 from app.model.backbone import Backbone
+from app.model.loading.exactness import probe_kv_shape
 from benchmarks.gpu.device import Device
 from benchmarks.shapes import Shape
 

@@ -19,8 +19,8 @@ from app.compare.comparison import planned
 from app.compare.isolation import Checkpoint, run_isolated
 from app.compare.method import Method
 from app.compare.setting import Setting
-from app.model.backbone import fingerprint_files
 from app.model.layout import Template
+from app.model.loading.checkpoint import fingerprint_files
 from app.tuning.config import TuneConfig
 from benchmarks.machine import Machine
 from research.demo.recipes import RECIPES, find_recipe

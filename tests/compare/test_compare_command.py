@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from app.cli.entry import app
 from app.compare import comparison
 from app.errors import SoftswapError
-from app.model.backbone import fingerprint_files
+from app.model.loading.checkpoint import fingerprint_files
 from tests.support.comparison_setting import EXAMPLES
 from tests.support.models import tiny_backbone
 

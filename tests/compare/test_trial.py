@@ -15,7 +15,7 @@ from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import WeightRun
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
-from app.model.backbone import weights_digest
+from app.model.loading.checkpoint import weights_digest
 from app.model.prompted_forward import PromptPrefix
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.rows import RunRows

@@ -13,7 +13,7 @@ from app.engine.output.request_output import TextOutput
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import attend_reference, attend_sdpa
-from app.model.backbone import weights_digest
+from app.model.loading.checkpoint import weights_digest
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics

@@ -12,10 +12,10 @@ from app.model.attention import (
     AttentionBatch,
     attend_reference,
     attend_sdpa,
-    attend_varlen,
     attention_forward,
     register_attention,
 )
+from app.model.cuda.varlen_attention import attend_varlen
 from app.model.kv_cache import KVCache, KVShape
 from tests.support.compiled import attend_compiled, needs_compiler
 from tests.support.models import tiny_backbone

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.errors import InvalidInput, UnsupportedModel
-from app.model.backbone import Backbone, check_config, choose_device, weights_digest
+from app.model.backbone import Backbone, choose_device
+from app.model.loading.checkpoint import check_config, weights_digest
 from tests.support.models import ARCHITECTURE_TO_CONFIG, COMMON, byte_tokenizer, tiny_backbone
 
 

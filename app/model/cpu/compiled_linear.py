@@ -18,7 +18,7 @@ from torch import nn
 
 from app.model.cpu.compiler import C_FOLDER, CompilationError, load_library
 from app.model.cpu.team import find_team
-from app.model.quantized_linear import QuantizedLinear
+from app.model.loading.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from app.model.cpu.compiled_attention import compile_attention
 from app.model.cpu.compiled_layer import CompiledLayer, compile_layers
 from app.model.cpu.compiled_linear import compile_linears, dtype_of, is_linear
 from app.model.cpu.compiler import CompilationError
-from app.model.exactness import BLOCK_SIZE
 from app.model.kv_cache import KVShape
+from app.model.loading.exactness import BLOCK_SIZE
 from app.model.replacements import Forward, Replacements
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _measure_layer(compiled: CompiledLayer) -> float:
 
 
 def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Tensor], dict[str, Any]]:
-    """What the layer is called with where so many sequences, all of them alike, add a token each."""
+    """What the layer is called with where that many sequences, all of them alike, add a token each."""
     (rows,), keywords = compiled.arguments, compiled.keywords
     kv_cache = keywords["batch"].kv_cache
     keys = kv_cache.layers[0][0]

@@ -13,8 +13,9 @@ from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
-from app.model.backbone import Backbone, weights_digest
+from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.model.loading.checkpoint import weights_digest
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan

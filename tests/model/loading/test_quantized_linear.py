@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from app.errors import InvalidInput
-from app.model.backbone import Backbone, weights_digest
+from app.model.backbone import Backbone
 from app.model.cpu.compiled_linear import compile_layer
-from app.model.quantized_linear import QuantizedLinear
+from app.model.loading.checkpoint import weights_digest
+from app.model.loading.quantized_linear import QuantizedLinear
 from tests.support.compiled import needs_compiler
 from tests.support.models import byte_tokenizer, tiny_backbone
 

@@ -2,8 +2,8 @@
 
 A decode step of a small batch is hundreds of kernels that each take a few microseconds, and launching them one by one
 takes longer. A CUDA graph launches them all at once, but only with the sizes and addresses it was captured with. So the
-step is computed for the next larger of a few numbers of rows, as nano-vllm and vLLM do; the rows too many read and
-write the null block, and nobody asks what they computed.
+step is computed for the next larger of a few numbers of rows, as nano-vllm and vLLM do; the added rows read and write
+the null block, and what they compute is not read.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class DecodeRows:
 
 
 class DecodeGraphs:
-    """Owns inputs and logits. What computes between them is captured graphs on CUDA, the plain forward elsewhere.
+    """Owns inputs and logits. What computes between them is what `capture` makes of the plain forward.
 
     Args:
+        capture: see `Kernels.capture`.
         vocab_size: width of the logits.
         max_num_rows: sequences of the largest step.
         max_num_tokens: tokens of the longest sequence.
@@ -60,6 +61,7 @@ class DecodeGraphs:
         kv_cache: KVCache,
         attend: Attend,
         *,
+        capture: Callable[[Replay, Sequence[int]], Replay],
         vocab_size: int,
         max_num_rows: int,
         max_num_tokens: int,
@@ -76,9 +78,7 @@ class DecodeGraphs:
         width = -(-max_num_tokens // kv_cache.block_size)
         self._block_tables = torch.zeros((max_num_rows, width), dtype=torch.int32, device=device)
         self._logits = torch.empty((max_num_rows, vocab_size), dtype=torch.float32, device=device)
-        self._replay: Replay = self._compute
-        if device.type == "cuda":
-            self._replay = capture(self._compute, self.buckets)
+        self._replay = capture(self._compute, self.buckets)
 
     def run(self, rows: DecodeRows, put_late: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """(num_rows, vocab_size) float32, there until the next call.
@@ -94,13 +94,13 @@ class DecodeGraphs:
         return self._logits[:num_rows]
 
     def _fill(self, rows: DecodeRows, bucket: int) -> None:
-        """Rows behind the last get id 0 at position 0, which sees itself, in the null block."""
+        """Rows after the last get id 0 at position 0, which sees itself, in the null block."""
         device, num_more = self._ids.device, bucket - len(rows.token_ids)
         zeros, width = [0] * num_more, len(rows.block_tables[0])
         self._ids[:bucket] = to_device([*rows.token_ids, *zeros], device)
         self._places[:, :bucket] = to_device([[*rows.positions, *zeros], [*rows.slots, *zeros]], device)
         self._kv_lens[:bucket] = to_device([*rows.kv_lens, *[1] * num_more], device, torch.int32)
-        self._block_tables[:bucket].zero_()  # an implementation may read, and mask, what stands behind a row's end
+        self._block_tables[:bucket].zero_()  # an implementation may read, and mask, what follows a row's end
         self._block_tables[: len(rows.block_tables), :width] = to_device(rows.block_tables, device, torch.int32)
 
     def _compute(self, num_rows: int) -> None:
@@ -122,17 +122,3 @@ def buckets_up_to(max_num_rows: int) -> list[int]:
     """Numbers of rows there are graphs for, ascending: nano-vllm's, and the largest."""
     larger = range(BUCKET_STEP, max_num_rows, BUCKET_STEP)
     return [*(size for size in (*SMALL_BUCKETS, *larger) if size < max_num_rows), max_num_rows]
-
-
-@torch.inference_mode()
-def capture(compute: Replay, sizes: Sequence[int]) -> Replay:
-    """A graph of every size, the largest first: they share the memory that it needs. Raises RuntimeError."""
-    size_to_graph: dict[int, torch.cuda.CUDAGraph] = {}
-    pool = torch.cuda.graph_pool_handle()
-    for size in sorted(sizes, reverse=True):
-        compute(size)  # libraries prepare themselves, kernels are compiled
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            compute(size)
-        size_to_graph[size] = graph
-    return lambda num_rows: size_to_graph[num_rows].replay()

@@ -7,12 +7,12 @@ interface and take positions as given; those that do something of their own woul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from app.errors import UnsupportedModel
-from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
+from app.model.attention import ATTENTION_NAME, Attend, AttentionBatch, attend_sdpa, attention_forward, no_mask
 from app.model.kv_cache import KVCache, KVShape
 
 if TYPE_CHECKING:
@@ -104,3 +104,53 @@ def compute_packed(
         batch=batch,
     )
     return output.logits[0].float()
+
+
+def probe_kv_shape(model: PreTrainedModel) -> KVShape:
+    """What the model's layers really leave in a cache, seen in a forward over two tokens.
+
+    Raises:
+        UnsupportedModel: a layer does not call the attention interface, layers differ, or keys and values differ in
+            size: such a cache cannot be kept in blocks of one shape. Or the model's sliding window stands in its
+            masks only, which a packed forward has none of.
+    """
+    from transformers import AttentionInterface
+
+    seen: dict[int, tuple[torch.Size, torch.Size]] = {}
+    windows: set[int | None] = set()
+
+    def record(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        seen[module.layer_idx] = (key.shape, value.shape)
+        windows.add(kwargs.get("sliding_window"))
+        return attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("softswap_probe", record)
+    kind = model.config.model_type
+    model.set_attn_implementation("softswap_probe")
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device), use_cache=False)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{kind} does not compute a plain text", param="model") from error
+    finally:
+        model.set_attn_implementation(ATTENTION_NAME)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(seen) != list(range(num_layers)):
+        raise UnsupportedModel(f"{kind} has layers that keep no keys and values per token", param="model")
+    shapes = {shape for pair in seen.values() for shape in pair}
+    if len(shapes) != 1:
+        raise UnsupportedModel(f"{kind} has keys and values of different sizes", param="model")
+    if _has_window(model.config.get_text_config()) and windows == {None}:
+        raise UnsupportedModel(f"{kind} does not tell its attention layers their sliding window", param="model")
+    (shape,) = shapes
+    return KVShape(num_layers=num_layers, num_kv_heads=shape[1], head_dim=shape[3])
+
+
+def _has_window(config: Any) -> bool:
+    """Whether some layer of the model is said to see less than all positions."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types:
+        return "sliding_attention" in layer_types
+    window = getattr(config, "sliding_window", None)
+    is_used = getattr(config, "use_sliding_window", True)
+    return window is not None and is_used and window < config.max_position_embeddings

@@ -9,7 +9,8 @@ import torch
 
 from app.model.attention import AttentionBatch, attend_sdpa, no_mask
 from app.model.backbone import Backbone
-from app.model.cuda.decode_graphs import DecodeGraphs, DecodeRows, buckets_up_to
+from app.model.decode_graphs import DecodeGraphs, DecodeRows, buckets_up_to
+from app.model.kernels import kernels_for
 from app.model.kv_cache import KVCache
 from tests.support.models import tiny_backbone
 
@@ -46,6 +47,7 @@ class Model:
             self.forward,
             self.cache,
             attend_sdpa,
+            capture=kernels_for(self.backbone.device).capture,
             vocab_size=self.backbone.vocab_size,
             max_num_rows=max_num_rows,
             max_num_tokens=MAX_NUM_TOKENS,

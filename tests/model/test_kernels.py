@@ -3,12 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.model import attention_choice
-from app.model.attention import attend_sdpa, attend_varlen
-from app.model.attention_choice import can_varlen, choose_attend, has_paged_varlen
+from app.model.attention import attend_sdpa
+from app.model.cpu import kernels as cpu_kernels
 from app.model.cpu.compiled_attention import compile_attention
 from app.model.cpu.compiler import CompilationError
+from app.model.cuda.varlen_attention import BLOCK_MULTIPLE, attend_varlen, can_varlen, has_paged_varlen
+from app.model.kernels import Kernels, kernels_for
 from tests.support.compiled import needs_compiler
+from tests.support.models import tiny_backbone
 
 CPU = torch.device("cpu")
 
@@ -31,7 +33,8 @@ def test_flash_attention_is_chosen_where_it_can_run(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     place = torch.device(device)
     assert can_varlen(place, dtype, head_dim) is (is_flash and has_paged_varlen())
-    attend, _ = choose_attend(place, dtype, head_dim)
+    attend, _ = kernels_for(place).choose_attend(dtype, head_dim)
+    assert kernels_for(place).block_multiple(dtype, head_dim) == (BLOCK_MULTIPLE if attend is attend_varlen else 1)
     assert (attend is attend_varlen) is (is_flash and has_paged_varlen())
     assert device == "cpu" or attend in {attend_varlen, attend_sdpa}
 
@@ -39,7 +42,7 @@ def test_flash_attention_is_chosen_where_it_can_run(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernel runs, and is chosen")
 def test_a_device_on_which_neither_kernel_runs_gets_the_slower_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    attend, reason = choose_attend(torch.device("cuda"), torch.float16, 64)
+    attend, reason = kernels_for(torch.device("cuda")).choose_attend(torch.float16, 64)
     assert attend is attend_sdpa
     assert "Triton" in reason
 
@@ -47,7 +50,7 @@ def test_a_device_on_which_neither_kernel_runs_gets_the_slower_implementation(mo
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_cpu_gets_compiled_attention(dtype: torch.dtype) -> None:
-    attend, reason = choose_attend(CPU, dtype, 64)
+    attend, reason = kernels_for(CPU).choose_attend(dtype, 64)
     assert attend is compile_attention(dtype, 64)
     assert reason == "compiled for this CPU"
 
@@ -56,6 +59,19 @@ def test_what_cannot_be_compiled_is_computed_by_torch_and_the_reason_is_said(mon
     def refuse(dtype: torch.dtype, head_dim: int) -> object:
         raise CompilationError("cc failed: disk full")
 
-    assert choose_attend(CPU, torch.float16, 64) == (attend_sdpa, "the C code does not read torch.float16")
-    monkeypatch.setattr(attention_choice, "compile_attention", refuse)
-    assert choose_attend(CPU, torch.float32, 64) == (attend_sdpa, "cc failed: disk full")
+    assert kernels_for(CPU).choose_attend(torch.float16, 64) == (attend_sdpa, "the C code does not read torch.float16")
+    monkeypatch.setattr(cpu_kernels, "compile_attention", refuse)
+    assert kernels_for(CPU).choose_attend(torch.float32, 64) == (attend_sdpa, "cc failed: disk full")
+
+
+def test_a_device_without_kernels_gets_torchs_own() -> None:
+    plain: Kernels = kernels_for(torch.device("mps"))
+    model = tiny_backbone().model
+
+    def compute(num_rows: int) -> None:
+        pass
+
+    assert plain.choose_attend(torch.float32, 64)[0] is attend_sdpa
+    assert not plain.choose_replacements(model, tiny_backbone().kv_shape)[0].module_to_forward
+    assert (plain.block_multiple(torch.float32, 64), plain.choose_num_threads(lambda: None)) == (1, None)
+    assert plain.capture(compute, [1, 2]) is compute

@@ -1,0 +1,48 @@
+"""CpuKernels: the choice among what is compiled for this machine's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from app.model.attention import Attend, attend_sdpa
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiler import CompilationError
+from app.model.cpu.replacement_choice import choose_replacements
+from app.model.cpu.thread_choice import choose_num_threads, usable_cores
+from app.model.decode_graphs import Replay
+from app.model.kv_cache import KVShape
+from app.model.replacements import Replacements
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["CpuKernels", "usable_cores"]
+
+
+class CpuKernels:
+    """See `Kernels`."""
+
+    def block_multiple(self, dtype: torch.dtype, head_dim: int) -> int:
+        return 1
+
+    def choose_attend(self, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
+        try:
+            return compile_attention(dtype, head_dim), "compiled for this CPU"
+        except CompilationError as error:
+            return attend_sdpa, str(error)
+
+    def choose_replacements(
+        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
+    ) -> tuple[Replacements, str]:
+        attend = attend or self.choose_attend(model.dtype, shape.head_dim)[0]
+        return choose_replacements(model, shape, with_attention=attend.__name__ == "attend_compiled")
+
+    def choose_num_threads(self, work: Callable[[], object]) -> tuple[int, str]:
+        return choose_num_threads(work)
+
+    def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
+        """Nothing is captured: the plain code computes the padded step, as tests do on any machine."""
+        return compute

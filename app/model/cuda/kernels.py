@@ -1,0 +1,57 @@
+"""CudaKernels: the choice among what runs on one CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from app.model.attention import Attend, attend_sdpa
+from app.model.cuda.graph_capture import capture
+from app.model.cuda.varlen_attention import BLOCK_MULTIPLE, attend_varlen, can_varlen
+from app.model.decode_graphs import Replay
+from app.model.kv_cache import KVShape
+from app.model.replacements import Replacements
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_TRITON_ERROR = 0.1
+"""Of values up to five or so: a few of bfloat16's roundings, which are 0.03 there."""
+
+
+class CudaKernels:
+    """See `Kernels`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def block_multiple(self, dtype: torch.dtype, head_dim: int) -> int:
+        return BLOCK_MULTIPLE if can_varlen(self._device, dtype, head_dim) else 1
+
+    def choose_attend(self, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
+        if can_varlen(self._device, dtype, head_dim):
+            return attend_varlen, "FlashAttention inside torch"
+        try:
+            from app.model.cuda.triton_attention import attend_triton, check_triton
+        except ImportError:
+            return attend_sdpa, "neither FlashAttention over blocks nor Triton is there"
+        try:
+            error = check_triton(self._device, dtype, head_dim)
+        except Exception as failure:
+            return attend_sdpa, f"Triton failed: {str(failure).partition(chr(10))[0]}"
+        if not error <= MAX_TRITON_ERROR:
+            return attend_sdpa, f"the Triton kernel computes something else here (error {error:.1e})"
+        return attend_triton, "a Triton kernel: this torch has no FlashAttention over blocks for this device or dtype"
+
+    def choose_replacements(
+        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
+    ) -> tuple[Replacements, str]:
+        return Replacements(), "torch's own (the model is not on a CPU)"
+
+    def choose_num_threads(self, work: Callable[[], object]) -> None:
+        return None
+
+    def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
+        return capture(compute, sizes)
