@@ -1,5 +1,7 @@
-"""Metrics and logging. Metric names are vLLM's suffixes under `softswap_`, with vLLM's bucket edges, so that a vLLM
-dashboard becomes ours by replacing `vllm:` (vllm 0.33, `vllm/v1/metrics/loggers.py`).
+"""Metrics and logging.
+
+Metric names are vLLM's with `softswap_` for `vllm:`, and buckets have vLLM's edges, so a vLLM dashboard works after
+replacing the prefix (vllm 0.33, `vllm/v1/metrics/loggers.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ OTHER = "other"
 MAX_LOG_CHARS = 8192
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The HTTP request in whose name this code runs; stands in its log lines."""
+"""The HTTP request that this code runs for; written in its log lines."""
 
 _TTFT_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -35,11 +37,12 @@ _REQUEST_BUCKETS = (
 )
 _ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _TOKEN_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
+_SHARE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 _HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """Every series this program exports, in a registry of its own. Safe to call from any thread."""
+    """Every series that this program exports, in a registry of its own. Safe to call from any thread."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -52,13 +55,13 @@ class Metrics:
 
     def _define_step(self) -> None:
         self._running = self._gauge("num_requests_running", "Sequences in the batch")
-        self._waiting = self._gauge("num_requests_waiting", "Sequences that wait to be admitted")
+        self._waiting = self._gauge("num_requests_waiting", "Sequences waiting to be admitted")
         self._kv_usage = self._gauge("kv_cache_usage_perc", "Share of key-value blocks in use; 1 is all of them")
         self._prompt_tokens = self._counter("prompt_tokens", "Text tokens whose keys and values were computed")
         self._generation_tokens = self._counter("generation_tokens", "Tokens generated")
-        self._preemptions = self._counter("num_preemptions", "Sequences set back for want of blocks")
-        self._prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts and texts asked of the cache")
-        self._prefix_hits = self._counter("prefix_cache_hits", "Those found computed")
+        self._preemptions = self._counter("num_preemptions", "Sequences preempted because blocks ran out")
+        self._prefix_queries = self._counter("prefix_cache_queries", "Tokens looked up in the prefix cache")
+        self._prefix_hits = self._counter("prefix_cache_hits", "Tokens found in the prefix cache")
         self._prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
         self._prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
         self._warmed = self._counter("prompts_warmed", "Task prompts computed or read before a request asked for them")
@@ -89,26 +92,24 @@ class Metrics:
             "request_generation_tokens", "Tokens generated for a sequence", _TOKEN_BUCKETS
         )
         self._max_tokens = self._histogram("request_params_max_tokens", "max_tokens of a sequence", _TOKEN_BUCKETS)
-        self._rejections = self._counter("admission_rejections", "Sequences refused at the door", ["reason"])
+        self._rejections = self._counter("admission_rejections", "Sequences refused on arrival", ["reason"])
 
     def _define_http(self) -> None:
         self._http = self._counter("http_requests", "HTTP responses", ["method", "route", "status"])
         self._http_time = self._histogram(
             "http_request_duration_seconds", "First byte in to last byte out", _HTTP_BUCKETS, ["method", "route"]
         )
-        self._cancelled = self._counter("client_disconnects", "Requests whose client left before the answer")
+        self._cancelled = self._counter("client_disconnects", "Requests whose client left early")
         self._label_mass = self._histogram(
-            "decision_label_mass",
-            "Probability on the labels before normalising",
-            (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
+            "decision_label_mass", "Probability of all labels together, before normalizing", _SHARE_BUCKETS
         )
 
     def _define_tuning(self) -> None:
-        self._tuning = self._counter("tuning_device_seconds", "Time of the device that went to tuning")
+        self._tuning = self._counter("tuning_device_seconds", "Time that the device spent on tuning")
         self._jobs = self._gauge("num_tuning_jobs", "Tuning jobs that have not ended", ["status"])
         self._jobs_ended = self._counter("tuning_jobs", "Tuning jobs that ended", ["status"])
-        self._updates = self._counter("tuning_updates", "Updates of all prompts of a job")
-        self._trained = self._counter("tuning_tokens", "Tokens of examples, each as often as a prompt learned from it")
+        self._updates = self._counter("tuning_updates", "Updates, each of all prompts of its job")
+        self._trained = self._counter("tuning_tokens", "Example tokens, once for each prompt trained on them")
 
     def observe_tuning(self, duration_s: float) -> None:
         self._tuning.inc(duration_s)
@@ -117,7 +118,7 @@ class Metrics:
         self._warmed.inc()
 
     def observe_jobs(self, status_to_num: Mapping[str, int]) -> None:
-        """How many jobs there are now of each status that is not final."""
+        """How many jobs there are now in each status that is not final."""
         for status, num_jobs in status_to_num.items():
             self._jobs.labels(status).set(num_jobs)
 
@@ -125,12 +126,12 @@ class Metrics:
         self._jobs_ended.labels(status).inc()
 
     def observe_learning(self, *, num_updates: int, num_tokens: int) -> None:
-        """What a job did since the last time, again included where a crash made it do it again."""
+        """What a job did since the last call. What is repeated after a crash counts again."""
         self._updates.inc(num_updates)
         self._trained.inc(num_tokens)
 
     def observe_load(self, *, num_running: int, num_waiting: int, kv_cache_usage: float) -> None:
-        """What there is now. Args: kv_cache_usage: 0 to 1."""
+        """The load now. Args: kv_cache_usage: 0 to 1."""
         self._running.set(num_running)
         self._waiting.set(num_waiting)
         self._kv_usage.set(kv_cache_usage)
@@ -176,7 +177,7 @@ class Metrics:
         ttft_s: float | None,
         max_tokens: int,
     ) -> None:
-        """One sequence that ended. Times are None for a stage it never reached."""
+        """One sequence that ended. A time is None for a stage that it never reached."""
         task = self._flows.admit(flow)
         self._success.labels(str(finish_reason)).inc()
         self._task_requests.labels(task, str(finish_reason)).inc()
@@ -231,7 +232,7 @@ class Metrics:
 
 
 class _LabelCap:
-    """The first `limit` values keep their name, later ones share "other": a label must not grow with the registry."""
+    """The first `limit` values keep their name; later ones share "other", so that series stay few."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -247,9 +248,9 @@ class _LabelCap:
 
 
 def configure_logging(level: str) -> None:
-    """Log to stderr: one JSON object a line, or one plain line each where stderr is a terminal.
+    """Log to stderr: one JSON object a line, or one plain line each if stderr is a terminal.
 
-    Args: level: a level name of the standard library, any case.
+    Args: level: the name of one of the standard library's levels, in any case.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else JsonFormatter())
@@ -265,7 +266,7 @@ def configure_logging(level: str) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, so that no text of a caller can start a line of its own."""
+    """One JSON object a line, so that no text from a caller can start a line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, object] = {
@@ -282,7 +283,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """For a terminal: time, level, message; control characters of the message are escaped."""
+    """For a terminal: time, level and message, with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
