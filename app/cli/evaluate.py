@@ -73,9 +73,9 @@ def evaluate(
 
         shown = asyncio.run(measuring)
     else:
-        from app.cli.remote.remote_server import task_path
+        from app.cli.remote.remote_server import example_items, task_path
 
-        examples = [{"input": example.input, "target": example.target} for example in dataset.examples]
+        examples = example_items(dataset.examples)
         body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
         if combine is not None:
             body["combine"] = combine

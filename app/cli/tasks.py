@@ -1,22 +1,24 @@
-"""`softswap tasks`: the registry's folder, or a running server's."""
+"""`softswap tasks`: the tasks of a registry folder, or of a running server."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import ApiKey, Device, Model, RegistryFolder, Url, find_server, read_settings
+from app.cli.options.setting_options import ApiKey, Device, Model, RegistryFolder, Url, read_settings
 from app.cli.options.task_options import Alias, Description, NewTask, TaskOrVersion
-from app.cli.registries.registries import find_registry, open_folder
-from app.cli.tokens import TokensAsked, print_tokens, tokens_here, tokens_of_server
+from app.cli.registries.task_registry import TokensRequest, find_registry
 from app.cli.views.task_view import print_fields, print_tasks
+from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from app.measure.dataset import Example
     from app.measure.promote import GateRequest
 
 tasks = typer.Typer(
@@ -24,15 +26,15 @@ tasks = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Force = Annotated[bool, typer.Option("--force", help="Move the alias whatever its gate says.")]
+Force = Annotated[bool, typer.Option("--force", help="Move the alias even if its gate fails.")]
 
 
 @tasks.command("ls")
 def list_tasks(
     as_json: AsJson = False, url: Url = None, api_key: ApiKey = None, registry: RegistryFolder = None
 ) -> None:
-    """List the tasks: live version, kind, labels, main figures."""
-    found = find_registry(url, api_key, registry).tasks()
+    """List the tasks with live version, kind, labels and main figure."""
+    found = find_registry(url, api_key, registry=registry).tasks()
     if as_json:
         for task in found:
             write_json(task)
@@ -48,14 +50,14 @@ def show(
     plot: Annotated[
         Path | None, typer.Option(help="With --tokens: draw them into this SVG file.", dir_okay=False)
     ] = None,
-    compare: Annotated[str | None, typer.Option(help="With --tokens: another version, such as sentiment@2.")] = None,
+    compare: Annotated[str | None, typer.Option(help="With --tokens: version to compare, such as sentiment@2.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="With --tokens: examples to measure on what each virtual token does.", exists=True,
+        typer.Option(help="With --tokens: examples to measure the effect of each virtual token on.", exists=True,
                      dir_okay=False),
     ] = None,
     num_nearest: Annotated[
-        int | None, typer.Option("--nearest", help="With --tokens: near tokens of each. (default: 5)")
+        int | None, typer.Option("--nearest", help="With --tokens: number of nearest vocabulary tokens. (default: 5)")
     ] = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -64,32 +66,26 @@ def show(
     registry: RegistryFolder = None,
     device: Device = None,
 ) -> None:  # fmt: skip
-    """Show one task with its versions and aliases, one version, or what can be seen of a version's virtual tokens.
+    """Show a task with its versions and aliases, one version, or a version's virtual tokens.
 
-    A token near a virtual token is a hint and not a reading; what a virtual token does is what changes without it.
+    A nearby vocabulary token is a hint, not a translation. What a virtual token does shows in what changes without it.
 
         softswap tasks show sentiment
         softswap tasks show sentiment --tokens --plot sentiment.svg
         softswap tasks show sentiment@2 --tokens --compare sentiment@1 --data validation.jsonl
     """
-    if tokens:
-        asked = _ask_tokens(task, num_nearest, compare, data, plot)
-        server = find_server(url, api_key)
-        if server is None:
-            settings = read_settings(model=model, registry=registry, device=device, watch_interval=0)
-            seen = tokens_here(settings, asked)
-        else:
-            seen = tokens_of_server(server, asked)
-        write_json(seen) if as_json else print_tokens(seen)
-        return
-    if plot or compare or data or num_nearest:
+    if not tokens and (plot or compare or data or num_nearest):
         raise typer.BadParameter("--plot, --compare, --data and --nearest belong to --tokens", param_hint="--tokens")
-    name, _, selector = task.partition("@")
-    shown = find_registry(url, api_key, registry).show(name, selector)
+    place = find_registry(url, api_key, registry=registry, model=model, device=device)
+    if tokens:
+        shown = place.show_tokens(task, TokensRequest(num_nearest, compare, _read_examples(data)), plot)
+    else:
+        name, _, selector = task.partition("@")
+        shown = place.show(name, selector)
     if as_json:
         write_json(shown)
     else:
-        print_fields(shown)
+        (print_tokens if tokens else print_fields)(shown)
 
 
 @tasks.command()
@@ -103,7 +99,7 @@ def add(
     template: Annotated[
         str | None, typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="What the task answers with, separated by commas.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Possible answers, separated by commas.")] = None,
     description: Description = "",
     alias: Alias = "live",
     force: Force = False,
@@ -116,7 +112,7 @@ def add(
 ) -> None:
     r"""Publish a prompt as a task's next version.
 
-    \n in --template and --text stands for a new line. The prompt must have been tuned for the backbone in use.
+    \n in --template and --text means a new line. The prompt must have been tuned for the backbone in use.
 
         softswap tasks add my-peft-checkpoint/ --task intent --template '{input}\nIntent: {target}' --labels pay,cancel
         softswap tasks add --text 'Translate to French.' --task translate
@@ -131,7 +127,7 @@ def add(
         "force": force,
     }
     written = None if text is None else text.replace("\\n", "\n")
-    place = find_registry(url, api_key, registry, model=model, device=device)
+    place = find_registry(url, api_key, registry=registry, model=model, device=device)
     version = place.add(task, path, written, given)
     if as_json:
         write_json(version)
@@ -142,16 +138,16 @@ def add(
 @tasks.command("rm")
 def remove(
     name: Annotated[str, typer.Argument(help="A task, a version (sentiment@3) or an alias (sentiment@canary).")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a whole task goes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before removing a whole task.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
     registry: RegistryFolder = None,
 ) -> None:
-    """Remove a task, a version or an alias. Requests that already run end on the version they began with."""
+    """Remove a task, a version or an alias. Running requests finish on the version they started with."""
     task, _, selector = name.partition("@")
     if not selector and not yes and sys.stdin.isatty():
-        typer.confirm(f"Remove {task} with all its versions?", abort=True)
-    find_registry(url, api_key, registry).remove(task, selector)
+        typer.confirm(f"Remove {task} and all of its versions?", abort=True)
+    find_registry(url, api_key, registry=registry).remove(task, selector)
     typer.echo(f"{name} removed")
 
 
@@ -159,18 +155,18 @@ def remove(
 def move_alias(
     *,
     task: Annotated[str, typer.Argument(help="The task's name.")],
-    alias: Annotated[str, typer.Argument(help="The alias: live is what the bare task name means.")],
-    target: Annotated[str, typer.Argument(help="A version's number, or two with shares: 3=0.9,4=0.1.")],
+    alias: Annotated[str, typer.Argument(help="The alias; `live` is what the bare task name means.")],
+    target: Annotated[str, typer.Argument(help="A version number, or two with shares: 3=0.9,4=0.1.")],
     gate: Annotated[
         Path | None,
-        typer.Option(help="Examples: from now on the alias moves to no version that does worse on them.",
+        typer.Option(help="Examples: from now on, the alias does not move to a version that scores lower on them.",
                      exists=True, dir_okay=False),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="With --gate: what must not fall. (default: accuracy, or ROUGE-L of texts)")
+        str | None, typer.Option(help="With --gate: metric that must not drop. (default: accuracy; texts: ROUGE-L)")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="With --gate: by how much it may fall.", min=0, max=1)] = 0.0,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="Take the alias's gate away first.")] = False,
+    tolerance: Annotated[float, typer.Option(help="With --gate: how much it may drop.", min=0, max=1)] = 0.0,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Remove the alias's gate first.")] = False,
     force: Force = False,
     model: Model = None,
     device: Device = None,
@@ -178,35 +174,37 @@ def move_alias(
     api_key: ApiKey = None,
     registry: RegistryFolder = None,
 ) -> None:  # fmt: skip
-    """Move an alias: roll out, roll back, or share requests between two versions.
+    """Move an alias: roll out, roll back, or split requests between two versions.
 
-    With a gate the versions are measured on its examples, here or on the server, and a lower score is refused. A server
-    that watches the folder follows within seconds; with --url it follows at once.
+    With a gate, both versions are measured on its examples, here or on the server, and a lower score is refused. A
+    server that watches the folder follows within seconds; with --url it follows at once.
 
         softswap tasks alias sentiment live 3
         softswap tasks alias sentiment live 3=0.9,4=0.1
         softswap tasks alias sentiment live 3 --gate test.jsonl --metric macro_f1 --tolerance 0.01
     """
-    wanted = _parse_target(target)
+    version = _parse_target(target)
     if gate is None and (metric or tolerance):
         raise typer.BadParameter("--metric and --tolerance belong to --gate", param_hint="--gate")
-    place = find_registry(url, api_key, registry, model=model, device=device)
+    place = find_registry(url, api_key, registry=registry, model=model, device=device)
     if no_gate:
         place.remove_gate(task, alias)
-    place.set_alias(task, alias, wanted, gate=_read_gate(gate, metric, tolerance), force=force)
+    place.set_alias(task, alias, version, gate=_read_gate(gate, metric, tolerance), force=force)
     typer.echo(f"{task}@{alias} is {target}" + (f", gated by {gate.name}" if gate else ""))
 
 
 @tasks.command()
 def export(
     task: TaskOrVersion,
-    folder: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="New folder to create.", show_default=False)],
     registry: RegistryFolder = None,
 ) -> None:
     """Write a version as a folder that PeftModel.from_pretrained loads."""
     if folder.exists():
         raise InvalidInput(f"{folder} exists already; name a new folder", param="folder")
-    source = open_folder(registry)
+    from app.cli.registries.folder_registry import open_folder
+
+    source = open_folder(read_settings(registry=registry))
     version = source.resolve(task)
     files = source.files(version)
     folder.mkdir(parents=True)
@@ -215,23 +213,20 @@ def export(
     typer.echo(f"{version.id} written to {folder}")
 
 
-def _ask_tokens(
-    task: str, num_nearest: int | None, compare: str | None, data: Path | None, plot: Path | None
-) -> TokensAsked:
+def _read_examples(data: Path | None) -> Sequence[Example]:
     if data is None:
-        return TokensAsked(task, num_nearest, compare, (), plot)
+        return ()
     from app.measure.example_file import read_dataset
 
-    return TokensAsked(task, num_nearest, compare, read_dataset(data).examples, plot)
+    return read_dataset(data).examples
 
 
 def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> GateRequest | None:
     if data is None:
         return None
-    from app.measure.example_file import read_dataset
     from app.measure.promote import GateRequest
 
-    return GateRequest(read_dataset(data).examples, metric, tolerance)
+    return GateRequest(_read_examples(data), metric, tolerance)
 
 
 def _parse_target(text: str) -> int | dict[int, float]:
@@ -241,4 +236,4 @@ def _parse_target(text: str) -> int | dict[int, float]:
         pairs = (pair.split("=") for pair in text.split(","))
         return {int(number): float(share) for number, share in pairs}
     except ValueError:
-        raise typer.BadParameter("a version's number, or two with shares: 3=0.9,4=0.1", param_hint="target") from None
+        raise typer.BadParameter("give a number, or two with shares: 3=0.9,4=0.1", param_hint="target") from None

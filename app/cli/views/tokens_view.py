@@ -1,86 +1,12 @@
-"""`softswap tasks show --tokens`: what can be seen of a version's virtual tokens."""
+"""How `softswap tasks show --tokens` shows virtual tokens to a person."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
-
-from app.cli.remote.remote_server import RemoteServer, example_items, task_path
-
-if TYPE_CHECKING:
-    from app.insight.report import PromptReport
-    from app.measure.dataset import Example
-    from app.settings import Settings
+from typing import Any
 
 NUM_SHOWN = 3
-"""Near tokens of a line."""
+"""Near tokens in a line."""
 NEAR = "near tokens (cosine)"
-
-
-@dataclass(frozen=True)
-class TokensAsked:
-    """Attributes:
-    examples: to measure on what the virtual tokens do; none measures nothing.
-    plot: file to draw into.
-    """
-
-    task: str
-    num_nearest: int | None
-    compare: str | None
-    examples: Sequence[Example]
-    plot: Path | None
-
-
-def tokens_of_server(server: RemoteServer, asked: TokensAsked) -> dict[str, Any]:
-    """As the server shows them; the drawing is the server's too."""
-    query = {"num_nearest": asked.num_nearest, "compare": asked.compare}
-    given = {name: value for name, value in query.items() if value is not None}
-    method, body = "GET", None
-    if asked.examples:
-        method, body = "POST", {"examples": example_items(asked.examples)}
-
-    def path(**more: str) -> str:
-        query = urlencode({**given, **more})
-        return task_path(asked.task, "tokens") + (f"?{query}" if query else "")
-
-    shown: dict[str, Any] = server.call(method, path(), body)
-    if asked.plot is not None:
-        asked.plot.write_bytes(server.fetch(method, path(format="svg"), body))
-    return shown
-
-
-def tokens_here(settings: Settings, asked: TokensAsked) -> dict[str, Any]:
-    """On a backbone in this process."""
-    import asyncio
-
-    from app.answers.views.tokens import tokens_object
-
-    report = asyncio.run(_report(settings, asked))
-    if asked.plot is not None:
-        from app.insight.plot import draw_report
-
-        asked.plot.write_text(draw_report(report), encoding="utf-8")
-    return tokens_object(report).model_dump(exclude_unset=True)
-
-
-async def _report(settings: Settings, asked: TokensAsked) -> PromptReport:
-    from app.answers.measuring.token_report import report_tokens
-    from app.main import open_services
-
-    with open_services(settings) as services:
-        services.engine.start()
-        services.is_ready = True
-        return await report_tokens(
-            services,
-            asked.task,
-            num_nearest=asked.num_nearest,
-            compare=asked.compare,
-            examples=asked.examples,
-            deadline_s=services.default_timeout_s,
-        )
 
 
 def print_tokens(shown: dict[str, Any]) -> None:

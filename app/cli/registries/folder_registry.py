@@ -1,0 +1,130 @@
+"""FolderRegistry: the tasks of a folder on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from app.answers.views.tasks import task_object, version_object
+from app.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from app.cli.registries.task_registry import TokensRequest
+    from app.insight.report import PromptReport
+    from app.measure.evaluation import Evaluation, Measurement
+    from app.measure.promote import GateRequest
+    from app.model.backbone import Backbone
+    from app.registry.aliases import AliasTarget
+    from app.registry.registry import Registry
+    from app.settings import Settings
+
+
+def open_folder(settings: Settings, backbone: Backbone | None = None) -> Registry:
+    """Raises NotFound: there is no such folder, and no backbone whose prompts could go into a new one."""
+    from app.registry.registry import Registry
+    from app.registry.stores.layered_store import open_store
+
+    if backbone is None and settings.registry is not None and not settings.registry.is_dir():
+        raise NotFound(f"there is no registry at {settings.registry}; name one with --registry")
+    return Registry(open_store(settings.registry_folder, settings.tasks_below), backbone)
+
+
+class FolderRegistry:
+    """The registry's files, without a server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [task_object(summary).model_dump() for summary in open_folder(self._settings).tasks()]
+
+    def show(self, task: str, selector: str) -> dict[str, Any]:
+        registry = open_folder(self._settings)
+        if selector:
+            return version_object(registry.resolve(f"{task}@{selector}")).model_dump()
+        versions = [version_object(version).model_dump() for version in registry.versions(task)]
+        return {**task_object(registry.task(task)).model_dump(), "versions": versions}
+
+    def show_tokens(self, name: str, asked: TokensRequest, plot: Path | None) -> dict[str, Any]:
+        """Loads the backbone."""
+        from app.answers.views.tokens import tokens_object
+
+        report = asyncio.run(self._report(name, asked))
+        if plot is not None:
+            from app.insight.plot import draw_report
+
+            plot.write_text(draw_report(report), encoding="utf-8")
+        return tokens_object(report).model_dump(exclude_unset=True)
+
+    def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        from app.measure.promote import publish, run_with
+        from app.model.layout import Template
+        from app.registry.formats.binding import bind_text, norm_warnings
+        from app.registry.formats.importers import describe_checkpoint, read_checkpoint
+        from app.registry.publication import Publication
+
+        if path is not None and not path.exists():
+            raise InvalidInput(f"there is no {path}", param="path")
+        backbone = self._backbone
+        prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
+        for warning in norm_warnings(prompt, backbone):
+            typer.echo(f"warning: {warning}", err=True)
+        publication = Publication(
+            prompt,
+            template=None if given["template"] is None else Template(given["template"]),
+            labels=given["labels"] or (),
+            description=given["description"],
+            provenance={} if path is None else describe_checkpoint(path),
+        )
+        registry = open_folder(self._settings, backbone)
+        promotion = publish(registry, task, publication, alias=given["alias"], force=given["force"])
+        return version_object(run_with(self._measure, promotion)).model_dump()
+
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
+        """Loads the backbone only if a gate asks for scores that are not known yet."""
+        from app.measure.promote import promote, run_with
+
+        run_with(self._measure, promote(open_folder(self._settings), task, alias, target, gate=gate, force=force))
+
+    def remove_gate(self, task: str, alias: str) -> None:
+        open_folder(self._settings).gates.delete(task, alias)
+
+    def remove(self, task: str, selector: str) -> None:
+        registry = open_folder(self._settings)
+        if not selector:
+            registry.delete_task(task)
+        elif selector.isdigit():
+            registry.delete_version(task, int(selector))
+        else:
+            registry.delete_alias(task, selector)
+
+    async def _report(self, name: str, asked: TokensRequest) -> PromptReport:
+        from app.answers.measuring.token_report import report_tokens
+        from app.main import open_services
+
+        with open_services(self._settings) as services:
+            services.engine.start()
+            services.is_ready = True
+            return await report_tokens(
+                services,
+                name,
+                num_nearest=asked.num_nearest,
+                compare=asked.compare,
+                examples=asked.examples,
+                deadline_s=services.default_timeout_s,
+            )
+
+    def _measure(self, asked: Measurement) -> Evaluation:
+        from app.measure.plain_model import measure
+
+        return measure(self._backbone, asked)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        from app.main import load_backbone
+
+        return load_backbone(self._settings)
