@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.answers.generating.labels import LabelBook
+from app.answers.measuring.evaluation import Evaluator
+from app.answers.measuring.promote import Promoter
 from app.errors import Draining, EngineDead, TuningUnavailable
 
 if TYPE_CHECKING:
@@ -40,9 +42,13 @@ class Services:
     tuning: TuningService | None = None
     tuning_fault: str = "this server does not tune"
     labels: LabelBook = field(init=False)
+    evaluator: Evaluator = field(init=False)
+    promoter: Promoter = field(init=False)
 
     def __post_init__(self) -> None:
         self.labels = LabelBook(self.backbone, self.engine.plan_scoring)
+        self.evaluator = Evaluator(self.backbone, self.engine, self.check_accepting)
+        self.promoter = Promoter(self.registry, self.evaluator)
 
     @property
     def system_fingerprint(self) -> str:

@@ -91,9 +91,10 @@ def evaluate(
 async def _evaluate_here(
     settings: Settings, task: str, dataset: Dataset, combine: str | None, *, record: bool, with_predictions: bool
 ) -> dict[str, Any]:
-    """As the server does it: through an engine, which answers beside nobody here."""
+    """As the server does it: through an engine, which has no other requests here."""
+    from app.answers.call import Call
     from app.answers.ensembles import Combine, find_answerer
-    from app.answers.measuring.evaluation import evaluate_answerer, record_evaluation
+    from app.answers.measuring.evaluation import record_evaluation
     from app.answers.views.evaluations import evaluation_object
     from app.main import open_services
 
@@ -105,9 +106,10 @@ async def _evaluate_here(
             dataset.require_labels(answerer.labels)
         asked = None if combine is None else Combine(combine)
         examples = dataset.examples
-        measured = await evaluate_answerer(services, answerer, examples, asked, math.inf, record=record)
+        call = Call.within(math.inf)
+        measured = await services.evaluator.evaluate_asked(answerer, examples, asked, call, record=record)
         if record:
-            record_evaluation(services, answerer, examples, measured, dataset.name)
+            record_evaluation(services.registry, answerer, examples, measured, dataset.name)
     shown = evaluation_object(answerer.model_id, examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from app.answers.measuring.evaluation import engine_model
-from app.errors import DeadlineExceeded, InvalidInput
+from app.errors import InvalidInput
 from app.insight.report import Effect, MadeOfTokens, TokenEffects
 from app.insight.variants import made_of_tokens, without_token
 from app.insight.view import EmbeddedToken, PromptView
@@ -18,8 +16,9 @@ from app.measure.evaluation import Measurement
 from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
+    from app.answers.call import Call
     from app.answers.measuring.engine_model import EngineModel
-    from app.answers.readiness import Services
+    from app.answers.measuring.evaluation import Evaluator
     from app.answers.targets import Target
     from app.insight.neighbours import NearToken
     from app.model.backbone import Backbone
@@ -29,41 +28,29 @@ MAX_ABLATIONS: Final = 20_000
 
 
 class EffectMeter:
-    """Answers the same examples after one prompt and then another.
-
-    Args: deadline_s: seconds from now for all of it.
-    """
+    """Answers the same examples with one prompt after another."""
 
     def __init__(
-        self,
-        model: EngineModel,
-        backbone: Backbone,
-        served: ServedPrompt,
-        examples: Sequence[Example],
-        deadline_s: float,
+        self, model: EngineModel, backbone: Backbone, served: ServedPrompt, examples: Sequence[Example]
     ) -> None:
         self._model = model
         self._backbone = backbone
         self._asked = Measurement(served, examples)
-        self._ends_at = time.monotonic() + deadline_s
 
     async def measure(self, prompt: TaskPrompt | None) -> Effect:
         """Loss and accuracy with this prompt."""
-        left_s = self._ends_at - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded("the request's deadline passed before every virtual token was measured")
         asked = replace(self._asked, served=replace(self._asked.served, prompt=prompt))
         if asked.served.labels:
-            metrics = (await self._model.evaluate(asked, left_s)).metrics
+            metrics = (await self._model.evaluate(asked)).metrics
             return Effect(metrics["nll"], metrics["accuracy"])
-        return Effect(await self._loss_of_targets(asked, left_s), None)
+        return Effect(await self._loss_of_targets(asked), None)
 
-    async def _loss_of_targets(self, asked: Measurement, left_s: float) -> float:
+    async def _loss_of_targets(self, asked: Measurement) -> float:
         """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
         tokenizer, template = self._backbone.tokenizer, asked.served.template
         eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         answers = [(*template.encode_target(tokenizer, target), *eos) for target in asked.targets]
-        scores = await self._model.score_answers(asked.served, asked.inputs, answers, left_s)
+        scores = await self._model.score_answers(asked.served, asked.inputs, answers)
         return -sum(score / len(answer) for score, answer in zip(scores, answers, strict=True)) / len(answers)
 
     async def change(self, prompt: TaskPrompt | None, present: Effect) -> Effect:
@@ -74,7 +61,7 @@ class EffectMeter:
 
 
 async def measure_effects(
-    services: Services, target: Target, view: PromptView, examples: Sequence[Example], deadline_s: float
+    evaluator: Evaluator, backbone: Backbone, target: Target, view: PromptView, examples: Sequence[Example], call: Call
 ) -> TokenEffects:
     """Leave out each virtual token, and put the nearest tokens in the place of all.
 
@@ -82,12 +69,11 @@ async def measure_effects(
 
     Raises InvalidInput: more answers than a request may ask for; and what Measurement and EngineModel raise.
     """
-    services.check_accepting()
     prompt = target.prompt
     assert prompt is not None
     _require_few(prompt.num_virtual_tokens, len(examples))
-    model = engine_model(services, target.flow)
-    meter = EffectMeter(model, services.backbone, ServedPrompt.of(prompt, target), examples, deadline_s)
+    model = evaluator.model(target.flow, call)
+    meter = EffectMeter(model, backbone, ServedPrompt.of(prompt, target), examples)
     present = await meter.measure(prompt)
     without = [await meter.change(without_token(prompt, index), present) for index in range(prompt.num_virtual_tokens)]
     return TokenEffects(
@@ -95,23 +81,21 @@ async def measure_effects(
         data_sha256=hash_examples(examples),
         present=present,
         without=tuple(without),
-        made_of_tokens=tuple(await _replace_all(services, meter, view, present)),
+        made_of_tokens=tuple(await _replace_all(backbone, meter, view, present)),
     )
 
 
-async def _replace_all(services: Services, meter: EffectMeter, view: PromptView, present: Effect) -> list[MadeOfTokens]:
+async def _replace_all(backbone: Backbone, meter: EffectMeter, view: PromptView, present: Effect) -> list[MadeOfTokens]:
     embedded = [token for token in view.virtual_tokens if isinstance(token, EmbeddedToken)]
     if not embedded:
         return []
-    by_cosine = [token.by_cosine[0] for token in embedded]
-    by_distance = [token.by_distance[0] for token in embedded]
+    measure_to_nearest: dict[Literal["cosine", "distance"], list[NearToken]] = {
+        "cosine": [token.by_cosine[0] for token in embedded],
+        "distance": [token.by_distance[0] for token in embedded],
+    }
     found = []
-    choices: list[tuple[Literal["cosine", "distance"], list[NearToken]]] = [
-        ("cosine", by_cosine),
-        ("distance", by_distance),
-    ]
-    for nearest_by, nearest in choices:
-        variant = await asyncio.to_thread(made_of_tokens, services.backbone, [near.token_id for near in nearest])
+    for nearest_by, nearest in measure_to_nearest.items():
+        variant = await asyncio.to_thread(made_of_tokens, backbone, [near.token_id for near in nearest])
         effect = await meter.change(variant, present)
         found.append(MadeOfTokens(nearest_by, tuple(near.token for near in nearest), effect))
     return found

@@ -16,6 +16,7 @@ from app.insight.view import view_prompt
 from app.measure.dataset import Example
 
 if TYPE_CHECKING:
+    from app.answers.call import Call
     from app.answers.readiness import Services
     from app.registry.version import Version
     from app.task_prompt import TaskPrompt
@@ -28,12 +29,11 @@ async def report_tokens(
     num_nearest: int | None = None,
     compare: str | None = None,
     examples: Sequence[Example] = (),
-    deadline_s: float,
+    call: Call,
 ) -> PromptReport:
     """Args:
         compare: name of another version; None compares with nothing.
         examples: to measure on what the virtual tokens do; without them the engine is asked nothing.
-        deadline_s: seconds from now.
 
     Raises InvalidInput, NotFound, and what `measure_effects` raises.
     """
@@ -43,7 +43,10 @@ async def report_tokens(
     if not examples:
         return report
     target = version_target(version, prompt)
-    return replace(report, effects=await measure_effects(services, target, report.view, examples, deadline_s))
+    return replace(
+        report,
+        effects=await measure_effects(services.evaluator, services.backbone, target, report.view, examples, call),
+    )
 
 
 def _look(

@@ -103,6 +103,7 @@ class FolderRegistry:
             registry.delete_alias(task, selector)
 
     async def _report(self, name: str, asked: TokensRequest) -> PromptReport:
+        from app.answers.call import Call
         from app.answers.measuring.token_report import report_tokens
         from app.main import open_services
 
@@ -115,7 +116,7 @@ class FolderRegistry:
                 num_nearest=asked.num_nearest,
                 compare=asked.compare,
                 examples=asked.examples,
-                deadline_s=services.default_timeout_s,
+                call=Call.within(services.default_timeout_s),
             )
 
     def _measure(self, asked: Measurement) -> Evaluation:

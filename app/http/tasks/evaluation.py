@@ -7,12 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from app.answers.call import Call
 from app.answers.ensembles import find_answerer
-from app.answers.measuring.evaluation import evaluate_answerer, find_examples, record_evaluation
+from app.answers.measuring.evaluation import find_examples, record_evaluation
 from app.answers.readiness import Services
 from app.answers.views.evaluations import evaluation_object
 from app.errors import InvalidInput
-from app.http.protection.deps import DeadlineDep, ServicesDep
+from app.http.protection.deps import CacheSaltDep, DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest, Evaluation
@@ -31,7 +32,11 @@ router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
     openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
 )
 async def evaluate_task(
-    task: TaskReference, request: EvaluateRequest, services: ServicesDep, deadline_s: DeadlineDep
+    task: TaskReference,
+    request: EvaluateRequest,
+    services: ServicesDep,
+    deadline_s: DeadlineDep,
+    cache_salt: CacheSaltDep,
 ) -> Any:
     """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
     that generates exact match, token F1 and ROUGE-L.
@@ -43,12 +48,13 @@ async def evaluate_task(
         raise InvalidInput("data_name belongs to record", param="data_name")
     target = await find_answerer(services, task, param="task")
     examples = await find_examples(services, request)
-    measured = await evaluate_answerer(
-        services, target, examples, request.combine, deadline_s, record=bool(request.record)
+    call = Call.within(deadline_s, cache_salt)
+    measured = await services.evaluator.evaluate_asked(
+        target, examples, request.combine, call, record=bool(request.record)
     )
     if request.record:
         name = _name_data(services, request)
-        await asyncio.to_thread(record_evaluation, services, target, examples, measured, name)
+        await asyncio.to_thread(record_evaluation, services.registry, target, examples, measured, name)
     return await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
     )

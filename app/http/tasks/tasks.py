@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from app.answers.call import Call
 from app.answers.measuring.evaluation import find_examples
-from app.answers.measuring.promote import run_promotion
 from app.answers.readiness import Services
 from app.answers.views.tasks import gate_object, recorded_object, target_object, task_object, version_object
 from app.errors import InvalidInput, NotFound
 from app.http.fields import MAX_PAGE
-from app.http.protection.deps import DeadlineDep, IfMatchDep, ServicesDep
+from app.http.protection.deps import CacheSaltDep, DeadlineDep, IfMatchDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
@@ -31,7 +31,7 @@ from app.http.tasks.tasks_schema import (
     VersionList,
 )
 from app.http.tasks.uploads import MAX_UPLOAD_BODY_BYTES, read_version
-from app.measure.promote import GateRequest, find_gate, promote, publish
+from app.measure.promote import GateRequest, find_gate
 from app.registry.aliases import AliasTarget
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -152,6 +152,7 @@ async def create_version(
     services: ServicesDep,
     response: Response,
     deadline_s: DeadlineDep,
+    cache_salt: CacheSaltDep,
     if_match: IfMatchDep,
 ) -> Any:
     """A soft prompt as a safetensors file in a form, or a hand-written text as JSON. It can be used when this answers.
@@ -163,10 +164,14 @@ async def create_version(
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
     publication, metadata = await read_version(request, services.backbone)
-    promotion = publish(
-        services.registry, task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match
+    version = await services.promoter.publish(
+        task,
+        publication,
+        alias=metadata.alias,
+        force=bool(metadata.force),
+        if_match=if_match,
+        call=Call.within(deadline_s, cache_salt),
     )
-    version = await run_promotion(services, task, promotion, deadline_s)
     await _add_etag(services, task, response)
     response.headers["location"] = f"/v1/tasks/{task}/versions/{version.number}"
     return version_object(version)
@@ -188,6 +193,7 @@ async def set_alias(
     services: ServicesDep,
     response: Response,
     deadline_s: DeadlineDep,
+    cache_salt: CacheSaltDep,
     if_match: IfMatchDep,
 ) -> Any:
     """Roll out, roll back, or share requests between two versions. Requests that already run are not touched.
@@ -202,8 +208,10 @@ async def set_alias(
     if request.gate is not None:
         examples = await find_examples(services, request.gate)
         gate = GateRequest(examples, request.gate.metric, request.gate.tolerance or 0.0)
-    promotion = promote(services.registry, task, alias, target, gate=gate, force=bool(request.force), if_match=if_match)
-    await run_promotion(services, task, promotion, deadline_s)
+    call = Call.within(deadline_s, cache_salt)
+    await services.promoter.move_alias(
+        task, alias, target, gate=gate, force=bool(request.force), if_match=if_match, call=call
+    )
     await _add_etag(services, task, response)
     standing = await asyncio.to_thread(find_gate, services.registry, task, alias)
     shown = None if standing is None else gate_object(standing)

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
+from app.answers.call import Call
 from app.answers.measuring.evaluation import find_examples
 from app.answers.measuring.token_report import report_tokens
 from app.answers.views.tokens import tokens_object
 from app.http.fields import MAX_MODEL_CHARS
-from app.http.protection.deps import DeadlineDep, ServicesDep
+from app.http.protection.deps import CacheSaltDep, DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
@@ -66,7 +67,8 @@ async def view_tokens(
     """Where the rows lie: near tokens and length among the vocabulary's, how far tuning moved them, which are nearly
     the same, what changed from another version. Keys and values are set beside those of a real text, layer by layer.
     """
-    report = await report_tokens(services, task, num_nearest=num_nearest, compare=compare, deadline_s=deadline_s)
+    call = Call.within(deadline_s)
+    report = await report_tokens(services, task, num_nearest=num_nearest, compare=compare, call=call)
     return await asyncio.to_thread(_answer, report, form, accept)
 
 
@@ -85,6 +87,7 @@ async def measure_tokens(
     request: TokensRequest,
     services: ServicesDep,
     deadline_s: DeadlineDep,
+    cache_salt: CacheSaltDep,
     num_nearest: NumNearest = None,
     compare: Compare = None,
     form: Format = None,
@@ -94,9 +97,8 @@ async def measure_tokens(
     replaced by its nearest token of the vocabulary. The examples go through the running engine and are not kept.
     """
     examples = await find_examples(services, request)
-    report = await report_tokens(
-        services, task, num_nearest=num_nearest, compare=compare, examples=examples, deadline_s=deadline_s
-    )
+    call = Call.within(deadline_s, cache_salt)
+    report = await report_tokens(services, task, num_nearest=num_nearest, compare=compare, examples=examples, call=call)
     return await asyncio.to_thread(_answer, report, form, accept)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.answers.measuring.evaluation import evaluate_target
+from app.answers.call import Call
 from app.answers.targets import find_target
 from app.errors import DeadlineExceeded
 from app.measure.dataset import Example, hash_examples
@@ -146,7 +146,9 @@ def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:
 
     async def watch() -> None:
         target = await find_target(own.services, "many")
-        evaluation = asyncio.ensure_future(evaluate_target(own.services, target, _examples(own, "many"), 60.0))
+        evaluation = asyncio.ensure_future(
+            own.services.evaluator.evaluate(target, _examples(own, "many"), Call.within(60.0))
+        )
         while not evaluation.done():
             stats = own.services.engine.stats
             seen.append(stats.num_running + stats.num_waiting)
@@ -174,7 +176,7 @@ def test_a_client_that_leaves_ends_its_evaluation(own: LiveServer) -> None:
 def test_a_deadline_ends_an_evaluation(own: LiveServer) -> None:
     async def hurry() -> None:
         target = await find_target(own.services, "text")
-        await evaluate_target(own.services, target, _examples(own, "text"), 0.001)
+        await own.services.evaluator.evaluate(target, _examples(own, "text"), Call.within(0.001))
 
     with pytest.raises(DeadlineExceeded):
         asyncio.run_coroutine_threadsafe(hurry(), own.loop).result()
