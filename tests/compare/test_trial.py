@@ -22,6 +22,8 @@ from app.tuning.run.rows import RunRows
 from tests.support.comparison_setting import EXAMPLES, toy_setting
 from tests.support.models import tiny_backbone
 
+pytestmark = pytest.mark.slow
+
 MEASURED_ANEW = ("tuning_s", "tuning_cpu_s", "peak_memory_bytes", "latency_s")
 TUNED = [method for method in Method if method.is_tuned]
 

@@ -18,6 +18,8 @@ from app.registry.stores.layered_store import open_store
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder
 
+pytestmark = pytest.mark.slow
+
 # The release asks for a thousand: SOFTSWAP_NUM_KILLS=1000 pytest tests/registry/test_crash.py -k killed
 NUM_KILLS = int(os.environ.get("SOFTSWAP_NUM_KILLS", "30"))
 SCRIPTS = {

@@ -22,6 +22,8 @@ from app.registry.stores.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt
 
+pytestmark = pytest.mark.slow
+
 # The release asks for 1,024 each: SOFTSWAP_NUM_OPERATIONS=1024 pytest tests/registry/test_registry_concurrency.py
 NUM_OPERATIONS = int(os.environ.get("SOFTSWAP_NUM_OPERATIONS", "24"))
 NUM_WRITERS, NUM_READERS = 32, 8
@@ -156,7 +158,6 @@ def many_tasks(folder: Path, num_tasks: int) -> None:
         (target.parent / "aliases.json").write_bytes(aliases)
 
 
-@pytest.mark.slow
 def test_ten_thousand_tasks_are_read_listed_and_kept_level_quickly() -> None:
     with memory_folder() as folder:
         many_tasks(folder, NUM_TASKS)

@@ -13,6 +13,8 @@ import pytest
 from research.demo.corpus import Document, headline_keys, is_held_out, passages, read_corpora
 from research.demo.cues import CueWriter
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = Path(__file__).parents[2] / "app" / "demo" / "backbone"
 DATA = Path(os.environ.get("SOFTSWAP_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 needs_backbone = pytest.mark.skipif(

@@ -17,6 +17,8 @@ from research.size_study.page import read_results, write_page
 from tests.compare.test_summary import trial
 from tests.support.models import tiny_backbone
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 def test_a_size_has_as_many_parameters_as_it_is_called(size) -> None:

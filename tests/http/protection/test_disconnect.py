@@ -10,6 +10,8 @@ import pytest
 from tests.support.server import LiveServer, read_metric
 from tests.support.sockets import connect, post_request, wait_for
 
+pytestmark = pytest.mark.slow
+
 LONG = {"model": "tiny-llama", "max_tokens": 480, "ignore_eos": True, "temperature": 1.0, "seed": 1}
 BODIES = {
     "a stream": ("/v1/completions", {**LONG, "prompt": "x", "stream": True}),

@@ -15,6 +15,8 @@ from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from tests.support.server import LiveServer, make_settings, run_server, soft_prompt
 
+pytestmark = pytest.mark.slow
+
 NUM_CLIENTS = 16
 NUM_OPERATIONS = int(os.environ.get("SWAP_OPERATIONS", "200"))
 """The full figure is 1,000; CI runs fewer to stay quick."""

@@ -21,6 +21,8 @@ from app.model.cuda.triton_attention import (
     check_triton,
 )
 
+pytestmark = pytest.mark.slow
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NUM_KILLS = int(os.environ.get("JOB_KILLS", "6"))
 MAX_KILLS_A_JOB = 3
