@@ -38,6 +38,10 @@ class Notifier:
         self._lock = threading.Lock()
         self._is_closed = False
 
+    @property
+    def num_listeners(self) -> int:
+        return len(self._listeners)
+
     @contextmanager
     def listening(self, job_id: str) -> Iterator[Listener]:
         """Raises Overloaded: MAX_LISTENERS are listening already."""
@@ -56,7 +60,7 @@ class Notifier:
 
     def require_room(self) -> None:
         """For callers who can still refuse with a status. Raises Overloaded: MAX_LISTENERS are listening already."""
-        if len(self._listeners) >= MAX_LISTENERS:
+        if self.num_listeners >= MAX_LISTENERS:
             raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
 
     def notify(self, job_id: str) -> None:

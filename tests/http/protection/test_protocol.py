@@ -111,10 +111,10 @@ def test_a_client_that_does_not_read_its_tokens_is_cut_and_no_more_are_computed(
 
 
 def test_a_client_that_does_not_read_a_jobs_events_is_cut_and_follows_no_more(impatient: LiveServer) -> None:
-    listeners = impatient.services.require_tuning().notifier._listeners
+    notifier = impatient.services.require_tuning().notifier
     with _followed_job(impatient) as request, _narrow_connection(impatient, request) as connection:
-        wait_for(lambda: listeners, "it follows")
-        wait_for(lambda: not listeners, "it follows no more")
+        wait_for(lambda: notifier.num_listeners, "it follows")
+        wait_for(lambda: not notifier.num_listeners, "it follows no more")
         assert is_lost(connection)
         assert 0 < read_all(connection).count(MESSAGE) < NUM_EVENTS
 
