@@ -22,7 +22,7 @@ from app.cli.options.setting_options import Device, Model, read_settings
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from app.compare.comparison import Comparison
+    from app.compare.comparison import ComparisonReport
     from app.compare.method import Method
     from app.compare.summary import Summary
     from app.compare.trial import Trial
@@ -85,15 +85,14 @@ def compare(
     settings = read_settings(model=model, device=device)
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
+    from app.compare.comparison import BackboneSource, require_packages
     from app.compare.comparison import compare as compare_methods
-    from app.compare.comparison import require_packages
-    from app.compare.isolation import Checkpoint
     from app.compare.setting import Setting
     from app.measure.example_file import read_dataset
     from app.tuning.config import TuneConfig
 
     if plot is not None:
-        require_packages(iter(("matplotlib",)))
+        require_packages(["matplotlib"])
     fields = {"input_field": input_field, "target_field": target_field}
     train, held_out, unseen = (
         None if path is None else read_dataset(path, **fields) for path in (data, validation, test)
@@ -105,8 +104,8 @@ def compare(
         template=parse_template(template), labels=parse_labels(labels),
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
-    checkpoint = Checkpoint(str(settings.model), settings.revision, settings.dtype, settings.device)
-    found = compare_methods(checkpoint, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
+    source = BackboneSource(str(settings.model), settings.revision, settings.dtype, settings.device)
+    found = compare_methods(source, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
     if plot is not None:
         from app.compare.plot import plot_methods
 
@@ -139,7 +138,7 @@ def _show(trial: Trial) -> None:
     )
 
 
-def _report(found: Comparison, *, as_json: bool) -> None:
+def _report(found: ComparisonReport, *, as_json: bool) -> None:
     if as_json:
         write_json(found.as_json())
         return

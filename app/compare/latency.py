@@ -24,7 +24,7 @@ MAX_NUM_SEQS = 16
 def median_latency_s(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, inputs: list[str]) -> float:
     """Median seconds from a text to its label (or to the end of its answer), HTTP not included.
 
-    One request before them pays for the prompt's prefix and for first times.
+    An untimed request before them pays for the prompt's prefix and for whatever happens only once.
     """
     engine = AsyncEngine(
         Engine(backbone, EngineConfig.sized_for(backbone, max_num_seqs=MAX_NUM_SEQS, prefix_caching=False))

@@ -9,13 +9,13 @@ class Method(StrEnum):
     """In the order of tables: from what leaves the backbone alone to what changes all of it."""
 
     ZERO_SHOT = "zero_shot"
-    """A written instruction in front of the text, or none."""
+    """A written instruction before the text, or none."""
     FEW_SHOT = "few_shot"
-    """The same with examples of the training split behind it."""
+    """The same, followed by examples of the training split."""
     PROMPT_TUNING = "prompt_tuning"
-    """Rows in front of the embeddings (Lester et al. 2021)."""
+    """Rows before the text's embeddings (Lester et al. 2021)."""
     PREFIX_TUNING = "prefix_tuning"
-    """Keys and values in front of every layer's (Li and Liang 2021)."""
+    """Keys and values before every layer's own (Li and Liang 2021)."""
     LORA = "lora"
     """Low-rank updates of all matrices of the layers (Hu et al. 2021, with the targets of Dettmers et al. 2023)."""
     FULL = "full"
@@ -23,7 +23,7 @@ class Method(StrEnum):
 
     @property
     def words(self) -> str:
-        """What a table calls it."""
+        """Its name in tables."""
         return {
             Method.ZERO_SHOT: "written prompt, zero-shot",
             Method.FEW_SHOT: "written prompt, few-shot",
@@ -39,7 +39,7 @@ class Method(StrEnum):
 
     @property
     def depends_on_seed(self) -> bool:
-        """Whether another seed gives another result."""
+        """Whether a different seed gives a different result."""
         return self is not Method.ZERO_SHOT
 
     @property

@@ -10,14 +10,14 @@ import torch
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
-"""What clears the high-water mark of the resident set, see proc_pid_clear_refs(5)."""
+"""Clears the high-water mark of the resident set, see proc_pid_clear_refs(5)."""
 
 
 class PeakMemory:
     """A `with` block's peak. On CPU it counts the whole process, so nothing else may run in it.
 
     Attributes:
-        num_bytes: peak less what was in use at entry; None where the system does not tell.
+        num_bytes: peak less what was in use at entry; None if the system does not say.
         measure: how it was measured, for a reader.
     """
 
@@ -30,7 +30,7 @@ class PeakMemory:
         elif _can_reset_peak():
             self.measure = "peak resident set of a process of its own (VmHWM), less its resident set before"
         else:
-            self.measure = "not measured: this system does not tell"
+            self.measure = "not measured: this system does not say"
 
     def __enter__(self) -> PeakMemory:
         if self._device.type == "cuda":

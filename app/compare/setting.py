@@ -20,13 +20,13 @@ from app.tuning.search import Search
 @dataclass(frozen=True, eq=False)
 class Setting:
     """Every tuned method sees batches of the same rows for the same number of updates, and keeps the state that does
-    best on validation. It spends four or five such runs: prompts as a population of twelve that is halved three times,
-    4.7 (Search.default; of six, 2.5, where there are no labels), weights as four learning rates.
+    best on validation. It spends four or five such runs: prompts 4.7, as a population of twelve that is halved three
+    times (Search.default; without labels 2.5, as six), weights four, one for each learning rate.
 
     Attributes:
         plan: train and validation split, template, labels, and what every run is configured with.
         test: measured once, with what validation chose.
-        instructions: written prompts to choose among, beside none at all.
+        instructions: written prompts to choose among, besides none at all.
         num_shots: examples shown in a few-shot prompt, as far as they fit.
         lora_rank: of the updates; they are scaled by 2.
         lora_learning_rates, full_learning_rates: AdamW's, to choose among.
@@ -68,7 +68,7 @@ class Setting:
             validation, test: each missing one is a tenth of `data`, by a hash of the inputs; validation is the tenth
                 that `softswap tune` would take.
             labels: None finds them in the targets; empty makes it a task that writes text.
-            instructions: empty makes some of the labels (`automatic_instructions`).
+            instructions: empty makes some from the labels (`automatic_instructions`).
 
         Raises InvalidInput.
         """
@@ -79,9 +79,9 @@ class Setting:
         return cls(plan, unseen, written, num_shots=num_shots, lora_rank=lora_rank)
 
     def fitted(self, backbone: Backbone) -> Setting:
-        """With lengths that every method can bear, so that all read the same texts.
+        """With lengths that every method can manage, so that all read the same texts.
 
-        Targets may be as long as the longest one; inputs take half of the backbone's positions, and what is left is
+        Targets may be as long as the longest one; inputs take half of the backbone's positions, and the rest is left
         for written prompts.
         """
         targets = {example.target for example in (*self.plan.train, *self.plan.validation, *self.test)}
@@ -132,7 +132,7 @@ class Setting:
 
 
 def automatic_instructions(labels: Sequence[str]) -> tuple[str, ...]:
-    """Written prompts for somebody who wrote none."""
+    """Written prompts for a caller who gave none."""
     if not labels:
         return ("Answer.", "Read the text and write the answer.", "Task: write what belongs to the text.")
     listed = ", ".join(labels)

@@ -22,8 +22,8 @@ class Interval:
     """Of 95 % confidence.
 
     Attributes:
-        low, high: None where nothing was repeated.
-        kind: what was, for a reader.
+        low, high: None if nothing was repeated.
+        kind: what was repeated, for a reader.
     """
 
     low: float | None
@@ -32,7 +32,7 @@ class Interval:
 
     @classmethod
     def over_seeds(cls, values: Sequence[float]) -> Interval:
-        """Student's t interval of the mean, cut to [0, 1]: what another seed would give on the same test split."""
+        """Student's t interval of the mean, clipped to [0, 1]: what another seed would give on the same test split."""
         mean, num = statistics.fmean(values), len(values)
         reach = student_t.ppf((1 + LEVEL) / 2, num - 1) * statistics.stdev(values) / math.sqrt(num)
         return cls(max(0.0, mean - reach), min(1.0, mean + reach), f"t over {num} seeds")
@@ -50,7 +50,7 @@ class Summary:
     value: mean of the main metric on test over the trials.
     interval: around it.
     tuning_s, tuning_cpu_s: mean of the trials.
-    peak_memory_bytes: of the hungriest trial.
+    peak_memory_bytes: the largest of the trials.
     latency_s: median of the trials'.
 
     Sizes are those of the first trial: they do not depend on the seed, up to a few bytes of the files.
@@ -98,7 +98,7 @@ class Summary:
         }
 
 
-def summarise(trials: Sequence[Trial]) -> list[Summary]:
+def summarize(trials: Sequence[Trial]) -> list[Summary]:
     """One summary for each method that was tried, in the methods' order."""
     by_method = {method: [trial for trial in trials if trial.method is method] for method in Method}
     return [Summary.of(group) for group in by_method.values() if group]
@@ -109,4 +109,4 @@ def _interval(first: Trial, values: Sequence[float]) -> Interval:
         return Interval.over_seeds(values)
     if first.metric == "accuracy":
         return Interval.over_examples(first.value, int(first.metrics["num_examples"]))
-    return Interval(None, None, "none: one seed, and the metric is no share")
+    return Interval(None, None, "none: one seed, and the metric is not a share")

@@ -1,4 +1,4 @@
-"""Prompts written by hand, and the best of several."""
+"""Prompts written by hand, with and without examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def written_prompts(
 ) -> Iterator[TaskPrompt | None]:
     """Each instruction, and none at all, followed by as many of the examples as fit.
 
-    An instruction that does not fit is left out. None stands for the backbone asked with nothing in front.
+    An instruction that does not fit is left out. None stands for the bare backbone.
     """
     shown = [write_shot(template, example) for example in shots]
     for instruction in dict.fromkeys((*instructions, "")):
@@ -34,13 +34,13 @@ def written_prompts(
 
 
 def write_shot(template: Template, example: Example) -> str:
-    """An example as it would stand in a text of the task."""
+    """An example as it would read in a text of the task."""
     blank = " " if template.text.endswith(f" {TARGET}") else ""
     return f"{template.render(example.input)}{blank}{example.target}"
 
 
 def choose_shots(examples: Sequence[Example], num: int, seed: int) -> list[Example]:
-    """Examples with as many different targets as there are, and none much longer than most."""
+    """Examples that show as many different targets as possible, none of them much longer than most."""
     order = random.Random(seed).sample(range(len(examples)), min(len(examples), 2000))  # noqa: S311, no secret
     longest = sorted(len(examples[i].input) for i in order)[len(order) * 3 // 4]
     target_to_examples: defaultdict[str, list[Example]] = defaultdict(list)

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from app.compare.comparison import planned
-from app.compare.isolation import Checkpoint, run_isolated
+from app.compare.comparison import BackboneSource, planned, run_isolated
 from app.compare.method import Method
 from app.compare.setting import Setting
 from app.model.layout import Template
@@ -53,7 +52,7 @@ def _try(size: Size, model: Path, setting: Setting, method: Method, seed: int, o
     digest = setting.digest(fingerprint_files(model))
     if path.exists() and json.loads(path.read_text())["trial"]["setting_digest"] == digest:
         return
-    trial = run_isolated(Checkpoint(str(model), dtype="float32", device="cpu"), setting, method, seed)
+    trial = run_isolated(BackboneSource(str(model), dtype="float32", device="cpu"), setting, method, seed)
     pretraining = json.loads((model.parent / "pretrained.json").read_text())
     write_json(
         path,

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from app.compare.method import Method
-from app.compare.plot import METRIC_TO_NAME, Line, plot_sizes
-from app.compare.summary import Summary, summarise
+from app.compare.plot import METRIC_TO_NAME
+from app.compare.summary import Summary, summarize
 from app.compare.trial import Trial
 from app.errors import InvalidInput
+from research.size_study.plot import Line, plot_sizes
 
 PAGE = """# Size study: what prompt tuning buys as the backbone grows
 
@@ -69,7 +70,7 @@ class SizeResult:
 
     @property
     def summaries(self) -> list[Summary]:
-        return summarise(self.trials)
+        return summarize(self.trials)
 
     @property
     def num_parameters(self) -> int:

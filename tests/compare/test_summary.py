@@ -8,19 +8,8 @@ from dataclasses import replace
 import pytest
 
 from app.compare.method import Method
-from app.compare.summary import Interval, Summary, summarise
-from app.compare.trial import Trial
-
-
-def trial(method: Method = Method.LORA, seed: int = 0, value: float = 0.8, metric: str = "accuracy") -> Trial:
-    return Trial(
-        method=method, seed=seed, backbone_fingerprint="f", num_backbone_parameters=1000, setting_digest="d",
-        metric=metric, value=value, validation=value, metrics={metric: value, "num_examples": 100.0},
-        num_parameters=0 if method is Method.ZERO_SHOT else 50, num_stored_bytes=400, num_tries=4, chosen={},
-        num_steps=10, best_step=10, tuning_s=2.0 + seed, tuning_cpu_s=4.0 + seed,
-        peak_memory_bytes=10 + seed, memory_measure="m",
-        latency_s=None if method is Method.LORA else 0.01,
-    )  # fmt: skip
+from app.compare.summary import Interval, Summary, summarize
+from tests.support.comparison_setting import trial
 
 
 def test_several_seeds_have_students_interval() -> None:
@@ -48,6 +37,6 @@ def test_a_summary_has_means_of_times_and_the_largest_peak() -> None:
 
 def test_methods_stand_in_their_order_and_untold_memory_stays_untold() -> None:
     trials = [trial(Method.FULL), trial(Method.ZERO_SHOT), replace(trial(Method.LORA), peak_memory_bytes=None)]
-    found = summarise(trials)
+    found = summarize(trials)
     assert [summary.method for summary in found] == [Method.ZERO_SHOT, Method.LORA, Method.FULL]
     assert found[1].peak_memory_bytes is None

@@ -8,13 +8,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from app.compare.finding import find
 from app.compare.method import Method
-from app.compare.trainable_copy import TrainableCopy
+from app.compare.solution import solve
 from app.compare.trial import Trial, run_trial
-from app.compare.weight_run import WeightRun
-from app.measure.plain_model import evaluate
-from app.measure.served_prompt import ServedPrompt
+from app.compare.weight_run import TrainableCopy, WeightRun
 from app.model.loading.checkpoint import weights_digest
 from app.model.prompted_forward import PromptPrefix
 from app.tuning.run.objective import choose_objective
@@ -103,7 +100,7 @@ def test_a_run_has_the_objective_and_the_rows_of_prompt_tuning() -> None:
     rows = RunRows.of(backbone, plan).train
     objective = choose_objective(twin.backbone, plan, rows)
     objective.loss_per_row(PromptPrefix.empty(), rows, [0] * len(rows)).mean().backward()
-    assert run._update(rows, 0)
+    assert run.update(rows, 0)
     for parameter, old, other in zip(copied.parameters, before, twin.parameters, strict=True):
         assert other.grad is not None
         torch.testing.assert_close(parameter.grad, other.grad)
@@ -114,7 +111,7 @@ def test_a_run_has_the_objective_and_the_rows_of_prompt_tuning() -> None:
 def test_the_best_state_is_the_one_that_is_kept() -> None:
     backbone = tiny_backbone()
     setting = toy_setting(max_steps=20, eval_every=5).fitted(backbone)
-    found = find(backbone, setting, Method.FULL, seed=0)
-    measured = evaluate(found.backbone, ServedPrompt(None, setting.plan.template, setting.plan.labels), EXAMPLES)
+    found = solve(backbone, setting, Method.FULL, seed=0)
+    measured = found.evaluate(setting.plan, EXAMPLES)
     assert measured.metrics["accuracy"] == pytest.approx(found.validation)
     assert found.best_step % 5 == 0

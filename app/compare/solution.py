@@ -1,4 +1,4 @@
-"""Finding: what a method makes of the examples, with validation as its only judge."""
+"""Solution: what a method makes of the examples, with validation as its only judge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.trainable_copy import TrainableCopy
-from app.compare.weight_run import WeightRun
+from app.compare.weight_run import TrainableCopy, WeightRun
 from app.compare.written import choose_shots, written_prompts
 from app.measure.dataset import Example
+from app.measure.evaluation import Evaluation
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
@@ -26,14 +26,14 @@ from app.tuning.tune import tune_task
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class Solution:
     """Attributes:
     backbone: the resident one, or a copy with other weights.
-    prompt: what stands in front of every text; None for nothing.
-    validation: what it was chosen by: accuracy where there are labels; elsewhere the loss of what is tuned, and the
-        main metric of written prompts.
+    prompt: what precedes every text; None for nothing.
+    validation: what it was chosen by: accuracy if there are labels; if not, the loss of what is tuned and the main
+        metric of written prompts.
     store: writes what is kept of the task into an empty folder.
-    is_served: whether the engine serves it: the resident backbone behind a prompt, and nothing else.
+    is_served: whether the engine can serve it: the resident backbone with a prompt and nothing else.
 
     The others are as in Trial.
     """
@@ -49,8 +49,11 @@ class Finding:
     num_steps: int = 0
     best_step: int = 0
 
+    def evaluate(self, plan: TuningPlan, examples: Sequence[Example]) -> Evaluation:
+        return _evaluate(self.backbone, self.prompt, plan, examples)
 
-def find(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Finding:
+
+def solve(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Solution:
     """Args: setting: fitted to the backbone."""
     match method:
         case Method.ZERO_SHOT:
@@ -63,21 +66,21 @@ def find(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Fin
             return _best_prompt(backbone, setting.prompt_plan(PromptKind.KV, seed))
         case Method.LORA:
             make = lambda: TrainableCopy.lora(backbone, setting.lora_rank, seed)  # noqa: E731
-            return _best_copy(make, setting.plan, setting.lora_learning_rates, seed)
+            return _best_weights(make, setting.plan, setting.lora_learning_rates, seed)
         case Method.FULL:
-            return _best_copy(lambda: TrainableCopy.full(backbone), setting.plan, setting.full_learning_rates, seed)
+            return _best_weights(lambda: TrainableCopy.full(backbone), setting.plan, setting.full_learning_rates, seed)
 
 
-def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]) -> Finding:
+def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]) -> Solution:
     plan = setting.plan
     rows = spread(plan.validation, plan.config.max_validation_rows)
     room = setting.max_prompt_tokens(backbone)
-    scored = [
-        (_value(backbone, prompt, plan, rows), prompt)
-        for prompt in written_prompts(backbone, plan.template, setting.instructions, shots, room)
-    ]
+    scored = []
+    for prompt in written_prompts(backbone, plan.template, setting.instructions, shots, room):
+        measured = _evaluate(backbone, prompt, plan, rows)
+        scored.append((measured.metrics[measured.main_metric], prompt))
     value, prompt = max(scored, key=lambda pair: pair[0])
-    return Finding(
+    return Solution(
         backbone=backbone,
         prompt=prompt,
         validation=value,
@@ -89,14 +92,13 @@ def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]
     )
 
 
-def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Finding:
+def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Solution:
     result = tune_task(backbone, plan)
     config = result.config
-    curve = dict(result.curves[result.member])
-    return Finding(
+    return Solution(
         backbone=backbone,
         prompt=result.prompt,
-        validation=curve[result.best_step],
+        validation=dict(result.curves[result.member])[result.best_step],
         num_parameters=result.initial.numel(),
         store=lambda folder: _publish(backbone, result.prompt, plan, folder),
         num_tries=len(result.members),
@@ -107,9 +109,9 @@ def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Finding:
     )
 
 
-def _best_copy(
+def _best_weights(
     make: Callable[[], TrainableCopy], plan: TuningPlan, learning_rates: Sequence[float], seed: int
-) -> Finding:
+) -> Solution:
     best: WeightRun | None = None
     for learning_rate in learning_rates:
         run = WeightRun(make(), replace(plan, config=replace(plan.config, learning_rate=learning_rate, seed=seed)))
@@ -117,12 +119,12 @@ def _best_copy(
         if best is None or run.best.score.rank > best.best.score.rank:
             best = run
     assert best is not None
-    return Finding(
-        backbone=best.copy.backbone,
+    return Solution(
+        backbone=best.trained.backbone,
         prompt=None,
         validation=best.best.score.value,
-        num_parameters=best.copy.num_parameters,
-        store=best.copy.save,
+        num_parameters=best.trained.num_parameters,
+        store=best.trained.save,
         num_tries=len(learning_rates),
         chosen={"learning_rate": best.config.learning_rate},
         is_served=False,
@@ -131,8 +133,10 @@ def _best_copy(
     )
 
 
-def _value(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]) -> float:
-    measured = evaluate(
+def _evaluate(
+    backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]
+) -> Evaluation:
+    return evaluate(
         backbone,
         ServedPrompt(
             prompt,
@@ -143,11 +147,10 @@ def _value(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, exam
         ),
         examples,
     )
-    return measured.metrics[measured.main_metric]
 
 
 def _publish(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, folder: Path) -> None:
-    """As a version of a task; nothing in front of the text needs no file."""
+    """As a version of a task; no prompt needs no file."""
     if prompt is not None:
         publication = Publication(prompt, template=plan.template, labels=plan.labels)
         Registry(FileStore(folder), backbone).publish("task", publication)
