@@ -38,6 +38,8 @@ def plot_methods(summaries: Sequence[Summary], path: Path, title: str) -> None:
                 axes.errorbar(x, y, yerr=interval_bars([summary]), fmt=marker, color=color, capsize=4, label=label)
             else:
                 axes.axhline(100 * summary.value, color=color, linestyle="--", linewidth=1, label=label)
+        if sizes := [summary.num_parameters for summary in summaries if summary.num_parameters]:
+            axes.set_xlim(min(sizes) / 2, max(sizes) * 2)  # matplotlib's own choice is empty for some single sizes
         axes.set_xlabel("trained parameters")
 
     save_plot(path, title, summaries[0].metric, draw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,11 @@ def test_methods_are_named_with_their_scores(tmp_path: Path) -> None:
     assert all(f"{method.words}, 80.0 %" in words for method in Method)
     assert "trained parameters" in words
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_trained_method_is_drawn(tmp_path: Path) -> None:
+    """384 parameters alone gave an axis of no width."""
+    one = replace(trial(Method.PREFIX_TUNING), num_parameters=384)
+    plot_methods(summarize([trial(Method.ZERO_SHOT), one]), tmp_path / "a.svg", "a title")
+    assert "prefix tuning, 80.0 %" in words_of(tmp_path / "a.svg")
