@@ -25,7 +25,7 @@ MIN_FREE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """Attributes: is_fine: False makes the command fail. advice: what to do about it."""
+    """Attributes: is_fine: False makes the command fail. advice: what to do if it is not fine."""
 
     name: str
     is_fine: bool
@@ -39,11 +39,11 @@ def doctor(
     registry: RegistryFolder = None,
     device: Device = None,
     quantize: Quantize = None,
-    host: Annotated[str | None, typer.Option(help="Address a server would listen on. (default: 127.0.0.1)")] = None,
-    port: Annotated[int | None, typer.Option(help="Port a server would listen on. (default: 8000)")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that a server would listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that a server would listen on. (default: 8000)")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check what `serve` needs: packages, device, memory, port, backbone, how it is computed, every version's digest.
+    """Check what `serve` needs: packages, device, memory, address, backbone, kernels, the digest of every version.
 
     Exit code 1 if something is wrong.
     """
@@ -60,7 +60,7 @@ def doctor(
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """One finding after another, cheap ones first."""
+    """The findings, cheap checks first."""
     yield Finding("python", sys.version_info >= (3, 11), platform.python_version(), "softswap needs Python 3.11")
     yield from _packages()
     yield _try("device", lambda: _device(settings))
@@ -109,7 +109,7 @@ def _memory() -> Finding:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     disk = shutil.disk_usage(".").free
     is_fine = free == 0 or free >= MIN_FREE_BYTES
-    return Finding("memory", is_fine, f"{_size(free)} free, {_size(disk)} on disk", "free some memory first")
+    return Finding("memory", is_fine, f"{_size(free)} free, {_size(disk)} on disk", "free some memory")
 
 
 def _threads() -> Finding:
@@ -117,7 +117,7 @@ def _threads() -> Finding:
 
     from app.model.kernels import usable_cores
 
-    found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores may be used"
+    found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores are usable"
     return Finding("threads", True, found)
 
 
@@ -168,7 +168,7 @@ def _layers(settings: Settings, backbone: Backbone) -> str:
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:
-    """Every version's values are read and held against its digest."""
+    """Reads every version and checks its digest."""
     from app.errors import BackboneMismatch, CorruptPrompt, NotFound
     from app.registry.registry import Registry
     from app.registry.stores.layered_store import open_store
@@ -191,7 +191,7 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
         raise CorruptPrompt("; ".join(faults))
     foreign = f", {num_foreign} for another backbone" if num_foreign else ""
     place = f"{settings.registry_folder}{' and the demo tasks' if settings.tasks_below else ''}"
-    return f"{place}: {len(registry.tasks())} tasks, {len(versions)} versions, every digest right{foreign}"
+    return f"{place}: {len(registry.tasks())} tasks, {len(versions)} versions, all digests correct{foreign}"
 
 
 def _print(finding: Finding) -> None:

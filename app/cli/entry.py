@@ -1,6 +1,6 @@
-"""The `softswap` command. Exit codes: 0 it worked, 1 it did not, 2 it was called wrongly, 130 it was interrupted.
+"""The `softswap` command. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
-Nothing here imports torch: that happens inside the commands that need it, so that `--help` answers at once.
+Nothing here imports torch; commands that need it import it when they run, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.errors import SoftswapError
 app = typer.Typer(
     name="softswap",
     help="Serve many tuned tasks from one frozen language model.",
-    epilog="Exit codes: 0 it worked, 1 it did not, 2 it was called wrongly. Every setting: docs/settings.md.",
+    epilog="Exit codes: 0 success, 1 failure, 2 wrong usage. Every setting: docs/settings.md.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -49,7 +49,7 @@ def _show_version(is_wanted: bool) -> None:
         try:
             typer.echo(f"softswap {version('softswap')}")
         except PackageNotFoundError:
-            typer.echo("softswap, run from its source")
+            typer.echo("softswap, run from source")
         raise typer.Exit
 
 
@@ -59,7 +59,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Every command tells more with --help."""
+    """See the help of each command for more."""
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has seen enough; nothing may be written to it again, not even at exit.
+        # Whoever reads the pipe has seen enough; nothing may be written to it again, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 

@@ -50,14 +50,14 @@ def serve(
     shutdown_timeout: Annotated[float | None, setting("shutdown_timeout", panel=OPERATION)] = None,
     log_level: Annotated[str | None, setting("log_level", panel=OPERATION)] = None,
 ) -> None:
-    """Serve the tasks over HTTP, in OpenAI's wire format and on routes of our own.
+    """Serve the tasks over HTTP, in OpenAI's format and on routes of our own.
 
-    Without options it serves the demo tasks on the demo backbone, offline:
+    Without options, this serves the demo tasks on the demo backbone, offline:
 
         softswap serve
         curl --json '{"input": "a gorgeous, witty film"}' http://127.0.0.1:8000/v1/tasks/sentiment/run
 
-    Every option has a twin in the environment: --port is SOFTSWAP_PORT. http://127.0.0.1:8000/docs shows the routes.
+    Each option is also an environment variable: --port is SOFTSWAP_PORT. http://127.0.0.1:8000/docs shows the routes.
     """
     settings = read_settings(**locals())
     from app.main import serve as serve_http

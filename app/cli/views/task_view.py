@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-MAX_LINE_CHARS = 1000  # a pipe has no width, and a terminal wraps by itself
+MAX_LINE_CHARS = 1000  # a pipe has no width, and a terminal wraps lines itself
 NAME_CHARS, TEXT_CHARS = 24, 96
 MAIN_METRICS = ("accuracy", "entity_f1", "rouge_l", "macro_f1", "token_f1", "exact_match", "loss")
 SPLITS = ("test", "validation")
@@ -30,7 +30,7 @@ def print_tasks(found: list[dict[str, Any]]) -> None:
 
 
 def print_fields(shown: dict[str, Any]) -> None:
-    """A task with a line for each version, or one version: names as in JSON, what is empty left out."""
+    """A task with a line for each version, or one version, under the names in JSON; empty values are left out."""
     for name, value in shown.items():
         if name in ("object", "versions") or value in ({}, [], "", None):
             continue
@@ -44,7 +44,7 @@ def print_fields(shown: dict[str, Any]) -> None:
 
 
 def main_figure(metrics: dict[str, float]) -> str:
-    """The one to compare versions by, such as `test accuracy 0.635 [0.605, 0.664]`; nothing where none is known."""
+    """The figure to compare versions by, such as `test accuracy 0.635 [0.605, 0.664]`; empty if none is known."""
     known = (f"{split}_{name}" for split in SPLITS for name in MAIN_METRICS)
     found = next((name for name in known if name in metrics), None)
     if found is None:

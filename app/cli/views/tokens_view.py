@@ -10,7 +10,7 @@ NEAR = "near tokens (cosine)"
 
 
 def print_tokens(shown: dict[str, Any]) -> None:
-    """A line for each virtual token, groups below, and the note."""
+    """A line for each virtual token, then groups, effects and a note."""
     from rich.console import Console
     from rich.table import Table
 
@@ -38,7 +38,7 @@ def print_tokens(shown: dict[str, Any]) -> None:
 
 
 def _cells(token: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
-    """Heading to what one line shows."""
+    """Heading to cell, for one line."""
     from rich.markup import escape
 
     cells = {"": str(token["index"])}
