@@ -39,8 +39,8 @@ def doctor(
     registry: RegistryFolder = None,
     device: Device = None,
     quantize: Quantize = None,
-    host: Annotated[str | None, typer.Option(help="Address that a server would listen on. (default: 127.0.0.1)")] = None,
-    port: Annotated[int | None, typer.Option(help="Port that a server would listen on. (default: 8000)")] = None,
+    host: Annotated[str | None, typer.Option(help="Address for a server to listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port for a server to listen on. (default: 8000)")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check what `serve` needs: packages, device, memory, address, backbone, kernels, the digest of every version.

@@ -1,10 +1,10 @@
-"""A process of its own that forks servers' halves that tune, and kills them; test_crash.py talks to it in JSON lines.
+"""A process that forks the tuning half of a server and kills it; test_crash.py talks to it in JSON lines.
 
 Started once, because importing torch takes seconds. A command on standard input is one life of a tuning:
     {"folder": DIR, "kill_after_s": 0.3 or null}
 It creates the one job of the folder if there is none, and works until the job has ended or it is killed. The answer:
-    {"left_running": jobs that a start found running though nobody ran them, "status": exit code,
-     "job": {...} and "weights": [before, after] where the job has ended}
+    {"left_running": jobs that a start found marked as running, "status": exit code,
+     "job": {...} and "weights": [before, after] if the job has ended}
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A process of its own that forks writers and kills them; test_crash.py talks to it in lines of JSON.
+"""A process that forks writers and kills them; test_crash.py talks to it in JSON lines.
 
 Started once, because importing torch takes seconds and a kill takes milliseconds. Commands on standard input:
-    {"root": DIR, "num_operations": 2.7}                           SIGKILL a writer when it has done so many, about
+    {"root": DIR, "num_operations": 2.7}                           SIGKILL a writer after about that many
     {"root": DIR, "prepare": [...], "script": [...], "die_at": K}  run "prepare", then "script" up to, and without, its
                                                                    K-th system call that changes the disk; "below":
                                                                    DIR of tasks that are only read
