@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from app.jobs.job import JobStatus
-from app.registry.registry import Registry
 from app.tuning.job.service import TuningService
 from tests.support.models import tiny_backbone
 from tests.support.tuning_jobs import curve, make_spec, open_registry, open_shop
@@ -50,12 +49,12 @@ def live(folder: Path, pipe: int) -> None:
         time.sleep(0.005)
     shop.close()
     shop = open_shop(folder)
-    tell(pipe, {"job": describe(shop, job.id, open_registry(folder)), "weights": [before, hash_weights()]})
+    tell(pipe, {"job": describe(shop, job.id, folder), "weights": [before, hash_weights()]})
     shop.close()
 
 
-def describe(shop: TuningService, job_id: str, registry: Registry) -> dict[str, Any]:
-    job = shop.jobs.get(job_id)
+def describe(shop: TuningService, job_id: str, folder: Path) -> dict[str, Any]:
+    job, registry = shop.jobs.get(job_id), open_registry(folder)
     checkpoints = shop.checkpoints.of(job_id)
     return {
         "status": job.status,
@@ -65,12 +64,8 @@ def describe(shop: TuningService, job_id: str, registry: Registry) -> dict[str, 
         "digests": [registry.resolve(each.version).digest for each in checkpoints],
         "result": registry.resolve(job.version).digest if job.version else None,
         "num_versions": len(registry.versions("likes")),
-        "leftovers": sorted(path.name for path in (registry_state(registry) / "runs").glob("*")),
+        "leftovers": sorted(path.name for path in (folder / "prompts" / ".state" / "runs").glob("*")),
     }
-
-
-def registry_state(registry: Registry) -> Path:
-    return Path(registry._store._root) / ".state"
 
 
 def tell(pipe: int, facts: dict[str, Any]) -> None:

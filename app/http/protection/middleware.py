@@ -6,7 +6,6 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -92,8 +91,8 @@ class _TrackedResponse:
 
 
 def _choose_request_id(headers: Headers) -> str:
-    given: Iterable[str] = headers.getlist("x-request-id")[:1]
-    return next((value for value in given if _REQUEST_ID.fullmatch(value)), f"req_{uuid.uuid4().hex}")
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
