@@ -131,6 +131,8 @@ TYPE_TO_NOUN = {
     "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
+    "byte_size": "a number of bytes, such as 2147483648, 512MiB or 4GB",
+    "byte_size_unit": "a number of bytes, such as 2147483648, 512MiB or 4GB",
 }
 TYPE_TO_COMPLAINT = {
     "missing": "is required",

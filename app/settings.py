@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidInput
@@ -82,13 +82,13 @@ class Settings(_EnvironmentSettings):
     """Tokens computed in a step."""
     block_size: int | None = Field(None, ge=1, le=1024)
     """Tokens in a block of the cache; a multiple of 256 on CUDA."""
-    kv_cache_memory: int | None = Field(None, ge=2**16)
+    kv_cache_memory: ByteSize | None = Field(None, ge=2**16)
     """Bytes for keys and values, such as 2147483648, 512MiB or 4GB."""
     prefix_caching: bool = True
     """Keep computed text for later requests with the same key that start alike, while there is room."""
     prefix_store: Path | None = None
     """Folder for keys and values of task prompts that do not fit in memory. (default: none)"""
-    prefix_store_size: int = Field(10 * 2**30, ge=2**20)
+    prefix_store_size: ByteSize = Field(ByteSize(10 * 2**30), ge=2**20)
     """Bytes of all files in that folder, such as 10GiB; the least recently used are dropped."""
     warm_prompts: bool = True
     """While idle, compute prompts that were never asked for, if memory or the store has room."""
@@ -117,11 +117,6 @@ class Settings(_EnvironmentSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
-
-    @field_validator("kv_cache_memory", "prefix_store_size", mode="before")
-    @classmethod
-    def _parse_size(cls, value: Any) -> Any:
-        return parse_size(value) if isinstance(value, str) else value
 
     @property
     def registry_folder(self) -> Path:
@@ -176,16 +171,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-_UNIT_TO_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "2147483648", "512MiB" or "4 GB". Raises ValueError."""
-    digits = text.strip().rstrip("BKMGIbkmgi \t")
-    unit = text.strip().removeprefix(digits).strip().lower()
-    try:
-        return int(float(digits) * _UNIT_TO_BYTES[unit])
-    except (KeyError, OverflowError, ValueError):
-        raise ValueError("must be a number of bytes, such as 2147483648, 512MiB or 4GB") from None
