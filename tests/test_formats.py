@@ -118,7 +118,7 @@ def test_aliases_gates_and_evaluations_are_read(registry: Registry) -> None:
     assert [version.number for version in registry.versions("sentiment")] == [1, 2, 3]
     gate = summary.gates["live"]
     assert (gate.data_sha256, gate.metric, gate.tolerance) == (EXAMPLES_SHA256, "accuracy", 0.05)
-    assert registry.gates.examples("sentiment", gate).count(b"good") == 4
+    assert registry.evaluations.gate_examples("sentiment", gate).count(b"good") == 4
     scores = {}
     for version in registry.versions("sentiment"):
         for evaluation in registry.evaluations.of_version(version):

@@ -92,7 +92,7 @@ def publish(
     evaluations = []
     gate = None if alias is None or force else find_gate(registry, task, alias)
     if gate is not None and alias is not None:
-        examples = unpack_examples(registry.gates.examples(task, gate))
+        examples = unpack_examples(registry.evaluations.gate_examples(task, gate))
         present = registry.aliases(task).get(alias)
         if present is not None:
             yield from _score(registry, task, gate, [main_number(present)], examples)
@@ -128,7 +128,7 @@ def score_move(
 def find_gate(registry: Registry, task: str, alias: str) -> Gate | None:
     """Of an alias that is to move; None also for a task that does not exist yet."""
     try:
-        return registry.gates.find(task, alias)
+        return registry.task(task).gates.get(alias)
     except NotFound:
         return None
 
@@ -140,7 +140,7 @@ def _score(
     for version in registry.versions(task):
         if version.number not in numbers or registry.evaluations.find(version, gate.data_sha256) is not None:
             continue
-        examples = examples or unpack_examples(registry.gates.examples(task, gate))
+        examples = examples or unpack_examples(registry.evaluations.gate_examples(task, gate))
         measured = yield Measurement(ServedPrompt.of(registry.prompt(version), version), examples)
         assert measured is not None
         registry.evaluations.record(version, measured.record(version.digest, gate.data_sha256))

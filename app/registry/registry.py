@@ -11,10 +11,8 @@ from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import AliasTarget, numbers_of, require_target
 from app.registry.catalog import Catalog
-from app.registry.evaluations.evaluation_folder import EvaluationFolder, RecordedEvaluation
-from app.registry.evaluations.evaluations import Evaluations
+from app.registry.evaluations.evaluations import EvaluationFolder, Evaluations, RecordedEvaluation
 from app.registry.evaluations.gate import Gate
-from app.registry.evaluations.gates import Gates
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
 from app.registry.prompt_cache import PromptCache
@@ -47,8 +45,7 @@ class Registry:
         settle_s: how long a foreign checkpoint must have been unchanged before it becomes a version.
 
     Attributes:
-        evaluations: what was measured on versions after they were published.
-        gates: what keeps aliases from moving to a version that scores lower.
+        evaluations: what was measured on versions after they were published, and what gates compare.
     """
 
     def __init__(
@@ -65,7 +62,6 @@ class Registry:
         self._cache = PromptCache(max_cache_bytes)
         self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s))
         self.evaluations = Evaluations(store, self._catalog)
-        self.gates = Gates(store, self._catalog)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
         """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version.
@@ -177,7 +173,7 @@ class Registry:
         with self._catalog.writing(task, if_match) as record:
             number = record.last_number + 1
             if alias is not None and not force:
-                self.gates.require_passing(record, alias, number, evaluations=evaluations)
+                self.evaluations.require_passing(record, alias, number, evaluations=evaluations)
             files = publication.encode(task, number, backbone)
             table = record.table.changed(last_number=number)
             if alias is None:
@@ -236,10 +232,10 @@ class Registry:
                 if self._backbone is not None:
                     require_same_backbone(version.backbone_fingerprint, self._backbone)
             if not force:
-                self.gates.require_passing(record, alias, checked, gate=gate)
+                self.evaluations.require_passing(record, alias, checked, gate=gate)
             moved = record.table.with_alias(alias, checked, gate)
             if gate is not None:
-                self.gates.keep_examples(task, gate, gate_examples)
+                EvaluationFolder(self._store, task).write_examples(gate.data_sha256, gate_examples)
             self._catalog.write_table(task, moved)
         return self.aliases(task)
 
@@ -250,6 +246,14 @@ class Registry:
             if alias not in record.table.aliases:
                 raise NotFound("the task has no such alias", param="alias")
             self._catalog.write_table(task, record.table.without_alias(alias))
+
+    def delete_gate(self, task: str, alias: str, *, if_match: str | None = None) -> None:
+        """The alias stays, and moves freely. Raises NotFound, Conflict."""
+        with self._catalog.writing(task, if_match) as record:
+            record.require_versions()
+            if alias not in record.table.gates:
+                raise NotFound("the alias has no gate", param="alias")
+            self._catalog.write_table(task, record.table.without_gate(alias))
 
     def delete_version(self, task: str, number: int, *, if_match: str | None = None) -> None:
         """Running sequences keep its prompt.

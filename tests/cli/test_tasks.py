@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluation_folder import RecordedEvaluation
+from app.registry.evaluations.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.settings import demo_tasks
@@ -43,7 +43,7 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
     registry.refresh()
     first = registry.resolve("sentiment@1")
-    gate = registry.gates.find("sentiment", "live")
+    gate = registry.task("sentiment").gates.get("live")
     registry.evaluations.record(
         first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
     )

@@ -128,7 +128,7 @@ def check_gates(root: Path, registry: Registry) -> None:
     """Where there is a gate, there are its examples, and a score of what the alias means."""
     for summary in registry.tasks():
         for alias, gate in summary.gates.items():
-            assert registry.gates.examples(summary.task, gate)
+            assert registry.evaluations.gate_examples(summary.task, gate)
             live = registry.resolve(f"{summary.task}@{alias}")
             assert registry.evaluations.find(live, gate.data_sha256) is not None
 

@@ -26,7 +26,7 @@ import torch
 
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluation_folder import RecordedEvaluation
+from app.registry.evaluations.evaluations import RecordedEvaluation
 from app.registry.evaluations.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry

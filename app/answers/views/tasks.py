@@ -6,7 +6,7 @@ from typing import Any
 
 from app.http.tasks.tasks_schema import Gate, RecordedEvaluation, Task, Version
 from app.registry.aliases import AliasTarget
-from app.registry.evaluations.evaluation_folder import RecordedEvaluation as RegistryEvaluation
+from app.registry.evaluations.evaluations import RecordedEvaluation as RegistryEvaluation
 from app.registry.evaluations.gate import Gate as RegistryGate
 from app.registry.version import TaskSummary
 from app.registry.version import Version as RegistryVersion

@@ -91,7 +91,7 @@ class FolderRegistry:
         run_with(self._measure, promote(open_folder(self._settings), task, alias, target, gate=gate, force=force))
 
     def remove_gate(self, task: str, alias: str) -> None:
-        open_folder(self._settings).gates.delete(task, alias)
+        open_folder(self._settings).delete_gate(task, alias)
 
     def remove(self, task: str, selector: str) -> None:
         registry = open_folder(self._settings)

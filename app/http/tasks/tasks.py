@@ -227,7 +227,7 @@ async def set_alias(
 )
 async def delete_gate(task: TaskName, alias: AliasName, services: ServicesDep, if_match: IfMatchDep) -> Any:
     """The alias stays and moves freely; the gate's examples are no longer kept."""
-    await asyncio.to_thread(services.registry.gates.delete, task, alias, if_match=if_match)
+    await asyncio.to_thread(services.registry.delete_gate, task, alias, if_match=if_match)
     return Deleted(id=f"{task}@{alias}", object="task.gate")
 
 

@@ -1,24 +1,169 @@
-"""Evaluations: what became known of a registry's versions after they were published."""
+"""What became known of versions after they were published; they themselves never change.
+
+    <task>/evaluations/<number>-<sha256>.json    figures of one version on the examples with that hash
+    <task>/evaluations/<sha256>.jsonl            the examples of a gate
+
+Every file is named after the examples, so that a score can never be taken for one on other examples.
+"""
 
 from __future__ import annotations
 
-from app.errors import NotFound
-from app.registry.catalog import Catalog
-from app.registry.evaluations.evaluation_folder import EvaluationFolder, RecordedEvaluation
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import CorruptPrompt, InvalidInput, NotFound
+from app.registry.aliases import AliasTarget, compare_targets
+from app.registry.evaluations.gate import Gate, Sha256
+from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
 from app.registry.reference import Reference
 from app.registry.stores.store import Store
-from app.registry.version import Version
+
+if TYPE_CHECKING:
+    from app.registry.catalog import Catalog
+    from app.registry.task_record import TaskRecord
+    from app.registry.version import Version
+
+FOLDER = "evaluations"
+MAX_EVALUATIONS = 256
+"""Of one version."""
+MAX_FILE_BYTES = 2**16
+MAX_EXAMPLES_BYTES = 64 * 2**20
+_FIGURES = re.compile(r"([1-9][0-9]*)-([0-9a-f]{64})\.json")
+_EXAMPLES = re.compile(r"([0-9a-f]{64})\.jsonl")
+_logger = logging.getLogger(__name__)
+
+
+class RecordedEvaluation(BaseModel):
+    """The figures of a version on some examples.
+
+    Attributes:
+        digest: of the prompt that was measured.
+        data_sha256: of the examples (`app.measure.dataset.hash_examples`).
+        data_name: a person's name for them.
+        metrics: name to value.
+        created_at: seconds since 1970, UTC.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    digest: Sha256
+    data_sha256: Sha256
+    data_name: Annotated[str, Field(max_length=1_000)] = ""
+    metrics: Annotated[dict[str, float], Field(max_length=64)]
+    created_at: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def decode(cls, content: bytes) -> RecordedEvaluation:
+        """Raises CorruptPrompt."""
+        try:
+            return cls.model_validate_json(unseal(content))
+        except (CorruptPrompt, ValidationError) as error:
+            refuse_newer_schema(content)
+            raise CorruptPrompt("an evaluation's file is damaged") from error
+
+    def encode(self) -> bytes:
+        return seal(self.model_dump(mode="json"))
+
+
+class EvaluationFolder:
+    """Of one task. Writers hold the store's lock."""
+
+    def __init__(self, store: Store, task: str) -> None:
+        self._store = store
+        self._folder = f"{task}/{FOLDER}"
+
+    def of_version(self, version: Version) -> list[RecordedEvaluation]:
+        """Oldest first. A file that cannot be read is left out: the figures can be measured again."""
+        keys = [match[2] for match in self._matches(_FIGURES) if int(match[1]) == version.number]
+        found = (self.find(version, data_sha256) for data_sha256 in keys)
+        return sorted((each for each in found if each), key=lambda each: (each.created_at, each.data_sha256))
+
+    def find(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
+        """On these examples."""
+        key = self._figures_key(version.number, data_sha256)
+        try:
+            found = RecordedEvaluation.decode(self._read(key, MAX_FILE_BYTES))
+        except NotFound:
+            return None
+        except CorruptPrompt as error:
+            _logger.warning("%s is not used: %s", key, error.message)
+            return None
+        is_right = (found.digest, found.data_sha256) == (version.digest, data_sha256)
+        return found if is_right else None
+
+    def write(self, number: int, evaluation: RecordedEvaluation) -> None:
+        """Raises InvalidInput: the version has as many as it may have."""
+        present = {match[2] for match in self._matches(_FIGURES) if int(match[1]) == number}
+        if evaluation.data_sha256 not in present and len(present) >= MAX_EVALUATIONS:
+            raise InvalidInput(f"a version keeps at most {MAX_EVALUATIONS} evaluations", param="record")
+        self._store.replace(self._figures_key(number, evaluation.data_sha256), evaluation.encode())
+
+    def examples(self, data_sha256: str) -> bytes:
+        """Raises CorruptPrompt: they are not there as they were."""
+        try:
+            content = self._read(self._examples_key(data_sha256), MAX_EXAMPLES_BYTES)
+        except NotFound:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != data_sha256:
+            raise CorruptPrompt("the gate's examples are missing or damaged; attach the gate again")
+        return content
+
+    def write_examples(self, data_sha256: str, content: bytes) -> None:
+        """Keep a gate's examples; what was damaged on the disk is whole afterwards.
+
+        Args: content: whose sha256 `data_sha256` is.
+
+        Raises InvalidInput: it is not, or they are too large.
+        """
+        if hashlib.sha256(content).hexdigest() != data_sha256:
+            raise InvalidInput("the examples are not those the gate names", param="gate")
+        if len(content) > MAX_EXAMPLES_BYTES:
+            raise InvalidInput(f"a gate's examples may have at most {MAX_EXAMPLES_BYTES} bytes", param="gate")
+        self._store.replace(self._examples_key(data_sha256), content)
+
+    def clear(self, *, numbers: Collection[int], kept_examples: Collection[str]) -> None:
+        """Remove the figures of versions that are gone, and examples that no gate uses."""
+        for match in self._matches(_FIGURES):
+            if int(match[1]) in numbers:
+                self._store.remove(f"{self._folder}/{match[0]}")
+        for match in self._matches(_EXAMPLES):
+            if match[1] not in kept_examples:
+                self._store.remove(f"{self._folder}/{match[0]}")
+        if self._store.entry(self._folder) is not None and not self._store.entries(self._folder):
+            self._store.remove(self._folder)
+
+    def _figures_key(self, number: int, data_sha256: str) -> str:
+        return f"{self._folder}/{number}-{data_sha256}.json"
+
+    def _examples_key(self, data_sha256: str) -> str:
+        return f"{self._folder}/{data_sha256}.jsonl"
+
+    def _matches(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        return [match for name in self._store.entries(self._folder) if (match := pattern.fullmatch(name))]
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        entry = self._store.entry(key)
+        if entry is not None and entry.num_bytes > max_bytes:
+            raise CorruptPrompt(f"the file is larger than {max_bytes} bytes")
+        return self._store.read(key)
 
 
 class Evaluations:
-    """`Registry.evaluations`. Everything reads or writes the disk."""
+    """`Registry.evaluations`: all that is kept of this kind. Everything reads or writes the disk."""
 
     def __init__(self, store: Store, catalog: Catalog) -> None:
         self._store = store
         self._catalog = catalog
 
     def record(self, version: Version, evaluation: RecordedEvaluation) -> None:
-        """Keep what was measured of a version beside it; figures on the same examples are replaced.
+        """Keep what was measured of a version with it; earlier figures on the same examples are replaced.
 
         Raises:
             NotFound: it was deleted.
@@ -27,12 +172,50 @@ class Evaluations:
         with self._catalog.writing(version.task) as record:
             if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
                 raise NotFound(f"{version.id} is another version by now", param="version")
-            EvaluationFolder(self._store, version.task).write(version.number, evaluation)
+            self._folder(version.task).write(version.number, evaluation)
 
     def of_version(self, version: Version) -> list[RecordedEvaluation]:
         """What was recorded of it, oldest first."""
-        return EvaluationFolder(self._store, version.task).of_version(version)
+        return self._folder(version.task).of_version(version)
 
     def find(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
         """What was recorded of it on these examples."""
-        return EvaluationFolder(self._store, version.task).find(version, data_sha256)
+        return self._folder(version.task).find(version, data_sha256)
+
+    def gate_examples(self, task: str, gate: Gate) -> bytes:
+        """What was attached with the gate. Raises CorruptPrompt: it is not there as it was."""
+        return self._folder(task).examples(gate.data_sha256)
+
+    def require_passing(
+        self,
+        record: TaskRecord,
+        alias: str,
+        target: AliasTarget,
+        *,
+        gate: Gate | None = None,
+        evaluations: Sequence[RecordedEvaluation] = (),
+    ) -> None:
+        """Compare the scores that are recorded. Call it while `Catalog.writing`, so that none can change meanwhile.
+
+        Args:
+            gate: the one that counts; None: the alias's own, and if it has none the move passes.
+            evaluations: of a version in the target that is not published yet.
+
+        Raises GateFailed.
+        """
+        asked = gate or record.table.gates.get(alias)
+        comparison = compare_targets(record.table.aliases.get(alias), target)
+        if asked is None or comparison is None or comparison.baseline not in record.versions:
+            return
+        unpublished = {each.data_sha256: each for each in evaluations}
+        folder = self._folder(record.name)
+
+        def score_of(number: int) -> float | None:
+            version = record.versions.get(number)
+            known = folder.find(version, asked.data_sha256) if version else unpublished.get(asked.data_sha256)
+            return None if known is None else known.metrics.get(asked.metric)
+
+        comparison.require(asked, score_of)
+
+    def _folder(self, task: str) -> EvaluationFolder:
+        return EvaluationFolder(self._store, task)

@@ -31,11 +31,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the move of an alias asks.
+    """Which scores decide whether an alias may move.
 
     Attributes:
         baseline: the version the alias means now; of two, the one with more weight.
-        candidates: the others it shall mean, each of which must score as high.
+        candidates: the versions it is to mean instead, each of which must score as high.
     """
 
     baseline: int
@@ -47,7 +47,7 @@ class Comparison:
         return (self.baseline, *self.candidates)
 
     def require(self, gate: Gate, score_of: ScoreOf) -> None:
-        """Args: score_of: a version's value of the gate's metric on the gate's examples; None where it has none yet.
+        """Args: score_of: a version's value of the gate's metric on the gate's examples; None if it has none yet.
 
         Raises GateFailed.
         """

@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluation_folder import MAX_EVALUATIONS, RecordedEvaluation
+from app.registry.evaluations.evaluations import MAX_EVALUATIONS, RecordedEvaluation
 from app.registry.evaluations.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
@@ -90,7 +90,7 @@ def test_a_version_without_a_score_is_refused(registry: Registry) -> None:
 def test_force_moves_what_the_gate_refuses_and_keeps_the_gate(registry: Registry) -> None:
     registry.set_alias("a", "live", 4, force=True)
     assert registry.resolve("a").number == 4
-    assert registry.gates.find("a", "live") == GATE
+    assert registry.task("a").gates.get("live") == GATE
 
 
 def test_a_tolerance_lets_a_version_score_that_much_lower(registry: Registry) -> None:
@@ -118,14 +118,14 @@ def test_other_aliases_and_new_ones_move_freely(registry: Registry) -> None:
     registry.set_alias("a", "canary", 4)
     other = Gate(DATA, "accuracy")
     registry.set_alias("a", "new", 2, gate=other, gate_examples=EXAMPLES)
-    assert registry.gates.find("a", "new") == other
+    assert registry.task("a").gates.get("new") == other
 
 
 def test_a_gate_counts_for_the_move_it_comes_with(registry: Registry) -> None:
     registry.set_alias("a", "canary", 1)
     with pytest.raises(GateFailed):
         registry.set_alias("a", "canary", 2, gate=GATE, gate_examples=EXAMPLES)
-    assert registry.gates.find("a", "canary") is None
+    assert registry.task("a").gates.get("canary") is None
 
 
 # --- publishing onto a gated alias
@@ -157,8 +157,8 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
 
 def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry: Registry) -> None:
     again = Registry(store, None)
-    assert again.gates.find("a", "live") == GATE
-    assert again.gates.examples("a", GATE) == EXAMPLES
+    assert again.task("a").gates.get("live") == GATE
+    assert again.evaluations.gate_examples("a", GATE) == EXAMPLES
     assert again.tasks()[0].gates == {"live": GATE}
     found = again.evaluations.find(again.resolve("a@3"), DATA)
     assert found is not None
@@ -186,9 +186,9 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
         return [name for name in store.entries("a/evaluations") if name.endswith(".jsonl")]
 
     registry.set_alias("a", "canary", 1, gate=GATE, gate_examples=EXAMPLES)
-    registry.gates.delete("a", "live")
+    registry.delete_gate("a", "live")
     assert kept() == [f"{DATA}.jsonl"]
-    assert registry.gates.find("a", "live") is None
+    assert registry.task("a").gates.get("live") is None
     registry.set_alias("a", "live", 2)
     other = b'["other", "no"]\n'
     registry.set_alias("a", "canary", 1, gate=Gate(hashlib.sha256(other).hexdigest(), "accuracy"), gate_examples=other)
@@ -196,7 +196,7 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
     registry.delete_alias("a", "canary")
     assert kept() == []
     with pytest.raises(NotFound):
-        registry.gates.delete("a", "live")
+        registry.delete_gate("a", "live")
 
 
 def test_what_is_deleted_takes_its_evaluations_with_it(store: Store, registry: Registry) -> None:
@@ -220,7 +220,7 @@ def test_damaged_examples_are_refused_and_a_damaged_score_is_none(folder: Path, 
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with pytest.raises(CorruptPrompt, match="attach the gate again"):
-        registry.gates.examples("a", GATE)
+        registry.evaluations.gate_examples("a", GATE)
     with pytest.raises(GateFailed, match="version 1 has no accuracy"):
         registry.set_alias("a", "live", 3)
     assert registry.evaluations.of_version(registry.resolve("a@3")) == []
@@ -230,9 +230,9 @@ def test_damaged_examples_are_refused_and_a_damaged_score_is_none(folder: Path, 
 def test_attaching_a_gate_again_repairs_its_examples(store: Store, registry: Registry, damaged: bytes) -> None:
     store.replace(f"a/evaluations/{DATA}.jsonl", damaged)
     with pytest.raises(CorruptPrompt):
-        registry.gates.examples("a", GATE)
+        registry.evaluations.gate_examples("a", GATE)
     registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES)
-    assert registry.gates.examples("a", GATE) == EXAMPLES
+    assert registry.evaluations.gate_examples("a", GATE) == EXAMPLES
 
 
 def test_a_score_of_another_prompt_under_the_same_number_is_none(folder: Path, backbone: Backbone) -> None:
@@ -267,6 +267,6 @@ def test_nothing_is_recorded_of_a_version_that_is_gone(registry: Registry, store
 
 def test_if_match_guards_gates_too(registry: Registry) -> None:
     etag = registry.etag("a")
-    registry.gates.delete("a", "live", if_match=etag)
+    registry.delete_gate("a", "live", if_match=etag)
     with pytest.raises(Conflict):
         registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES, if_match=etag)
