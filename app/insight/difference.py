@@ -11,12 +11,12 @@ from app.task_prompt import TaskPrompt
 
 @dataclass(frozen=True, slots=True)
 class RowDifference:
-    """One row beside the other prompt's.
+    """One row compared with the other prompt's.
 
     Attributes:
-        distance: L2 to the row of the same index; None where the other prompt has none.
+        distance: L2 to the row of the same index; None if the other prompt has none.
         cosine: of the angle between them; None likewise.
-        nearest: index of the other prompt's row at the smallest angle.
+        nearest: index of the other prompt's row with the smallest angle.
         nearest_cosine: of that angle.
     """
 
@@ -41,7 +41,7 @@ def compare_prompts(prompt: TaskPrompt, other: TaskPrompt) -> PromptDifference:
     if prompt.backbone_fingerprint != other.backbone_fingerprint:
         raise BackboneMismatch("the two prompts were made for different backbones", param="compare")
     if prompt.rows is None or other.rows is None or prompt.kind is not other.kind:
-        raise InvalidInput(f"a prompt of kind {prompt.kind} is not to be compared with {other.kind}", param="compare")
+        raise InvalidInput(f"a prompt of kind {prompt.kind} cannot be compared with {other.kind}", param="compare")
     similarity = cosines(prompt.rows, other.rows)
     nearest = similarity.max(dim=1)
     common = min(len(prompt.rows), len(other.rows))

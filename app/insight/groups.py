@@ -1,4 +1,4 @@
-"""Groups of rows that point the same way: which virtual tokens of a prompt say nearly the same."""
+"""Groups of rows that point the same way: virtual tokens of a prompt that say nearly the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.cluster import AgglomerativeClustering
 CLUSTER_COSINE = 0.5
 """Rows of a cluster have something in common."""
 DUPLICATE_COSINE = 0.95
-"""Near-duplicates: one of them would probably do."""
+"""Near-duplicates: one of them would probably be enough."""
 
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -24,11 +24,11 @@ def cosines(rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Ten
 
 
 def group_rows(similarity: torch.Tensor, least: float) -> Groups:
-    """Groups of two or more rows, every two of which are at least that similar; larger groups first.
+    """Groups of two or more rows, any two of which are at least that similar; larger groups first.
 
     Complete linkage (Sørensen 1948) on the cosine distance.
 
-    Args: similarity: (n, n), as `cosines` of rows with themselves.
+    Args: similarity: (n, n), the `cosines` of rows with themselves.
     """
     if len(similarity) < 2:
         return ()

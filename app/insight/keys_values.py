@@ -1,4 +1,4 @@
-"""How long a prefix's keys and values are in each layer, beside those that a real text leaves in the cache."""
+"""How long a prefix's keys and values are in each layer, compared with those that a real text leaves in the cache."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def split_rows(backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
 
 
 def percentiles_of(norms: torch.Tensor) -> dict[int, float]:
-    """The nearest of the values to each percentile: quantiles of large tensors are not to be had from torch."""
+    """The value nearest to each percentile: torch computes no quantiles of large tensors."""
     ordered = norms.sort().values.tolist()
     return {percent: ordered[round(percent / 100 * (len(ordered) - 1))] for percent in PERCENTILES}
 

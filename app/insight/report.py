@@ -15,7 +15,7 @@ class Effect:
 
     Attributes:
         loss: mean negative log-probability of the target, natural logarithm; above 0, the variant does worse. Among the
-            labels for a task that has them, else per token.
+            labels if the task has them, else per token.
         accuracy: of labels; None for a task that generates.
     """
 
@@ -39,8 +39,8 @@ class TokenEffects:
     Attributes:
         data_sha256: of the examples.
         present: the prompt's own loss and accuracy.
-        without: for each virtual token the change when it is left out.
-        made_of_tokens: empty for keys and values, which no tokens stand near.
+        without: for each virtual token, what changes when it is left out.
+        made_of_tokens: empty for keys and values, which lie near no tokens.
     """
 
     num_examples: int
@@ -54,7 +54,7 @@ class TokenEffects:
 class PromptReport:
     """Attributes:
     model: the version.
-    compared: the version that `difference` is to.
+    compared: the version that `difference` compares it with.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Variants of a prompt, to be answered with beside it: a virtual token is gone, or all became real ones."""
+"""Variants of a prompt, to compare answers with: one virtual token left out, or all made real ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.task_prompt import PromptKind, TaskPrompt
 
 
 def without_token(prompt: TaskPrompt, index: int) -> TaskPrompt | None:
-    """The prompt one virtual token shorter, so that the text follows one position earlier; None when that was the last.
+    """The prompt without one virtual token, so that the text follows one position earlier; None if it was the only one.
 
     Args: prompt: of kind embeddings or kv.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from app.errors import InvalidInput
 from app.insight.groups import CLUSTER_COSINE, DUPLICATE_COSINE, Groups, cosines, group_rows
 from app.insight.keys_values import KeyValueNorms, LayerNorms, percentiles_of, split_rows
-from app.insight.neighbours import NearToken, find_neighbours, vocabulary_norms
+from app.insight.neighbors import NearToken, find_neighbors, vocabulary_norms
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
 
@@ -22,7 +23,7 @@ EMBEDDINGS_NOTE = (
 )
 KV_NOTE = (
     "This prompt is keys and values of every layer: its virtual tokens do not lie among the vocabulary's embeddings "
-    "and have no near tokens. Their lengths are set beside those of a real text; what a virtual token does is what "
+    "and have no near tokens. Their lengths are compared with those of a real text; what a virtual token does is what "
     "changes in the answers without it."
 )
 
@@ -33,7 +34,7 @@ class VirtualToken:
 
     Attributes:
         norm: L2.
-        drift: L2 between the row and its initial value; None when that is not known.
+        drift: L2 between the row and its initial value; None if that is not known.
         drift_cosine: of the angle between them; None likewise.
     """
 
@@ -48,7 +49,7 @@ class EmbeddedToken(VirtualToken):
     """A row among the vocabulary's embeddings.
 
     Attributes:
-        norm_percentile: share of the vocabulary's embeddings that are shorter, 0 to 100.
+        norm_percentile: percentage of the vocabulary's embeddings that are shorter.
         by_cosine, by_distance: the nearest tokens, nearest first.
     """
 
@@ -63,7 +64,7 @@ class CachedToken(VirtualToken):
 
     Attributes:
         key_norm, value_norm: mean over the layers of its keys' and values' norms, each in units of the median norm
-            that a real text's tokens have in that layer: 1 is as long as text.
+            of a real text's tokens in that layer: 1 is as long as text.
     """
 
     key_norm: float
@@ -78,7 +79,6 @@ class PromptView:
     layers: of keys and values; empty for embeddings.
     similarity: (num_virtual_tokens, num_virtual_tokens) cosines between the rows; each layer of keys and values counts
         in units of its text's norms.
-    clusters, near_duplicates: groups of rows whose cosines are at least CLUSTER_COSINE and DUPLICATE_COSINE.
     """
 
     kind: PromptKind
@@ -87,8 +87,14 @@ class PromptView:
     vocabulary_norms: dict[int, float]
     layers: tuple[LayerNorms, ...]
     similarity: torch.Tensor
-    clusters: Groups
-    near_duplicates: Groups
+
+    @cached_property
+    def clusters(self) -> Groups:
+        return group_rows(self.similarity, CLUSTER_COSINE)
+
+    @cached_property
+    def near_duplicates(self) -> Groups:
+        return group_rows(self.similarity, DUPLICATE_COSINE)
 
 
 def view_prompt(
@@ -102,7 +108,7 @@ def view_prompt(
     Raises InvalidInput.
     """
     if prompt.rows is None:
-        raise InvalidInput("a hand-written prompt has no virtual tokens but its words", param="task")
+        raise InvalidInput("a hand-written prompt has no virtual tokens, only words", param="task")
     if initial is not None and initial.shape != prompt.rows.shape:
         raise InvalidInput("initial must have the prompt's shape", param="initial")
     if prompt.kind is PromptKind.KV:
@@ -117,24 +123,14 @@ def view_prompt(
 def _view_embeddings(
     backbone: Backbone, rows: torch.Tensor, initial: torch.Tensor | None, num_nearest: int
 ) -> PromptView:
-    by_cosine, by_distance = find_neighbours(backbone, rows.to(backbone.device), num_nearest)
+    by_cosine, by_distance = find_neighbors(backbone, rows.to(backbone.device), num_nearest)
     of_vocabulary, norms = vocabulary_norms(backbone).cpu(), rows.norm(dim=1)
     percentiles = (of_vocabulary[None] < norms[:, None]).double().mean(dim=1) * 100
     tokens = tuple(
         EmbeddedToken(i, float(norms[i]), *drift, float(percentiles[i]), by_cosine[i], by_distance[i])
         for i, drift in enumerate(_drifts(rows, initial))
     )
-    similarity = cosines(rows)
-    return PromptView(
-        PromptKind.EMBEDDINGS,
-        EMBEDDINGS_NOTE,
-        tokens,
-        percentiles_of(of_vocabulary),
-        (),
-        similarity,
-        group_rows(similarity, CLUSTER_COSINE),
-        group_rows(similarity, DUPLICATE_COSINE),
-    )
+    return PromptView(PromptKind.EMBEDDINGS, EMBEDDINGS_NOTE, tokens, percentiles_of(of_vocabulary), (), cosines(rows))
 
 
 def _view_keys_values(backbone: Backbone, rows: torch.Tensor, initial: torch.Tensor | None) -> PromptView:
@@ -145,16 +141,7 @@ def _view_keys_values(backbone: Backbone, rows: torch.Tensor, initial: torch.Ten
         for i, drift in enumerate(_drifts(rows, initial))
     )
     similarity = cosines((split_rows(backbone, rows) / norms.units[..., None]).flatten(start_dim=1))
-    return PromptView(
-        PromptKind.KV,
-        KV_NOTE,
-        tokens,
-        {},
-        norms.layers,
-        similarity,
-        group_rows(similarity, CLUSTER_COSINE),
-        group_rows(similarity, DUPLICATE_COSINE),
-    )
+    return PromptView(PromptKind.KV, KV_NOTE, tokens, {}, norms.layers, similarity)
 
 
 def _drifts(rows: torch.Tensor, initial: torch.Tensor | None) -> list[tuple[float | None, float | None]]:

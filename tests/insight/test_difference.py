@@ -36,7 +36,7 @@ def test_a_prompt_is_the_same_as_itself() -> None:
 
 def test_prompts_of_other_kinds_and_backbones_are_not_compared() -> None:
     prompt = random_prompt(tiny_backbone())
-    with pytest.raises(InvalidInput, match="kind embeddings is not to be compared with kv"):
+    with pytest.raises(InvalidInput, match="kind embeddings cannot be compared with kv"):
         compare_prompts(prompt, random_prompt(tiny_backbone(), kind=PromptKind.KV))
     with pytest.raises(BackboneMismatch):
         compare_prompts(prompt, random_prompt(tiny_backbone("qwen2")))

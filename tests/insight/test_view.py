@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.errors import InvalidInput
-from app.insight import neighbours
+from app.insight.neighbors import find_neighbors
 from app.insight.view import view_prompt
 from app.task_prompt import TaskPrompt
 from tests.support.models import tiny_backbone
@@ -27,7 +27,7 @@ def test_a_row_that_is_a_token_has_it_as_its_nearest() -> None:
         assert row.by_distance[0].distance == pytest.approx(0.0, abs=1e-5)
 
 
-def test_cosine_and_distance_disagree_where_a_row_is_long() -> None:
+def test_cosine_and_distance_disagree_if_a_row_is_long() -> None:
     (row,) = view_prompt(tiny_backbone(), prompt_near([70], scale=100.0)).virtual_tokens
     assert row.by_cosine[0].token_id == 70
     assert row.norm_percentile == 100.0
@@ -37,19 +37,14 @@ def test_cosine_and_distance_disagree_where_a_row_is_long() -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [1, 100, 259, 10_000])
-def test_chunks_change_nothing(chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = tiny_backbone()
-    prompt = TaskPrompt.from_embeddings(
-        torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), backbone.fingerprint
-    )
-    assert prompt.rows is not None
-    monkeypatch.setattr(neighbours, "CHUNK_SIZE", chunk_size)
-    view = view_prompt(backbone, prompt, num_nearest=7)
-    vocabulary = backbone.embed(torch.arange(259))
-    expected = torch.cdist(prompt.rows, vocabulary).topk(7, dim=1, largest=False).indices.tolist()
-    assert [[near.token_id for near in row.by_distance] for row in view.virtual_tokens] == expected
-    cosine = torch.nn.functional.cosine_similarity(prompt.rows[:, None], vocabulary[None], dim=2)
-    assert [[near.token_id for near in row.by_cosine] for row in view.virtual_tokens] == cosine.topk(7).indices.tolist()
+def test_chunks_change_nothing(chunk_size: int) -> None:
+    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    by_cosine, by_distance = find_neighbors(tiny_backbone(), rows, 7, chunk_size=chunk_size)
+    vocabulary = tiny_backbone().embed(torch.arange(259))
+    expected = torch.cdist(rows, vocabulary).topk(7, dim=1, largest=False).indices.tolist()
+    assert [[near.token_id for near in row] for row in by_distance] == expected
+    cosine = torch.nn.functional.cosine_similarity(rows[:, None], vocabulary[None], dim=2)
+    assert [[near.token_id for near in row] for row in by_cosine] == cosine.topk(7).indices.tolist()
 
 
 def test_drift_is_measured_from_the_initial_rows() -> None:
@@ -62,7 +57,7 @@ def test_drift_is_measured_from_the_initial_rows() -> None:
     assert view_prompt(tiny_backbone(), prompt).virtual_tokens[0].drift is None
 
 
-def test_norms_are_set_beside_the_vocabularys() -> None:
+def test_norms_are_compared_with_the_vocabularys() -> None:
     view = view_prompt(tiny_backbone(), prompt_near([70]))
     norms = tiny_backbone().embed(torch.arange(259)).norm(dim=1)
     assert view.vocabulary_norms[50] == pytest.approx(float(norms.median()), rel=1e-5)
@@ -70,7 +65,7 @@ def test_norms_are_set_beside_the_vocabularys() -> None:
 
 
 @pytest.mark.parametrize("num_nearest", [0, 101])
-def test_a_number_of_neighbours_out_of_range_is_refused(num_nearest: int) -> None:
+def test_a_number_of_neighbors_out_of_range_is_refused(num_nearest: int) -> None:
     with pytest.raises(InvalidInput, match="num_nearest"):
         view_prompt(tiny_backbone(), prompt_near([70]), num_nearest=num_nearest)
 

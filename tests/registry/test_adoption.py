@@ -368,7 +368,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     monkeypatch.setattr(os, "open", open_to_read)
     for name in ("mkdir", "rename", "replace", "unlink"):
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr("app.registry.stores.store._write_file", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     registry = Registry(FileStore(root), backbone)
     assert registry.prompt(registry.resolve("a")).digest == version.digest
     for change in (

@@ -19,12 +19,14 @@ def test_the_least_recently_used_prompt_goes_first() -> None:
     assert cache.get(prompts[2].digest) is prompts[2]
 
 
-def test_the_books_balance_whatever_is_put_in() -> None:
+def test_the_bytes_it_counts_are_those_of_the_prompts_it_holds() -> None:
     cache = PromptCache(max_bytes=50_000)
-    for turn in range(200):
-        cache.put(random_prompt(tiny_backbone(), 1 + turn % 37, seed=turn % 11))
+    prompts = [random_prompt(tiny_backbone(), 1 + turn % 37, seed=turn % 11) for turn in range(200)]
+    for prompt in prompts:
+        cache.put(prompt)
         assert cache.num_bytes <= 50_000
-    held = list(cache._digest_to_prompt.values())
+    held = [prompt for digest in {prompt.digest for prompt in prompts} if (prompt := cache.get(digest))]
+    assert len(held) == len(cache) > 1
     assert cache.num_bytes == sum(prompt.num_bytes + 2_048 for prompt in held)
 
 

@@ -1,4 +1,4 @@
-"""What the rows of a soft prompt lie near among the vocabulary's embeddings, and how long they are beside those."""
+"""Which of the vocabulary's embeddings the rows of a soft prompt lie near, and how long those are."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ def vocabulary_norms(backbone: Backbone) -> torch.Tensor:
 
 
 @torch.no_grad()
-def find_neighbours(
-    backbone: Backbone, rows: torch.Tensor, num_nearest: int
+def find_neighbors(
+    backbone: Backbone, rows: torch.Tensor, num_nearest: int, *, chunk_size: int = CHUNK_SIZE
 ) -> tuple[list[tuple[NearToken, ...]], list[tuple[NearToken, ...]]]:
     """For each row the nearest tokens by cosine and by distance, nearest first.
 
-    Args: rows: (n, hidden_size) float32 on the backbone's device.
+    Args:
+        rows: (n, hidden_size) float32 on the backbone's device.
+        chunk_size: tokens of the vocabulary to look at together.
     """
     num = min(num_nearest, backbone.vocab_size)
-    best_cosine, best_distance = _Best(num), _Best(num)
-    for start, chunk in _chunks(backbone):
+    best_cosine, best_distance = _BestTokens(num), _BestTokens(num)
+    for start, chunk in _chunks(backbone, chunk_size):
         cosine = F.normalize(rows, dim=1) @ F.normalize(chunk, dim=1).T
         distance = torch.cdist(rows, chunk, compute_mode="donot_use_mm_for_euclid_dist")
         best_cosine.add(start, cosine, cosine, distance)
@@ -47,15 +49,15 @@ def find_neighbours(
     return best_cosine.tokens(backbone), best_distance.tokens(backbone)
 
 
-def _chunks(backbone: Backbone) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first id, embeddings (chunk, hidden_size) float32) over the vocabulary: large ones are never copied whole."""
-    for start in range(0, backbone.vocab_size, CHUNK_SIZE):
-        token_ids = torch.arange(start, min(start + CHUNK_SIZE, backbone.vocab_size), device=backbone.device)
+def _chunks(backbone: Backbone, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first id, embeddings (chunk, hidden_size) float32) over the vocabulary: a large one is never copied whole."""
+    for start in range(0, backbone.vocab_size, chunk_size):
+        token_ids = torch.arange(start, min(start + chunk_size, backbone.vocab_size), device=backbone.device)
         yield start, backbone.embed(token_ids).float()
 
 
-class _Best:
-    """The highest ranks seen so far, per row, with the cosine and distance of each."""
+class _BestTokens:
+    """For each row the tokens of the highest rank so far, with their cosines and distances."""
 
     def __init__(self, num: int) -> None:
         self._num = num
