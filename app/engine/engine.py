@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, groupby
+from itertools import count
 
 from app.engine.admission import NOTHING_MORE, Admission, EngineRequest
 from app.engine.block_manager import BlockManager
@@ -16,7 +16,6 @@ from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
 from app.engine.output.delta import Delta
-from app.engine.output.prompt_lookup import count_right
 from app.engine.output.readout import Choice, ReadOut
 from app.engine.output.request_output import ScoringOutput, TextOutput
 from app.engine.output.scoring import PathScores
@@ -24,6 +23,7 @@ from app.engine.prefix.prefix_store import PrefixStore
 from app.engine.prefix.warmer import Warmer
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
+from app.engine.speculation import DEVICE_TO_MAX_TOKENS, Speculation
 from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
@@ -32,9 +32,6 @@ from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
-
-MAX_GUESSING_TOKENS = {"cpu": 6, "cuda": 64}
-"""Tokens in a step that take hardly longer than one: weights are read once for all. On CUDA not measured yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +70,7 @@ class Engine:
         attend: Attend | None = None,
         replacements: Replacements | None = None,
     ) -> None:
-        assert not (config.prompt_lookup and config.async_scheduling), "guesses need the previous tokens"
+        assert not (config.prompt_lookup and config.async_scheduling), "speculation needs the previous tokens"
         self.backbone = backbone
         self.config = config
         self.admission = Admission(backbone, config)
@@ -88,14 +85,16 @@ class Engine:
             decode_graphs=(config.max_num_seqs, config.max_model_len) if config.decode_graphs else None,
         )
         self.prefix_store = self._open_prefix_store()
+        max_step_tokens = DEVICE_TO_MAX_TOKENS.get(backbone.device.type, DEVICE_TO_MAX_TOKENS["cpu"])
+        num_proposed = config.prompt_lookup
+        self._speculation = Speculation(num_proposed, max_step_tokens=max_step_tokens) if num_proposed else None
         self.scheduler = Scheduler(
             BlockManager(num_blocks=config.num_blocks, block_size=config.block_size),
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             is_text_kept=config.prefix_caching,
             kept_rows=self.prefix_store,
-            max_num_guessed=config.prompt_lookup,
-            max_num_guessing_tokens=MAX_GUESSING_TOKENS["cuda" if backbone.device.type == "cuda" else "cpu"],
+            speculation=self._speculation,
         )
         self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
         self._pending: _PendingStep | None = None
@@ -307,7 +306,7 @@ class Engine:
     def _update_from(self, step: _PendingStep) -> None:
         """Look at what a step found: note log-probabilities, add tokens, end what failed or is at its end."""
         found = step.read_out.read()
-        choices = self._settle_guesses(found.choices, step.batch)
+        choices = self._settle(found.choices, step.batch)
         self.scheduler.keep(step.batch)
         for sequence in found.failed:
             if self._is_alive(sequence):
@@ -323,21 +322,14 @@ class Engine:
             if self._is_alive(sequence):
                 self._end(sequence, FinishReason.LENGTH)
 
-    def _settle_guesses(self, choices: list[Choice], batch: Batch) -> list[Choice]:
-        """The choices that count: of each sequence the first, and one behind each guess that was right."""
-        counting: list[Choice] = []
-        num_guessed = num_right = 0
-        for sequence, group in groupby(choices, key=lambda choice: choice[0]):
-            made = list(group)
-            num_kept = count_right(sequence.guess, [token_id for _, token_id, _ in made[:-1]])
-            counting += made[: num_kept + 1]
-            if sequence.guess:
-                self.scheduler.settle_guess(sequence, num_kept, batch)
-                sequence.num_pending -= len(made) - 1 - num_kept
-            num_guessed += len(made) - 1
-            num_right += num_kept
+    def _settle(self, choices: list[Choice], batch: Batch) -> list[Choice]:
+        """The choices that count; see `Speculation.settle`."""
+        if self._speculation is None:
+            return choices
+        counting = self._speculation.settle(choices, batch.num_rejected)
         if self._observer is not None:
-            self._observer.guessed(num_guessed, num_right)
+            num_sequences = len({sequence for sequence, _, _ in counting})
+            self._observer.speculated(len(choices) - num_sequences, len(counting) - num_sequences)
         return counting
 
     def _is_alive(self, sequence: Sequence) -> bool:
@@ -358,7 +350,6 @@ class Engine:
         if self._observer is not None:
             self._observer.waited(latencies_s)
         for sequence, token_id, logprob in choices:
-            sequence.guess = []
             if self._is_alive(sequence):  # the previous token may have been its last
                 self._append(sequence, token_id, logprob)
 

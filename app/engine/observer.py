@@ -40,9 +40,9 @@ class Observer:
         if latencies_s:
             self._metrics.observe_inter_token(latencies_s)
 
-    def guessed(self, num_guessed: int, num_right: int) -> None:
-        """Tokens of a step that were guessed, and those of them that the model chose too."""
-        self._metrics.observe_guesses(num_guessed, num_right)
+    def speculated(self, num_proposed: int, num_accepted: int) -> None:
+        """Tokens of a step that were proposed, and those of them that the model chose too."""
+        self._metrics.observe_guesses(num_proposed, num_accepted)
 
     def warmed(self) -> None:
         """A prompt was computed, or read, that nobody asked for yet."""

@@ -15,6 +15,7 @@ from app.engine.block_manager import BlockManager, TailCopy
 from app.engine.fair_queue import FairQueue
 from app.engine.prefix.prefix_cache import KeptRows, PrefixCache
 from app.engine.sequence import Prefix, Segment, Sequence
+from app.engine.speculation import Speculation
 
 MAX_PROMPT_LOGITS = 256
 
@@ -46,7 +47,7 @@ class Batch:
         num_prompt_logits: text tokens whose logits are wanted for more than choosing the next token.
         num_prefix_queries, num_prefix_hits: tokens of admitted sequences, virtual ones included, and those found
             computed.
-        num_dropped: tokens of a sequence's item that were guessed wrong.
+        num_rejected: tokens of a sequence's item that were proposed in vain (`Speculation`).
     """
 
     items: list[Item] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Batch:
     planned: dict[Segment, int] = field(default_factory=dict)
     num_tokens: int = 0
     num_prompt_logits: int = 0
-    num_dropped: dict[Segment, int] = field(default_factory=dict)
+    num_rejected: dict[Segment, int] = field(default_factory=dict)
 
     @property
     def num_text_tokens(self) -> int:
@@ -88,8 +89,7 @@ class Scheduler:
         max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can go on.
         is_text_kept: whether text is found again after its sequence ended.
         kept_rows: where prompts are looked for before they are computed.
-        max_num_guessed: tokens guessed of a sequence in a step (`PromptLookup`).
-        max_num_guessing_tokens: tokens in a step up to which guesses are added: where it takes hardly longer for them.
+        speculation: proposes tokens to running sequences; None proposes none.
     """
 
     def __init__(
@@ -100,8 +100,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         is_text_kept: bool = True,
         kept_rows: KeptRows | None = None,
-        max_num_guessed: int = 0,
-        max_num_guessing_tokens: int = 0,
+        speculation: Speculation | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
@@ -112,8 +111,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._max_num_guessed = max_num_guessed
-        self._max_num_guessing_tokens = max_num_guessing_tokens
+        self._speculation = speculation
 
     @property
     def has_unfinished(self) -> bool:
@@ -126,8 +124,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Plan the next step. Blocks of everything planned are allocated when this returns."""
         batch = Batch()
-        if self._max_num_guessed:
-            self._guess()
+        if self._speculation is not None:
+            self._speculation.propose(self.running, self.block_manager.num_free_blocks)
         is_short_of_blocks = False
         for sequence in self._by_urgency():
             if sequence in self.running and not self._plan_sequence(sequence, batch):
@@ -158,13 +156,7 @@ class Scheduler:
     def keep(self, batch: Batch) -> None:
         """Let others find what the batch computed, now that all ids that went into it are known."""
         for item in batch.items:
-            self.prefix_cache.keep_text(item.segment, item.start, item.end - batch.num_dropped.get(item.segment, 0))
-
-    def settle_guess(self, sequence: Sequence, num_right: int, batch: Batch) -> None:
-        """Of what the batch computed of the sequence's guess so many tokens are right; the others never were there."""
-        batch.num_dropped[sequence] = num_wrong = batch.planned[sequence] - 1 - num_right
-        sequence.num_computed_tokens -= num_wrong
-        del sequence.guess[num_right:]
+            self.prefix_cache.keep_text(item.segment, item.start, item.end - batch.num_rejected.get(item.segment, 0))
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and its blocks back."""
@@ -177,19 +169,6 @@ class Scheduler:
     def audit(self) -> None:
         """Check the block books against every segment alive."""
         self.block_manager.audit([*self.running, *self.waiting, *self.prefix_cache.prefixes])
-
-    def _guess(self) -> None:
-        """Guess for those that decode, as far as the step takes hardly longer for it and blocks are not short."""
-        for sequence in self.running:
-            sequence.guess = []
-        num_running = max(1, len(self.running))
-        num_each = min(self._max_num_guessed, self._max_num_guessing_tokens // num_running - 1)
-        if num_each < 1 or self.block_manager.num_free_blocks < num_running * (1 + num_each):
-            return
-        for sequence in self.running:
-            num_guessable = min(num_each, sequence.num_guessable_tokens)
-            if num_guessable:
-                sequence.guess = sequence.lookup.guess(sequence.token_ids, num_guessable)
 
     def _by_urgency(self) -> list[Sequence]:
         """Those that need one token to go on, then the others; the oldest first in both."""
@@ -253,7 +232,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._give_back(sequence)
-        sequence.guess = []
+        sequence.spec_token_ids = []
         self.waiting.push_front(sequence)
         sequence.num_preemptions += 1
         self.num_preemptions += 1

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from app.engine.output.prompt_lookup import PromptLookup
-
 if TYPE_CHECKING:
     import torch
 
@@ -141,7 +139,7 @@ class Sequence(Segment):
         num_pending: tokens that were chosen on the device and that the host does not know yet. They stand behind
             `token_ids`, and count as tokens wherever tokens are counted, but not as generated.
         pending_row: which of its step's chosen tokens the last of them is.
-        guess: ids that may come next, computed in the same step as the last known one; then kept or dropped.
+        spec_token_ids: ids that may come next (`Speculation`), computed in the same step as the last known one.
     """
 
     sequence_id: int
@@ -163,8 +161,7 @@ class Sequence(Segment):
     num_cached_tokens: int = 0
     num_pending: int = 0
     pending_row: int | None = None
-    guess: list[int] = field(default_factory=list)
-    lookup: PromptLookup = field(default_factory=PromptLookup)
+    spec_token_ids: list[int] = field(default_factory=list)
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -172,12 +169,12 @@ class Sequence(Segment):
 
     @property
     def num_tokens(self) -> int:
-        return self.num_virtual_tokens + len(self.token_ids) + self.num_pending + len(self.guess)
+        return self.num_virtual_tokens + len(self.token_ids) + self.num_pending + len(self.spec_token_ids)
 
     @property
     def text_ids(self) -> list[int]:
-        """Those that are known, and what is guessed to come behind them."""
-        return [*self.token_ids, *self.guess] if self.guess else self.token_ids
+        """Those that are known, and what is proposed to follow them."""
+        return [*self.token_ids, *self.spec_token_ids] if self.spec_token_ids else self.token_ids
 
     @property
     def num_reusable_tokens(self) -> int:
@@ -210,14 +207,9 @@ class Sequence(Segment):
     @property
     def is_decoding(self) -> bool:
         """Whether one token is all that is to be computed before the next can be chosen."""
-        return self.num_uncomputed_tokens == 1 + len(self.guess) and (self.parent is None or self.parent.is_computed)
-
-    @property
-    def num_guessable_tokens(self) -> int:
-        """How many tokens behind the next one may be guessed; none where a choice depends on those in front of it."""
-        if not self.is_decoding or self.params.has_penalties:
-            return 0
-        return max(0, self.params.max_tokens - self.num_generated_tokens - 1)
+        return self.num_uncomputed_tokens == 1 + len(self.spec_token_ids) and (
+            self.parent is None or self.parent.is_computed
+        )
 
     @property
     def num_wanted_logits(self) -> int:
@@ -227,3 +219,9 @@ class Sequence(Segment):
         if self.params.prompt_logprobs is None:
             return 0
         return max(0, self.num_prompt_tokens - 1 - self.num_reported_logprobs)
+
+    def append(self, token_id: int) -> None:
+        """A token that was chosen is known now."""
+        self.token_ids.append(token_id)
+        self.num_pending -= 1
+        self.spec_token_ids = []

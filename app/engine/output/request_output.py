@@ -52,8 +52,7 @@ class TextOutput:
 
     def add(self, token_id: int, logprob: TokenLogprob | None) -> Delta:
         """Add a token to the sequence."""
-        self.sequence.token_ids.append(token_id)
-        self.sequence.num_pending -= 1
+        self.sequence.append(token_id)
         is_end = token_id in self._end_ids
         stop = None if is_end else self._detokenizer.add(token_id)
         reason = _finish_reason(self.sequence, is_end=is_end, stop=stop)

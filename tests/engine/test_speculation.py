@@ -9,7 +9,7 @@ import pytest
 
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
-from app.engine.output.prompt_lookup import LONGEST_MATCH, PromptLookup, count_right
+from app.engine.speculation import LONGEST_MATCH, PromptLookup, count_right
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
@@ -38,7 +38,7 @@ def guess_slowly(token_ids: Sequence[int], num_tokens: int) -> list[int]:
     ],
 )
 def test_what_stood_behind_the_longest_match_is_guessed(ids: list[int], wanted: list[int]) -> None:
-    assert PromptLookup().guess(ids, 3) == wanted == guess_slowly(ids, 3)
+    assert PromptLookup().propose(ids, 3) == wanted == guess_slowly(ids, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -47,7 +47,7 @@ def test_an_index_that_grows_finds_what_a_search_finds(seed: int) -> None:
     ids: list[int] = []
     for _ in range(60):
         ids += generator.choices(range(4), k=generator.choice([0, 1, 1, 3]))
-        assert lookup.guess(ids, 5) == guess_slowly(ids, 5)
+        assert lookup.propose(ids, 5) == guess_slowly(ids, 5)
 
 
 def test_guesses_are_right_up_to_the_first_that_is_not() -> None:
