@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-
-import torch
+from typing import TYPE_CHECKING
 
 from app.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_VIRTUAL_TOKENS = 1024
 
@@ -68,6 +70,8 @@ class TaskPrompt:
 
     @classmethod
     def _from_rows(cls, kind: PromptKind, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+        import torch
+
         if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
             raise InvalidInput(f"{kind} must be a matrix of floating-point numbers", param="prompt_embeddings")
         _check_length(rows.shape[0])
@@ -87,9 +91,10 @@ class TaskPrompt:
         return 4 * (len(self.token_ids) if self.rows is None else self.rows.numel())
 
 
-def is_finite(rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether every value is finite in that dtype. Only the extremes are converted, so nothing large is copied."""
-    return bool(torch.stack(torch.aminmax(rows)).to(dtype).isfinite().all())
+def is_finite(rows: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether every value is finite in that dtype; None is float32. Only the extremes are converted: no large copies."""
+    extremes = (each.float() if dtype is None else each.to(dtype) for each in rows.aminmax())
+    return all(bool(each.isfinite()) for each in extremes)
 
 
 def _check_length(num_virtual_tokens: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,19 +11,7 @@ from app.cli.options.data_options import Labels, TemplateText, parse_labels, par
 from app.cli.options.json_output import AsJson, write_json
 from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
 from app.cli.options.task_options import Alias, Description, NewTask
-from app.cli.options.tuning_options import (
-    BatchSize,
-    Init,
-    InitText,
-    Kind,
-    LearningRate,
-    MaxSteps,
-    NumEpochs,
-    NumVirtualTokens,
-    Seed,
-    make_config,
-    parse_tried,
-)
+from app.cli.options.tuning_options import split_asked, takes_hyperparameters
 from app.cli.views.tuned_version import open_to_publish, publish_result, report_result
 from app.cli.views.tuning_view import TuningView, interruptible
 from app.errors import InvalidInput
@@ -37,6 +25,7 @@ if TYPE_CHECKING:
 TEACHER = "Teacher"
 
 
+@takes_hyperparameters(without=("patience", "metric", "balance"))
 def distill(
     *,
     inputs: Annotated[
@@ -54,15 +43,7 @@ def distill(
     ] = None,
     template: TemplateText = None,
     labels: Labels = None,
-    kind: Kind = None,
-    init: Init = None,
-    init_text: InitText = None,
-    learning_rate: LearningRate = None,
-    num_virtual_tokens: NumVirtualTokens = None,
-    seed: Seed = None,
-    num_epochs: NumEpochs = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
+    asked: dict[str, Any],
     description: Description = "",
     alias: Alias = "live",
     as_json: AsJson = False,
@@ -70,7 +51,7 @@ def distill(
     registry: RegistryFolder = None,
     device: Device = None,
 ) -> None:  # fmt: skip
-    """Turn a long written prompt into some virtual tokens that answer alike.
+    """Turn a long written prompt into a few virtual tokens that answer alike.
 
     A tenth of the inputs is held out; on these the command says how often the new prompt decides as the old one does,
     how many tokens each request saves, and after how many requests that outweighs the tuning.
@@ -78,11 +59,7 @@ def distill(
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
     settings = read_settings(model=model, registry=registry, device=device)
-    tried = parse_tried(
-        kinds=kind, inits=init, learning_rates=learning_rate, nums_virtual_tokens=num_virtual_tokens, seeds=seed
-    )
-    shared = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
-    config = make_config(tried, {"init_text": init_text, **shared})
+    config, tried = split_asked(asked)
     from app.main import load_backbone
     from app.measure.example_file import read_inputs
     from app.tuning.distillation.distillation_run import DistillationPlan
@@ -93,15 +70,15 @@ def distill(
     backbone = load_backbone(settings)
     opened = open_to_publish(settings, backbone, task, alias)
     found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
-    asked = parse_labels(labels)
-    chosen = its_labels if asked is None else asked
-    tried = {"nums_virtual_tokens": (config.num_virtual_tokens,), **tried}
+    said = parse_labels(labels)
+    chosen = its_labels if said is None else said
+    tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
-    assignment = DistillationPlan.make(
+    plan = DistillationPlan.make(
         found, texts, config, search, template=parse_template(template) or its_template, labels=chosen
     )
     with interruptible() as should_stop, TuningView(as_json=as_json) as view:
-        result = distill_prompt(backbone, assignment, on_event=view.show, should_stop=should_stop)
+        result = distill_prompt(backbone, plan, on_event=view.show, should_stop=should_stop)
     version = publish_result(backbone, opened, task, result, description=description, alias=alias)
     if as_json:
         write_json({"id": version.id, **result.origin["distillation"], "stop_reason": result.stop_reason})

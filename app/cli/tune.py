@@ -21,27 +21,12 @@ from app.cli.options.data_options import (
 from app.cli.options.json_output import AsJson
 from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
 from app.cli.options.task_options import Alias, Description, NewTask
-from app.cli.options.tuning_options import (
-    SHARED,
-    Balance,
-    BatchSize,
-    Init,
-    InitText,
-    Kind,
-    LearningRate,
-    MaxSteps,
-    MetricName,
-    NumEpochs,
-    NumVirtualTokens,
-    Publish,
-    Seed,
-    make_config,
-    parse_tried,
-)
+from app.cli.options.tuning_options import Publish, split_asked, takes_hyperparameters
 from app.cli.views.tuned_version import open_to_publish, publish_all, report_result
 from app.cli.views.tuning_view import TuningView, interruptible
 
 
+@takes_hyperparameters()
 def tune(
     *,
     data: ExampleFile,
@@ -55,21 +40,7 @@ def tune(
     target_field: TargetField = None,
     template: TemplateText = None,
     labels: Labels = None,
-    kind: Kind = None,
-    init: Init = None,
-    init_text: InitText = None,
-    learning_rate: LearningRate = None,
-    num_virtual_tokens: NumVirtualTokens = None,
-    seed: Seed = None,
-    num_epochs: NumEpochs = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Measurements without progress until it ends; 0 never. (default: 5)", rich_help_panel=SHARED)
-    ] = None,
-    metric: MetricName = None,
-    balance: Balance = False,
+    asked: dict[str, Any],
     publish: Publish = 1,
     description: Description = "",
     alias: Alias = "live",
@@ -80,18 +51,15 @@ def tune(
 ) -> None:  # fmt: skip
     """Tune a task on your examples, and publish the state that did best on validation.
 
-    A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else need be said: prompts that
-    differ in learning rate, start and length are tuned side by side, and the worse half is dropped three times; what
-    you do say is tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far; twice
-    publishes nothing. A server that watches the folder serves it at once.
+    A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else needs to be said: prompts
+    that differ in learning rate, start and length are tuned side by side, and the worse half is dropped three times;
+    values you give are tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far;
+    twice publishes nothing. A server that watches the folder serves it at once.
 
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
     """
     settings = read_settings(model=model, registry=registry, device=device)
-    tried = parse_tried(
-        kinds=kind, inits=init, learning_rates=learning_rate, nums_virtual_tokens=num_virtual_tokens, seeds=seed
-    )
     from app.main import load_backbone
     from app.measure.example_file import read_dataset
     from app.tuning.config import DEFAULT_PATIENCE
@@ -99,10 +67,7 @@ def tune(
     from app.tuning.search import Search
     from app.tuning.tune import tune_task
 
-    shared: dict[str, Any] = {"num_epochs": num_epochs, "max_steps": max_steps, "batch_size": batch_size}
-    shared |= {"metric": metric, "balance": balance}
-    shared["patience"] = DEFAULT_PATIENCE if patience is None else patience
-    config = make_config(tried, {"init_text": init_text, **shared})
+    config, tried = split_asked(asked, patience=DEFAULT_PATIENCE)
     train, held_out = (
         None if path is None else read_dataset(path, input_field=input_field, target_field=target_field)
         for path in (data, validation)

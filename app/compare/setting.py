@@ -74,7 +74,7 @@ class Setting:
         """
         train, held_out, unseen = _split(data, validation, test)
         found = find_labels([*train, *held_out, *unseen]) if labels is None else tuple(labels)
-        plan = TuningPlan(train, held_out, template or Template(), found, config, Search.single(config))
+        plan = TuningPlan(train, held_out, template or Template(), found, config, Search())
         written = tuple(instructions) or automatic_instructions(found)
         return cls(plan, unseen, written, num_shots=num_shots, lora_rank=lora_rank)
 
@@ -91,7 +91,7 @@ class Setting:
             max_target_tokens=longest + 1,
             max_input_tokens=self.plan.config.max_input_tokens or backbone.max_model_len // 2,
         )
-        return replace(self, plan=replace(self.plan, config=config, search=Search.single(config)))
+        return replace(self, plan=replace(self.plan, config=config, search=Search()))
 
     def max_prompt_tokens(self, backbone: Backbone) -> int:
         """Of a written prompt, once the setting is fitted."""
@@ -102,7 +102,7 @@ class Setting:
         """A population as `softswap tune` trains it; two seeds share no member."""
         config = replace(self.plan.config, kind=kind, seed=2 * seed)
         search = Search.default(
-            config, has_labels=bool(self.plan.labels), nums_virtual_tokens=(config.num_virtual_tokens,)
+            config, has_labels=bool(self.plan.labels), num_virtual_tokens=(config.num_virtual_tokens,)
         )
         return replace(self.plan, config=config, search=search)
 

@@ -1,14 +1,23 @@
-"""TuneConfig: how a prompt is learned."""
+"""TuneConfig: how a prompt is learned. The one table of hyperparameters."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
 
 from app.errors import InvalidInput
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
+from app.tuning.hyperparameter import declare, declared_of, named
 
+MAX_JOB_BATCH_SIZE: Final = 4096
+MAX_JOB_EPOCHS: Final = 1000
+MAX_JOB_UPDATES: Final = 1_000_000
+MAX_JOB_TOKENS: Final = 131_072
 DEFAULT_EPOCHS = 3
 MIN_DEFAULT_STEPS = 50
 DEFAULT_PATIENCE = 5
@@ -31,23 +40,23 @@ class Init(StrEnum):
 
 
 class Loss(StrEnum):
-    """What is minimised."""
+    """What is minimized."""
 
     TOKENS = "tokens"
     """Mean negative log-likelihood of the target's tokens and the end of sequence."""
     LABELS = "labels"
-    """Cross-entropy over the labels (log-likelihoods, normalised over all of them) plus `token_weight` times TOKENS."""
+    """Cross-entropy over the labels (log-likelihoods, normalized over all of them) plus `token_weight` times TOKENS."""
     AUTO = "auto"
-    """LABELS where reading the label tree costs little (MAX_TREE_NODES), TOKENS elsewhere."""
+    """LABELS if reading the label tree costs little (MAX_TREE_NODES), otherwise TOKENS."""
 
 
 class Metric(StrEnum):
-    """What the better of two states does better on validation."""
+    """What decides which of two states is better, on validation."""
 
     AUTO = "auto"
-    """ACCURACY where there are labels, LOSS elsewhere."""
+    """ACCURACY if there are labels, otherwise LOSS."""
     LOSS = "loss"
-    """The likelihood of the right answers: one forward, and every example tells something."""
+    """The likelihood of the right answers: one forward, and every example counts."""
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
     EXACT_MATCH = "exact_match"
@@ -66,83 +75,141 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TuneConfig:
-    """The defaults are meant to be left alone.
+    """The table of hyperparameters: the fields of a job's request, the options of `softswap tune` and what a search
+    varies are all derived from these declarations. The defaults are meant to be left alone.
 
-    Attributes:
-        kind: "embeddings" is prompt tuning (Lester et al. 2021); "kv" learns the keys and values of every layer (prefix
-            tuning, Li and Liang 2021), which start as those of the rows that `init` names (Eyuboglu et al. 2025).
-        num_virtual_tokens: rows to learn.
-        init: where they start; `init_text` belongs to "text".
-        learning_rate: in units of the root mean square of the vocabulary's embeddings (kv: of each layer's initial keys
-            and values), so that one value fits backbones that differ in scale by orders of magnitude. AdamW moves a
-            number by about this much in a step; Adafactor scales by the prompt's own root mean square.
-        weight_decay: pulls towards zero, times the learning rate.
-        warmup_share: share of the steps over which the learning rate rises from 0.
-        schedule: "cosine" falls to 0 at the last step.
-        max_grad_norm: gradients are scaled down to this norm, in units of the same root mean square; 0 does not clip.
-        loss, token_weight: see Loss.
-        metric: what the best state, and the better half of a search, are chosen by; ties go to the lower loss. A metric
-            of texts has the answers to at most MAX_WRITTEN_ROWS validation examples written at every measurement.
-        balance: every epoch leaves out as many random examples of the commonest target as it has more than all other
-            targets together: what is mostly "none" is else learned as "none".
-        batch_size: rows of an update.
-        micro_batch_size: rows of one forward; gradients are accumulated over them. On CPU small ones are faster.
-        num_epochs: passes over the training examples, unless `max_steps` says how many updates; 0 chooses: three
-            passes, or 50 updates where these are more.
-        eval_every: updates between two measurements on validation; 0 chooses about twenty measurements.
-        max_validation_rows: rows used for these measurements; the final one uses all.
-        patience: measurements without improvement after which tuning ends; 0 never ends early.
-        seed: of initialisation and order; the same seed gives the same prompt on the same machine.
-        max_input_tokens: longer inputs lose their end; 0 takes what the backbone's positions allow.
-        max_target_tokens: longer targets are refused.
+    Records and saved runs hold the fields in this order.
     """
 
-    kind: PromptKind = PromptKind.EMBEDDINGS
-    num_virtual_tokens: int = 20
-    init: Init = Init.VOCAB
-    init_text: str = ""
-    optimizer: OptimizerKind = OptimizerKind.ADAMW
-    learning_rate: float = 0.03
-    weight_decay: float = 0.0
-    warmup_share: float = 0.05
-    schedule: Schedule = Schedule.COSINE
-    max_grad_norm: float = 0.0
-    loss: Loss = Loss.AUTO
-    token_weight: float = 0.1
-    metric: Metric = Metric.AUTO
-    balance: bool = False
-    batch_size: int = 32
-    micro_batch_size: int = 32
-    num_epochs: float = 0.0
-    max_steps: int = 0
-    eval_every: int = 0
-    max_validation_rows: int = 500
-    patience: int = 0
-    seed: int = 0
-    max_input_tokens: int = 0
-    max_target_tokens: int = 128
+    kind: PromptKind = declare(
+        PromptKind.EMBEDDINGS,
+        "What is learned: embeddings (prompt tuning), or kv, the keys and values of every layer (prefix tuning).",
+        option="--kind",
+        axis=0,
+        left_out=(PromptKind.TEXT,),
+    )
+    """Lester et al. 2021; Li and Liang 2021. The latter start as those of the rows that `init` names (Eyuboglu et al.
+    2025)."""
+    num_virtual_tokens: int = declare(
+        20,
+        "Rows to learn.",
+        low=1,
+        high=MAX_VIRTUAL_TOKENS,
+        unset="20,50; to distill: 20",
+        option="--virtual-tokens",
+        axis=3,
+    )
+    init: Init = declare(
+        Init.VOCAB,
+        "What the rows start as: labels, vocab, text or random; prompt, in jobs that continue from a version.",
+        option="--init",
+        axis=1,
+    )
+    init_text: str = declare("", "The text of init text.", option="--init-text")
+    optimizer: OptimizerKind = declare(OptimizerKind.ADAMW, "Adafactor takes less memory.")
+    learning_rate: float = declare(
+        0.03,
+        "In units of the vocabulary's scale.",
+        low=0,
+        high=1000,
+        unset="0.03,0.1,0.3",
+        is_positive=True,
+        option="--learning-rate",
+        axis=2,
+    )
+    """In units of the root mean square of the vocabulary's embeddings (kv: of each layer's initial keys and values), so
+    that one value fits backbones that differ in scale by orders of magnitude. AdamW moves a number by about this much
+    in a step; Adafactor scales by the prompt's own root mean square."""
+    weight_decay: float = declare(0.0, "Pulls toward zero, times the learning rate.", low=0, high=1000)
+    warmup_share: float = declare(
+        0.05, "Share of the updates over which the learning rate rises from 0.", low=0, high=1
+    )
+    schedule: Schedule = declare(Schedule.COSINE, "Of the learning rate; cosine falls to 0 at the last update.")
+    max_grad_norm: float = declare(
+        0.0, "Gradients are scaled down to this norm, in the same units; 0 does not clip.", low=0, high=1e6
+    )
+    loss: Loss = declare(
+        Loss.AUTO, "Of the target's tokens, or of the right label among all; labels if that costs little, without it."
+    )
+    token_weight: float = declare(0.1, "Weight of the tokens' loss next to the labels'.", low=0, high=100)
+    metric: Metric = declare(
+        Metric.AUTO,
+        "What the best state is chosen by: loss; accuracy or macro_f1 of labels; exact_match, token_f1, rouge_l or "
+        "entity_f1 of answers that are written.",
+        unset="accuracy, or loss of texts",
+        option="--metric",
+    )
+    """Ties go to the lower loss. A metric of texts has the answers to at most MAX_WRITTEN_ROWS validation examples
+    written at every measurement."""
+    balance: bool = declare(
+        False,
+        "In every epoch, leave out what the commonest target has more than all others together.",
+        option="--balance",
+    )
+    """What is mostly "none" is otherwise learned as "none"."""
+    batch_size: int = declare(
+        32, "Examples in an update.", low=1, high=65_536, job_high=MAX_JOB_BATCH_SIZE, option="--batch-size"
+    )
+    micro_batch_size: int = declare(
+        32, "Rows of one forward, over which gradients are accumulated.", low=1, high=65_536, is_offered=False
+    )
+    num_epochs: float = declare(
+        0.0,
+        "Passes over the examples, unless max_steps is given.",
+        low=0,
+        high=10_000,
+        unset="3, at least 50 updates",
+        job_name="n_epochs",
+        job_high=MAX_JOB_EPOCHS,
+        is_positive=True,
+        option="--epochs",
+    )
+    """0 chooses."""
+    max_steps: int = declare(
+        0,
+        "Updates, whatever the size of the data.",
+        low=0,
+        high=10_000_000,
+        job_high=MAX_JOB_UPDATES,
+        is_positive=True,
+        option="--max-steps",
+    )
+    """0 leaves it to `num_epochs`."""
+    eval_every: int = declare(
+        0, "Updates between two measurements on validation; 0 measures about 20 times.", low=0, high=10_000_000,
+        is_offered=False,
+    )  # fmt: skip
+    max_validation_rows: int = declare(
+        500, "Examples to measure with during tuning; the last measurement uses all.", low=1, high=1_000_000
+    )
+    patience: int = declare(
+        0,
+        "Measurements without progress after which tuning ends; 0 never.",
+        low=0,
+        high=10_000_000,
+        unset=str(DEFAULT_PATIENCE),
+        job_high=1000,
+        option="--patience",
+    )
+    seed: int = declare(
+        0, "Of initialization and order.", low=0, high=2**63 - 1, job_name="seeds", job_high=2**31 - 1, option="--seed",
+        axis=4,
+    )  # fmt: skip
+    """The same seed gives the same prompt on the same machine."""
+    max_input_tokens: int = declare(0, "Longer inputs lose their end.", low=0, high=MAX_JOB_TOKENS, is_positive=True)
+    """0 takes as many as the backbone's positions allow."""
+    max_target_tokens: int = declare(128, "Longer targets are refused.", low=1, high=MAX_JOB_TOKENS)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_field(cls, values: Any, make: Callable[[Any], TuneConfig]) -> TuneConfig:
+        return named(make, values)
 
     def __post_init__(self) -> None:
         if self.kind is PromptKind.TEXT:
             raise InvalidInput("kind must be embeddings or kv: a text is written, not tuned", param="kind")
-        _check("num_virtual_tokens", self.num_virtual_tokens, 1, MAX_VIRTUAL_TOKENS)
-        _check("learning_rate", self.learning_rate, 0.0, 1000.0)
-        _check("weight_decay", self.weight_decay, 0.0, 1000.0)
-        _check("warmup_share", self.warmup_share, 0.0, 1.0)
-        _check("max_grad_norm", self.max_grad_norm, 0.0, math.inf)
-        _check("token_weight", self.token_weight, 0.0, 100.0)
-        _check("batch_size", self.batch_size, 1, 65_536)
-        _check("micro_batch_size", self.micro_batch_size, 1, 65_536)
-        _check("num_epochs", self.num_epochs, 0.0, 10_000)
-        _check("max_steps", self.max_steps, 0, 10_000_000)
-        _check("eval_every", self.eval_every, 0, 10_000_000)
-        _check("max_validation_rows", self.max_validation_rows, 1, 10_000_000)
-        _check("patience", self.patience, 0, 10_000_000)
-        _check("seed", self.seed, 0, 2**63 - 1)
-        _check("max_input_tokens", self.max_input_tokens, 0, 1_000_000)
-        _check("max_target_tokens", self.max_target_tokens, 1, 1_000_000)
         if (self.init is Init.TEXT) != bool(self.init_text):
             raise InvalidInput('init_text is needed by init "text" and by nothing else', param="init_text")
 
@@ -165,6 +232,8 @@ class TuneConfig:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidInput(f"{name} must be at least {low:g} and at most {high:g}", param=name)
+HYPERPARAMETERS: Final = declared_of(TuneConfig)
+AXES: Final = tuple(
+    sorted((each for each in HYPERPARAMETERS if each.axis is not None), key=lambda each: each.axis or 0)
+)
+"""What a search can vary."""

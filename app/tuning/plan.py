@@ -62,7 +62,7 @@ class TuningPlan:
     lesson: TeacherAnswers | None = None
 
     def __post_init__(self) -> None:
-        self.search.members(self.config)  # raises where a member could not be configured
+        _ = self.members  # raises if a member could not be configured
         for name, examples in (("train", self.train), ("validation", self.validation)):
             if not examples:
                 raise InvalidInput(f"{name} has no examples", param=name)
@@ -100,9 +100,13 @@ class TuningPlan:
             template=template or Template(),
             labels=find_labels([*learned, *held_out]) if labels is None else tuple(labels),
             config=config,
-            search=search or Search.single(config),
+            search=search or Search(),
             init_prompt=init_prompt,
         )
+
+    @property
+    def members(self) -> tuple[TuneConfig, ...]:
+        return self.search.members(self.config)
 
     @property
     def metric(self) -> Metric:
@@ -131,7 +135,7 @@ class TuningPlan:
             self.template.text,
             self.labels,
             asdict(self.config),
-            asdict(self.search),
+            self.search.record(self.config),
             self.init_prompt.digest if self.init_prompt else None,
             hash_examples(self.train),
             hash_examples(self.validation),

@@ -88,7 +88,7 @@ class TuneResult:
         return {
             "method": "prompt_tuning",
             "config": asdict(self.config),
-            "search": asdict(self.plan.search),
+            "search": self.plan.search.record(self.plan.config),
             "num_members": len(self.members),
             "data_hash": self.plan.data_hash,
             "num_train": len(self.plan.train),

@@ -1,110 +1,101 @@
-"""Search: which prompts a run trains side by side, and how soon it lets the worse ones go."""
+"""Search: which prompts a run trains side by side, and how soon it drops the worse ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
 from app.errors import InvalidInput
-from app.task_prompt import PromptKind
-from app.tuning.config import Init, TuneConfig
+from app.tuning.config import AXES, Init, TuneConfig
+from app.tuning.hyperparameter import declare, declared_of, named
 
 MAX_MEMBERS = 64
 LEARNING_RATES = (0.03, 0.1, 0.3)
-LENGTHS = (TuneConfig.num_virtual_tokens, 50)
-"""Virtual tokens, where nobody says how many: the longer prompts cost little more and can hold more."""
+LENGTHS = (20, 50)
+"""Virtual tokens, if none are asked for: the longer prompts cost little more and can hold more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Search:
     """A population is the product of all tuples; every member shares the rest of the TuneConfig.
 
-    Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation goes
-    on, at a sixth, a third and two thirds of the updates when there are three. With 12 members a run costs 4.7 times
-    what one member costs. Cut earlier, high learning rates are lost, which look worst until they decay.
+    Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation
+    continues, at a sixth, a third and two thirds of the updates if there are three. With 12 members a run costs 4.7
+    times what one member costs. Earlier cuts lose high learning rates, which look worst until they decay.
 
     Attributes:
-        kinds, inits, learning_rates, nums_virtual_tokens, seeds: values to try; see TuneConfig.
+        values: those to try, by hyperparameter.
         num_cuts: 0 trains every member to the end.
-        num_kept: as many are trained to the end at least, and are the result: more than one for an ensemble.
+        num_kept: at least this many are trained to the end, and are the result: more than one for an ensemble.
     """
 
-    kinds: tuple[PromptKind, ...]
-    inits: tuple[Init, ...]
-    learning_rates: tuple[float, ...]
-    nums_virtual_tokens: tuple[int, ...]
-    seeds: tuple[int, ...]
-    num_cuts: int = 3
+    values: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
+    num_cuts: int = declare(3, "How often the worse half of the combinations is dropped.", low=0, high=10)
     num_kept: int = 1
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_field(cls, values: Any, make: Callable[[Any], Search]) -> Search:
+        return named(make, values)
+
     def __post_init__(self) -> None:
-        for name in ("kinds", "inits", "learning_rates", "nums_virtual_tokens", "seeds"):
-            values = getattr(self, name)
+        for name, values in self.values.items():
             if not values or len(set(values)) < len(values):
                 raise InvalidInput(f"{name} must hold one or more different values", param=name)
         if self.num_members > MAX_MEMBERS:
-            raise InvalidInput(f"the values make {self.num_members} members; at most {MAX_MEMBERS}", param="seeds")
-        if not 0 <= self.num_cuts <= 10:
-            raise InvalidInput("num_cuts must be at least 0 and at most 10", param="num_cuts")
+            raise InvalidInput(f"the values make {self.num_members} members; at most {MAX_MEMBERS}", param="seed")
         if not 1 <= self.num_kept <= self.num_members:
             raise InvalidInput(
-                f"of {self.num_members} prompts tuned side by side {self.num_kept} cannot be kept",
+                f"{self.num_kept} prompts cannot be kept of {self.num_members} that are tuned side by side",
                 param="publish",
             )
 
     @classmethod
-    def single(cls, config: TuneConfig) -> Search:
-        """The one member that the configuration describes."""
-        return cls(
-            (config.kind,), (config.init,), (config.learning_rate,), (config.num_virtual_tokens,), (config.seed,)
-        )
+    def default(cls, config: TuneConfig, *, has_labels: bool, **asked: Any) -> Search:
+        """Twelve members around what `config` says; six if there are no labels to start from.
 
-    @classmethod
-    def default(cls, config: TuneConfig, *, has_labels: bool, **tried: Any) -> Search:
-        """Twelve members around what `config` says; six where there are no labels to start from.
+        They have two lengths or, if one is asked for, here or in `config`, two seeds.
 
-        They have two lengths or, where one is asked for, here or in `config`, two seeds.
-
-        Args: tried: fields to set instead. Raises InvalidInput.
+        Args: asked: values to try instead, by hyperparameter; `num_cuts`, `num_kept`. Raises InvalidInput.
         """
         said = LENGTHS if config.num_virtual_tokens == LENGTHS[0] else (config.num_virtual_tokens,)
-        lengths = tried.get("nums_virtual_tokens", said)
-        chosen = cls(
-            kinds=(config.kind,),
-            inits=(Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
-            learning_rates=LEARNING_RATES,
-            nums_virtual_tokens=lengths,
-            seeds=(config.seed,) if len(lengths) > 1 else (config.seed, config.seed + 1),
-        )
-        return replace(chosen, **tried)
+        lengths = asked.get("num_virtual_tokens", said)
+        values = {
+            "init": (Init.VOCAB, Init.LABELS) if has_labels else (Init.VOCAB,),
+            "learning_rate": LEARNING_RATES,
+            "num_virtual_tokens": lengths,
+            "seed": (config.seed,) if len(lengths) > 1 else (config.seed, config.seed + 1),
+        }
+        values |= {axis.name: asked.pop(axis.name) for axis in AXES if axis.name in asked}
+        return cls(values, **asked)
 
     @property
     def num_members(self) -> int:
-        values = (self.kinds, self.inits, self.learning_rates, self.nums_virtual_tokens, self.seeds)
-        return math.prod(map(len, values))
+        return math.prod(map(len, self.values.values()))
+
+    def values_of(self, name: str, config: TuneConfig) -> tuple[Any, ...]:
+        """The values of one hyperparameter among the members."""
+        return tuple(self.values.get(name, (getattr(config, name),)))
 
     def members(self, config: TuneConfig) -> tuple[TuneConfig, ...]:
         """One complete configuration for each member."""
-        return tuple(
-            replace(
-                config,
-                kind=kind,
-                init=init,
-                init_text=config.init_text if init is Init.TEXT else "",
-                learning_rate=learning_rate,
-                num_virtual_tokens=num_virtual_tokens,
-                seed=seed,
-            )
-            for kind, init, learning_rate, num_virtual_tokens, seed in product(
-                self.kinds, self.inits, self.learning_rates, self.nums_virtual_tokens, self.seeds
-            )
-        )
+        names = [axis.name for axis in AXES]
+        tuples = product(*(self.values_of(name, config) for name in names))
+        return tuple(_vary(config, dict(zip(names, values, strict=True))) for values in tuples)
+
+    def record(self, config: TuneConfig) -> dict[str, Any]:
+        """In JSON's types, as saved runs and provenance have it."""
+        tried = {axis.plural: self.values_of(axis.name, config) for axis in AXES}
+        return {**tried, "num_cuts": self.num_cuts, "num_kept": self.num_kept}
 
     def is_cut_at(self, step: int, num_steps: int) -> bool:
-        """Whether the worse half leaves after update `step` of `num_steps`."""
+        """Whether the worse half is dropped after update `step` of `num_steps`."""
         return step in {self._last_cut(num_steps) >> shift for shift in range(self.num_cuts)} - {0}
 
     def is_settled_at(self, step: int, num_steps: int) -> bool:
@@ -116,7 +107,14 @@ class Search:
         return 2 * num_steps // 3
 
 
+SEARCH_HYPERPARAMETERS = declared_of(Search)
+
+
+def _vary(config: TuneConfig, values: dict[str, Any]) -> TuneConfig:
+    return replace(config, **values, init_text=config.init_text if values["init"] == Init.TEXT else "")
+
+
 def keep_better_half(ranks: Sequence[tuple[float, ...]], at_least: int = 1) -> list[int]:
-    """Indexes of the better half, rounded up, in their old order; of more where `at_least` says so."""
+    """Indexes of the better half, rounded up, in their old order; of more if `at_least` says so."""
     order = sorted(range(len(ranks)), key=lambda i: ranks[i], reverse=True)
     return sorted(order[: max(at_least, math.ceil(len(order) / 2))])

@@ -1,98 +1,85 @@
-"""Options of the commands that tune: what is tried side by side, and what all that is tried shares."""
+"""Options of the commands that tune, derived from the table of hyperparameters."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import inspect
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
 from app.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from app.tuning.config import Metric, TuneConfig
+from app.tuning.config import HYPERPARAMETERS, Init, TuneConfig
+from app.tuning.hyperparameter import Hyperparameter
 
 TRIED, SHARED = "Tried side by side: one value, or several separated by commas", "Tuning"
 
-Kind = Annotated[
-    str | None,
-    typer.Option(help="embeddings (prompt tuning), or kv (prefix tuning; suits small models).", rich_help_panel=TRIED),
-]
-Init = Annotated[
-    str | None, typer.Option(help="Where they start: vocab, labels, text or random.", rich_help_panel=TRIED)
-]
-InitText = Annotated[str | None, typer.Option(help="For --init text.", rich_help_panel=TRIED)]
-LearningRate = Annotated[str | None, typer.Option(help="In units of the vocabulary's scale.", rich_help_panel=TRIED)]
-NumVirtualTokens = Annotated[
-    str | None,
-    typer.Option("--virtual-tokens", help="Rows to learn. (default: 20,50; to distill: 20)", rich_help_panel=TRIED),
-]
-Seed = Annotated[str | None, typer.Option(help="Of the initialisation.", rich_help_panel=TRIED)]
-NumEpochs = Annotated[
-    float | None,
-    typer.Option("--epochs", help="Passes over the data. (default: 3, at least 50 updates)", rich_help_panel=SHARED),
-]
-MaxSteps = Annotated[int | None, typer.Option(help="Updates, whatever the size of the data.", rich_help_panel=SHARED)]
-BatchSize = Annotated[int | None, typer.Option(help="Examples in an update.", rich_help_panel=SHARED)]
-MetricName = Annotated[
-    str | None,
-    typer.Option(help="What the best is chosen by: loss; accuracy or macro_f1 of labels; exact_match, token_f1, "
-                      "rouge_l or entity_f1 of answers that are written. (default: accuracy, or loss of texts)",
-                 rich_help_panel=SHARED),
-]  # fmt: skip
-Balance = Annotated[
-    bool,
-    typer.Option("--balance", help="Leave out what the commonest target has more than all others together.",
-                 rich_help_panel=SHARED),
-]  # fmt: skip
 Publish = Annotated[
     int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
 ]
 
 
-def parse_tried(**texts: str | None) -> dict[str, Any]:
-    """Fields of Search, of the options that were given. Raises InvalidInput that names the option."""
-    return {name: _parse_values(name, text) for name, text in texts.items() if text is not None}
+def takes_hyperparameters(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose parameter `asked` is given as options: it gets a dictionary of those that were set, parsed.
 
-
-def make_config(tried: dict[str, Any], shared: dict[str, Any]) -> TuneConfig:
-    """What all members share. Where they differ, the first value stands for all.
-
-    Args: tried: of `parse_tried`. shared: fields of TuneConfig, None where nothing was said.
+    Args: without: hyperparameters that the command does not have.
     """
-    from app.tuning.config import Init, TuneConfig
+    offered = [each for each in HYPERPARAMETERS if each.option and each.name not in without]
 
-    names = {"kinds": "kind", "nums_virtual_tokens": "num_virtual_tokens", "seeds": "seed"}
-    values = {name: tried[plural][0] for plural, name in names.items() if plural in tried}
-    values |= {name: value for name, value in shared.items() if value is not None}
-    if "metric" in values:
-        values["metric"] = _parse_metric(values["metric"])
-    return TuneConfig(**values, init=Init.TEXT if Init.TEXT in tried.get("inits", ()) else Init.VOCAB)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += map(_parameter, offered) if parameter.name == "asked" else [parameter]
+
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            said = {each: arguments.pop(each.name) for each in offered}
+            given = {each: value for each, value in said.items() if value is not None and value is not False}
+            command(**arguments, asked={each.name: _parse(each, value) for each, value in given.items()})
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
-def _parse_metric(text: str) -> Metric:
-    """Raises InvalidInput that names the option."""
-    from app.tuning.config import Metric
+def split_asked(asked: dict[str, Any], **defaults: Any) -> tuple[TuneConfig, dict[str, tuple[Any, ...]]]:
+    """What all members share, and the values that are tried side by side, the first of which stands for all."""
+    tried = {name: value for name, value in asked.items() if isinstance(value, tuple)}
+    shared = defaults | {name: value[0] if name in tried else value for name, value in asked.items()}
+    shared["init"] = Init.TEXT if Init.TEXT in tried.get("init", ()) else Init.VOCAB
+    return TuneConfig(**shared), tried
 
-    if text not in set(Metric):
-        raise InvalidInput(f"--metric must be one of {', '.join(Metric)}", param="metric")
-    return Metric(text)
+
+def _parameter(each: Hyperparameter) -> inspect.Parameter:
+    help_text = f"{each.description} (default: {each.unset})" if each.unset else each.description
+    panel = SHARED if each.axis is None and each.name != "init_text" else TRIED
+    option = typer.Option(each.option, help=help_text, rich_help_panel=panel)
+    is_number = each.axis is None and each.type in (int, float)
+    kind = bool if each.type is bool else (each.type if is_number else str) | None
+    default = False if each.type is bool else None
+    return inspect.Parameter(
+        each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
-def _parse_values(name: str, text: str) -> tuple[Any, ...]:
-    """The values of one option, separated by commas. Raises InvalidInput that names the option."""
-    from app.task_prompt import PromptKind
-    from app.tuning.config import Init
+def _parse(each: Hyperparameter, value: Any) -> Any:
+    """A tuple if several values can be tried. Raises InvalidInput that names the option."""
+    if each.axis is not None:
+        return tuple(_convert(each, part.strip(), "; several are separated by commas") for part in value.split(","))
+    return _convert(each, value, "")
 
-    kinds = {kind.value: kind for kind in (PromptKind.EMBEDDINGS, PromptKind.KV)}
-    inits = {init.value: init for init in Init if init is not Init.PROMPT}
-    option, convert, wanted = {
-        "kinds": ("--kind", kinds.__getitem__, " or ".join(kinds)),
-        "inits": ("--init", inits.__getitem__, ", ".join(inits)),
-        "learning_rates": ("--learning-rate", float, "numbers such as 0.03"),
-        "nums_virtual_tokens": ("--virtual-tokens", int, "whole numbers such as 20"),
-        "seeds": ("--seed", int, "whole numbers such as 0"),
-    }[name]
+
+def _convert(each: Hyperparameter, value: Any, hint: str) -> Any:
+    choices = [choice for choice in each.choices if choice != Init.PROMPT]
     try:
-        return tuple(convert(part.strip()) for part in text.split(","))  # type: ignore[operator]
-    except (KeyError, ValueError):
-        raise InvalidInput(f"{option} must be {wanted}; several are separated by commas", param=name) from None
+        if not each.choices or value in (*choices, "auto"):
+            return each.type(value)
+    except ValueError:
+        pass
+    words = " or ".join([", ".join(choices[:-1]), *choices[-1:]])
+    noun = {int: "a whole number such as 20", float: "a number such as 0.03"}.get(each.type, words)
+    raise InvalidInput(f"{each.option} must be {noun}{hint}", param=each.name)

@@ -17,7 +17,6 @@ from app.http.protection.protocol import MAX_HEADER_BYTES
 from app.http.protection.upload_limits import MAX_UPLOADS
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
 from app.http.tasks.runs_schema import MAX_INPUTS
-from app.http.tuning.fine_tuning_schema import MAX_BATCH_SIZE, MAX_EPOCHS, MAX_UPDATES
 from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
@@ -25,6 +24,7 @@ from app.measure.example_file import MAX_LINE_BYTES, MAX_ROWS
 from app.registry.formats.importers import MAX_UPLOAD_BYTES
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
 from app.task_prompt import MAX_VIRTUAL_TOKENS
+from app.tuning.config import MAX_JOB_BATCH_SIZE, MAX_JOB_EPOCHS, MAX_JOB_UPDATES
 from app.tuning.search import MAX_MEMBERS
 
 LIMITS: Final[dict[str, int | float]] = {
@@ -61,8 +61,8 @@ LIMITS: Final[dict[str, int | float]] = {
     "unfinished_jobs": MAX_UNFINISHED_JOBS,
     "job_followers": MAX_LISTENERS,
     "job_members": MAX_MEMBERS,
-    "job_epochs": MAX_EPOCHS,
-    "job_updates": MAX_UPDATES,
-    "job_batch_size": MAX_BATCH_SIZE,
+    "job_epochs": MAX_JOB_EPOCHS,
+    "job_updates": MAX_JOB_UPDATES,
+    "job_batch_size": MAX_JOB_BATCH_SIZE,
     "timeout_s": MAX_TIMEOUT_S,
 }

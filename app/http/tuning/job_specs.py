@@ -1,4 +1,4 @@
-"""From a request for a job to its specification: OpenAI's words to ours, and what the request leaves open."""
+"""From a job's request to its specification: OpenAI's words to ours, and defaults for what the request leaves open."""
 
 from __future__ import annotations
 
@@ -14,34 +14,26 @@ from app.http.tuning.fine_tuning_schema import (
     DistillationMethod,
     JobRequest,
     Method,
-    PromptTuningHyperparameters,
     PromptTuningMethod,
-    SupervisedHyperparameters,
     SupervisedMethod,
 )
+from app.http.tuning.hyperparameters_schema import OFFERED
 from app.task_prompt import PromptKind
+from app.tuning.config import AXES, HYPERPARAMETERS, Init
 from app.tuning.job.spec import JobSpec
+from app.tuning.search import SEARCH_HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from app.answers.readiness import Services
     from app.registry.version import Version
 
-SEARCHED = {
-    "kind": "kinds",
-    "init": "inits",
-    "learning_rate": "learning_rates",
-    "num_virtual_tokens": "nums_virtual_tokens",
-    "seeds": "seeds",
-}
-"""Hyperparameters that may have several values, and their names in Search."""
-RENAMED = {"n_epochs": "num_epochs"}
 PLACE = "method.prompt_tuning.hyperparameters"
 MAX_DEFAULT_TASK_CHARS = 48
 
 
 @contextmanager
 def naming_place(request: JobRequest) -> Iterator[None]:
-    """What tuning refuses is named by where the request says it."""
+    """Errors of tuning name the place in the request."""
     try:
         yield
     except InvalidInput as error:
@@ -52,17 +44,17 @@ def naming_place(request: JobRequest) -> Iterator[None]:
 
 
 def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
-    """Where a method has a field of TuneConfig, Search, TuningPlan or DistillationPlan; other names stay."""
-    asked = {ours: theirs for theirs, ours in {**SEARCHED, **RENAMED}.items()}.get(name, name)
-    if asked in PromptTuningHyperparameters.model_fields:
-        return f"{place}.hyperparameters.{asked}"
-    return f"{place}.{asked}" if asked in type(method).model_fields else name
+    """The place in the request of a field of TuneConfig, Search, TuningPlan or DistillationPlan; others stay."""
+    job_name = next((each.job_name for each in OFFERED if each.name == name), None)
+    if job_name is not None:
+        return f"{place}.hyperparameters.{job_name}"
+    return f"{place}.{name}" if name in type(method).model_fields else name
 
 
 def make_spec(services: Services, request: JobRequest) -> JobSpec:
     """Reads the registry and the file's name. Raises NotFound, NoSuchFile, InvalidInput that names the field."""
     method = _require_method(request)
-    tuning = _tuning(method)
+    tuning, given = _tuning(method), _given(method)
     origin = _find_origin(services, request.model)
     teacher = _find_teacher(services, request, method.distillation)
     task = request.suffix or (origin.task if origin else _name_after_file(services, request.training_file))
@@ -79,9 +71,9 @@ def make_spec(services: Services, request: JobRequest) -> JobSpec:
         template=_choose_template(tuning, continued or teacher),
         labels=_choose_labels(tuning, continued or teacher, place=f"method.{method.type}.labels"),
         description=tuning.description,
-        hyperparameters=_hyperparameters(method, request.seed),
-        search=_search(method, request.seed, origin),
-        learning_rate_multiplier=_supervised(method).learning_rate_multiplier or 1.0,
+        hyperparameters=_hyperparameters(given, request.seed),
+        search=_search(method, given, request.seed, origin),
+        learning_rate_multiplier=given.get("learning_rate_multiplier", 1.0),
         method=method.model_dump(mode="json", exclude_none=True),
         seed=request.seed or 0,
         teacher_text=method.distillation.prompt if method.distillation else None,
@@ -91,11 +83,11 @@ def make_spec(services: Services, request: JobRequest) -> JobSpec:
 
 
 def _require_method(request: JobRequest) -> Method:
-    """The request's method; OpenAI's older clients say `hyperparameters` beside it."""
+    """The request's method; OpenAI's older clients give `hyperparameters` instead."""
     if request.method is None:
         return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
     if request.hyperparameters is not None:
-        raise InvalidInput("hyperparameters belong into method when there is one", param="hyperparameters")
+        raise InvalidInput("give hyperparameters inside method, if there is one", param="hyperparameters")
     if request.method.type == "distillation" and request.method.distillation is None:
         raise InvalidInput("a distillation needs a prompt or a teacher", param="method.distillation")
     for name in ("supervised", "prompt_tuning", "distillation"):
@@ -104,21 +96,19 @@ def _require_method(request: JobRequest) -> Method:
     return request.method
 
 
-def _supervised(method: Method) -> SupervisedHyperparameters:
-    given = method.supervised and method.supervised.hyperparameters
-    return given or SupervisedHyperparameters()
-
-
 def _tuning(method: Method) -> PromptTuningMethod:
     return method.prompt_tuning or method.distillation or PromptTuningMethod()
 
 
-def _prompt_tuning(method: Method) -> PromptTuningHyperparameters:
-    return _tuning(method).hyperparameters or PromptTuningHyperparameters()
+def _given(method: Method) -> dict[str, Any]:
+    """What the request says, under its own names."""
+    supervised = method.supervised or SupervisedMethod()
+    asked = (_tuning(method).hyperparameters, supervised.hyperparameters)
+    return {name: value for each in asked if each for name, value in each.model_dump(exclude_none=True).items()}
 
 
 def _find_teacher(services: Services, request: JobRequest, asked: DistillationMethod | None) -> Version | None:
-    """The version to be distilled; None where the teacher is a text, or there is none."""
+    """The version to distill; None if the teacher is a text, or there is none."""
     if asked is None:
         return None
     if request.model != services.backbone.name:
@@ -135,18 +125,18 @@ def _find_teacher(services: Services, request: JobRequest, asked: DistillationMe
 
 
 def _find_origin(services: Services, model: str) -> Version | None:
-    """The version to go on from; None for the backbone itself."""
+    """The version to continue from; None for the backbone itself."""
     if model == services.backbone.name:
         return None
     with naming("model"):
         version = services.registry.resolve(model)
     if version.kind is PromptKind.TEXT:
-        raise InvalidInput("a written prompt has no rows to go on from", param="model")
+        raise InvalidInput("a written prompt has no rows to continue from", param="model")
     return version
 
 
 def _name_after_file(services: Services, file_id: str) -> str:
-    """A task of its own: what was not named must not take another task's place."""
+    """A new task: a job that names none must not replace another task."""
     filename = services.require_tuning().files.get(file_id, param="training_file").filename
     stem = re.sub(r"[^a-z0-9._-]+", "-", filename.rpartition(".")[0].lower())[:MAX_DEFAULT_TASK_CHARS].strip("-._")
     name = stem or "task"
@@ -168,48 +158,46 @@ def _choose_labels(tuning: PromptTuningMethod, continued: Version | None, *, pla
     return tuple(tuning.labels)
 
 
-def _hyperparameters(method: Method, seed: int | None) -> dict[str, Any]:
+def _hyperparameters(given: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """Fields of TuneConfig that the request says something about."""
-    given = _prompt_tuning(method).model_dump(exclude_none=True) | _supervised(method).model_dump(exclude_none=True)
-    others = {*SEARCHED, "num_cuts", "learning_rate_multiplier"}
-    fields = {RENAMED.get(name, name): value for name, value in given.items() if name not in others}
+    fields = {
+        each.name: given[each.job_name] for each in HYPERPARAMETERS if each.job_name in given and each.axis is None
+    }
     if "init_text" in fields:
-        fields["init"] = "text"
+        fields["init"] = Init.TEXT.value
     return fields | ({} if seed is None else {"seed": seed})
 
 
-def _search(method: Method, seed: int | None, origin: Version | None) -> dict[str, Any]:
-    """Fields of Search that the request says something about. A prompt to go on from decides the shape."""
-    tuning = _prompt_tuning(method)
-    fields = {ours: getattr(tuning, name) for name, ours in SEARCHED.items() if getattr(tuning, name) is not None}
-    if tuning.num_cuts is not None:
-        fields["num_cuts"] = tuning.num_cuts
+def _search(method: Method, given: dict[str, Any], seed: int | None, origin: Version | None) -> dict[str, Any]:
+    """Fields of Search that the request says something about. A prompt to continue from determines the shape."""
+    fields = {axis.plural: given[axis.job_name] for axis in AXES if axis.job_name in given}
+    fields |= {each.name: given[each.job_name] for each in SEARCH_HYPERPARAMETERS if each.job_name in given}
     if _tuning(method).publish > 1:
         fields["num_kept"] = _tuning(method).publish
     if seed is not None:
         fields.setdefault("seeds", [seed])
-    if tuning.init_text is not None:
+    if "init_text" in given:
         fields.setdefault("inits", ["text"])
     if origin is not None:
         fields.setdefault("inits", ["prompt"])
-    _check_inits(fields.get("inits", ()), tuning, origin, f"method.{method.type}.hyperparameters")
+    _check_inits(fields.get("inits", ()), given, origin, f"method.{method.type}.hyperparameters")
     if origin is not None and "prompt" in fields["inits"]:
         _take_shape(fields, origin)
     return fields
 
 
-def _check_inits(inits: Sequence[str], tuning: PromptTuningHyperparameters, origin: Version | None, place: str) -> None:
+def _check_inits(inits: Sequence[str], given: dict[str, Any], origin: Version | None, place: str) -> None:
     if "prompt" in inits and origin is None:
-        raise InvalidInput("init prompt goes on from a version: let model name one", param=f"{place}.init")
-    if ("text" in inits) != (tuning.init_text is not None):
+        raise InvalidInput("init prompt continues from a version: let model name one", param=f"{place}.init")
+    if ("text" in inits) != ("init_text" in given):
         raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{place}.init_text")
 
 
 def _take_shape(fields: dict[str, Any], origin: Version) -> None:
-    shape = {
-        "kinds": ("kind", origin.kind.value),
-        "nums_virtual_tokens": ("num_virtual_tokens", origin.num_virtual_tokens),
-    }
-    for ours, (name, value) in shape.items():
-        if fields.setdefault(ours, [value]) != [value]:
-            raise InvalidInput(f"{origin.id}, from which tuning goes on, has {name} {value}", param=f"{PLACE}.{name}")
+    shape = {"kind": origin.kind.value, "num_virtual_tokens": origin.num_virtual_tokens}
+    for axis in AXES:
+        if axis.name in shape and fields.setdefault(axis.plural, [shape[axis.name]]) != [shape[axis.name]]:
+            raise InvalidInput(
+                f"{origin.id}, from which tuning continues, has {axis.name} {shape[axis.name]}",
+                param=f"{PLACE}.{axis.job_name}",
+            )

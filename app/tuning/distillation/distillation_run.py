@@ -83,7 +83,7 @@ class DistillationPlan:
             self.template.text,
             self.labels,
             asdict(self.config),
-            asdict(self.search),
+            self.search.record(self.config),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

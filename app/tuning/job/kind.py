@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from app.model.layout import Template
-from app.task_prompt import PromptKind, TaskPrompt
-from app.tuning.config import DEFAULT_PATIENCE, Init, Loss, Metric, OptimizerKind, Schedule, TuneConfig
+from app.task_prompt import TaskPrompt
+from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
 from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
 from app.tuning.job.figures import write_figures
 from app.tuning.job.publisher import Publisher
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
     from app.jobs.progress import ProgressLog
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
-
-_ENUMS = {
-    "kind": PromptKind,
-    "init": Init,
-    "optimizer": OptimizerKind,
-    "schedule": Schedule,
-    "loss": Loss,
-    "metric": Metric,
-}
 
 
 class TuningJobs:
@@ -102,7 +93,7 @@ class TuningJobs:
             self._teacher(spec),
             inputs,
             config,
-            make_search(spec, config, has_labels=bool(labels), nums_virtual_tokens=(config.num_virtual_tokens,)),
+            make_search(spec, config, has_labels=bool(labels), num_virtual_tokens=(config.num_virtual_tokens,)),
             template=Template() if spec.template is None else Template(spec.template),
             labels=labels,
         )
@@ -124,20 +115,12 @@ class TuningJobs:
 
 def make_config(spec: JobSpec) -> TuneConfig:
     """Raises InvalidInput."""
-    asked = {name: _typed(name, value) for name, value in spec.hyperparameters.items()}
-    return TuneConfig(**{"patience": DEFAULT_PATIENCE, **asked})
+    return TuneConfig(**{"patience": DEFAULT_PATIENCE, **spec.hyperparameters})
 
 
 def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool, **otherwise: Any) -> Search:
-    """What was asked for, `otherwise`, and for the rest the default. Raises InvalidInput."""
-    asked = otherwise | {name: _typed_values(name, value) for name, value in spec.search.items()}
+    """What was asked for, `otherwise`, and the default for the rest. Raises InvalidInput."""
     rates = tuple(rate * spec.learning_rate_multiplier for rate in LEARNING_RATES)
-    return Search.default(config, has_labels=has_labels, **{"learning_rates": rates, **asked})
-
-
-def _typed_values(name: str, value: Any) -> Any:
-    return tuple(_typed(name.removesuffix("s"), each) for each in value) if isinstance(value, list) else value
-
-
-def _typed(name: str, value: Any) -> Any:
-    return _ENUMS[name](value) if name in _ENUMS else value
+    plural_to_name = {axis.plural: axis.name for axis in AXES}
+    asked = {plural_to_name.get(name, name): value for name, value in spec.search.items()}
+    return Search.default(config, has_labels=has_labels, **{"learning_rate": rates, **otherwise, **asked})

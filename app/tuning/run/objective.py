@@ -296,7 +296,7 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     reads_tree = config.loss is Loss.LABELS
     if config.loss is Loss.AUTO:
         tree = LabelTree.build(encode_labels(backbone, template, labels))
-        longest = max(plan.search.nums_virtual_tokens) + max(row.num_tokens for row in train)
+        longest = max(member.num_virtual_tokens for member in plan.members) + max(row.num_tokens for row in train)
         reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
     return LabelObjective(
         backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight, metric=plan.metric

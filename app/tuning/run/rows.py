@@ -45,7 +45,7 @@ def spread(examples: Sequence[Example], num: int) -> list[Example]:
 
 def _encode(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
     config = plan.config
-    room = backbone.max_model_len - max(plan.search.nums_virtual_tokens) - config.max_target_tokens
+    room = backbone.max_model_len - max(member.num_virtual_tokens for member in plan.members) - config.max_target_tokens
     if room < 1:
         raise InvalidInput(
             f"num_virtual_tokens and max_target_tokens leave no room in {backbone.max_model_len} positions",

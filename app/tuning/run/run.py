@@ -23,7 +23,7 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind
-from app.tuning.config import Init, TuneConfig
+from app.tuning.config import AXES, Init, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.chunks import Chunker
@@ -172,7 +172,7 @@ class TuningRun:
         yield from _parts(self._finish(reason))
 
     def _make_members(self) -> Iterator[None]:
-        configs = self._plan.search.members(self._plan.config)
+        configs = self._plan.members
         for number, config in enumerate(configs):
             self._population.members.append(self._member(number, config))
             yield
@@ -339,5 +339,4 @@ def _parts(slices: Iterator[None]) -> Iterator[bool]:
 
 def _describe(config: TuneConfig) -> dict[str, object]:
     """What members may differ in."""
-    names = ("kind", "init", "learning_rate", "num_virtual_tokens", "seed")
-    return {name: getattr(config, name) for name in names}
+    return {axis.name: getattr(config, axis.name) for axis in AXES}

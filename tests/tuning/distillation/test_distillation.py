@@ -13,8 +13,8 @@ from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
-from app.task_prompt import PromptKind, TaskPrompt
-from app.tuning.config import Init, TuneConfig
+from app.task_prompt import TaskPrompt
+from app.tuning.config import TuneConfig
 from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
 from app.tuning.distillation.distillation_run import DistillationPlan
 from app.tuning.plan import TeacherAnswers
@@ -29,7 +29,7 @@ LABELS = ("no", "yes")
 INPUTS = [f"{a}{b}{c}" for a in "abcd" for b in "efg" for c in "hijkl"]
 WRITTEN = "Say yes or no. zz is yes, qq is no. " * 3
 CONFIG = TuneConfig(num_virtual_tokens=4, max_steps=60, batch_size=16, eval_every=20, max_target_tokens=6)
-SEARCH = Search((PromptKind.EMBEDDINGS,), (Init.VOCAB,), (0.1,), (4,), (0, 1))
+SEARCH = Search({"learning_rate": (0.1,), "seed": (0, 1)})
 
 
 def teacher() -> TaskPrompt:
@@ -98,7 +98,7 @@ def test_the_student_comes_to_agree_with_the_teacher() -> None:
 
 def test_a_task_that_writes_is_distilled_from_what_the_teacher_writes() -> None:
     config = TuneConfig(num_virtual_tokens=4, max_steps=20, batch_size=16, max_target_tokens=6, learning_rate=0.1)
-    result = distill(config, Search.single(config), ())
+    result = distill(config, Search(), ())
     losses = [event.value for event in result.history]
     assert min(losses) < 0.9 * losses[0]
     assert 0.0 <= DistillationReport.of(result, teacher()).agreement <= 1.0

@@ -14,7 +14,7 @@ from app.measure.dataset import Example
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import PromptKind
-from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
+from app.tuning.config import Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated, MembersDropped, MicroBatchLowered, StepDone, TuneEvent
 from app.tuning.run.objective import LabelObjective
@@ -31,14 +31,12 @@ EXAMPLES = tuple(Example(("zz", "qq")[i % 2] + " abc"[: i % 4], LABELS[i % 2]) f
 CONFIG = TuneConfig(
     num_virtual_tokens=8, batch_size=8, max_steps=12, eval_every=4, learning_rate=0.1, max_target_tokens=8
 )
-SEARCH = Search(
-    kinds=(PromptKind.EMBEDDINGS, PromptKind.KV),
-    inits=(Init.VOCAB,),
-    learning_rates=(0.05, 0.2),
-    nums_virtual_tokens=(3, 8),
-    seeds=(0,),
-    num_cuts=0,
-)
+VALUES = {
+    "kind": (PromptKind.EMBEDDINGS, PromptKind.KV),
+    "learning_rate": (0.05, 0.2),
+    "num_virtual_tokens": (3, 8),
+}
+SEARCH = Search(VALUES, num_cuts=0)
 
 
 def plan(config: TuneConfig = CONFIG, search: Search = SEARCH, labels: tuple[str, ...] = LABELS) -> TuningPlan:
@@ -54,7 +52,7 @@ def test_every_member_goes_where_it_would_go_alone(architecture: str, loss: Loss
     assert len(together) == 8
     for number in (0, 3, 5, 6):
         member = SEARCH.members(config)[number]
-        alone = curves(backbone, plan(member, Search.single(member)))[0]
+        alone = curves(backbone, plan(member, Search()))[0]
         assert [step for step, _ in alone] == [step for step, _ in together[number]]
         assert [value for _, value in together[number]] == pytest.approx([value for _, value in alone], abs=1e-3)
 
@@ -114,7 +112,7 @@ def test_the_state_of_another_plan_is_refused() -> None:
 
 def test_the_worse_half_goes_at_every_cut_and_the_best_stays() -> None:
     seen: list[TuneEvent] = []
-    search = replace(SEARCH, learning_rates=(1e-6, 0.2), num_cuts=3)
+    search = Search(VALUES | {"learning_rate": (1e-6, 0.2)}, num_cuts=3)
     result = tune_task(tiny_backbone(), plan(replace(CONFIG, max_steps=32), search), on_event=seen.append)
     cuts = [event for event in seen if isinstance(event, MembersDropped)]
     assert [(event.step, len(event.members), event.reason) for event in cuts] == [
@@ -129,7 +127,7 @@ def test_the_worse_half_goes_at_every_cut_and_the_best_stays() -> None:
 
 def test_a_member_that_is_not_finite_leaves_and_the_others_go_on() -> None:
     seen: list[TuneEvent] = []
-    search = replace(SEARCH, kinds=(PromptKind.EMBEDDINGS,), learning_rates=(0.05,))
+    search = Search({"num_virtual_tokens": (3, 8)}, num_cuts=0)
     run = TuningRun(tiny_backbone(), plan(CONFIG, search), on_event=seen.append)
     while not run.can_save:
         run.advance()

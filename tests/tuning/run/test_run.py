@@ -33,7 +33,7 @@ CONFIG = TuneConfig(num_virtual_tokens=8, batch_size=16, max_steps=30, eval_ever
 
 
 def plan(config: TuneConfig, labels: tuple[str, ...] = LABELS, **changes: object) -> TuningPlan:
-    made = TuningPlan(tuple(EXAMPLES), tuple(EXAMPLES), TEMPLATE, labels, config, Search.single(config))
+    made = TuningPlan(tuple(EXAMPLES), tuple(EXAMPLES), TEMPLATE, labels, config, Search())
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

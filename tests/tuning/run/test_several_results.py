@@ -11,8 +11,7 @@ from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
-from app.task_prompt import PromptKind
-from app.tuning.config import Init, TuneConfig
+from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.search import Search, keep_better_half
 from app.tuning.tune import tune_task
@@ -20,7 +19,7 @@ from tests.support.models import tiny_backbone
 
 EXAMPLES = tuple(Example(f"{'good' if n % 2 else 'bad'} {n}", "yes" if n % 2 else "no") for n in range(60))
 CONFIG = TuneConfig(num_virtual_tokens=2, max_steps=16, batch_size=8, eval_every=4, max_target_tokens=8)
-SEARCH = Search((PromptKind.EMBEDDINGS,), (Init.VOCAB,), (0.1,), (2,), (0, 1, 2, 3, 4))
+SEARCH = Search({"learning_rate": (0.1,), "seed": (0, 1, 2, 3, 4)})
 
 
 def _plan(num_kept: int) -> TuningPlan:
