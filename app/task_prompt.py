@@ -92,7 +92,7 @@ class TaskPrompt:
 
 
 def is_finite(rows: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether every value is finite in that dtype; None is float32. Only the extremes are converted: no large copies."""
+    """Whether every value is finite in that dtype; None is float32. Only the extremes are converted."""
     extremes = (each.float() if dtype is None else each.to(dtype) for each in rows.aminmax())
     return all(bool(each.isfinite()) for each in extremes)
 
