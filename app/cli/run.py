@@ -37,11 +37,11 @@ def run(
     *,
     task: TaskOrEnsemble,
     text: Annotated[
-        str | None, typer.Argument(help="The input; - or nothing reads one input a line from a pipe.")
+        str | None, typer.Argument(help="The input; without it, or with -, one input per line is read from a pipe.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy, which is the default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. (default: 0, greedy)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
     combine: Combined = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -51,9 +51,9 @@ def run(
     device: Device = None,
     quantize: Quantize = None,
 ) -> None:
-    """Use a task: a label from a task with labels, a text from one that generates.
+    """Run a task: get a label from a task with labels, or text from one that generates.
 
-    The backbone is loaded here, unless --url names a running server. A generated text appears as it is written.
+    The backbone is loaded here unless --url names a running server. Generated text appears as it is written.
     An ensemble answers with the average of its members' probabilities, or by a vote.
 
         softswap run sentiment "a gorgeous, witty film"
@@ -63,7 +63,7 @@ def run(
     given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "combine": combine}
     given = {name: value for name, value in given.items() if value is not None}
     if text is None and sys.stdin.isatty():
-        raise typer.BadParameter("give a text, or a pipe with one input a line", param_hint="text")
+        raise typer.BadParameter("give a text, or pipe in one input per line", param_hint="text")
     import asyncio
 
     is_piped = text in (None, "-")
@@ -107,7 +107,7 @@ async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, 
 
 
 class _Here:
-    """The task on a backbone in this process."""
+    """Runs a task on a backbone in this process."""
 
     def __init__(self, services: Services, target: Target | Ensemble, given: dict[str, Any]) -> None:
         from app.answers.ensembles import Combine, Ensemble, choose_combine
@@ -137,7 +137,7 @@ class _Here:
 
 
 class _Remote:
-    """The task on a running server."""
+    """Runs a task on a running server."""
 
     def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
         from app.cli.remote.remote_server import task_path
@@ -171,7 +171,7 @@ def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _show(result: dict[str, Any], *, as_json: bool, is_line: bool = False) -> None:
-    """Args: is_line: one line for each input, so a text of several becomes one; --json keeps it as it is."""
+    """Args: is_line: join the lines of a text, so that each input gets one line; --json keeps it as it is."""
     if as_json:
         write_json(result)
         return
