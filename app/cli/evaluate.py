@@ -183,7 +183,7 @@ def _confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> 
 
 
 def _calibration_table(calibration: dict[str, Any]) -> RenderableType:
-    """How often the answers of each confidence are right, beside that confidence."""
+    """For each range of confidence, how often the answers are right."""
     from rich.table import Table
 
     title = f"calibration (temperature {calibration['temperature']:.3g})"

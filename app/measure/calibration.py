@@ -1,4 +1,4 @@
-"""Calibration: whether answers given with a probability of 0.8 are right eight times in ten, and what mends it.
+"""Calibration: whether answers given a probability of 0.8 are right eight times in ten, and what corrects it.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks": the expected calibration error of section 2, over NUM_BINS
 bins of equal width, and the temperature of section 4.2, one number that changes every probability and no answer.
@@ -18,10 +18,10 @@ from scipy.special import log_softmax
 NUM_BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 PRIOR_DEVIATION = 0.5
-"""Of a fitted temperature's logarithm, around 0: by a factor of 1.6 either way, until the examples say more. Without it
-ten right answers out of ten would ask for ever lower temperatures, and for answers of probability 1."""
+"""Of the prior on a temperature's logarithm, around 0: a factor of 1.6 either way until the examples say more. Without
+it, ten right answers out of ten would drive the temperature to 0 and the probability of every answer to 1."""
 LOWEST_SCORE = -1e4
-"""Stands for the logarithm of a probability of 0."""
+"""Takes the place of the logarithm of 0."""
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class ConfidenceBin:
 
     Attributes:
         confidence: mean probability of the likeliest label.
-        accuracy: share where that label is right.
+        accuracy: share of them for which that label is right.
     """
 
     low: float
@@ -44,10 +44,10 @@ class ConfidenceBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the probabilities softmax(scores / temperature) are worth.
+    """How reliable the probabilities softmax(scores / temperature) are.
 
     Attributes:
-        bins: those that hold examples, ascending.
+        bins: only those that hold examples, ascending.
         nll: mean negative log-probability of the right label, natural logarithm.
     """
 
@@ -66,13 +66,13 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: mean distance of confidence and accuracy over the examples."""
+        """The expected calibration error: mean distance between confidence and accuracy over the examples."""
         total = sum(each.num_examples for each in self.bins)
         return sum(each.num_examples * abs(each.confidence - each.accuracy) for each in self.bins) / total
 
 
 def fit_temperature(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """The likeliest temperature, when softmax(scores / temperature) drew the right labels and PRIOR_DEVIATION is said.
+    """The likeliest temperature, if softmax(scores / temperature) drew the right labels, under the prior.
 
     Args:
         scores: (num_examples, num_labels) log P(label | prompt, text), natural logarithm; an array, a CPU tensor or
@@ -80,7 +80,7 @@ def fit_temperature(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
         targets: (num_examples,) index of the right label.
 
     Returns:
-        From MIN_TEMPERATURE to MAX_TEMPERATURE. Above 1 the scores were too sure, below it not sure enough.
+        Between MIN_TEMPERATURE and MAX_TEMPERATURE. Above 1, the scores were too confident; below 1, not enough.
     """
     values, right = _prepare(scores, targets)
 

@@ -47,7 +47,7 @@ class Dataset:
         return hash_examples(self.examples)
 
     def place(self, index: int) -> str:
-        """Where an example stands, for messages: file and line."""
+        """File and line of an example, for messages."""
         return f"{self.name}, line {self.lines[index]}" if self.lines else f"{self.name}, example {index + 1}"
 
     def require_labels(self, labels: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from app.model.prompted_forward import PaddedBatch
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """`[BOS][text]` and `[target][EOS]` as ids; EOS only where the tokenizer has one."""
+    """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the tokenizer has one."""
 
     text_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -44,7 +44,7 @@ def collate(
 def encode_text_within(backbone: Backbone, template: Template, text: str, max_tokens: int) -> list[int]:
     """`template.encode_input`, with the end of the input cut off until at most `max_tokens` ids are left.
 
-    What the template writes after the input stays, because the prompt learned to answer to it.
+    What the template writes after the input stays, because the prompt was tuned with it.
     """
     token_ids = template.encode_input(backbone.tokenizer, text)
     while len(token_ids) > max_tokens and text:
@@ -64,7 +64,7 @@ def encode_examples(
     max_input_tokens: int,
     max_target_tokens: int,
 ) -> list[EncodedExample]:
-    """Inputs too long are cut from the right; a target too long is refused, with the example's number."""
+    """Inputs that are too long lose their end; a target that is too long is refused, with the example's number."""
     eos_id = backbone.tokenizer.eos_token_id
     eos = () if eos_id is None else (int(eos_id),)
     target_to_ids: dict[str, tuple[int, ...]] = {}
@@ -85,7 +85,7 @@ def encode_examples(
 
 
 def by_length(rows: Sequence[EncodedExample], batch_size: int) -> list[list[int]]:
-    """Indexes of all rows in batches of nearly equal length, longest first: the order for measuring."""
+    """Indexes of all rows in batches of nearly equal length, longest first: the order to measure in."""
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -103,7 +103,7 @@ def shuffled_batches(
     Rows are shuffled, sorted by length within windows of `num_batches_sorted` batches, and the batches of an epoch are
     shuffled again. A last, smaller batch is kept.
 
-    Args: balance: an epoch has no more rows of the commonest target than of all others together; which, is random.
+    Args: balance: an epoch has no more rows of the most common target than of all others together, drawn at random.
     """
     window = batch_size * num_batches_sorted
     surplus = _surplus(rows) if balance else (frozenset(), 0)
@@ -118,15 +118,15 @@ def shuffled_batches(
 
 
 def _surplus(rows: Sequence[EncodedExample]) -> tuple[frozenset[int], int]:
-    """The rows of the commonest target, and how many they are more than all others; 0 where there are no others."""
-    commonest, count = Counter(row.target_ids for row in rows).most_common(1)[0]
+    """The rows of the most common target, and by how many they exceed all others; 0 if there are no others."""
+    most_common, count = Counter(row.target_ids for row in rows).most_common(1)[0]
     num_others = len(rows) - count
-    common = frozenset(i for i, row in enumerate(rows) if row.target_ids == commonest)
+    common = frozenset(i for i, row in enumerate(rows) if row.target_ids == most_common)
     return common, max(0, count - num_others) if num_others else 0
 
 
 def _without(surplus: tuple[frozenset[int], int], order: list[int]) -> list[int]:
-    """The order, without the first of the surplus rows in it."""
+    """The order without the surplus: the first of its rows are left out."""
     common, num_left_out = surplus
     left_out = set([i for i in order if i in common][:num_left_out])
     return [i for i in order if i not in left_out]

@@ -135,11 +135,11 @@ class Measurement:
     def targets(self) -> list[str]:
         return [example.target for example in self.examples]
 
-    def judge_scores(self, scores: npt.ArrayLike) -> Evaluation:
+    def evaluate_scores(self, scores: npt.ArrayLike) -> Evaluation:
         """Args: scores: (num_examples, num_labels) log P(label | prompt, text), natural logarithm."""
         return Evaluation.of_scores(scores, self.served.labels, self.targets, temperature=self.served.label_temperature)
 
-    def judge_texts(self, texts: Sequence[str]) -> Evaluation:
+    def evaluate_texts(self, texts: Sequence[str]) -> Evaluation:
         """Args: texts: one for each example."""
         return Evaluation.of_texts(texts, self.targets)
 

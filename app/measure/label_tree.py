@@ -28,7 +28,7 @@ MAX_LOGITS = 2**24
 def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
     """Ids of each label as it continues the template.
 
-    When the ids of one label begin another's, all get the end-of-sequence id, or the longer one could never win.
+    If the ids of one label begin another's, all get the end-of-sequence id, or the longer one could never win.
 
     Raises InvalidInput: two labels have the same ids, or one has none.
     """
@@ -101,7 +101,7 @@ class LabelTree:
         return max(1, MAX_LOGITS // ((len(self.inner) + 1) * vocab_size))
 
     def membership(self, device: torch.device) -> torch.Tensor:
-        """(num_nodes, num_sequences) float32: 1 where a node lies on a sequence's path."""
+        """(num_nodes, num_sequences) float32: 1 if the node lies on the sequence's path."""
         matrix = torch.zeros(len(self.token_ids), len(self.paths))
         for column, path in enumerate(self.paths):
             matrix[list(path), column] = 1.0
@@ -139,7 +139,7 @@ def node_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, texts: Padded
 def label_log_likelihoods(
     backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree
 ) -> torch.Tensor:
-    """log P(sequence | prompt, text) for each sequence the tree was built of: (num_rows, num_sequences) float32."""
+    """log P(sequence | prompt, text) of each sequence that the tree was built of: (num_rows, num_sequences) float32."""
     longest = prefix.num_columns + texts.token_ids.shape[1] + max(tree.depths) + 1
     if exceeds_window(backbone, longest):
         return _one_by_one(backbone, prefix, texts, tree)
@@ -148,7 +148,7 @@ def label_log_likelihoods(
 
 
 def _one_by_one(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree) -> torch.Tensor:
-    """The same, one sequence per row: the plain way, which also honours attention windows shorter than the text."""
+    """The same, one sequence per row: the plain way, which also works with attention windows shorter than the text."""
     columns = []
     for path in tree.paths:
         target_ids = tuple(tree.token_ids[node] for node in path)
@@ -162,13 +162,13 @@ def _one_by_one(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tr
 
 
 def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
-    """Whether some layer of the backbone cannot see that many tokens; the tree's mask knows no windows."""
+    """Whether some layer of the backbone cannot see that many tokens; the tree's mask ignores windows."""
     window = attention_window(backbone)
     return window is not None and num_tokens > window
 
 
 def attention_window(backbone: Backbone) -> int | None:
-    """Tokens that the layers with the shortest sight can see; None: all layers see everything."""
+    """Tokens that the layers with a sliding window can see; None: no layer has one."""
     return getattr(backbone.model.config.get_text_config(), "sliding_window", None)
 
 

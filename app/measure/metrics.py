@@ -1,4 +1,4 @@
-"""Numbers that say how good answers are; all between 0 and 1."""
+"""Metrics: how good answers are, as numbers between 0 and 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def accuracy(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 
 def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Unweighted mean over the classes that occur in either."""
+    """Unweighted mean over the labels that occur in either."""
     return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
 
 
@@ -30,11 +30,11 @@ def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequen
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """How one label fares.
+    """How well one label is answered.
 
     Attributes:
-        precision: share of the answers with this label that are right; 0 where there are none.
-        recall: share of the examples of this label that are found; 0 where there are none.
+        precision: share of the answers with this label that are right; 0 if there are none.
+        recall: share of the examples of this label that are answered with it; 0 if there are none.
         num_examples: whose target it is.
     """
 
@@ -51,14 +51,8 @@ def per_label(predictions: Sequence[str], targets: Sequence[str], labels: Sequen
     return tuple(LabelScore(*row) for row in zip(labels, *(column.tolist() for column in columns), strict=True))
 
 
-def majority_baseline(train_targets: Sequence[str], targets: Sequence[str]) -> float:
-    """Accuracy of always answering the commonest training target."""
-    commonest = Counter(train_targets).most_common(1)[0][0]
-    return sum(target == commonest for target in targets) / len(targets)
-
-
 def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Share equal after trimming blanks at both ends."""
+    """Share of answers that equal the target after blanks are trimmed at both ends."""
     hits = sum(p.strip() == t.strip() for p, t in zip(predictions, targets, strict=True))
     return hits / len(targets)
 
@@ -80,7 +74,7 @@ def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 
 def entity_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Micro F1 over "type = entity; type = entity" answers: type and words must both match; "none" is no entity."""
+    """Micro F1 over answers such as "type = entity; type = entity". Type and words must both match; "none" is none."""
     found = [entities_of(text) for text in predictions]
     wanted = [entities_of(text) for text in targets]
     num_hits = sum((f & w).total() for f, w in zip(found, wanted, strict=True))
@@ -94,7 +88,7 @@ def entities_of(text: str) -> Counter[tuple[str, str]]:
 
 
 def names_of(labels: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
-    """The metrics by which versions of a task can be compared, the main one first; of all of them more is better."""
+    """The metrics by which versions of a task can be compared, the main one first; higher is better for all of them."""
     if labels:
         return ("accuracy", "macro_f1")
     entity = ("entity_f1",) if is_entity_list(targets) else ()
@@ -118,7 +112,7 @@ def wilson_interval(share: float, num_examples: int, z: float = 1.96) -> tuple[f
 
 
 def shares_of(metric: str, prediction: str, target: str) -> tuple[float, float]:
-    """What one example adds to a metric of texts: over many, the sum of the first by that of the second is the metric.
+    """What one example adds to a metric of texts: summed over all, the first divided by the second is the metric.
 
     Args: metric: "exact_match", "token_f1", "rouge_l" or "entity_f1".
     """

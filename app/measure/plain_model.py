@@ -50,8 +50,8 @@ class PlainModel:
 
     def evaluate(self, asked: Measurement) -> Slices[Evaluation]:
         if asked.served.labels:
-            return asked.judge_scores((yield from self.score(asked.served, asked.inputs)))
-        return asked.judge_texts((yield from self.generate(asked.served, asked.inputs)))
+            return asked.evaluate_scores((yield from self.score(asked.served, asked.inputs)))
+        return asked.evaluate_texts((yield from self.generate(asked.served, asked.inputs)))
 
     @torch.no_grad()
     def score(self, served: ServedPrompt, inputs: Sequence[str]) -> Slices[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Calibration of answers whose reliability is known, and the fitted temperature beside the one that was put in."""
+"""Calibration of answers whose reliability is known, and the fitted temperature next to the one that was put in."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_the_temperature_that_made_the_targets_is_found(temperature: float) -> N
     assert fit_temperature(scores, targets) == pytest.approx(temperature, rel=0.05)
 
 
-def test_a_fitted_temperature_mends_the_calibration_error() -> None:
+def test_a_fitted_temperature_corrects_the_calibration_error() -> None:
     scores, targets = drawn(3.0)
     raw = Calibration.measure(scores, targets)
-    mended = Calibration.measure(scores, targets, fit_temperature(scores, targets))
+    corrected = Calibration.measure(scores, targets, fit_temperature(scores, targets))
     assert raw.error > 0.2
-    assert mended.error < 0.02
-    assert mended.nll < raw.nll
+    assert corrected.error < 0.02
+    assert corrected.nll < raw.nll
 
 
 def test_the_error_is_the_mean_distance_over_the_bins() -> None:

@@ -25,10 +25,6 @@ def test_each_label_has_its_own_precision_and_recall() -> None:
     assert (found["unseen"].f1, found["unseen"].num_examples) == (0.0, 0)
 
 
-def test_the_majority_baseline_is_chosen_on_training_targets() -> None:
-    assert metrics.majority_baseline(["a", "a", "b"], ["a", "b", "b", "b"]) == 0.25
-
-
 def test_exact_match_ignores_outer_blanks_only() -> None:
     assert metrics.exact_match([" x y ", "X"], ["x y", "x"]) == 0.5
 
@@ -47,7 +43,7 @@ def test_entities_need_type_and_words() -> None:
     assert metrics.entity_f1(["none"], ["none"]) == 1.0
 
 
-def test_entity_lists_are_recognised_by_their_form() -> None:
+def test_entity_lists_are_recognized_by_their_form() -> None:
     assert metrics.is_entity_list(["none", "person = Ann; location = Rome"])
     assert not metrics.is_entity_list(["none", "none"])
     assert not metrics.is_entity_list(["a = b", "An ordinary headline"])

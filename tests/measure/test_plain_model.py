@@ -42,7 +42,7 @@ def test_batched_greedy_text_equals_generate_row_by_row(architecture: str) -> No
         assert answer == backbone.tokenizer.decode(output[0], skip_special_tokens=True).strip()
 
 
-def test_a_labelled_task_reports_what_its_predictions_say() -> None:
+def test_a_task_with_labels_reports_what_its_predictions_say() -> None:
     backbone = tiny_backbone()
     labels = ("no", "yes", "perhaps")
     asked = [Example(text, "no") for text in INPUTS]

@@ -42,9 +42,9 @@ class EngineModel:
     async def evaluate(self, asked: Measurement) -> Evaluation:
         if asked.served.labels:
             scores = await self.score(asked.served, asked.inputs)
-            return await asyncio.to_thread(asked.judge_scores, scores)
+            return await asyncio.to_thread(asked.evaluate_scores, scores)
         texts = await self.generate(asked.served, asked.inputs)
-        return await asyncio.to_thread(asked.judge_texts, texts)
+        return await asyncio.to_thread(asked.evaluate_texts, texts)
 
     async def score(self, served: ServedPrompt, inputs: Sequence[str]) -> list[list[float]]:
         """log P(label | prompt, text) of every label for every input, natural logarithm."""

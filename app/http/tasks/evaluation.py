@@ -11,12 +11,12 @@ from app.answers.call import Call
 from app.answers.ensembles import find_answerer
 from app.answers.measuring.evaluation import find_examples, record_evaluation
 from app.answers.readiness import Services
-from app.answers.views.evaluations import evaluation_object
+from app.answers.views.evaluations import EvaluationObject, evaluation_object
 from app.errors import InvalidInput
 from app.http.protection.deps import CacheSaltDep, DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest, Evaluation
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest
 from app.http.tasks.runs import TaskReference
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -26,7 +26,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
     "/v1/tasks/{task}/evaluate",
     operation_id="evaluateTask",
     summary="Measure a task",
-    response_model=Evaluation,
+    response_model=EvaluationObject,
     response_model_exclude_unset=True,
     responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
     openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
@@ -41,7 +41,7 @@ async def evaluate_task(
     """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
     that generates exact match, token F1 and ROUGE-L.
 
-    The examples go through the running engine, a few at a time beside other requests. Inputs that are too long lose
+    The examples go through the running engine, a few at a time next to other requests. Inputs that are too long lose
     their end, as in tuning. Answers are greedy. The examples are not kept, the figures only with `record`.
     """
     if request.data_name is not None and not request.record:

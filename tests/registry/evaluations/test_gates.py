@@ -44,7 +44,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def registry(store: Store, backbone: Backbone) -> Registry:
-    """Task a: version 1 is live behind GATE and scores 0.8; 2 scores 0.7 and 3 scores 0.9; 4 was never measured."""
+    """Task a: version 1 is live, gated by GATE, and scores 0.8; 2 scores 0.7 and 3 scores 0.9; 4 was never measured."""
     opened = Registry(store, backbone)
     fill(opened, backbone)
     return opened
