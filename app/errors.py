@@ -136,6 +136,7 @@ TYPE_TO_NOUN = {
 }
 TYPE_TO_COMPLAINT = {
     "missing": "is required",
+    "json_invalid": "is not valid JSON",
     "finite_number": "must be finite",
     "string_unicode": "must be valid Unicode",
     "greater_than": "must be more than {gt}",

@@ -108,8 +108,7 @@ class Setting:
 
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides what a trial finds."""
-        values = {name: value for name, value in vars(self).items() if name not in ("plan", "test")}
-        parts = [self.plan.digest(backbone_fingerprint), hash_examples(self.test), values]
+        parts = [self.plan.digest(backbone_fingerprint), hash_examples(self.test), self._own]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def as_json(self) -> dict[str, object]:
@@ -122,13 +121,14 @@ class Setting:
             "data_hash": hash_examples([*plan.train, *plan.validation, *self.test]),
             "template": plan.template.text,
             "labels": list(plan.labels),
-            "instructions": list(self.instructions),
-            "num_shots": self.num_shots,
-            "lora_rank": self.lora_rank,
-            "lora_learning_rates": list(self.lora_learning_rates),
-            "full_learning_rates": list(self.full_learning_rates),
+            **self._own,
             "config": asdict(plan.config),
         }
+
+    @property
+    def _own(self) -> dict[str, object]:
+        """What it says itself, by name."""
+        return {name: value for name, value in vars(self).items() if name not in ("plan", "test")}
 
 
 def automatic_instructions(labels: Sequence[str]) -> tuple[str, ...]:

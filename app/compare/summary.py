@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.stats import t as student_t
@@ -91,11 +91,7 @@ class Summary:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return vars(self) | {
-            "method": self.method.value,
-            "interval": vars(self.interval),
-            "seeds": list(self.seeds),
-        }
+        return asdict(self) | {"method": self.method.value}
 
 
 def summarize(trials: Sequence[Trial]) -> list[Summary]:

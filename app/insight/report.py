@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from app.insight.difference import PromptDifference
+from app.insight.similarity import PromptDifference
 from app.insight.view import PromptView
 
 

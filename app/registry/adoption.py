@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.formats.binding import bind_rows, norm_warnings
-from app.registry.formats.importers import PICKLE_ADVICE, PICKLE_SUFFIXES, max_tensor_file_bytes
+from app.registry.formats.importers import require_possible_size, why_missing
 from app.registry.formats.initial_rows import INITIAL_FILE
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
 from app.registry.formats.model_card import CARD_FILE
@@ -97,7 +97,7 @@ class Adopter:
             raise InvalidInput("it has no task.json; a server with a backbone makes one")
         if 0 < number <= record.table.last_number:
             raise InvalidInput(f"the number was given before; take one above {record.table.last_number}")
-        self._require_complete(files)
+        self._require_complete(files, self._backbone)
         config = PeftConfig.decode(self._store.read(f"{key}/{CONFIG_FILE}"))
         config.require_backbone(self._backbone)
         content = self._store.read(f"{key}/{TENSOR_FILE}")
@@ -116,14 +116,13 @@ class Adopter:
             created_at=int(time.time()),
         )
 
-    def _require_complete(self, files: Mapping[str, Entry]) -> None:
+    def _require_complete(self, files: Mapping[str, Entry], backbone: Backbone) -> None:
         for name in (CONFIG_FILE, TENSOR_FILE):
             if name not in files:
-                raise InvalidInput(_why_missing(name, files))
+                raise InvalidInput(why_missing(name, files))
         if min(entry.age_s for entry in files.values()) < self._settle_s:
             raise InvalidInput("its files are still changing")
-        if self._backbone and files[TENSOR_FILE].num_bytes > max_tensor_file_bytes(self._backbone):
-            raise InvalidInput(f"{TENSOR_FILE} is larger than any prompt for {self._backbone.name} can be")
+        require_possible_size(files[TENSOR_FILE].num_bytes, backbone)
 
     def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
         """From the task's own folder to a version's. The tensor leaves last: a crash leaves it findable."""
@@ -132,8 +131,3 @@ class Adopter:
         self._store.create(version_key(task, manifest.number), {**contents, MANIFEST_FILE: manifest.encode()})
         for name in [name for name in (MANIFEST_FILE, *names) if name in files]:
             self._store.remove(f"{task}/{name}")
-
-
-def _why_missing(name: str, files: Mapping[str, Entry]) -> str:
-    pickles = [file for file in sorted(files) if file.endswith(PICKLE_SUFFIXES)]
-    return f"{pickles[0]} {PICKLE_ADVICE}" if pickles and name == TENSOR_FILE else f"it has no {name}"

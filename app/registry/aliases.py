@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.evaluations.gate import Comparison, Gate
-from app.registry.formats.checksum import is_sealed, refuse_newer_schema, seal, unseal
+from app.registry.formats.json_file import describe_fault, is_sealed, refuse_newer_schema, seal, unseal
 
 # A version's number, or two versions' numbers with each one's share of the requests.
 AliasTarget: TypeAlias = int | dict[int, float]
@@ -47,8 +47,7 @@ class AliasTable:
         try:
             table = _ADAPTER.validate_json(unseal(content) if is_sealed(content) else content)
         except ValidationError as error:
-            fault = error.errors(include_input=False, include_url=False)[0]
-            raise CorruptPrompt(f"aliases.json cannot be read: {fault['msg']}") from error
+            raise CorruptPrompt(f"aliases.json cannot be read: {describe_fault(error)[1]}") from error
         if any(isinstance(target, dict) and not _is_weighted_pair(target) for target in table.aliases.values()):
             raise CorruptPrompt("aliases.json cannot be read: weights must be positive and name two versions")
         return table

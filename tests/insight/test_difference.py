@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.errors import BackboneMismatch, InvalidInput
-from app.insight.difference import compare_prompts
+from app.insight.similarity import compare_prompts
 from app.insight.variants import made_of_tokens, without_token
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support.models import tiny_backbone

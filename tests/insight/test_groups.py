@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.insight.groups import cosines, group_rows
+from app.insight.similarity import cosines, group_rows
 
 
 def test_rows_that_point_the_same_way_are_near_duplicates_whatever_their_length() -> None:

@@ -14,13 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from app.errors import Conflict, InvalidInput, NotFound
 from app.registry.aliases import AliasTable
-from app.registry.formats.importers import write_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.task_prompt import TaskPrompt
 from tests.support.models import tiny_backbone
-from tests.support.prompts import random_prompt
+from tests.support.prompts import random_prompt, write_checkpoint
 
 # The release asks for more: SOFTSWAP_NUM_EXAMPLES=1000 pytest tests/registry/test_registry_stateful.py
 NUM_EXAMPLES = int(os.environ.get("SOFTSWAP_NUM_EXAMPLES", "25"))

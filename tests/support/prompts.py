@@ -12,6 +12,7 @@ import torch
 
 from app.model.backbone import Backbone
 from app.registry.formats.binding import bind_rows, row_size
+from app.registry.formats.peft_checkpoint import encode_checkpoint
 from app.task_prompt import PromptKind, TaskPrompt
 
 
@@ -32,3 +33,10 @@ def memory_folder() -> Iterator[Path]:
     """A folder in memory if the machine has one, else on disk."""
     with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         yield Path(folder)
+
+
+def write_checkpoint(folder: Path, prompt: TaskPrompt, backbone: Backbone) -> None:
+    """A folder that `PeftModel.from_pretrained` loads, of the files that a version has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in encode_checkpoint(prompt, backbone).items():
+        (folder / name).write_bytes(content)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from app.answers.measuring.token_effects import measure_effects
 from app.answers.naming import naming
 from app.answers.targets import resolve_prompt, version_target
-from app.insight.difference import compare_prompts
 from app.insight.report import PromptReport
+from app.insight.similarity import compare_prompts
 from app.insight.view import view_prompt
 from app.measure.dataset import Example
 

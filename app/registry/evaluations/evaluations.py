@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.aliases import AliasTarget, compare_targets
 from app.registry.evaluations.gate import Gate, Sha256
-from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
+from app.registry.formats.json_file import refuse_newer_schema, seal, unseal
 from app.registry.reference import Reference
 from app.registry.stores.store import Store
 

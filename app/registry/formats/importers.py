@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from app.registry.formats.peft_checkpoint import (
     TENSOR_FILE,
     TENSOR_NAME,
     PeftConfig,
-    encode_checkpoint,
     read_rows,
 )
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
@@ -86,24 +86,11 @@ def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKin
     return bind_rows(stored.read(), kind, backbone)
 
 
-def write_checkpoint(folder: Path, prompt: TaskPrompt, backbone: Backbone) -> None:
-    """Write a folder that `PeftModel.from_pretrained` loads: PROMPT_TUNING for embeddings, PREFIX_TUNING for kv.
-
-    Raises:
-        InvalidInput: the prompt is a text, which PEFT has no form for.
-    """
-    files = encode_checkpoint(prompt, backbone)
-    if not files:
-        raise InvalidInput("a text prompt has no PEFT form", param="kind")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-def max_tensor_file_bytes(backbone: Backbone) -> int:
-    """More than any readable checkpoint for this backbone can have: float64, and every row twice."""
+def require_possible_size(num_bytes: int, backbone: Backbone) -> None:
+    """Raises InvalidInput: no readable checkpoint for this backbone is so large: float64, and every row twice."""
     widest = max(backbone.hidden_size, backbone.kv_row_size)
-    return MAX_HEADER_BYTES + 8 + 8 * 2 * MAX_VIRTUAL_TOKENS * widest + 8 * MAX_VIRTUAL_TOKENS * 1024
+    if num_bytes > MAX_HEADER_BYTES + 8 + 8 * 2 * MAX_VIRTUAL_TOKENS * widest + 8 * MAX_VIRTUAL_TOKENS * 1024:
+        raise InvalidInput(f"the tensor's file is larger than any prompt for {backbone.name} can be", param=TENSOR_FILE)
 
 
 def _read_config(folder: Path) -> bytes:
@@ -115,19 +102,19 @@ def _read_config(folder: Path) -> bytes:
 
 def _read_tensor_file(path: Path, backbone: Backbone) -> bytes:
     if not path.is_file():
-        raise InvalidInput(_why_missing(path), param=path.name)
-    if path.stat().st_size > max_tensor_file_bytes(backbone):
-        raise InvalidInput(f"{path.name} is larger than any prompt for {backbone.name} can be", param=path.name)
+        names = [each.name for each in path.parent.glob("*")]
+        raise InvalidInput(f"{path.parent.name}: {why_missing(path.name, names)}", param=path.name)
+    require_possible_size(path.stat().st_size, backbone)
     return path.read_bytes()
 
 
-def _why_missing(path: Path) -> str:
-    pickles = [file.name for file in sorted(path.parent.glob("*")) if file.suffix in PICKLE_SUFFIXES]
-    if pickles:
+def why_missing(name: str, names: Iterable[str]) -> str:
+    """Why a folder with these names has no `name`."""
+    if name == TENSOR_FILE and (pickles := [each for each in sorted(names) if each.endswith(PICKLE_SUFFIXES)]):
         return f"{pickles[0]} {PICKLE_ADVICE}"
-    if any(path.parent.glob("*.safetensors*")):
+    if name == TENSOR_FILE and any(".safetensors" in each for each in names):
         return f"the prompt must be in one {TENSOR_FILE}, not in several files or under another name"
-    return f"{path.parent.name} has no {path.name}"
+    return f"it has no {name}"
 
 
 def _kind_by_width(width: int, backbone: Backbone) -> PromptKind:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.model.layout import Template
-from app.registry.formats.checksum import refuse_newer_schema, seal, unseal
 from app.registry.formats.initial_rows import INITIAL_FILE
+from app.registry.formats.json_file import describe_fault, refuse_newer_schema, seal, unseal
 from app.registry.formats.peft_checkpoint import TENSOR_FILE
 from app.sampling import SamplingParams
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
@@ -96,7 +96,8 @@ class Manifest(_Part):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise InvalidInput(_first_fault(error), param=_first_field(error)) from error
+            field, fault = describe_fault(error)
+            raise InvalidInput(fault, param=field) from error
 
     @classmethod
     def decode(cls, content: bytes) -> Manifest:
@@ -105,7 +106,7 @@ class Manifest(_Part):
             return cls.model_validate_json(unseal(content))
         except (CorruptPrompt, InvalidInput, ValidationError) as error:
             refuse_newer_schema(content)
-            reason = _first_fault(error) if isinstance(error, ValidationError) else error.message
+            reason = describe_fault(error)[1] if isinstance(error, ValidationError) else error.message
             raise CorruptPrompt(f"task.json: {reason}") from error
 
     def encode(self) -> bytes:
@@ -150,18 +151,11 @@ def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
     try:
         params = _SAMPLING.validate_json(json.dumps(sampling), strict=True)
     except ValidationError as error:
-        raise InvalidInput(_first_fault(error), param=f"sampling.{_first_field(error)}") from error
+        field, fault = describe_fault(error)
+        raise InvalidInput(fault, param=f"sampling.{field}") from error
     except InvalidInput as error:
         raise InvalidInput(error.message, param=f"sampling.{error.param}") from error
     return {name: getattr(params, name) for name in sampling}
-
-
-def _first_fault(error: ValidationError) -> str:
-    return f"{_first_field(error)}: {error.errors(include_input=False, include_url=False)[0]['msg']}"
-
-
-def _first_field(error: ValidationError) -> str:
-    return ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"][:2])
 
 
 _SAMPLING: TypeAdapter[SamplingParams] = TypeAdapter(SamplingParams)

@@ -7,13 +7,14 @@ read; no class, tokenizer or model that a configuration names is ever loaded.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import InvalidInput
+from app.registry.formats.json_file import describe_fault
 from app.registry.formats.safetensors_file import DTYPES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
@@ -32,51 +33,59 @@ PEFT_TYPE_TO_KIND = {
     "PREFIX_TUNING": PromptKind.KV,
     "CARTRIDGE": PromptKind.KV,
 }
-_TASK_TYPES = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM"}
+_Size: TypeAlias = Annotated[int, Field(ge=1, le=2**31)] | None
 _MULTITASK_NAMES = {TENSOR_NAME, "prefix_task_cols", "prefix_task_rows"}
 
 
-@dataclass(frozen=True, slots=True)
-class PeftConfig:
+class PeftConfig(BaseModel):
     """What an adapter_config.json says about a prompt. Fields that old files leave out are None.
 
     Attributes:
-        num_submodules: 2 for encoder-decoders, whose files hold every virtual token twice.
+        num_transformer_submodules: 2 for encoder-decoders, whose files hold every virtual token twice.
         token_dim: width of a row; for keys and values, of one layer's keys.
     """
 
-    peft_type: str
-    num_virtual_tokens: int
-    num_submodules: int
-    token_dim: int | None
-    num_layers: int | None
-    num_attention_heads: int | None
-    base_model: str | None
-    init_text: str | None
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    peft_type: Any = None
+    task_type: Any = None
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=MAX_VIRTUAL_TOKENS)]
+    num_transformer_submodules: _Size = None
+    token_dim: _Size = None
+    num_layers: _Size = None
+    num_attention_heads: _Size = None
+    base_model_name_or_path: Any = None
+    prompt_tuning_init_text: Any = None
 
     @classmethod
     def decode(cls, content: bytes) -> PeftConfig:
         """Raises InvalidInput: not a prompt, not for generating text, or not readable; names the field."""
-        fields = _parse(content)
-        peft_type, task_type = fields.get("peft_type"), fields.get("task_type")
-        if not isinstance(peft_type, str) or peft_type not in PEFT_TYPE_TO_KIND:
+        if len(content) > MAX_CONFIG_BYTES:
+            _refuse(f"{CONFIG_FILE} may have at most {MAX_CONFIG_BYTES} bytes", CONFIG_FILE)
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            field, fault = describe_fault(error)
+            raise InvalidInput(f"{CONFIG_FILE}: {fault}", param=field or CONFIG_FILE) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_prompt(cls, fields: Any) -> Any:
+        """First, so that an adapter of another kind is refused for that, whatever else it says or leaves out."""
+        if not isinstance(fields, dict):
+            _refuse(f"{CONFIG_FILE} must be a JSON object", CONFIG_FILE)
+        if fields.get("peft_type") not in list(PEFT_TYPE_TO_KIND):
             known = ", ".join(PEFT_TYPE_TO_KIND)
             _refuse(f"only prompts can be served ({known}); other adapters change the weights", "peft_type")
-        if not isinstance(task_type, str | None) or task_type not in _TASK_TYPES:
+        if fields.get("task_type") not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):
             _refuse("the checkpoint is for a classification head, not for generating text", "task_type")
         if fields.get("modules_to_save"):
             _refuse("the checkpoint changes modules of the model besides its prompt", "modules_to_save")
-        declared = _integer(fields, "num_transformer_submodules")
-        return cls(
-            peft_type=peft_type,
-            num_virtual_tokens=_num_virtual_tokens(fields),
-            num_submodules=declared or (2 if task_type == "SEQ_2_SEQ_LM" else 1),
-            token_dim=_integer(fields, "token_dim"),
-            num_layers=_integer(fields, "num_layers"),
-            num_attention_heads=_integer(fields, "num_attention_heads"),
-            base_model=_short_text(fields, "base_model_name_or_path"),
-            init_text=_short_text(fields, "prompt_tuning_init_text"),
-        )
+        return fields
+
+    @property
+    def num_submodules(self) -> int:
+        return self.num_transformer_submodules or (2 if self.task_type == "SEQ_2_SEQ_LM" else 1)
 
     @property
     def kind(self) -> PromptKind:
@@ -84,8 +93,9 @@ class PeftConfig:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        facts = {"base_model": self.base_model, "init_text": self.init_text}
-        return {"source": "peft", "peft_type": self.peft_type} | {k: v for k, v in facts.items() if v is not None}
+        said = {"base_model": self.base_model_name_or_path, "init_text": self.prompt_tuning_init_text}
+        texts = {name: text[:500] for name, text in said.items() if text and isinstance(text, str)}
+        return {"source": "peft", "peft_type": self.peft_type, **texts}
 
     def require_backbone(self, backbone: Backbone) -> None:
         """Raises InvalidInput that names the first field in which the checkpoint is for another model."""
@@ -161,37 +171,6 @@ def _config_fields(prompt: TaskPrompt, backbone: Backbone) -> dict[str, Any]:
     token_dim = backbone.num_kv_heads * backbone.head_dim
     heads = {"num_attention_heads": backbone.num_kv_heads, "token_dim": token_dim, "encoder_hidden_size": token_dim}
     return fields | heads | {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    if len(content) > MAX_CONFIG_BYTES:
-        _refuse(f"{CONFIG_FILE} may have at most {MAX_CONFIG_BYTES} bytes", CONFIG_FILE)
-    try:
-        fields = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        _refuse(f"{CONFIG_FILE} is not valid JSON", CONFIG_FILE)
-    if not isinstance(fields, dict):
-        _refuse(f"{CONFIG_FILE} must be a JSON object", CONFIG_FILE)
-    return fields
-
-
-def _integer(fields: dict[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    if value is not None and (type(value) is not int or not 1 <= value <= 2**31):
-        _refuse(f"{name} must be a positive integer", name)
-    return value
-
-
-def _num_virtual_tokens(fields: dict[str, Any]) -> int:
-    number = _integer(fields, "num_virtual_tokens")
-    if number is None or number > MAX_VIRTUAL_TOKENS:
-        _refuse(f"num_virtual_tokens must be from 1 to {MAX_VIRTUAL_TOKENS}", "num_virtual_tokens")
-    return number
-
-
-def _short_text(fields: dict[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    return value[:500].encode(errors="replace").decode() if isinstance(value, str) and value else None
 
 
 def _refuse(message: str, param: str) -> NoReturn:

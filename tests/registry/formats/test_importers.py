@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
 from app.registry.formats.binding import norm_warnings, require_fit
-from app.registry.formats.importers import describe_checkpoint, read_checkpoint, read_upload, write_checkpoint
+from app.registry.formats.importers import describe_checkpoint, read_checkpoint, read_upload
 from app.task_prompt import PromptKind
 from tests.support.models import tiny_backbone
-from tests.support.prompts import random_prompt, random_rows
+from tests.support.prompts import random_prompt, random_rows, write_checkpoint
 from tests.support.uploads import NAME, WIDTH, good_file, hostile_files
 
 # The release asks a million: SOFTSWAP_NUM_MUTATIONS=1000000

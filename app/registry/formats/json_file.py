@@ -1,4 +1,4 @@
-"""JSON files that know their own sha256: their last field covers every other byte of the file."""
+"""The registry's JSON files: the last field is a sha256 over every other byte; faults are told by field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import CorruptPrompt, InvalidInput
+from pydantic import ValidationError
+
+from app.errors import CorruptPrompt, InvalidInput, complain
 
 SCHEMA_VERSION = 1
 _BLANK = "0" * 64
@@ -41,6 +43,13 @@ def unseal(content: bytes) -> bytes:
     if hashlib.sha256(body + _tail(_BLANK)).hexdigest().encode() != match[1]:
         raise CorruptPrompt("the file is damaged: its checksum does not fit its content")
     return body + b"}"
+
+
+def describe_fault(error: ValidationError) -> tuple[str, str]:
+    """The first field that is not as its model says, and a sentence about it that never quotes its value."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"][:2])
+    return field, f"{field or 'it'} {complain(problem)}"
 
 
 def is_sealed(content: bytes) -> bool:
