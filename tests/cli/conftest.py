@@ -1,4 +1,4 @@
-"""What tests of commands stand on: a tiny checkpoint, a registry of its own, a running server."""
+"""What tests of commands share: a tiny checkpoint, a registry of its own, a running server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.models import tiny_backbone
 from tests.support.server import LiveServer, make_settings, publish_tasks, run_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     backbone = tiny_backbone()
@@ -21,7 +21,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def saved(checkpoint: Path) -> Backbone:
     """The tiny backbone as it is after loading: its fingerprint is over files."""
     return Backbone.load(checkpoint)
