@@ -10,13 +10,22 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import torch
 import uvicorn
 from fastapi import FastAPI
 
+from app.answers.finder import TaskFinder
+from app.answers.generating.completer import Completer
+from app.answers.generating.generation import TextGenerator
+from app.answers.generating.labels import LabelScorer
+from app.answers.generating.runs import RunService
+from app.answers.measuring.evaluation import Evaluator
+from app.answers.measuring.promote import Promoter
+from app.answers.measuring.token_report import TokenReporter
 from app.answers.prompt_warmer import PromptWarmer
-from app.answers.readiness import Services
+from app.answers.readiness import Readiness
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -24,6 +33,7 @@ from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.http.application import build_application
 from app.http.protection.auth import ApiKeys
+from app.http.protection.guard import Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
@@ -40,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 5
 TUNING_SLICE_S = 0.02
-"""Seconds for which tuning takes the device at a time: what a step of the engine may have to wait longer."""
+"""Seconds for which tuning takes the device at a time: how much longer a step of the engine may have to wait."""
 NUM_TRIAL_TOKENS = 8
 """Of the forward that decides how many threads compute: a step of as many sequences."""
 FLUSH_S = 5
@@ -57,31 +67,56 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         InvalidInput: a setting that cannot be, named by `param`.
         UnsupportedModel: the backbone cannot be served.
     """
-    stack = ExitStack()
-    with stack:
-        services = stack.enter_context(open_services(settings, backbone=backbone))
-        stack.enter_context(open_tuning(settings, services))
-        warmer = PromptWarmer(services.registry, services.engine, services.backbone.fingerprint)
+    keys = ApiKeys(settings.read_api_keys())
+    settings.require_safe_address(has_keys=bool(keys))
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_engine(settings, backbone=backbone))
+        tuning = stack.enter_context(open_tuning(settings, opened))
+        warmer = PromptWarmer(opened.registry, opened.engine, opened.backbone.fingerprint)
         stack.callback(warmer.close)
-        opened = stack.pop_all()
+        resources = stack.pop_all()
+    on_stop = [tuning.stop] if isinstance(tuning, TuningService) else []
+    readiness = Readiness(opened.engine, on_stop)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with opened:
-            await _start(services)
+        with resources:
+            await _start(opened)
+            if isinstance(tuning, TuningService):
+                tuning.start()
+            readiness.is_ready = True
             if settings.warm_prompts:
                 warmer.start()
             yield
-            services.begin_to_stop()
+            readiness.begin_to_stop()
 
-    return build_application(services, lifespan=lifespan)
+    return build_application(
+        opened.backbone,
+        opened.registry,
+        opened.engine,
+        readiness,
+        Guard(keys),
+        *make_answers(opened),
+        metrics=opened.metrics,
+        tuning=tuning,
+        default_timeout_s=settings.request_timeout,
+        lifespan=lifespan,
+    )
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """A backbone, its registry, and the engine that computes on it. The engine must be started once."""
+
+    backbone: Backbone
+    registry: Registry
+    engine: AsyncEngine
+    metrics: Metrics
 
 
 @contextmanager
-def open_services(settings: Settings, *, backbone: Backbone | None = None) -> Iterator[Services]:
-    """Everything the routes work with, from the settings. The engine's thread is started by whoever first needs it."""
-    keys = ApiKeys(settings.read_api_keys())
-    settings.require_safe_address(has_keys=bool(keys))
+def open_engine(settings: Settings, *, backbone: Backbone | None = None) -> Iterator[OpenEngine]:
+    """What answers on this machine, for a server as for a command. Raises as `create_app` does."""
     metrics = Metrics()
     backbone = backbone or load_backbone(settings)
     if settings.registry is not None and not settings.registry.is_dir():
@@ -96,37 +131,44 @@ def open_services(settings: Settings, *, backbone: Backbone | None = None) -> It
         config = size_engine(settings, backbone)
         engine = AsyncEngine(Engine(backbone, config, metrics, attend=attend, replacements=replacements))
         stack.callback(engine.close)
-        yield Services(
-            backbone=backbone,
-            registry=registry,
-            engine=engine,
-            metrics=metrics,
-            keys=keys,
-            default_timeout_s=settings.request_timeout,
-            created_at=int(time.time()),
-        )
+        yield OpenEngine(backbone, registry, engine, metrics)
+
+
+def make_answers(opened: OpenEngine) -> tuple[object, ...]:
+    """What routes ask for by class, from the engine up."""
+    backbone, registry, engine = opened.backbone, opened.registry, opened.engine
+    finder = TaskFinder(backbone, registry)
+    texts, labels = TextGenerator(engine), LabelScorer(backbone, engine, opened.metrics)
+    evaluator = Evaluator(backbone, engine)
+    return (
+        finder,
+        labels,
+        RunService(backbone, texts, labels),
+        Completer(backbone, texts, labels),
+        evaluator,
+        Promoter(registry, evaluator),
+        TokenReporter(backbone, registry, finder, evaluator),
+    )
 
 
 @contextmanager
-def open_tuning(settings: Settings, services: Services) -> Iterator[None]:
-    """Uploads and jobs, where the state folder can be had; without it everything else is served all the same."""
+def open_tuning(settings: Settings, opened: OpenEngine) -> Iterator[TuningService | TuningUnavailable]:
+    """Uploads and jobs, if the state folder can be had; if not, why: everything else is served all the same."""
     try:
         tuning = TuningService(
             settings.state_folder,
-            services.backbone,
-            services.registry,
-            services.engine.lease,
+            opened.backbone,
+            opened.registry,
+            opened.engine.lease,
             slice_s=TUNING_SLICE_S,
-            metrics=services.metrics,
+            metrics=opened.metrics,
         )
     except TuningUnavailable as error:
         logger.warning("%s", error.message)
-        services.tuning_fault = error.message
-        yield
+        yield error
         return
-    services.tuning = tuning
     try:
-        yield
+        yield tuning
     finally:
         tuning.close()
 
@@ -181,28 +223,26 @@ def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:
     )
 
 
-async def _start(services: Services) -> None:
+async def _start(opened: OpenEngine) -> None:
     """Start the engine and send one small request through it, so that the first caller does not pay for first times."""
     asyncio.get_running_loop().set_default_executor(PassingThreads())
-    services.engine.start()
+    backbone, engine = opened.backbone, opened.engine
+    engine.start()
     began = time.perf_counter()
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-    async for _ in services.engine.generate([0], prompt=None, params=params, flow=services.backbone.name):
+    async for _ in engine.generate([0], prompt=None, params=params, flow=backbone.name):
         pass
-    if services.tuning is not None:
-        services.tuning.start()
-    services.is_ready = True
     warm_s = time.perf_counter() - began
-    tasks = await asyncio.to_thread(describe_tasks, services)
-    backbone = services.backbone
+    tasks = await asyncio.to_thread(describe_tasks, opened.registry, backbone)
     logger.info("ready: %s on %s, %s, warmed up in %.2f s", backbone.name, backbone.device, tasks, warm_s)
 
 
-def describe_tasks(services: Services) -> str:
+def describe_tasks(registry: Registry, backbone: Backbone) -> str:
     """How many there are, and how many of them belong to another backbone."""
-    versions = [task.live for task in services.registry.tasks()]
-    fingerprint = services.backbone.fingerprint
-    num_foreign = sum(version is not None and version.backbone_fingerprint != fingerprint for version in versions)
+    versions = [task.live for task in registry.tasks()]
+    num_foreign = sum(
+        version is not None and version.backbone_fingerprint != backbone.fingerprint for version in versions
+    )
     foreign = f", {num_foreign} of them for another backbone and refused" if num_foreign else ""
     return f"{len(versions)} tasks{foreign}"
 
@@ -210,9 +250,12 @@ def describe_tasks(services: Services) -> str:
 class Server(uvicorn.Server):
     """Stops gracefully: while running requests end, new ones are answered with 503, and the exit code is 0."""
 
-    def __init__(self, config: uvicorn.Config, services: Services, shutdown_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, readiness: Readiness, engine: AsyncEngine, shutdown_timeout_s: float
+    ) -> None:
         super().__init__(config)
-        self._services = services
+        self._readiness = readiness
+        self._engine = engine
         self._shutdown_timeout_s = shutdown_timeout_s
         self._draining: asyncio.Task[None] | None = None
 
@@ -234,8 +277,8 @@ class Server(uvicorn.Server):
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        self._services.begin_to_stop()
-        await self._services.engine.drain(self._shutdown_timeout_s)
+        self._readiness.begin_to_stop()
+        await self._engine.drain(self._shutdown_timeout_s)
         self.should_exit = True
 
 
@@ -258,13 +301,14 @@ def serve(settings: Settings) -> None:
     )
     host, port = address.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    Server(config, app.state.services, settings.shutdown_timeout).run(sockets=[address])
+    parts = app.state.parts
+    Server(config, parts[Readiness], parts[AsyncEngine], settings.shutdown_timeout).run(sockets=[address])
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Take the address without listening on it: callers are refused, not kept waiting, while the backbone loads.
 
-    The socket must say its protocol: asyncio switches Nagle's algorithm off only where it reads IPPROTO_TCP, and with
+    The socket must say its protocol: asyncio switches Nagle's algorithm off only if it reads IPPROTO_TCP, and with
     it on, every answer waits 40 ms for the client's acknowledgement of its own headers.
     """
     try:

@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from app.errors import InvalidInput
-from app.main import bind, describe_tasks, open_services
+from app.main import bind, describe_tasks, open_engine
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
@@ -216,7 +216,7 @@ def test_the_log_says_what_computes_and_why(
 def test_a_registry_that_is_not_there_is_warned_about(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with open_services(Settings(model=str(checkpoint), registry=tmp_path / "misspelt", watch_interval=0)):
+    with open_engine(Settings(model=str(checkpoint), registry=tmp_path / "misspelt", watch_interval=0)):
         assert caplog.messages[0] == f"there is no registry at {tmp_path / 'misspelt'} yet, so there are no tasks"
 
 
@@ -224,8 +224,8 @@ def test_tasks_of_another_backbone_are_counted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # tasks that whoever runs this has made are not counted
-    with open_services(Settings(model=str(checkpoint), watch_interval=0)) as services:
-        assert describe_tasks(services) == "7 tasks, 7 of them for another backbone and refused"
+    with open_engine(Settings(model=str(checkpoint), watch_interval=0)) as opened:
+        assert describe_tasks(opened.registry, opened.backbone) == "7 tasks, 7 of them for another backbone and refused"
 
 
 def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path: Path) -> None:

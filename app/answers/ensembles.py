@@ -1,7 +1,8 @@
 """Ensembles: versions that answer together on the one backbone (Lester et al. 2021, section 6).
 
-An ensemble has no place in the registry: its name says who is in it, `sentiment@1+2+3` or `sentiment+tone@4`. Its
-members answer in one batch, as N requests for N versions do, and what they say is combined here.
+The registry holds no ensembles: the name says who is in one, `sentiment@1+2+3` or `sentiment+tone@4`. Its members
+answer in one batch, as N requests for N versions do, and their answers are combined here. A single version is treated
+as an ensemble of one, so callers use `members`, `labels`, `flow` and `model_id` and need not know which it is.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from app.answers.generating.labels import LabelChances
-from app.answers.targets import Target, find_target
-from app.engine.gather import all_of
+from app.answers.label_chances import LabelChances
+from app.answers.targets import Target
 from app.errors import InvalidInput
 from app.measure.metrics import words_of
-from app.registry.reference import JOINT, name_together, spell_out
-
-if TYPE_CHECKING:
-    from app.answers.readiness import Services
+from app.registry.reference import JOINT, name_together
 
 MAX_ENSEMBLE: Final = 8
 
@@ -31,7 +28,7 @@ class Combine(StrEnum):
     AVERAGE = "average"
     """The mean of the members' probabilities, each with its own version's temperature."""
     VOTE = "vote"
-    """What most members say; of labels the probabilities are the shares of the votes."""
+    """What most members say; the probability of a label is its share of the votes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Ensemble:
 
     @classmethod
     def of(cls, targets: Sequence[Target], *, param: str) -> Ensemble:
-        """Raises InvalidInput with `param`: one twice, or labels that differ."""
+        """Raises InvalidInput with `param`: a member named twice, or labels that differ."""
         first = targets[0]
         for index, target in enumerate(targets):
             if target.model_id in [earlier.model_id for earlier in targets[:index]]:
@@ -69,33 +66,29 @@ class Ensemble:
         return self.members[0].labels
 
 
-async def find_answerer(services: Services, name: str, *, param: str = "model") -> Target | Ensemble:
-    """What `name` means now: one version, or several joined by `+`.
-
-    Raises InvalidInput: too many; and what find_target and Ensemble.of raise.
-    """
-    if JOINT not in name or name == services.backbone.name:
-        return await find_target(services, name, param=param)
-    names = spell_out(name)
-    if len(names) > MAX_ENSEMBLE:
-        raise InvalidInput(f"an ensemble has at most {MAX_ENSEMBLE} members", param=param)
-    return Ensemble.of(await all_of(find_target(services, each, param=param) for each in names), param=param)
+AnyTarget = Target | Ensemble
 
 
-def choose_combine(answerer: Target | Ensemble, asked: Combine | None, *, param: str = "combine") -> Combine:
+def is_ensemble(target: AnyTarget) -> bool:
+    return len(target.members) > 1
+
+
+def choose_combine(target: AnyTarget, asked: Combine | None, *, param: str = "combine") -> Combine:
     """What a request means. Raises InvalidInput: it asks a single version to combine, or texts to be averaged."""
-    if asked is not None and isinstance(answerer, Target):
+    if asked is not None and not is_ensemble(target):
         raise InvalidInput("this belongs to an ensemble, such as sentiment@1+2+3", param=param)
-    if asked is Combine.AVERAGE and not answerer.labels:
+    if asked is Combine.AVERAGE and not target.labels:
         raise InvalidInput("texts cannot be averaged; leave this out or let it be vote", param=param)
-    return asked or (Combine.AVERAGE if answerer.labels else Combine.VOTE)
+    return asked or (Combine.AVERAGE if target.labels else Combine.VOTE)
 
 
 def combine_chances(chances: Sequence[LabelChances], how: Combine) -> tuple[int, LabelChances]:
-    """The label that wins, and the chances of all; votes that tie go to the higher average.
+    """Index of the label that wins, and the chances of all labels; a tie goes to the label with the higher average.
 
-    Args: chances: of each member, for the same labels in the same order. Their mean mass is the mass.
+    Args: chances: of each member, for the same labels in the same order. The mean of their masses is the mass.
     """
+    if len(chances) == 1:
+        return chances[0].best, chances[0]
     columns = zip(*(each.probabilities for each in chances), strict=True)
     average = tuple(sum(column) / len(chances) for column in columns)
     mass = sum(each.mass for each in chances) / len(chances)

@@ -1,4 +1,4 @@
-"""Errors from below name a field as their own layer calls it; a route says what its request calls it."""
+"""Errors from lower layers name a field in their own terms; these rename it to what the request calls it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.errors import Conflict, InvalidInput, SoftswapError
 
 @contextmanager
 def naming(param: str) -> Iterator[None]:
-    """Whatever is wrong is wrong with this field, but for what a writer has seen, which stands in If-Match."""
+    """Every error inside is about this field, except a Conflict, which is about the If-Match header."""
     try:
         yield
     except Conflict:
@@ -22,7 +22,7 @@ def naming(param: str) -> Iterator[None]:
 
 @contextmanager
 def naming_text(param: str) -> Iterator[None]:
-    """What is wrong with the text: in the engine it is `prompt`, as in completions."""
+    """An error about the text, which the engine calls `prompt` as completions do, is about this field."""
     try:
         yield
     except InvalidInput as error:

@@ -1,76 +1,45 @@
-"""Services: what the routes work with, made once by `main.create_app`."""
+"""Readiness: whether the server is alive, and whether it takes requests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app.answers.generating.labels import LabelBook
-from app.answers.measuring.evaluation import Evaluator
-from app.answers.measuring.promote import Promoter
-from app.errors import Draining, EngineDead, TuningUnavailable
+from app.errors import Draining, EngineDead
 
 if TYPE_CHECKING:
     from app.engine.async_engine import AsyncEngine
-    from app.http.protection.auth import ApiKeys
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
-    from app.telemetry import Metrics
-    from app.tuning.job.service import TuningService
 
 MAX_HEARTBEAT_AGE_S = 60.0
 
 
-@dataclass
-class Services:
-    """Attributes:
-    default_timeout_s: deadline of a request that names none.
-    is_ready: set once the first request would be served.
-    is_draining: set when the server begins to stop; never taken back.
-    tuning: None where this server does not tune; `tuning_fault` says why.
+class Readiness:
+    """Of one server.
+
+    Args: on_stop: what is called when the server begins to stop; perhaps more than once.
+
+    Attributes:
+        is_ready: set once the first request would be served.
+        is_draining: set when the server begins to stop, and never reset.
     """
 
-    backbone: Backbone
-    registry: Registry
-    engine: AsyncEngine
-    metrics: Metrics
-    keys: ApiKeys
-    default_timeout_s: float
-    created_at: int
-    is_ready: bool = False
-    is_draining: bool = False
-    tuning: TuningService | None = None
-    tuning_fault: str = "this server does not tune"
-    labels: LabelBook = field(init=False)
-    evaluator: Evaluator = field(init=False)
-    promoter: Promoter = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.labels = LabelBook(self.backbone, self.engine.plan_scoring)
-        self.evaluator = Evaluator(self.backbone, self.engine, self.check_accepting)
-        self.promoter = Promoter(self.registry, self.evaluator)
-
-    @property
-    def system_fingerprint(self) -> str:
-        return f"fp_{self.backbone.fingerprint[:12]}"
-
-    def require_tuning(self) -> TuningService:
-        """Raises TuningUnavailable."""
-        if self.tuning is None:
-            raise TuningUnavailable(self.tuning_fault)
-        return self.tuning
+    def __init__(self, engine: AsyncEngine, on_stop: Sequence[Callable[[], None]] = ()) -> None:
+        self._engine = engine
+        self._on_stop = on_stop
+        self.is_ready = False
+        self.is_draining = False
 
     def begin_to_stop(self) -> None:
-        """Take no new requests; let the present job save itself, and whoever follows jobs go."""
+        """Take no new requests."""
         self.is_draining = True
-        if self.tuning is not None:
-            self.tuning.stop()
+        for stop in self._on_stop:
+            stop()
 
     def check_alive(self) -> None:
-        """Raises EngineDead when the engine thread ended or makes no progress."""
-        if not self.engine.is_alive:
+        """Raises EngineDead: the engine's thread ended or makes no progress."""
+        if not self._engine.is_alive:
             raise EngineDead("The engine thread ended; restart the server")
-        if self.engine.heartbeat_age_s > MAX_HEARTBEAT_AGE_S:
+        if self._engine.heartbeat_age_s > MAX_HEARTBEAT_AGE_S:
             raise EngineDead(f"The engine thread has not answered for {MAX_HEARTBEAT_AGE_S:g} seconds")
 
     def check_accepting(self) -> None:

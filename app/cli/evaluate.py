@@ -93,24 +93,26 @@ async def _evaluate_here(
 ) -> dict[str, Any]:
     """As the server does it: through an engine, which has no other requests here."""
     from app.answers.call import Call
-    from app.answers.ensembles import Combine, find_answerer
-    from app.answers.measuring.evaluation import record_evaluation
+    from app.answers.ensembles import Combine
+    from app.answers.finder import TaskFinder
+    from app.answers.measuring.evaluation import Evaluator, record_evaluation
     from app.answers.views.evaluations import evaluation_object
-    from app.main import open_services
+    from app.main import open_engine
 
-    with open_services(settings) as services:
-        services.engine.start()
-        services.is_ready = True
-        answerer = await find_answerer(services, task, param="task")
-        if answerer.labels:
-            dataset.require_labels(answerer.labels)
+    with open_engine(settings) as opened:
+        backbone, engine = opened.backbone, opened.engine
+        engine.start()
+        target = await TaskFinder(backbone, opened.registry).find(task, param="task")
+        if target.labels:
+            dataset.require_labels(target.labels)
         asked = None if combine is None else Combine(combine)
         examples = dataset.examples
-        call = Call.within(math.inf)
-        measured = await services.evaluator.evaluate_asked(answerer, examples, asked, call, record=record)
+        measured = await Evaluator(backbone, engine).evaluate_asked(
+            target, examples, asked, Call(math.inf), record=record
+        )
         if record:
-            record_evaluation(services.registry, answerer, examples, measured, dataset.name)
-    shown = evaluation_object(answerer.model_id, examples, measured, with_predictions=with_predictions)
+            record_evaluation(opened.registry, target, examples, measured, dataset.name)
+    shown = evaluation_object(target.model_id, examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)
 
 

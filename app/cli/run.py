@@ -24,10 +24,9 @@ from app.cli.options.setting_options import (
 from app.cli.options.task_options import Combined, TaskOrEnsemble
 
 if TYPE_CHECKING:
-    from app.answers.ensembles import Ensemble
-    from app.answers.readiness import Services
-    from app.answers.targets import Target
+    from app.answers.ensembles import AnyTarget
     from app.cli.remote.remote_server import RemoteServer
+    from app.main import OpenEngine
     from app.settings import Settings
 
 BATCH_SIZE = 64
@@ -81,13 +80,13 @@ def run(
 async def _run_here(
     settings: Settings, task: str, given: dict[str, Any], text: str | None, *, is_piped: bool, as_json: bool
 ) -> None:
-    from app.answers.ensembles import find_answerer
-    from app.main import open_services
+    from app.answers.finder import TaskFinder
+    from app.main import open_engine
 
-    with open_services(settings) as services:
-        services.engine.start()
-        services.is_ready = True
-        here = _Here(services, await find_answerer(services, task, param="task"), given)
+    with open_engine(settings) as opened:
+        opened.engine.start()
+        target = await TaskFinder(opened.backbone, opened.registry).find(task, param="task")
+        here = _Here(opened, target, given, settings.request_timeout)
         await _answer(here, text, is_piped=is_piped, as_json=as_json)
 
 
@@ -109,31 +108,38 @@ async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, 
 class _Here:
     """Runs a task on a backbone in this process."""
 
-    def __init__(self, services: Services, target: Target | Ensemble, given: dict[str, Any]) -> None:
-        from app.answers.ensembles import Combine, Ensemble, choose_combine
+    def __init__(self, opened: OpenEngine, target: AnyTarget, given: dict[str, Any], timeout_s: float) -> None:
+        from app.answers.ensembles import Combine, choose_combine, is_ensemble
+        from app.answers.generating.generation import TextGenerator
+        from app.answers.generating.labels import LabelScorer
+        from app.answers.generating.runs import RunService
 
-        self._services = services
+        texts, labels = TextGenerator(opened.engine), LabelScorer(opened.backbone, opened.engine, opened.metrics)
+        self._runs = RunService(opened.backbone, texts, labels)
         self._target = target
         asked = given.pop("combine", None)
         self._combine = choose_combine(target, None if asked is None else Combine(asked))
         self._given = given
-        self.can_stream = not isinstance(target, Ensemble) and not target.labels
+        self._timeout_s = timeout_s
+        self.can_stream = not is_ensemble(target) and not target.labels
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
-        from app.answers.generating.runs import Run, run_all
+        from app.answers.call import Call
+        from app.answers.generating.runs import Run
+        from app.answers.views.runs import run_object
 
         runs = [Run(self._target, text, f"line {number}", self._combine) for number, text in enumerate(texts, 1)]
-        outcomes = await run_all(self._services, runs, self._given, self._services.default_timeout_s)
-        return [outcome.result.model_dump(exclude_unset=True) for outcome in outcomes]
+        results = await self._runs.run_all(runs, self._given, Call.within(self._timeout_s))
+        return [run_object(result).model_dump(exclude_unset=True) for result in results]
 
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
-        from app.answers.generating.runs import Run, stream_run
+        from app.answers.call import Call
+        from app.answers.generating.runs import Run
 
-        chunks = stream_run(self._services, Run(self._target, text, "input"), self._given,
-                            self._services.default_timeout_s)  # fmt: skip
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk.text
+        run = Run(self._target, text, "input")
+        async with aclosing(self._runs.stream(run, self._given, Call.within(self._timeout_s))) as pieces:
+            async for piece in pieces:
+                yield piece.text
 
 
 class _Remote:

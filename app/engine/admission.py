@@ -129,13 +129,6 @@ class Admission:
             for path in plan.paths
         ]
 
-    def require_room(self, prompt: TaskPrompt | None, num_tokens: int) -> None:
-        """Raises InvalidInput: a text of that many tokens is too long, whatever is to be generated."""
-        room = self._config.max_model_len - _num_virtual_tokens(prompt)
-        if num_tokens > room:
-            message = f"the text has {num_tokens} tokens, and there is room for {room} after the prompt's "
-            raise InvalidInput(message + str(_num_virtual_tokens(prompt)), param="prompt")
-
     def _require_blocks(self, request: EngineRequest) -> EngineRequest:
         if request.num_blocks(self._config.block_size) > self._config.num_usable_blocks:
             raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
@@ -171,6 +164,10 @@ class Admission:
 
     def _check_length(self, num_tokens: int, prompt: TaskPrompt | None, params: SamplingParams) -> None:
         num_virtual = _num_virtual_tokens(prompt)
+        room = self._config.max_model_len - num_virtual
+        if num_tokens > room:
+            message = f"the text has {num_tokens} tokens, and there is room for {room} after the prompt's {num_virtual}"
+            raise InvalidInput(message, param="prompt")
         total = num_virtual + num_tokens + params.max_tokens
         if total > self._config.max_model_len:
             raise InvalidInput(

@@ -23,6 +23,8 @@ from app.errors import DeadlineExceeded, Draining, NumericalError, Overloaded, S
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
 
+QUEUED_BATCHES = 4
+
 
 class AsyncEngine:
     """Call `start` once, then `generate` and `score` from any coroutine; `drain` and `close` at the end."""
@@ -63,10 +65,6 @@ class AsyncEngine:
         """Positions that one sequence can fill, virtual tokens included."""
         return self._engine.admission.max_positions
 
-    def require_room(self, prompt: TaskPrompt | None, num_tokens: int) -> None:
-        """Raises InvalidInput: a text of that many tokens is too long, whatever is to be generated."""
-        self._engine.admission.require_room(prompt, num_tokens)
-
     def plan_scoring(self, continuations: Iterable[Ids[int]]) -> ScoringPlan:
         """What `score` takes. Does not depend on the text, so it can be kept for many. Raises InvalidInput."""
         return self._engine.admission.plan_scoring(continuations)
@@ -74,6 +72,15 @@ class AsyncEngine:
     def num_scored_at_once(self, num_sequences: int) -> int:
         """How many of a plan's sequences are with the engine at a time: at most half a batch, and half the queue."""
         return max(1, min(num_sequences, self.config.max_num_seqs // 2, self.config.max_waiting_requests // 2))
+
+    def num_at_once(self, num_sequences: int = 1) -> int:
+        """How many answers of one call are with the engine at a time, if each takes `num_sequences` sequences.
+
+        Enough to keep it busy, but never more than half of its queue, or a call could be refused for its own size.
+        """
+        config = self.config
+        num_queued = min(QUEUED_BATCHES * config.max_num_seqs, config.max_waiting_requests // 2)
+        return max(1, num_queued // num_sequences)
 
     def start(self) -> None:
         self.thread.start()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
 
-from app.answers.readiness import Services
+from app.http.dependencies import MaybeTuning
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
 from app.http.protection.guard import PUBLIC_PATHS, Guard
@@ -16,9 +17,10 @@ from app.http.protection.middleware import TelemetryMiddleware, add_error_handle
 from app.http.tasks import evaluation, runs, tasks
 from app.http.tasks import tokens as insight
 from app.http.tuning import files, fine_tuning
+from app.telemetry import Metrics
 
 DESCRIPTION = """
-One frozen language model, many tuned tasks. `model` names a task; its prompt goes in front of the request's text, and
+One frozen language model, many tuned tasks. `model` names a task; its prompt goes before the request's text, and
 requests to different tasks share every batch.
 
 Errors have OpenAI's body on every path. With API keys set, every route but `/health` and `/ready` asks for
@@ -33,8 +35,15 @@ TAGS = [
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def build_application(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
-    """Args: lifespan: what starts before the first request and ends after the last."""
+def build_application(
+    *parts: object, metrics: Metrics, tuning: MaybeTuning, default_timeout_s: float, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """Args:
+    parts: the objects that routes ask for by their class (`dependencies`), one of each.
+    tuning: the service, or why this server does not tune.
+    default_timeout_s: deadline of a request that names none.
+    lifespan: what starts before the first request and ends after the last.
+    """
     app = FastAPI(
         title="softswap",
         summary="Serve many tuned tasks from one frozen language model",
@@ -47,12 +56,15 @@ def build_application(services: Services, *, lifespan: Lifespan | None = None) -
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.services = services
-    app.state.guard = Guard(services.keys)
+    app.state.parts = {type(part): part for part in (*parts, metrics)}
+    app.state.guard = app.state.parts[Guard]
+    app.state.tuning = tuning
+    app.state.default_timeout_s = default_timeout_s
+    app.state.started_at = int(time.time())
     for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, files, fine_tuning, server):
         app.include_router(module.router)
-    add_error_handlers(app, services.metrics)
-    app.add_middleware(TelemetryMiddleware, metrics=services.metrics)
+    add_error_handlers(app, metrics)
+    app.add_middleware(TelemetryMiddleware, metrics=metrics)
     _secure_document(app)
     return app
 

@@ -1,4 +1,4 @@
-"""What all request schemas share: strictness, and the fields that say how to sample."""
+"""What request and reply schemas share: strictness, the sampling fields, and the usage of tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.answers.generating.runs import Usage
+from app.answers.views.reply import Reply
 from app.http.protection.patterns import VOCABULARY_ID_PATTERN
 from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
 
@@ -28,12 +30,6 @@ class Strict(BaseModel):
     """A request: no unknown field, no conversion between types, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Reply(BaseModel):
-    """A response. Built with the fields that shall be on the wire; others are left out."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 ModelName = Annotated[
@@ -89,7 +85,7 @@ class Sampling(Strict):
     )
     stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
     include_stop_str_in_output: bool | None = Field(None, description="Leave the stop string at the text's end.")
-    ignore_eos: bool | None = Field(None, description="Go on after an end-of-sequence token.")
+    ignore_eos: bool | None = Field(None, description="Continue after an end-of-sequence token.")
 
     def given_sampling(self) -> dict[str, Any]:
         """What the request says, by the names of SamplingParams."""
@@ -119,14 +115,14 @@ class StreamOptions(Strict):
 
 
 class PromptTokensDetails(Reply):
-    """Where the prompt tokens came from."""
+    """Which prompt tokens did not have to be computed."""
 
     cached_tokens: int = Field(
         description="Tokens whose keys and values were there already: the task prompt's, and text computed before."
     )
 
 
-class Usage(Reply):
+class UsageObject(Reply):
     """Tokens of a request. `prompt_tokens` counts the task prompt's virtual tokens as well as the text's."""
 
     prompt_tokens: int
@@ -135,12 +131,12 @@ class Usage(Reply):
     prompt_tokens_details: PromptTokensDetails
 
     @classmethod
-    def of(cls, *, num_prompt: int, num_completion: int, num_cached: int) -> Usage:
+    def of(cls, usage: Usage) -> UsageObject:
         return cls(
-            prompt_tokens=num_prompt,
-            completion_tokens=num_completion,
-            total_tokens=num_prompt + num_completion,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached),
+            prompt_tokens=usage.num_prompt,
+            completion_tokens=usage.num_completion,
+            total_tokens=usage.num_prompt + usage.num_completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.num_cached),
         )
 
 

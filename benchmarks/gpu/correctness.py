@@ -170,11 +170,12 @@ def _reference_logprobs(backbone: Backbone, case: Case, tokens: Sequence[int]) -
         assert case.prompt.rows is not None
         embeds = torch.cat([case.prompt.rows, embeds])
     start = 0 if cache is None else cache.get_seq_length()
-    output = backbone.forward(
-        cache,
+    output = backbone.model(
         inputs_embeds=embeds[None],
         position_ids=torch.arange(start, start + len(embeds))[None],
         attention_mask=torch.ones(1, start + len(embeds), dtype=torch.int64),
+        past_key_values=cache,
+        use_cache=cache is not None,
     )
     logits: torch.Tensor = output.logits[0, -len(tokens) :]
     return logits.log_softmax(-1)

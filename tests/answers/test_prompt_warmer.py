@@ -34,7 +34,7 @@ def wait_for(is_so: Callable[[], bool]) -> None:
 
 def is_warm(live: LiveServer, name: str) -> bool:
     digest = live.registry.resolve(name).digest
-    return digest in live.services.engine._engine.scheduler.prefix_cache
+    return digest in live.engine._engine.scheduler.prefix_cache
 
 
 def cached_tokens(live: LiveServer, name: str) -> int:

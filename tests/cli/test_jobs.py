@@ -18,7 +18,7 @@ def test_jobs_of_a_running_server_are_shown_followed_and_steered(live: LiveServe
     def create(max_steps: int) -> str:
         hyperparameters = {"max_steps": max_steps, "batch_size": 8, "learning_rate": 0.1, "init": "vocab", "seeds": 0}
         method = {"type": "prompt_tuning", "prompt_tuning": {"hyperparameters": hyperparameters}}
-        model = live.services.backbone.name
+        model = live.backbone.name
         return client.fine_tuning.jobs.create(model=model, training_file=file.id, suffix="likes", method=method).id
 
     job = create(4)

@@ -1,4 +1,4 @@
-"""The slow reference for the engine: one sequence, and for every token one plain forward over all that came before."""
+"""The slow truth the engine is held to: one sequence, one plain forward over everything for every token."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def text_logits(backbone: Backbone, prompt: TaskPrompt | None, token_ids: Sequen
     num_cached = cache.get_seq_length() if cache is not None else 0
     length = num_cached + len(embeds)
     with torch.no_grad():
-        output = backbone.forward(
-            cache,
+        output = backbone.model(
             inputs_embeds=embeds[None],
             attention_mask=torch.ones(1, length, dtype=torch.int64),
             position_ids=torch.arange(num_cached, length)[None],
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
     logits: torch.Tensor = output.logits[0, -len(token_ids) :]
     return logits
@@ -47,12 +48,12 @@ def greedy(
 
 
 def step(engine: Engine) -> list[tuple[int, Any]]:
-    """Sequence ids and what one step gave them: deltas, or scores."""
+    """What one step gave to which sequence: deltas, and the scores of scored ones."""
     return [*engine.step(), *engine.take_scores()]
 
 
 def run(engine: Engine, *, is_audited: bool = True) -> dict[int, list[Any]]:
-    """Step until every sequence has finished. Gives each sequence id its deltas or its scores."""
+    """Step until nothing is unfinished: sequence id to its deltas, or to its scores."""
     id_to_deltas: dict[int, list[Any]] = {}
     for _ in range(10_000):
         if not engine.has_unfinished:

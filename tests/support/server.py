@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -16,7 +16,9 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from app.answers.readiness import Services
+from app.engine.async_engine import AsyncEngine
+from app.http.dependencies import require_tuning
+from app.http.protection.guard import Guard
 from app.http.protection.protocol import DeadlineProtocol
 from app.http.protection.upload_limits import UploadLimits
 from app.main import bind, create_app
@@ -26,7 +28,9 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.settings import Settings
 from app.task_prompt import TaskPrompt
+from app.tuning.job.service import TuningService
 
+Part = TypeVar("Part")
 LABELS = ("negative", "positive")
 REVIEW = "Review: {input}\nSentiment: {target}"
 
@@ -34,13 +38,33 @@ REVIEW = "Review: {input}\nSentiment: {target}"
 @dataclass(frozen=True)
 class LiveServer:
     url: str
-    services: Services
-    uploads: UploadLimits
+    app: FastAPI
     loop: asyncio.AbstractEventLoop
 
     @property
+    def backbone(self) -> Backbone:
+        return self.part(Backbone)
+
+    @property
     def registry(self) -> Registry:
-        return self.services.registry
+        return self.part(Registry)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self.part(AsyncEngine)
+
+    @property
+    def tuning(self) -> TuningService:
+        return require_tuning(self.app.state.tuning)
+
+    @property
+    def uploads(self) -> UploadLimits:
+        return self.part(Guard).uploads
+
+    def part(self, kind: type[Part]) -> Part:
+        """What routes get when they ask for this class."""
+        part: Part = self.app.state.parts[kind]
+        return part
 
 
 @contextmanager
@@ -49,7 +73,7 @@ def run_server(
 ) -> Iterator[LiveServer]:
     app = create_app(settings, backbone=backbone)
     with run_application(app, protocol=protocol) as (url, loop):
-        yield LiveServer(url, app.state.services, app.state.guard.uploads, loop)
+        yield LiveServer(url, app, loop)
 
 
 @contextmanager
@@ -83,20 +107,20 @@ def read_metric(live: LiveServer, name: str) -> float:
 
 
 def make_settings(folder: Path, **changes: object) -> Settings:
-    """A server that computes nothing while idle, so that a test can use the same model in its own thread."""
+    """An idle server computes nothing, so that tests may compute with the same model in their own thread."""
     return Settings(**{"registry": folder, "watch_interval": 0, "warm_prompts": False, **changes})
 
 
 def watch_deadlines(monkeypatch: pytest.MonkeyPatch, live: LiveServer, method: str) -> list[float]:
-    """A list that grows by the seconds left to each call of an engine's method."""
+    """The seconds that each call of this method of the engine is given, as they come."""
     left_s: list[float] = []
-    plain = getattr(live.services.engine, method)
+    plain = getattr(live.engine, method)
 
     def watched(*arguments: Any, **options: Any) -> Any:
         left_s.append(options["deadline_s"])
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(live.services.engine, method, watched)
+    monkeypatch.setattr(live.engine, method, watched)
     return left_s
 
 

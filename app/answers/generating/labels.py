@@ -1,79 +1,131 @@
-"""Labels: how likely each answer of a closed list is."""
+"""LabelScorer: how likely each label of a task is for a text."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.answers.ensembles import AnyTarget, Combine, combine_chances
+from app.answers.generating.generation import encode_after
+from app.answers.label_chances import LabelChances
+from app.engine.gather import all_of
 from app.measure.label_tree import encode_labels
 
 if TYPE_CHECKING:
-    from app.engine.output.scoring import ScoringPlan
+    from app.answers.call import Call
+    from app.answers.targets import Target
+    from app.engine.async_engine import AsyncEngine
+    from app.engine.output.scoring import Scoring, ScoringPlan
     from app.model.backbone import Backbone
     from app.model.layout import Template
+    from app.telemetry import Metrics
 
-MAX_BOOKS = 1024
-TINY = 1e-300
+MAX_CACHED = 1024
 
 
 @dataclass(frozen=True)
-class LabelChances:
-    """Attributes:
-    probabilities: of each label, in the labels' order; they sum to 1.
-    mass: the labels' probabilities together before normalising: how much of the model's belief is on the labels at
-        all. A small mass says that the model wanted to answer something else.
+class LabelScores:
+    """What a version or an ensemble makes of a text.
+
+    Attributes:
+        best: index of the label that is the answer.
+        num_prompt, num_cached: tokens before the answer, and those of them that did not have to be computed, summed
+            over the members.
+        members: what each member says by itself, in order.
     """
 
-    probabilities: tuple[float, ...]
-    mass: float
-
-    @classmethod
-    def from_log_likelihoods(cls, log_likelihoods: Sequence[float], temperature: float = 1.0) -> LabelChances:
-        """Args:
-        log_likelihoods: log P(label | prompt, text), natural logarithm.
-        temperature: divides them before they are normalised (Guo et al. 2017, section 4.2): the likeliest label
-            stays the likeliest, and the mass is untouched.
-        """
-        highest = max(log_likelihoods)
-        if not math.isfinite(highest):
-            return cls((1 / len(log_likelihoods),) * len(log_likelihoods), 0.0)
-        mass = math.exp(highest) * sum(math.exp(value - highest) for value in log_likelihoods)
-        weights = [math.exp((value - highest) / temperature) for value in log_likelihoods]
-        total = sum(weights)
-        return cls(tuple(weight / total for weight in weights), min(1.0, mass))
-
-    def to_log_likelihoods(self) -> list[float]:
-        """What would give these chances at temperature 1: of each label, natural logarithm.
-
-        Where the mass is too small for a float, all are shifted alike, and the likeliest label stays the likeliest.
-        """
-        return [math.log(max(chance, TINY)) + math.log(max(self.mass, TINY)) for chance in self.probabilities]
-
-    @property
-    def best(self) -> int:
-        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+    best: int
+    chances: LabelChances
+    num_prompt: int
+    num_cached: int
+    members: tuple[LabelChances, ...]
 
 
-class LabelBook:
-    """The scoring plan of each task's labels, made once: for 150 labels it would otherwise cost a request milliseconds.
+class LabelCache:
+    """The scoring plan of each task's labels, made once: for 150 labels it would cost every request milliseconds."""
 
-    Args: plan: `AsyncEngine.plan_scoring`.
-    """
-
-    def __init__(self, backbone: Backbone, plan: Callable[[Sequence[Sequence[int]]], ScoringPlan]) -> None:
+    def __init__(self, backbone: Backbone, engine: AsyncEngine) -> None:
         self._backbone = backbone
-        self._plan = plan
+        self._engine = engine
         self._key_to_plan: OrderedDict[tuple[str, tuple[str, ...]], ScoringPlan] = OrderedDict()
 
     def plan(self, template: Template, labels: Sequence[str]) -> ScoringPlan:
-        """How the labels are scored as they continue the template. Raises InvalidInput where two are the same."""
+        """How the labels are scored as continuations of the template.
+
+        Raises InvalidInput: two labels are the same to the tokenizer, or one is empty.
+        """
         key = template.text, tuple(labels)
         if key not in self._key_to_plan:
-            self._key_to_plan[key] = self._plan(encode_labels(self._backbone, template, labels))
+            self._key_to_plan[key] = self._engine.plan_scoring(encode_labels(self._backbone, template, labels))
         self._key_to_plan.move_to_end(key)
-        while len(self._key_to_plan) > MAX_BOOKS:
+        while len(self._key_to_plan) > MAX_CACHED:
             self._key_to_plan.popitem(last=False)
         return self._key_to_plan[key]
+
+
+class LabelScorer:
+    """Scores labels as continuations of a text, through the engine."""
+
+    def __init__(self, backbone: Backbone, engine: AsyncEngine, metrics: Metrics) -> None:
+        self._tokenizer = backbone.tokenizer
+        self._engine = engine
+        self._metrics = metrics
+        self._cache = LabelCache(backbone, engine)
+
+    def plan(self, target: Target) -> ScoringPlan:
+        """Of the target's own labels. Raises what `LabelCache.plan` raises."""
+        return self._cache.plan(target.input_template, target.labels)
+
+    async def score(
+        self, target: AnyTarget, text: str, call: Call, *, combine: Combine = Combine.AVERAGE
+    ) -> LabelScores:
+        """How likely each of the task's labels is; the members of an ensemble are asked in one batch."""
+        found = await all_of(
+            self.score_answers(member, member.input_template, text, member.labels, call) for member in target.members
+        )
+        members = tuple(each.chances for each in found)
+        best, together = combine_chances(members, combine)
+        num_prompt, num_cached = sum(each.num_prompt for each in found), sum(each.num_cached for each in found)
+        return LabelScores(best, together, num_prompt, num_cached, members)
+
+    async def score_answers(
+        self, target: Target, template: Template, text: str, answers: Sequence[str], call: Call
+    ) -> LabelScores:
+        """How likely each answer is to this text. Raises InvalidInput: two of them are the same."""
+        token_ids = await encode_after(self._tokenizer, target.prompt, template.render(text))
+        return await self.score_after(target, token_ids, self._cache.plan(template, answers), call)
+
+    async def score_after(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> LabelScores:
+        """How likely each label of the plan is after the target's prompt and `token_ids`."""
+        scoring = await self._score(target, token_ids, plan, call)
+        chances = LabelChances.from_log_likelihoods(scoring.log_likelihoods, target.label_temperature)
+        self._metrics.observe_label_mass(chances.mass)
+        num_prompt = len(token_ids) + target.num_virtual_tokens
+        num_cached = min(num_prompt, scoring.num_cached_tokens)
+        return LabelScores(chances.best, chances, num_prompt, num_cached, members=(chances,))
+
+    async def score_some(
+        self, target: Target, token_ids: Sequence[int], continuations: Iterable[Sequence[int]], call: Call
+    ) -> Scoring:
+        """log P(continuation | prompt, text) of continuations that are not worth keeping a plan of."""
+        return await self._score(target, token_ids, self._engine.plan_scoring(continuations), call)
+
+    async def _score(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> Scoring:
+        return await self._engine.score(
+            token_ids,
+            plan,
+            prompt=target.prompt,
+            cache_salt=call.cache_salt,
+            flow=target.flow,
+            deadline_s=call.left_s,
+        )
+
+    def num_sequences(self, target: AnyTarget) -> int:
+        """Sequences that are with the engine at a time for one text."""
+        return sum(self._engine.num_scored_at_once(self.plan(each).num_sequences) for each in target.members)
+
+    def num_at_once(self, num_sequences: int) -> int:
+        """How many texts of one call are with the engine at a time, if each takes `num_sequences` sequences."""
+        return self._engine.num_at_once(num_sequences)

@@ -1,4 +1,4 @@
-"""Questions of `/v1/decisions` as texts, for a backbone or a task without labels of its own.
+"""Questions as texts, for a backbone or a task without labels of its own.
 
 The text is the input, an empty line, the question, and `Answer:`; what follows is scored, not generated:
 
@@ -12,121 +12,77 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from app.answers.generating.labels import LabelChances
+from app.answers.naming import naming
+from app.engine.gather import all_of
 from app.errors import InvalidInput
-from app.http.openai.decisions_schema import (
-    ChoiceAnswer,
-    ChoiceProbability,
-    ChoiceQuestion,
-    LevelProbability,
-    Predicate,
-    PredicateAnswer,
-    ScoreAnswer,
-    ScoreQuestion,
-)
 from app.model.layout import Template
+
+if TYPE_CHECKING:
+    from app.answers.call import Call
+    from app.answers.generating.labels import LabelScorer, LabelScores
+    from app.answers.targets import Target
 
 TEMPLATE = Template("{input}\nAnswer: {target}")
 
 
 @dataclass(frozen=True)
-class AskedPredicate:
-    """Whether a statement is true."""
+class Question:
+    """A question about a text, and the answers to choose from.
 
-    question: Predicate
+    Attributes:
+        title: above the list of answers; None if they are not listed.
+        descriptions: of each answer; None for those that speak for themselves.
 
-    @property
-    def answers(self) -> list[str]:
-        return ["true", "false"]
+    Raises InvalidInput: two of the answers read the same.
+    """
 
-    def write(self, text: str) -> str:
-        return f"{text}\n\nTrue or false: {self.question.instructions}"
+    instructions: str
+    answers: tuple[str, ...]
+    title: str | None = None
+    descriptions: tuple[str | None, ...] = ()
 
-    def read(self, chances: LabelChances) -> PredicateAnswer:
-        return PredicateAnswer(name=self.question.name, label_mass=chances.mass, probability=chances.probabilities[0])
+    def __post_init__(self) -> None:
+        if len(set(self.answers)) < len(self.answers):
+            raise InvalidInput("two of the answers read the same", param="questions")
 
+    @classmethod
+    def predicate(cls, statement: str) -> Question:
+        """Whether a statement is true."""
+        return cls(f"True or false: {statement}", ("true", "false"))
 
-@dataclass(frozen=True)
-class AskedChoice:
-    """Which of several."""
+    @classmethod
+    def choice(cls, instructions: str, answers: Sequence[str], descriptions: Sequence[str | None]) -> Question:
+        """Which of several."""
+        return cls(instructions, tuple(answers), "Options", tuple(descriptions))
 
-    question: ChoiceQuestion
-
-    @property
-    def answers(self) -> list[str]:
-        return [_spell(option.value) for option in self.question.choices]
-
-    def write(self, text: str) -> str:
-        descriptions = [option.description for option in self.question.choices]
-        return f"{text}\n\n{self.question.instructions}\n{_list('Options', self.answers, descriptions)}"
-
-    def read(self, chances: LabelChances) -> ChoiceAnswer:
-        values = [option.value for option in self.question.choices]
-        return choice_answer(self.question.name, values, chances)
-
-
-@dataclass(frozen=True)
-class AskedScore:
-    """Where on a scale."""
-
-    question: ScoreQuestion
-
-    @property
-    def answers(self) -> list[str]:
-        return [level.label for level in self.question.levels]
+    @classmethod
+    def scale(cls, instructions: str, answers: Sequence[str], descriptions: Sequence[str | None]) -> Question:
+        """Where on a scale, given from the lowest level to the highest."""
+        return cls(instructions, tuple(answers), "Scale, from lowest to highest", tuple(descriptions))
 
     def write(self, text: str) -> str:
-        descriptions = [level.description for level in self.question.levels]
-        scale = _list("Scale, from lowest to highest", self.answers, descriptions)
-        return f"{text}\n\n{self.question.instructions}\n{scale}"
+        """The question about this text."""
+        listed = "" if self.title is None else f"\n{self._list(self.title)}"
+        return f"{text}\n\n{self.instructions}{listed}"
 
-    def read(self, chances: LabelChances) -> ScoreAnswer:
-        ranked = list(enumerate(zip(self.answers, chances.probabilities, strict=True)))
-        return ScoreAnswer(
-            name=self.question.name,
-            label_mass=chances.mass,
-            score=sum(value * probability for value, (_, probability) in ranked),
-            confidence=max(chances.probabilities),
-            probabilities=[LevelProbability(value=v, label=label, probability=p) for v, (label, p) in ranked],
-        )
+    def _list(self, title: str) -> str:
+        """On one line if the answers speak for themselves, on a line each if they are described."""
+        if not any(self.descriptions):
+            return f"{title}: {', '.join(self.answers)}"
+        pairs = zip(self.answers, self.descriptions, strict=True)
+        return "\n".join([f"{title}:", *(f"- {answer}: {text}" if text else f"- {answer}" for answer, text in pairs)])
 
 
-Asked = AskedPredicate | AskedChoice | AskedScore
+async def answer_questions(
+    scorer: LabelScorer, target: Target, text: str, questions: Sequence[Question], call: Call
+) -> list[LabelScores]:
+    """How likely each answer of each question is. Raises InvalidInput, with `param` naming the question at fault."""
 
+    async def answer(index: int, question: Question) -> LabelScores:
+        with naming(f"questions.{index}"):
+            return await scorer.score_answers(target, TEMPLATE, question.write(text), question.answers, call)
 
-def ask(question: Predicate | ChoiceQuestion | ScoreQuestion, param: str) -> Asked:
-    """Raises InvalidInput: two answers read the same."""
-    if isinstance(question, Predicate):
-        return AskedPredicate(question)
-    asked = AskedChoice(question) if isinstance(question, ChoiceQuestion) else AskedScore(question)
-    if len(set(asked.answers)) < len(asked.answers):
-        raise InvalidInput("two of the answers read the same", param=param)
-    return asked
-
-
-def choice_answer(name: str | None, values: Sequence[str | bool], chances: LabelChances) -> ChoiceAnswer:
-    return ChoiceAnswer(
-        name=name,
-        label_mass=chances.mass,
-        choice=values[chances.best],
-        confidence=chances.probabilities[chances.best],
-        probabilities=[
-            ChoiceProbability(value=value, probability=probability)
-            for value, probability in zip(values, chances.probabilities, strict=True)
-        ],
-    )
-
-
-def _spell(value: str | bool) -> str:
-    return value if isinstance(value, str) else str(value).lower()
-
-
-def _list(title: str, answers: Sequence[str], descriptions: Sequence[str | None]) -> str:
-    """One line where the answers speak for themselves, one line each where they are described."""
-    if not any(descriptions):
-        return f"{title}: {', '.join(answers)}"
-    lines = [
-        f"- {answer}: {text}" if text else f"- {answer}" for answer, text in zip(answers, descriptions, strict=True)
-    ]
-    return "\n".join([f"{title}:", *lines])
+    at_once = scorer.num_at_once(max(len(question.answers) for question in questions))
+    return await all_of((answer(*numbered) for numbered in enumerate(questions)), at_once=at_once)

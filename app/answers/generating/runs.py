@@ -1,240 +1,191 @@
-"""Runs: a task applied to an input, as its template and labels say."""
+"""RunService: a task applied to inputs, as its template and labels say."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from app.answers.batch import ask_each, max_at_once
-from app.answers.ensembles import Combine, Ensemble, choose_text, combine_chances
-from app.answers.generating.generation import Ask, collect, encode_for, finish_reason_of, generate_all, make_params
-from app.answers.generating.labels import LabelChances
+from app.answers.call import Call
+from app.answers.ensembles import AnyTarget, Combine, choose_text, is_ensemble
+from app.answers.generating.generation import Ask, TextGenerator, encode_after, finish_reason_of
+from app.answers.generating.labels import LabelScorer
+from app.answers.targets import Target
 from app.engine.gather import all_of
 from app.errors import InvalidInput
-from app.http.fields import Usage
-from app.http.protection.auth import cache_salt
-from app.http.tasks.runs_schema import MemberAnswer, RunChunk, RunResult
-
-if TYPE_CHECKING:
-    from app.answers.readiness import Services
-    from app.answers.targets import Target
-    from app.engine.output.scoring import ScoringPlan
+from app.model.backbone import Backbone
 
 DEFAULT_MAX_TOKENS = 64
 GREEDY = {"temperature": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of an answer. `num_prompt` counts the task prompt's virtual tokens as well as the text's."""
+
+    num_prompt: int = 0
+    num_completion: int = 0
+    num_cached: int = 0
+
+    @classmethod
+    def total(cls, usages: Sequence[Usage]) -> Usage:
+        return cls(
+            sum(usage.num_prompt for usage in usages),
+            sum(usage.num_completion for usage in usages),
+            sum(usage.num_cached for usage in usages),
+        )
 
 
 @dataclass(frozen=True)
 class Run:
     """One input to one task. `param` is the input's name in an error; `combine` belongs to an ensemble."""
 
-    target: Target | Ensemble
+    target: AnyTarget
     text: str
     param: str
     combine: Combine = Combine.AVERAGE
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a version or an ensemble makes of a text.
+@dataclass(frozen=True, slots=True)
+class MemberAnswer:
+    """What one member of an ensemble says by itself: its label with its probability, or its text."""
 
-    Attributes:
-        best: place of the label that is the answer.
-        num_prompt, num_cached: tokens in front of the answer, and those not computed for it, of all members together.
-        members: of an ensemble, what each says by itself; empty for one version.
-    """
-
-    best: int
-    chances: LabelChances
-    num_prompt: int
-    num_cached: int
-    members: tuple[LabelChances, ...] = ()
+    model_id: str
+    label: str | None = None
+    probability: float | None = None
+    text: str | None = None
 
 
-@dataclass(frozen=True)
-class RunOutcome:
-    """What a run gave, and what it took."""
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a task says about one input: a label with every label's probability, likeliest first, or a text."""
 
-    result: RunResult
-    num_prompt: int
-    num_completion: int = 0
-    num_cached: int = 0
-
-
-async def run_all(
-    services: Services, runs: Sequence[Run], given: dict[str, Any], deadline_s: float
-) -> list[RunOutcome]:
-    """All inputs in one batch, whatever their tasks; outcomes in order.
-
-    Args:
-        given: sampling parameters of the request, for tasks that generate.
-
-    Raises:
-        SoftswapError: the first one; if an input is at fault, `param` names it.
-    """
-    services.check_accepting()
-    widest = max(_num_sequences(services, target) for target in {id(run.target): run.target for run in runs}.values())
-    at_once = max_at_once(services.engine, widest)
-    return await ask_each(
-        runs, lambda run, left_s: _run_named(services, run, given, left_s), deadline_s, at_once=at_once
-    )
+    model_id: str
+    usage: Usage
+    label: str | None = None
+    probabilities: dict[str, float] | None = None
+    label_mass: float | None = None
+    text: str | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    members: tuple[MemberAnswer, ...] = ()
 
 
-def _num_sequences(services: Services, answerer: Target | Ensemble) -> int:
-    """Of the engine, at a time, for one input."""
-    if isinstance(answerer, Ensemble):
-        return sum(_num_sequences(services, member) for member in answerer.members)
-    if not answerer.labels:
-        return 1
-    plan = services.labels.plan(answerer.input_template, answerer.labels)
-    return services.engine.num_scored_at_once(plan.num_sequences)
+@dataclass(frozen=True, slots=True)
+class RunPiece:
+    """A piece of a streamed text; the last one is empty, and has the reason and the usage."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
 
 
-def total_usage(outcomes: Sequence[RunOutcome]) -> Usage:
-    return Usage.of(
-        num_prompt=sum(outcome.num_prompt for outcome in outcomes),
-        num_completion=sum(outcome.num_completion for outcome in outcomes),
-        num_cached=sum(outcome.num_cached for outcome in outcomes),
-    )
+class RunService:
+    """Answers runs with a text generator and a label scorer."""
 
+    def __init__(self, backbone: Backbone, texts: TextGenerator, labels: LabelScorer) -> None:
+        self._tokenizer = backbone.tokenizer
+        self._texts = texts
+        self._labels = labels
 
-async def stream_run(
-    services: Services, run: Run, given: dict[str, Any], deadline_s: float
-) -> AsyncGenerator[RunChunk, None]:
-    """The text of one run piece by piece, blanks at its beginning removed; in the end the reason and the usage."""
-    target = run.target
-    if isinstance(target, Ensemble):
-        raise InvalidInput("an ensemble answers once all of its members have; leave stream out", param="stream")
-    if target.labels:
-        raise InvalidInput(f"{target.flow} answers with a label, which cannot be streamed", param="stream")
-    ask = await _ask(services, target, run.text, given)
-    num_generated, num_cached, has_text = 0, 0, False
-    async with aclosing(generate_all(services, target, [ask], deadline_s)) as deltas:
-        async for _, delta in deltas:
-            num_generated += len(delta.token_ids)
-            num_cached = max(num_cached, delta.num_cached_tokens)
-            text = delta.text if has_text else delta.text.lstrip()
-            has_text = has_text or bool(text)
-            if text:
-                yield RunChunk(model=target.model_id, text=text)
-            if delta.finish_reason is not None:
-                num_prompt = len(ask.token_ids) + target.num_virtual_tokens
-                usage = Usage.of(num_prompt=num_prompt, num_completion=num_generated, num_cached=num_cached)
-                reason = finish_reason_of(delta.finish_reason)
-                yield RunChunk(model=target.model_id, text="", finish_reason=reason, usage=usage)
+    async def run_all(self, runs: Sequence[Run], given: dict[str, Any], call: Call) -> list[RunResult]:
+        """All inputs in one batch, whatever their tasks; results in order.
 
+        Args:
+            given: sampling parameters of the request, for tasks that generate.
 
-async def _run_named(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
-    try:
+        Raises:
+            SoftswapError: the first one; if an input is at fault, `param` names it.
+        """
+        targets = {id(run.target): run.target for run in runs}.values()
+        at_once = self._labels.num_at_once(max(map(self._num_sequences, targets)))
+        return await all_of((self._run(run, given, call) for run in runs), at_once=at_once)
+
+    def _num_sequences(self, target: AnyTarget) -> int:
+        """Of the engine, at a time, for one input."""
+        return self._labels.num_sequences(target) if target.labels else len(target.members)
+
+    async def stream(self, run: Run, given: dict[str, Any], call: Call) -> AsyncGenerator[RunPiece, None]:
+        """The text of one run piece by piece, without blanks at its beginning. Raises InvalidInput."""
+        if is_ensemble(run.target):
+            raise InvalidInput("an ensemble answers once all of its members have; leave stream out", param="stream")
         if run.target.labels:
-            return await _choose_label(services, run, given, deadline_s)
-        if isinstance(run.target, Ensemble):
-            return await _choose_text(services, run, run.target, given, deadline_s)
-        return await _generate(services, run.target, run.text, given, deadline_s)
-    except InvalidInput as error:
-        if error.param not in given:
-            error.param = run.param
-        raise
+            raise InvalidInput(f"{run.target.flow} answers with a label, which cannot be streamed", param="stream")
+        [target] = run.target.members
+        ask = await self._ask(target, run.text, given)
+        num_generated, num_cached, has_text = 0, 0, False
+        async with aclosing(self._texts.stream(target, [ask], call)) as deltas:
+            async for _, delta in deltas:
+                num_generated += len(delta.token_ids)
+                num_cached = max(num_cached, delta.num_cached_tokens)
+                text = delta.text if has_text else delta.text.lstrip()
+                has_text = has_text or bool(text)
+                if text:
+                    yield RunPiece(text)
+                if delta.finish_reason is not None:
+                    usage = Usage(len(ask.token_ids) + target.num_virtual_tokens, num_generated, num_cached)
+                    yield RunPiece("", finish_reason_of(delta.finish_reason), usage)
 
+    async def _run(self, run: Run, given: dict[str, Any], call: Call) -> RunResult:
+        try:
+            if run.target.labels:
+                return await self._choose_label(run, given, call)
+            return await self._write_text(run, given, call)
+        except InvalidInput as error:
+            if error.param not in given:
+                error.param = run.param
+            raise
 
-async def _choose_label(services: Services, run: Run, given: dict[str, Any], deadline_s: float) -> RunOutcome:
-    if given:
-        name = next(iter(given))
-        raise InvalidInput(f"{run.target.flow} answers with a label and samples nothing; leave {name} out", param=name)
-    labels = run.target.labels
-    judged = await judge(services, run.target, run.text, deadline_s, combine=run.combine)
-    chances = judged.chances.probabilities
-    ranked = sorted(range(len(labels)), key=lambda place: (-chances[place], place != judged.best))
-    result = RunResult(
-        model=run.target.model_id,
-        label=labels[judged.best],
-        probabilities={labels[place]: chances[place] for place in ranked},
-        label_mass=judged.chances.mass,
-    )
-    if isinstance(run.target, Ensemble):
-        result.members = [
-            MemberAnswer(model=member.model_id, label=labels[each.best], probability=each.probabilities[each.best])
-            for member, each in zip(run.target.members, judged.members, strict=True)
+    async def _choose_label(self, run: Run, given: dict[str, Any], call: Call) -> RunResult:
+        target = run.target
+        if given:
+            name = next(iter(given))
+            raise InvalidInput(f"{target.flow} answers with a label and samples nothing; leave {name} out", param=name)
+        labels = target.labels
+        scores = await self._labels.score(target, run.text, call, combine=run.combine)
+        chances = scores.chances.probabilities
+        ranked = sorted(range(len(labels)), key=lambda place: (-chances[place], place != scores.best))
+        members = [
+            MemberAnswer(member.model_id, labels[each.best], each.probabilities[each.best])
+            for member, each in zip(target.members, scores.members, strict=True)
         ]
-    return RunOutcome(result, judged.num_prompt, num_cached=judged.num_cached)
+        return RunResult(
+            target.model_id,
+            Usage(scores.num_prompt, 0, scores.num_cached),
+            label=labels[scores.best],
+            probabilities={labels[place]: chances[place] for place in ranked},
+            label_mass=scores.chances.mass,
+            members=tuple(members) if is_ensemble(target) else (),
+        )
 
+    async def _write_text(self, run: Run, given: dict[str, Any], call: Call) -> RunResult:
+        """What a version writes; of an ensemble what most members write, as the first of them writes it."""
+        found = await all_of(self._generate(each, run.text, given, call) for each in run.target.members)
+        if len(found) == 1:
+            return found[0]
+        texts = [result.text or "" for result in found]
+        return replace(
+            found[choose_text(texts)],
+            model_id=run.target.model_id,
+            usage=Usage.total([result.usage for result in found]),
+            members=tuple(MemberAnswer(result.model_id, text=text) for result, text in zip(found, texts, strict=True)),
+        )
 
-async def judge(
-    services: Services, answerer: Target | Ensemble, text: str, deadline_s: float, *, combine: Combine = Combine.AVERAGE
-) -> Judgement:
-    """How likely each of the task's labels is; of an ensemble all members are asked in one batch."""
-    if not isinstance(answerer, Ensemble):
-        return await _judge_alone(services, answerer, text, deadline_s)
-    judged = await all_of(_judge_alone(services, member, text, deadline_s) for member in answerer.members)
-    members = tuple(each.chances for each in judged)
-    best, together = combine_chances(members, combine)
-    num_prompt, num_cached = sum(each.num_prompt for each in judged), sum(each.num_cached for each in judged)
-    return Judgement(best, together, num_prompt, num_cached, members)
+    async def _generate(self, target: Target, text: str, given: dict[str, Any], call: Call) -> RunResult:
+        ask = await self._ask(target, text, given)
+        [choice] = await self._texts.collect(target, [ask], call)
+        num_prompt = len(ask.token_ids) + target.num_virtual_tokens
+        return RunResult(
+            target.model_id,
+            Usage(num_prompt, len(choice.token_ids), choice.num_cached_tokens),
+            text=choice.text.strip(),
+            finish_reason=finish_reason_of(choice.finish_reason),
+        )
 
-
-async def _judge_alone(services: Services, target: Target, text: str, deadline_s: float) -> Judgement:
-    template = target.input_template
-    token_ids = await encode_for(services, target.prompt, template.render(text))
-    plan = services.labels.plan(template, target.labels)
-    return await score_labels(services, target, token_ids, plan, deadline_s)
-
-
-async def score_labels(
-    services: Services,
-    target: Target,
-    token_ids: Sequence[int],
-    plan: ScoringPlan,
-    deadline_s: float,
-) -> Judgement:
-    """How likely each label of the plan is as the continuation of `token_ids` behind the target's prompt."""
-    scoring = await services.engine.score(
-        token_ids, plan, prompt=target.prompt, cache_salt=cache_salt.get(), flow=target.flow, deadline_s=deadline_s
-    )
-    chances = LabelChances.from_log_likelihoods(scoring.log_likelihoods, target.label_temperature)
-    services.metrics.observe_label_mass(chances.mass)
-    num_prompt = len(token_ids) + target.num_virtual_tokens
-    return Judgement(chances.best, chances, num_prompt, min(num_prompt, scoring.num_cached_tokens))
-
-
-async def _choose_text(
-    services: Services, run: Run, ensemble: Ensemble, given: dict[str, Any], deadline_s: float
-) -> RunOutcome:
-    """What most members write, as the first of them writes it."""
-    outcomes = await all_of(_generate(services, member, run.text, given, deadline_s) for member in ensemble.members)
-    texts = [outcome.result.text or "" for outcome in outcomes]
-    chosen = outcomes[choose_text(texts)].result
-    members = [
-        MemberAnswer(model=outcome.result.model, text=text) for outcome, text in zip(outcomes, texts, strict=True)
-    ]
-    return RunOutcome(
-        RunResult(model=ensemble.model_id, text=chosen.text, finish_reason=chosen.finish_reason, members=members),
-        num_prompt=sum(outcome.num_prompt for outcome in outcomes),
-        num_completion=sum(outcome.num_completion for outcome in outcomes),
-        num_cached=sum(outcome.num_cached for outcome in outcomes),
-    )
-
-
-async def _generate(
-    services: Services, target: Target, text: str, given: dict[str, Any], deadline_s: float
-) -> RunOutcome:
-    ask = await _ask(services, target, text, given)
-    [choice] = await collect(services, target, [ask], deadline_s)
-    reason = "length" if choice.finish_reason is None else finish_reason_of(choice.finish_reason)
-    result = RunResult(model=target.model_id, text=choice.text.strip(), finish_reason=reason)
-    num_prompt = len(ask.token_ids) + target.num_virtual_tokens
-    return RunOutcome(result, num_prompt, len(choice.token_ids), choice.num_cached_tokens)
-
-
-async def _ask(services: Services, target: Target, text: str, given: dict[str, Any]) -> Ask:
-    token_ids = await encode_for(services, target.prompt, target.input_template.render(text))
-    silent = {} if "temperature" in target.sampling else GREEDY
-    params = make_params(
-        services,
-        target,
-        {**silent, **given},
-        num_tokens=len(token_ids),
-        default_max_tokens=DEFAULT_MAX_TOKENS,
-    )
-    return Ask(token_ids, params)
+    async def _ask(self, target: Target, text: str, given: dict[str, Any]) -> Ask:
+        token_ids = await encode_after(self._tokenizer, target.prompt, target.input_template.render(text))
+        defaults = {} if "temperature" in target.sampling else GREEDY
+        params = self._texts.make_params(
+            target, {**defaults, **given}, num_tokens=len(token_ids), default_max_tokens=DEFAULT_MAX_TOKENS
+        )
+        return Ask(token_ids, params)

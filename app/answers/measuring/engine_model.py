@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from app.answers.batch import max_at_once
 from app.engine.gather import all_of
 from app.measure.label_tree import encode_labels
 from app.sampling import SamplingParams
@@ -105,4 +104,4 @@ class EngineModel:
 
     def _num_at_once(self, num_sequences: int = 1) -> int:
         """Texts that the engine gets at a time, if each takes `num_sequences` sequences."""
-        return max(1, min(max_at_once(self._engine, num_sequences), MAX_SEQUENCES_AT_ONCE // num_sequences))
+        return max(1, min(self._engine.num_at_once(num_sequences), MAX_SEQUENCES_AT_ONCE // num_sequences))

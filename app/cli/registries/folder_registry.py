@@ -104,19 +104,21 @@ class FolderRegistry:
 
     async def _report(self, name: str, asked: TokensRequest) -> PromptReport:
         from app.answers.call import Call
-        from app.answers.measuring.token_report import report_tokens
-        from app.main import open_services
+        from app.answers.finder import TaskFinder
+        from app.answers.measuring.evaluation import Evaluator
+        from app.answers.measuring.token_report import TokenReporter
+        from app.main import open_engine
 
-        with open_services(self._settings) as services:
-            services.engine.start()
-            services.is_ready = True
-            return await report_tokens(
-                services,
+        with open_engine(self._settings) as opened:
+            backbone, registry, engine = opened.backbone, opened.registry, opened.engine
+            engine.start()
+            finder, evaluator = TaskFinder(backbone, registry), Evaluator(backbone, engine)
+            return await TokenReporter(backbone, registry, finder, evaluator).report(
                 name,
                 num_nearest=asked.num_nearest,
                 compare=asked.compare,
                 examples=asked.examples,
-                call=Call.within(services.default_timeout_s),
+                call=Call.within(self._settings.request_timeout),
             )
 
     def _measure(self, asked: Measurement) -> Evaluation:

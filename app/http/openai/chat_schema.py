@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from app.answers.views.reply import Reply
 from app.http.fields import (
     MAX_N,
     MAX_TOKENS,
@@ -13,13 +14,12 @@ from app.http.fields import (
     Identity,
     MetadataField,
     ModelName,
-    Reply,
     Sampling,
     StreamOptions,
     Strict,
     Text,
     Unsupported,
-    Usage,
+    UsageObject,
 )
 from app.sampling import MAX_LOGPROBS
 
@@ -35,7 +35,7 @@ class TextPart(Strict):
 
 
 class Message(Strict):
-    """One turn. What OpenAI's SDK adds to an assistant's turn is accepted where it is null."""
+    """One turn. What OpenAI's SDK adds to an assistant's turn is accepted if it is null."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
@@ -58,7 +58,7 @@ class ResponseFormat(Strict):
 
 
 class ChatRequest(Sampling):
-    """A conversation to go on with."""
+    """A conversation to continue."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -167,7 +167,7 @@ class ChatCompletion(Reply):
     model: str
     system_fingerprint: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: UsageObject
 
 
 class ChatDelta(Reply):
@@ -195,4 +195,4 @@ class ChatChunk(Reply):
     model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
+    usage: UsageObject | None = None

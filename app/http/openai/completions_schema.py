@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from app.answers.views.reply import Reply
 from app.http.fields import (
     MAX_N,
     FreeText,
     Identity,
     ModelName,
-    Reply,
     Sampling,
     StreamOptions,
     Text,
     TokenId,
     Unsupported,
-    Usage,
+    UsageObject,
 )
 from app.sampling import MAX_LOGPROBS
 
@@ -35,7 +35,7 @@ Prompt = (
 
 
 class CompletionRequest(Sampling):
-    """A text to go on with."""
+    """A text to continue."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -49,11 +49,11 @@ class CompletionRequest(Sampling):
     model: ModelName
     prompt: Prompt = Field(
         description="A string, a list of strings, token ids, or a list of token ids. A string is encoded with the "
-        "tokenizer's beginning-of-sequence token and stands raw behind the task's prompt, without its template; token "
+        "tokenizer's beginning-of-sequence token and stands raw after the task's prompt, without its template; token "
         "ids are used as they are."
     )
     n: int | None = Field(None, ge=1, le=MAX_N, description="Choices for each prompt.")
-    echo: bool | None = Field(None, description="Put the prompt in front of the text, and its log-probabilities too.")
+    echo: bool | None = Field(None, description="Put the prompt before the text, and its log-probabilities too.")
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Report each token's log-probability and this many alternatives."
     )
@@ -63,6 +63,14 @@ class CompletionRequest(Sampling):
     user: Identity = None
     best_of: Unsupported = None
     suffix: Unsupported = None
+
+    def given_sampling(self) -> dict[str, Any]:
+        given = super().given_sampling()
+        if self.logprobs is not None:
+            given["logprobs"] = self.logprobs
+            if self.echo:
+                given["prompt_logprobs"] = self.logprobs
+        return given
 
 
 class Logprobs(Reply):
@@ -92,4 +100,4 @@ class Completion(Reply):
     model: str = Field(description="The version that answered, such as `headline@2`.")
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: Usage | None = None
+    usage: UsageObject | None = None

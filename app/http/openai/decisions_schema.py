@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.http.fields import MAX_LABEL_CHARS, Identity, ModelName, Reply, Strict, Text, Unsupported
+from app.answers.generating.labels import LabelScores
+from app.answers.generating.questions import Question
+from app.answers.label_chances import LabelChances
+from app.answers.views.reply import Reply
+from app.http.fields import MAX_LABEL_CHARS, Identity, ModelName, Strict, Text, Unsupported
 from app.http.openai.chat_schema import MAX_CONTENT_PARTS
 
 MAX_QUESTIONS: Final = 64
@@ -46,12 +51,22 @@ class Predicate(Strict):
     instructions: Instructions
     name: Name | None = None
 
+    def question(self) -> Question:
+        return Question.predicate(self.instructions)
+
+    def answer(self, chances: LabelChances) -> PredicateAnswer:
+        return PredicateAnswer(name=self.name, label_mass=chances.mass, probability=chances.probabilities[0])
+
 
 class Option(Strict):
     """One of the answers to choose from."""
 
     value: Label | bool
     description: Annotated[str, Field(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.value if isinstance(self.value, str) else str(self.value).lower()
 
 
 class ChoiceQuestion(Strict):
@@ -61,6 +76,17 @@ class ChoiceQuestion(Strict):
     instructions: Instructions
     choices: list[Option] = Field(min_length=2, max_length=MAX_CHOICES)
     name: Name | None = None
+
+    def question(self) -> Question:
+        """Raises InvalidInput: two answers read the same."""
+        return Question.choice(
+            self.instructions,
+            [option.text for option in self.choices],
+            [option.description for option in self.choices],
+        )
+
+    def answer(self, chances: LabelChances) -> ChoiceAnswer:
+        return ChoiceAnswer.of(self.name, [option.value for option in self.choices], chances)
 
 
 class Level(Strict):
@@ -78,8 +104,26 @@ class ScoreQuestion(Strict):
     levels: list[Level] = Field(min_length=2, max_length=MAX_LEVELS, description="From the lowest to the highest.")
     name: Name | None = None
 
+    def question(self) -> Question:
+        """Raises InvalidInput: two answers read the same."""
+        return Question.scale(
+            self.instructions,
+            [level.label for level in self.levels],
+            [level.description for level in self.levels],
+        )
 
-Question = Annotated[Predicate | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
+    def answer(self, chances: LabelChances) -> ScoreAnswer:
+        pairs = enumerate(zip(self.levels, chances.probabilities, strict=True))
+        return ScoreAnswer(
+            name=self.name,
+            label_mass=chances.mass,
+            score=sum(value * probability for value, probability in enumerate(chances.probabilities)),
+            confidence=max(chances.probabilities),
+            probabilities=[LevelProbability(value=v, label=level.label, probability=p) for v, (level, p) in pairs],
+        )
+
+
+AnyQuestion = Annotated[Predicate | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
 
 
 class DecisionRequest(Strict):
@@ -100,7 +144,7 @@ class DecisionRequest(Strict):
 
     model: ModelName
     input: Text | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_CONTENT_PARTS)]
-    questions: Annotated[list[Question], Field(max_length=MAX_QUESTIONS)] | None = None
+    questions: Annotated[list[AnyQuestion], Field(max_length=MAX_QUESTIONS)] | None = None
     safety_identifier: Identity = None
     prompt_cache_key: Identity = None
     prompt_cache_options: Unsupported = None
@@ -114,7 +158,7 @@ class Answer(Reply):
     """What every answer has."""
 
     name: str | None
-    label_mass: float = Field(description="The model's whole belief in the possible answers before normalising.")
+    label_mass: float = Field(description="The model's whole belief in the possible answers before normalizing.")
 
 
 class PredicateAnswer(Answer):
@@ -138,6 +182,17 @@ class ChoiceAnswer(Answer):
     choice: str | bool
     confidence: float
     probabilities: list[ChoiceProbability]
+
+    @classmethod
+    def of(cls, name: str | None, values: Sequence[str | bool], chances: LabelChances) -> ChoiceAnswer:
+        pairs = zip(values, chances.probabilities, strict=True)
+        return cls(
+            name=name,
+            label_mass=chances.mass,
+            choice=values[chances.best],
+            confidence=chances.probabilities[chances.best],
+            probabilities=[ChoiceProbability(value=value, probability=probability) for value, probability in pairs],
+        )
 
 
 class LevelProbability(Reply):
@@ -178,6 +233,17 @@ class DecisionUsage(Reply):
     output_tokens: int
     output_tokens_details: OutputTokensDetails
     total_tokens: int
+
+    @classmethod
+    def of(cls, scores: Sequence[LabelScores]) -> DecisionUsage:
+        num_tokens, num_cached = sum(each.num_prompt for each in scores), sum(each.num_cached for each in scores)
+        return cls(
+            input_tokens=num_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=num_cached, cache_write_tokens=0),
+            output_tokens=0,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+            total_tokens=num_tokens,
+        )
 
 
 class Decision(Reply):

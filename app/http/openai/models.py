@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
+from starlette.responses import Response
 
 from app.answers.naming import naming
-from app.answers.readiness import Services
 from app.errors import InvalidInput
+from app.http.dependencies import BackboneDep, EngineDep, IfMatchDep, RegistryDep, StartedAtDep
 from app.http.fields import MAX_MODEL_CHARS
 from app.http.openai.models_schema import Model, ModelDeleted, ModelList
-from app.http.protection.deps import IfMatchDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
+from app.http.replies import reply
 from app.registry.reference import JOINT, Reference
-from app.registry.version import Version
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])]
@@ -29,13 +29,19 @@ ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, exampl
     response_model=ModelList,
     responses=describe_statuses(401, 500),
 )
-async def list_models(services: ServicesDep) -> Any:
+async def list_models(
+    backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, started_at: StartedAtDep
+) -> Response:
     """The backbone, and every task that has a live version this backbone can serve."""
-    summaries = await asyncio.to_thread(services.registry.tasks)
+    summaries = await asyncio.to_thread(registry.tasks)
     live = [summary.live for summary in summaries if summary.live is not None]
-    served = [version for version in live if version.backbone_fingerprint == services.backbone.fingerprint]
-    models = [_task_model(services, version.task, version) for version in sorted(served, key=lambda v: v.task)]
-    return ModelList(data=[_backbone_model(services), *models])
+    served = [version for version in live if version.backbone_fingerprint == backbone.fingerprint]
+    max_len = engine.config.max_model_len
+    models = [
+        Model.of_version(version.task, version, parent=backbone.name, max_len=max_len)
+        for version in sorted(served, key=lambda version: version.task)
+    ]
+    return reply(ModelList(data=[Model.of_backbone(backbone.name, created=started_at, max_len=max_len), *models]))
 
 
 @router.get(
@@ -45,13 +51,16 @@ async def list_models(services: ServicesDep) -> Any:
     response_model=Model,
     responses=describe_statuses(400, 401, 404, 500),
 )
-async def retrieve_model(model: ModelName, services: ServicesDep) -> Any:
+async def retrieve_model(
+    model: ModelName, backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, started_at: StartedAtDep
+) -> Response:
     """A task, a version or alias of it, or the backbone. `root` is the version that would answer."""
-    if model == services.backbone.name:
-        return _backbone_model(services)
+    max_len = engine.config.max_model_len
+    if model == backbone.name:
+        return reply(Model.of_backbone(model, created=started_at, max_len=max_len))
     with naming("model"):
-        version = await asyncio.to_thread(services.registry.resolve, model)
-    return _task_model(services, model, version)
+        version = await asyncio.to_thread(registry.resolve, model)
+    return reply(Model.of_version(model, version, parent=backbone.name, max_len=max_len))
 
 
 @router.delete(
@@ -61,41 +70,22 @@ async def retrieve_model(model: ModelName, services: ServicesDep) -> Any:
     response_model=ModelDeleted,
     responses=describe_statuses(400, 401, 404, 408, 412, 413, 415, 500),
 )
-async def delete_model(model: ModelName, services: ServicesDep, if_match: IfMatchDep) -> Any:
+async def delete_model(
+    model: ModelName, backbone: BackboneDep, registry: RegistryDep, if_match: IfMatchDep
+) -> Response:
     """`sentiment` is the task with all its versions, as under `/v1/tasks/{task}`; `sentiment@3` is that version alone,
-    which cannot go while an alias names it. The backbone stays. Requests that already run are not touched.
+    which cannot go while an alias names it. The backbone stays. Requests that already run are not affected.
     """
-    if model == services.backbone.name:
+    if model == backbone.name:
         raise InvalidInput("the backbone is what this server serves; it cannot be deleted", param="model")
     if JOINT in model:
         raise InvalidInput("an ensemble is kept nowhere; delete its versions one by one", param="model")
     with naming("model"):
         named = Reference.parse(model)
         if named.number is not None:
-            await asyncio.to_thread(services.registry.delete_version, named.task, named.number, if_match=if_match)
+            await asyncio.to_thread(registry.delete_version, named.task, named.number, if_match=if_match)
         elif model == named.task:
-            await asyncio.to_thread(services.registry.delete_task, named.task, if_match=if_match)
+            await asyncio.to_thread(registry.delete_task, named.task, if_match=if_match)
         else:
             raise InvalidInput(f"give the task's name, or a version's number as in {named.task}@3", param="model")
-    return ModelDeleted(id=model)
-
-
-def _backbone_model(services: Services) -> Model:
-    name = services.backbone.name
-    return Model(
-        id=name,
-        created=services.created_at,
-        root=name,
-        parent=None,
-        max_model_len=services.engine.config.max_model_len,
-    )
-
-
-def _task_model(services: Services, name: str, version: Version) -> Model:
-    return Model(
-        id=name,
-        created=version.created_at,
-        root=version.id,
-        parent=services.backbone.name,
-        max_model_len=services.engine.config.max_model_len - version.num_virtual_tokens,
-    )
+    return reply(ModelDeleted(id=model))

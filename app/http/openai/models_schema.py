@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from app.http.fields import Reply
+from app.answers.views.reply import Reply
+from app.registry.version import Version
 
 
 class Model(Reply):
@@ -17,6 +18,21 @@ class Model(Reply):
     root: str
     parent: str | None
     max_model_len: int
+
+    @classmethod
+    def of_backbone(cls, name: str, *, created: int, max_len: int) -> Model:
+        return cls(id=name, created=created, root=name, parent=None, max_model_len=max_len)
+
+    @classmethod
+    def of_version(cls, name: str, version: Version, *, parent: str, max_len: int) -> Model:
+        """Args: name: what the caller calls it; max_len: positions of the backbone."""
+        return cls(
+            id=name,
+            created=version.created_at,
+            root=version.id,
+            parent=parent,
+            max_model_len=max_len - version.num_virtual_tokens,
+        )
 
 
 class ModelDeleted(Reply):

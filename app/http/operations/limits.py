@@ -7,11 +7,11 @@ from typing import Final
 from app.answers.ensembles import MAX_ENSEMBLE
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.answers.measuring.token_effects import MAX_ABLATIONS
+from app.http.dependencies import MAX_TIMEOUT_S
 from app.http.fields import MAX_LABELS, MAX_N, MAX_TEXT_CHARS
 from app.http.openai.chat_schema import MAX_MESSAGES
 from app.http.openai.completions_schema import MAX_PROMPTS, MAX_TOKEN_IDS
 from app.http.openai.decisions_schema import MAX_CHOICES, MAX_LEVELS, MAX_QUESTIONS
-from app.http.protection.deps import MAX_TIMEOUT_S
 from app.http.protection.guard import MAX_BODY_BYTES
 from app.http.protection.protocol import MAX_HEADER_BYTES
 from app.http.protection.upload_limits import MAX_UPLOADS

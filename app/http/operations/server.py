@@ -6,17 +6,27 @@ import asyncio
 from functools import cache
 from importlib import metadata
 from importlib.resources import files
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from app.answers.readiness import Services
+from app.errors import TuningUnavailable
+from app.http.dependencies import (
+    BackboneDep,
+    EngineDep,
+    GuardDep,
+    MaybeTuning,
+    MaybeTuningDep,
+    MetricsDep,
+    ReadinessDep,
+    RegistryDep,
+    TimeoutDep,
+)
 from app.http.operations.limits import LIMITS
 from app.http.operations.server_schema import BackboneObject, EngineObject, ServerObject, Status, TuningObject
-from app.http.protection.deps import ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
+from app.http.replies import reply
 
 router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
@@ -29,10 +39,10 @@ PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe
     response_model=Status,
     responses=describe_statuses(503),
 )
-async def check_health(services: ServicesDep) -> Any:
+async def check_health(readiness: ReadinessDep) -> Response:
     """200 while the event loop and the engine's thread both answer. On 503 restart the process. Needs no key."""
-    services.check_alive()
-    return Status()
+    readiness.check_alive()
+    return reply(Status())
 
 
 @router.get(
@@ -42,10 +52,10 @@ async def check_health(services: ServicesDep) -> Any:
     response_model=Status,
     responses=describe_statuses(503),
 )
-async def check_ready(services: ServicesDep) -> Any:
+async def check_ready(readiness: ReadinessDep) -> Response:
     """200 once the first request would be served; 503 while starting and as soon as the server stops. Needs no key."""
-    services.check_accepting()
-    return Status()
+    readiness.check_accepting()
+    return reply(Status())
 
 
 @router.get(
@@ -58,9 +68,9 @@ async def check_ready(services: ServicesDep) -> Any:
         **describe_statuses(401),
     },
 )
-async def show_metrics(services: ServicesDep) -> Response:
+async def show_metrics(metrics: MetricsDep) -> Response:
     """vLLM's series under the prefix `softswap_`, and counters for each task."""
-    return Response(services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get(
@@ -70,10 +80,18 @@ async def show_metrics(services: ServicesDep) -> Response:
     response_model=ServerObject,
     responses=describe_statuses(401),
 )
-async def describe_server(services: ServicesDep) -> Any:
+async def describe_server(
+    *,
+    backbone: BackboneDep,
+    registry: RegistryDep,
+    engine: EngineDep,
+    tuning: MaybeTuningDep,
+    guard: GuardDep,
+    default_timeout_s: TimeoutDep,
+) -> Response:
     """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
-    backbone, config, stats = services.backbone, services.engine.config, services.engine.stats
-    return ServerObject(
+    config, stats = engine.config, engine.stats
+    shown = ServerObject(
         versions={name: package_version(name) for name in ("softswap", "torch", "transformers", "fastapi")},
         backbone=BackboneObject(
             name=backbone.name,
@@ -99,18 +117,19 @@ async def describe_server(services: ServicesDep) -> Any:
             num_waiting=stats.num_waiting,
             num_free_blocks=stats.num_free_blocks,
         ),
-        tuning=await asyncio.to_thread(_describe_tuning, services),
-        num_tasks=len(await asyncio.to_thread(services.registry.tasks)),
+        tuning=await asyncio.to_thread(_describe_tuning, tuning),
+        num_tasks=len(await asyncio.to_thread(registry.tasks)),
         limits=LIMITS,
-        request_timeout_s=services.default_timeout_s,
-        has_api_keys=bool(services.keys),
+        request_timeout_s=default_timeout_s,
+        has_api_keys=bool(guard.keys),
     )
+    return reply(shown)
 
 
-def _describe_tuning(services: Services) -> TuningObject:
-    if services.tuning is None:
-        return TuningObject(is_available=False, fault=services.tuning_fault, num_unfinished_jobs=0)
-    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(services.tuning.jobs.unfinished()))
+def _describe_tuning(tuning: MaybeTuning) -> TuningObject:
+    if isinstance(tuning, TuningUnavailable):
+        return TuningObject(is_available=False, fault=tuning.message, num_unfinished_jobs=0)
+    return TuningObject(is_available=True, fault=None, num_unfinished_jobs=len(tuning.jobs.unfinished()))
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from app.http.fields import Reply
+from app.answers.views.reply import Reply
 
 
 class Status(Reply):
@@ -14,7 +14,7 @@ class Status(Reply):
 
 
 class BackboneObject(Reply):
-    """The frozen model behind every task."""
+    """The frozen model that all tasks share."""
 
     name: str
     fingerprint: str

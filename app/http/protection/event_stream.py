@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -20,17 +20,15 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n"
 """Without an empty line after it: OpenAI's SDK takes one that follows an event with an id for another, empty event."""
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
-class Items(Protocol):
-    """An asynchronous iterator that can be closed, over objects or their JSON."""
-
-    def __aiter__(self) -> AsyncIterator[BaseModel | bytes]: ...
-    def __anext__(self) -> Awaitable[BaseModel | bytes]: ...
-    async def aclose(self) -> None: ...
+def dump_set(item: BaseModel) -> bytes:
+    """JSON with the fields that were given."""
+    return item.model_dump_json(exclude_unset=True).encode()
 
 
-class EventStream(Response):
+class EventStream(Response, Generic[Item]):
     """Sends each item as an event, and closes the iterator whatever happens.
 
     The status is sent before the first item, so a later error is sent as an event, as OpenAI's SDK expects it.
@@ -38,35 +36,58 @@ class EventStream(Response):
     here it is closed at once, and with it the work that feeds it.
 
     Args:
+        encode: gives an item's JSON.
+        first: an item that comes before the others.
         id_of: an item's id, which a client sends as `Last-Event-ID` to continue after that item; None gives no ids.
         keep_alive_s: seconds of silence after which a comment is sent, because a proxy would take silence for the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, items: Items, *, id_of: Callable[[Any], str] | None = None, keep_alive_s: float = 15.0) -> None:
+    def __init__(
+        self,
+        items: AsyncGenerator[Item, None],
+        encode: Callable[[Any], bytes] = dump_set,
+        *,
+        first: Item | None = None,
+        id_of: Callable[[Item], str] | None = None,
+        keep_alive_s: float = 15.0,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._items = items
+        self._encode = encode
+        self._first = first
         self._id_of = id_of
         self._keep_alive_s = keep_alive_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with self._break_silence(send) as write, aclosing(self._items):
-            try:
-                async for item in self._items:
-                    await write(self._encode(item))
-            except Exception as error:
-                if not isinstance(error, SoftswapError):
-                    logger.exception("a stream failed")
-                await write(b"data: %b\n\n" % json.dumps(Failure.of(error).body).encode())
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+    @classmethod
+    async def started(cls, items: AsyncGenerator[Item, None], encode: Callable[[Any], bytes]) -> EventStream[Item]:
+        """Waits for the first item, so that an error before it can still be a status."""
+        try:
+            return cls(items, encode, first=await anext(items, None))
+        except BaseException:
+            await items.aclose()
+            raise
 
-    def _encode(self, item: BaseModel | bytes) -> bytes:
-        line = item if isinstance(item, bytes) else item.model_dump_json(exclude_unset=True).encode()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._items):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with self._break_silence(send) as write:
+                try:
+                    if self._first is not None:
+                        await write(self._event(self._first))
+                    async for item in self._items:
+                        await write(self._event(item))
+                except Exception as error:
+                    if not isinstance(error, SoftswapError):
+                        logger.exception("a stream failed")
+                    await write(b"data: %b\n\n" % json.dumps(Failure.of(error).body).encode())
+            await send({"type": "http.response.body", "body": DONE, "more_body": False})
+
+    def _event(self, item: Item) -> bytes:
         name = b"" if self._id_of is None else f"id: {self._id_of(item)}\n".encode()
-        return b"%bdata: %b\n\n" % (name, line)
+        return b"%bdata: %b\n\n" % (name, self._encode(item))
 
     @asynccontextmanager
     async def _break_silence(self, send: Send) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
-from app.answers.call import Call
-from app.answers.ensembles import find_answerer
-from app.answers.measuring.evaluation import find_examples, record_evaluation
-from app.answers.readiness import Services
+from app.answers.measuring.evaluation import record_evaluation
 from app.answers.views.evaluations import EvaluationObject, evaluation_object
 from app.errors import InvalidInput
-from app.http.protection.deps import CacheSaltDep, DeadlineDep, ServicesDep
+from app.http.dependencies import (
+    EngineCallDep,
+    EvaluatorDep,
+    FinderDep,
+    MaybeTuning,
+    MaybeTuningDep,
+    RegistryDep,
+    require_tuning,
+)
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
+from app.http.replies import reply
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest
+from app.http.tasks.examples import read_examples
 from app.http.tasks.runs import TaskReference
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -32,12 +39,15 @@ router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
     openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
 )
 async def evaluate_task(
+    *,
     task: TaskReference,
     request: EvaluateRequest,
-    services: ServicesDep,
-    deadline_s: DeadlineDep,
-    cache_salt: CacheSaltDep,
-) -> Any:
+    finder: FinderDep,
+    evaluator: EvaluatorDep,
+    registry: RegistryDep,
+    tuning: MaybeTuningDep,
+    call: EngineCallDep,
+) -> Response:
     """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
     that generates exact match, token F1 and ROUGE-L.
 
@@ -46,21 +56,19 @@ async def evaluate_task(
     """
     if request.data_name is not None and not request.record:
         raise InvalidInput("data_name belongs to record", param="data_name")
-    target = await find_answerer(services, task, param="task")
-    examples = await find_examples(services, request)
-    call = Call.within(deadline_s, cache_salt)
-    measured = await services.evaluator.evaluate_asked(
-        target, examples, request.combine, call, record=bool(request.record)
-    )
+    target = await finder.find(task, param="task")
+    examples = await read_examples(request, tuning)
+    measured = await evaluator.evaluate_asked(target, examples, request.combine, call, record=bool(request.record))
     if request.record:
-        name = _name_data(services, request)
-        await asyncio.to_thread(record_evaluation, services.registry, target, examples, measured, name)
-    return await asyncio.to_thread(
+        name = _name_data(tuning, request)
+        await asyncio.to_thread(record_evaluation, registry, target, examples, measured, name)
+    shown = await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
     )
+    return reply(shown, exclude_unset=True)
 
 
-def _name_data(services: Services, request: EvaluateRequest) -> str:
+def _name_data(tuning: MaybeTuning, request: EvaluateRequest) -> str:
     if request.data_name is not None or request.file is None:
         return request.data_name or ""
-    return services.require_tuning().files.get(request.file, param="file").filename
+    return require_tuning(tuning).files.get(request.file, param="file").filename

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 from fastapi import APIRouter, Path
+from starlette.responses import Response
 
-from app.answers.ensembles import Ensemble, choose_combine, find_answerer
-from app.answers.generating.generation import Begun
-from app.answers.generating.runs import Run, run_all, stream_run, total_usage
+from app.answers.ensembles import AnyTarget, choose_combine
+from app.answers.generating.runs import Run, RunPiece, RunResult, Usage
 from app.answers.naming import naming_text
-from app.answers.targets import Target
+from app.answers.views.runs import run_fields, run_object
 from app.engine.gather import all_of
 from app.errors import InvalidInput
-from app.http.fields import MAX_MODEL_CHARS
-from app.http.protection.deps import DeadlineDep, ServicesDep
+from app.http.dependencies import EngineCallDep, FinderDep, RunsDep
+from app.http.fields import MAX_MODEL_CHARS, UsageObject
 from app.http.protection.error_table import STREAMED, describe_statuses
-from app.http.protection.event_stream import EventStream
+from app.http.protection.event_stream import EventStream, dump_set
 from app.http.protection.guard import GuardedRoute
-from app.http.tasks.runs_schema import MixedRunRequest, RunItem, RunReply, RunRequest, RunsReply
+from app.http.replies import reply
+from app.http.tasks.runs_schema import MixedRunRequest, RunChunk, RunItem, RunReply, RunRequest, RunsReply
+from app.http.text_chunk import TextChunk
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 STATUSES = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504)
@@ -41,12 +44,14 @@ TaskReference = Annotated[
     response_model_exclude_unset=True,
     responses=STREAMED | STATUSES,
 )
-async def run_task(task: TaskReference, request: RunRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
+async def run_task(
+    task: TaskReference, request: RunRequest, finder: FinderDep, runs: RunsDep, call: EngineCallDep
+) -> Response:
     """A label with probabilities from a task with labels, a text from one that generates.
 
     `input` answers with one object, `inputs` with `results` in their order, all computed in one batch.
     """
-    target = await find_answerer(services, task, param="task")
+    target = await finder.find(task, param="task")
     combine = choose_combine(target, request.combine)
     given = request.given_sampling()
     if request.stream:
@@ -54,14 +59,13 @@ async def run_task(task: TaskReference, request: RunRequest, services: ServicesD
             raise InvalidInput("stream takes a single input", param="stream")
         run = Run(target, request.input, "input", combine)
         with naming_text(run.param):
-            return EventStream(await Begun.wait(stream_run(services, run, given, deadline_s)))
+            return await EventStream.started(runs.stream(run, given, call), _piece_writer(target.model_id))
     names = ["input"] if request.inputs is None else [f"inputs.{index}" for index in range(len(request.texts))]
-    runs = [Run(target, text, name, combine) for text, name in zip(request.texts, names, strict=True)]
-    outcomes = await run_all(services, runs, given, deadline_s)
-    usage = total_usage(outcomes)
+    asked = [Run(target, text, name, combine) for text, name in zip(request.texts, names, strict=True)]
+    results = await runs.run_all(asked, given, call)
     if request.inputs is None:
-        return RunReply(**outcomes[0].result.model_dump(exclude_unset=True), usage=usage)
-    return RunsReply(results=[outcome.result for outcome in outcomes], usage=usage)
+        return reply(RunReply(**run_fields(results[0]), usage=UsageObject.of(results[0].usage)), exclude_unset=True)
+    return _reply_all(results)
 
 
 @router.post(
@@ -72,18 +76,33 @@ async def run_task(task: TaskReference, request: RunRequest, services: ServicesD
     response_model_exclude_unset=True,
     responses=STATUSES,
 )
-async def run_mixed(items: MixedRunRequest, services: ServicesDep, deadline_s: DeadlineDep) -> Any:
+async def run_mixed(items: MixedRunRequest, finder: FinderDep, runs: RunsDep, call: EngineCallDep) -> Response:
     """Each item names its own task; all are computed in one batch, and the results keep their order."""
     first_places = {item.task: index for index, item in reversed(list(enumerate(items)))}
-    found = await all_of(
-        find_answerer(services, name, param=f"items.{index}.task") for name, index in first_places.items()
-    )
+    found = await all_of(finder.find(name, param=f"items.{index}.task") for name, index in first_places.items())
     targets = dict(zip(first_places, found, strict=True))
-    runs = [_run_of(targets[item.task], item, f"items.{index}") for index, item in enumerate(items)]
-    outcomes = await run_all(services, runs, {}, deadline_s)
-    return RunsReply(results=[outcome.result for outcome in outcomes], usage=total_usage(outcomes))
+    asked = [_run_of(targets[item.task], item, f"items.{index}") for index, item in enumerate(items)]
+    return _reply_all(await runs.run_all(asked, {}, call))
 
 
-def _run_of(target: Target | Ensemble, item: RunItem, place: str) -> Run:
+def _run_of(target: AnyTarget, item: RunItem, place: str) -> Run:
     combine = choose_combine(target, item.combine, param=f"{place}.combine")
     return Run(target, item.input, f"{place}.input", combine)
+
+
+def _reply_all(results: Sequence[RunResult]) -> Response:
+    usage = UsageObject.of(Usage.total([result.usage for result in results]))
+    return reply(RunsReply(results=[run_object(result) for result in results], usage=usage), exclude_unset=True)
+
+
+def _piece_writer(model_id: str) -> Callable[[RunPiece], bytes]:
+    """What turns the pieces of this model's text into JSON."""
+    plain = TextChunk(lambda text: RunChunk(model=model_id, text=text))
+
+    def write(piece: RunPiece) -> bytes:
+        if piece.usage is None:
+            return plain.with_text(piece.text)
+        usage = UsageObject.of(piece.usage)
+        return dump_set(RunChunk(model=model_id, text="", finish_reason=piece.finish_reason, usage=usage))
+
+    return write

@@ -7,7 +7,9 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from app.answers.ensembles import Combine
-from app.http.fields import ModelName, Reply, Sampling, Strict, Text, Usage
+from app.answers.views.reply import Reply
+from app.answers.views.runs import RunObject
+from app.http.fields import ModelName, Sampling, Strict, Text, UsageObject
 
 MAX_INPUTS: Final = 1000
 
@@ -70,40 +72,17 @@ MixedRunRequest = Annotated[
 ]
 
 
-class MemberAnswer(Reply):
-    """What one member of an ensemble says by itself: its label with its probability, or its text."""
-
-    model: str
-    label: str | None = None
-    probability: float | None = None
-    text: str | None = None
-
-
-class RunResult(Reply):
-    """What the task says about one input: a label for a task with labels, a text for one that generates."""
-
-    model: str = Field(description="The version that answered, such as `sentiment@3`; of an ensemble all members.")
-    label: str | None = Field(None, description="The likeliest label.")
-    probabilities: dict[str, float] | None = Field(None, description="Of every label, likeliest first; they sum to 1.")
-    label_mass: float | None = Field(
-        None, description="The model's whole belief in the labels before normalising: a small one is a warning."
-    )
-    text: str | None = Field(None, description="The generated text, blanks at its ends removed.")
-    finish_reason: Literal["stop", "length"] | None = None
-    members: list[MemberAnswer] | None = Field(None, description="Of an ensemble, in the order of its name.")
-
-
-class RunReply(RunResult):
+class RunReply(RunObject):
     """The answer to one input."""
 
-    usage: Usage
+    usage: UsageObject
 
 
 class RunsReply(Reply):
     """The answers to several inputs, in their order."""
 
-    results: list[RunResult]
-    usage: Usage
+    results: list[RunObject]
+    usage: UsageObject
 
 
 class RunChunk(Reply):
@@ -112,4 +91,4 @@ class RunChunk(Reply):
     model: str
     text: str
     finish_reason: Literal["stop", "length"] | None = None
-    usage: Usage | None = None
+    usage: UsageObject | None = None

@@ -6,7 +6,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Reply, Strict, Text
+from app.answers.views.reply import Reply
+from app.answers.views.tasks import GateObject, RecordedEvaluationObject, TaskObject, VersionObject
+from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Strict, Text
 from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
 from app.http.tasks.evaluation_schema import ExampleSource
 from app.model.layout import Template
@@ -21,54 +23,22 @@ MAX_ALIAS_TARGETS: Final = 2
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 
 
-class Version(Reply):
-    """One immutable publication of a task prompt."""
-
-    id: str = Field(description="The pinned name, such as `sentiment@3`.")
-    object: Literal["task.version"] = "task.version"
-    task: str
-    number: int
-    digest: str = Field(description="sha256 over kind, backbone and values.")
-    kind: Literal["embeddings", "kv", "text"]
-    num_virtual_tokens: int
-    backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
-    template: str | None
-    labels: list[str]
-    label_temperature: float | None = Field(
-        description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."
-    )
-    sampling: dict[str, JsonValue]
-    metrics: dict[str, JsonValue]
-    provenance: dict[str, JsonValue]
-    description: str
-    created_at: int = Field(description="Seconds since 1970.")
-
-
 class VersionList(Reply):
     """Versions, newest first."""
 
     object: Literal["list"] = "list"
-    data: list[Version]
+    data: list[VersionObject]
     has_more: bool
-
-
-class RecordedEvaluation(Reply):
-    """Figures of a version that were kept with it."""
-
-    data_sha256: str = Field(description="Of the examples.")
-    data_name: str
-    metrics: dict[str, float]
-    created_at: int = Field(description="Seconds since 1970.")
 
 
 class EvaluationList(Reply):
     """Figures that were kept, oldest first."""
 
     object: Literal["list"] = "list"
-    data: list[RecordedEvaluation]
+    data: list[RecordedEvaluationObject]
 
 
-class GateRequest(ExampleSource):
+class GateRequestObject(ExampleSource):
     """Examples that every version the alias moves to is compared on with the one it means."""
 
     metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "entity_f1"] | None = Field(
@@ -77,37 +47,16 @@ class GateRequest(ExampleSource):
     tolerance: float | None = Field(None, ge=0, le=1, description="How much lower a version may score; 0 without it.")
 
 
-class Gate(Reply):
-    """What keeps an alias from moving to a version that scores lower than the one it means."""
-
-    data_sha256: str = Field(description="Of its examples, which the task keeps.")
-    metric: str
-    tolerance: float
-
-
-class Task(Reply):
-    """A task and what its names mean now."""
-
-    id: str
-    object: Literal["task"] = "task"
-    live: Version | None = Field(description="What the bare name means; null where no alias says it.")
-    num_versions: int
-    aliases: dict[str, int | dict[str, float]] = Field(
-        description="Each alias's version number, or two numbers with the shares of requests they get."
-    )
-    gates: dict[str, Gate] = Field(description="Of those aliases that have one.")
-
-
 class TaskList(Reply):
     """Tasks by name."""
 
     object: Literal["list"] = "list"
-    data: list[Task]
+    data: list[TaskObject]
     has_more: bool
 
 
 class AliasRequest(Strict):
-    """What an alias shall mean: one version, or two by weight."""
+    """What an alias is to mean: one version, or two by weight."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -127,24 +76,24 @@ class AliasRequest(Strict):
         ]
         | None
     ) = Field(None, description="Version number to its share of the requests.")
-    gate: GateRequest | None = Field(
+    gate: GateRequestObject | None = Field(
         None, description="From now on, and for this move already; without it the alias keeps the gate it has."
     )
     force: bool | None = Field(None, description="Move the alias whatever its gate says, and without measuring.")
 
 
-class Alias(Reply):
+class AliasObject(Reply):
     """An alias as it stands now."""
 
     object: Literal["task.alias"] = "task.alias"
     task: str
     alias: str
     target: int | dict[str, float]
-    gate: Gate | None
+    gate: GateObject | None
 
 
 class VersionMetadata(Strict):
-    """What a version is for. Beside an uploaded tensor it stands in the form's `metadata` field, as JSON."""
+    """What a version is for. With an uploaded tensor it is the form's `metadata` field, as JSON."""
 
     template: Annotated[str, Field(max_length=MAX_TEMPLATE_CHARS)] | None = Field(
         None, description="How an input becomes text: `{input}` once, and `{target}` once at the end."
@@ -162,7 +111,7 @@ class VersionMetadata(Strict):
     provenance: Annotated[dict[str, JsonValue], Field(max_length=MAX_FIGURES)] | None = None
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     alias: Annotated[str, Field(pattern=ALIAS_PATTERN)] | None = Field(
-        "live", description="The alias that shall mean this version at once; null moves none."
+        "live", description="The alias that means this version from now on; null moves none."
     )
     force: bool | None = Field(None, description="Move the alias whatever its gate says.")
 
@@ -206,7 +155,7 @@ class TextVersionRequest(VersionMetadata):
     text: Text
 
 
-class Deleted(Reply):
+class DeletedObject(Reply):
     """What is gone."""
 
     id: str

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query
+from pydantic import ConfigDict
+from starlette.responses import Response
 
-from app.answers.call import Call
-from app.answers.measuring.evaluation import find_examples
-from app.answers.measuring.token_report import report_tokens
-from app.answers.views.tokens import tokens_object
+from app.answers.views.tokens import PromptTokensObject, tokens_object
+from app.http.dependencies import CallDep, EngineCallDep, MaybeTuningDep, ReporterDep
 from app.http.fields import MAX_MODEL_CHARS
-from app.http.protection.deps import CacheSaltDep, DeadlineDep, ServicesDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
+from app.http.replies import reply
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, ONE_SOURCE, ExampleSource
+from app.http.tasks.examples import read_examples
 from app.http.tasks.runs import TaskReference
-from app.http.tasks.tokens_schema import PromptTokens, TokensRequest
 from app.insight.plot import can_draw, draw_report
 from app.insight.report import PromptReport
 
@@ -46,29 +46,46 @@ Format = Annotated[Literal["json", "svg"] | None, Query(alias="format", descript
 Accept = Annotated[str, Header(include_in_schema=False)]
 
 
+class MeasureTokensRequest(ExampleSource):
+    """Examples to measure on what each virtual token does."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **ONE_SOURCE,
+            "examples": [
+                {
+                    "examples": [
+                        {"input": "a gorgeous, witty film", "target": "positive"},
+                        {"input": "dull and long", "target": "negative"},
+                    ]
+                }
+            ],
+        }
+    )
+
+
 @router.get(
     "/v1/tasks/{task}/tokens",
     operation_id="viewTokens",
     summary="Look at a prompt's virtual tokens",
-    response_model=PromptTokens,
+    response_model=PromptTokensObject,
     response_model_exclude_unset=True,
     responses=DRAWN | describe_statuses(400, 401, 404, 500),
 )
 async def view_tokens(
     *,
     task: TaskReference,
-    services: ServicesDep,
-    deadline_s: DeadlineDep,
+    reporter: ReporterDep,
+    call: CallDep,
     num_nearest: NumNearest = None,
     compare: Compare = None,
     form: Format = None,
     accept: Accept = "",
-) -> Any:
+) -> Response:
     """Where the rows lie: near tokens and length among the vocabulary's, how far tuning moved them, which are nearly
-    the same, what changed from another version. Keys and values are set beside those of a real text, layer by layer.
+    the same, what changed from another version. Keys and values are compared with those of a real text, layer by layer.
     """
-    call = Call.within(deadline_s)
-    report = await report_tokens(services, task, num_nearest=num_nearest, compare=compare, call=call)
+    report = await reporter.report(task, num_nearest=num_nearest, compare=compare, call=call)
     return await asyncio.to_thread(_answer, report, form, accept)
 
 
@@ -76,7 +93,7 @@ async def view_tokens(
     "/v1/tasks/{task}/tokens",
     operation_id="measureTokens",
     summary="Measure what virtual tokens do",
-    response_model=PromptTokens,
+    response_model=PromptTokensObject,
     response_model_exclude_unset=True,
     responses=DRAWN | describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
     openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
@@ -84,27 +101,26 @@ async def view_tokens(
 async def measure_tokens(
     *,
     task: TaskReference,
-    request: TokensRequest,
-    services: ServicesDep,
-    deadline_s: DeadlineDep,
-    cache_salt: CacheSaltDep,
+    request: MeasureTokensRequest,
+    reporter: ReporterDep,
+    tuning: MaybeTuningDep,
+    call: EngineCallDep,
     num_nearest: NumNearest = None,
     compare: Compare = None,
     form: Format = None,
     accept: Accept = "",
-) -> Any:
+) -> Response:
     """What `GET` shows, and `effects`: loss and accuracy on the examples without each virtual token, and with each
     replaced by its nearest token of the vocabulary. The examples go through the running engine and are not kept.
     """
-    examples = await find_examples(services, request)
-    call = Call.within(deadline_s, cache_salt)
-    report = await report_tokens(services, task, num_nearest=num_nearest, compare=compare, examples=examples, call=call)
+    examples = await read_examples(request, tuning)
+    report = await reporter.report(task, num_nearest=num_nearest, compare=compare, examples=examples, call=call)
     return await asyncio.to_thread(_answer, report, form, accept)
 
 
-def _answer(report: PromptReport, asked: str | None, accept: str) -> Any:
+def _answer(report: PromptReport, asked: str | None, accept: str) -> Response:
     """`format` decides; without it the `Accept` header, as far as this server can draw."""
     is_preferred = SVG in accept and "application/json" not in accept and can_draw()
     if asked == "svg" or (asked is None and is_preferred):
         return Response(draw_report(report), media_type=SVG, headers={"content-security-policy": SVG_POLICY})
-    return tokens_object(report)
+    return reply(tokens_object(report), exclude_unset=True)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from app.errors import InvalidInput
+from app.http.dependencies import ReadinessDep, TuningDep, UploadsDep
 from app.http.fields import MAX_ID_CHARS
-from app.http.protection.deps import ServicesDep, TuningDep, UploadsDep
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
@@ -64,12 +64,12 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
         },
     },
 )
-async def create_file(request: Request, services: ServicesDep, tuning: TuningDep, uploads: UploadsDep) -> Any:
+async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningDep, uploads: UploadsDep) -> Any:
     """Every line is checked; a file with a fault is refused with the line's number, and nothing is kept of it.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
-    services.check_accepting()
+    readiness.check_accepting()
     filename, content, purpose = await _read_form(request)
     return file_object(await uploads.check(partial(tuning.files.add, filename, content, purpose)))
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.http.fields import Reply
+from app.answers.views.reply import Reply
 
 
 class FileObject(Reply):

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 
 from app.errors import NoSuchJob
+from app.http.dependencies import BackboneDep, ReadinessDep, RegistryDep, TuningDep
 from app.http.fields import MAX_ID_CHARS, MAX_PAGE
-from app.http.protection.deps import ServicesDep, TuningDep
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.event_stream import EventStream
 from app.http.protection.guard import GuardedRoute
@@ -44,17 +44,23 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
     response_model=JobObject,
     responses=WRITE,
 )
-async def create_job(request: JobRequest, services: ServicesDep, tuning: TuningDep) -> Any:
+async def create_job(
+    request: JobRequest,
+    backbone: BackboneDep,
+    registry: RegistryDep,
+    readiness: ReadinessDep,
+    tuning: TuningDep,
+) -> Any:
     """A job tunes prompts in front of the frozen backbone while it serves, and publishes the best.
 
     `fine_tuned_model` and every checkpoint are versions that can be called as soon as they are named. Nothing but
     `model` and `training_file` needs to be given.
     """
-    services.check_accepting()
+    readiness.check_accepting()
 
     def create() -> Job:
         with naming_place(request):
-            return tuning.create_job(make_spec(services, request))
+            return tuning.create_job(make_spec(request, backbone.name, registry, tuning.files))
 
     return job_object(await asyncio.to_thread(create))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from app.answers.ensembles import MAX_ENSEMBLE
+from app.answers.views.reply import Reply
 from app.http.fields import (
     MAX_DESCRIPTION_CHARS,
     MAX_ID_CHARS,
@@ -16,7 +17,6 @@ from app.http.fields import (
     MAX_TEMPLATE_CHARS,
     Metadata,
     ModelName,
-    Reply,
     Strict,
     Text,
     Unsupported,

@@ -24,7 +24,8 @@ from app.tuning.job.spec import JobSpec
 from app.tuning.search import SEARCH_HYPERPARAMETERS
 
 if TYPE_CHECKING:
-    from app.answers.readiness import Services
+    from app.jobs.files import UploadStore
+    from app.registry.registry import Registry
     from app.registry.version import Version
 
 PLACE = "method.prompt_tuning.hyperparameters"
@@ -51,14 +52,16 @@ def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
     return f"{place}.{name}" if name in type(method).model_fields else name
 
 
-def make_spec(services: Services, request: JobRequest) -> JobSpec:
+def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files: UploadStore) -> JobSpec:
     """Reads the registry and the file's name. Raises NotFound, NoSuchFile, InvalidInput that names the field."""
     method = _require_method(request)
     tuning, given = _tuning(method), _given(method)
-    origin = _find_origin(services, request.model)
-    teacher = _find_teacher(services, request, method.distillation)
-    task = request.suffix or (origin.task if origin else _name_after_file(services, request.training_file))
-    if task == services.backbone.name:
+    origin = _find_origin(registry, request.model, backbone_name)
+    teacher = _find_teacher(registry, request, method.distillation, backbone_name)
+    task = request.suffix or (
+        origin.task if origin else _name_after_file(registry, files, request.training_file, backbone_name)
+    )
+    if task == backbone_name:
         raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
     continued = origin if origin and origin.task == task else None
     return JobSpec(
@@ -107,40 +110,42 @@ def _given(method: Method) -> dict[str, Any]:
     return {name: value for each in asked if each for name, value in each.model_dump(exclude_none=True).items()}
 
 
-def _find_teacher(services: Services, request: JobRequest, asked: DistillationMethod | None) -> Version | None:
+def _find_teacher(
+    registry: Registry, request: JobRequest, asked: DistillationMethod | None, backbone_name: str
+) -> Version | None:
     """The version to distill; None if the teacher is a text, or there is none."""
     if asked is None:
         return None
-    if request.model != services.backbone.name:
+    if request.model != backbone_name:
         raise InvalidInput("a distillation begins with the backbone itself", param="model")
     if request.validation_file is not None:
         raise InvalidInput("a distillation holds out a tenth of its inputs; leave this out", param="validation_file")
     if asked.teacher is None:
         return None
     try:
-        return services.registry.resolve(asked.teacher)
+        return registry.resolve(asked.teacher)
     except NotFound as error:
         error.param = "method.distillation.teacher"
         raise
 
 
-def _find_origin(services: Services, model: str) -> Version | None:
+def _find_origin(registry: Registry, model: str, backbone_name: str) -> Version | None:
     """The version to continue from; None for the backbone itself."""
-    if model == services.backbone.name:
+    if model == backbone_name:
         return None
     with naming("model"):
-        version = services.registry.resolve(model)
+        version = registry.resolve(model)
     if version.kind is PromptKind.TEXT:
         raise InvalidInput("a written prompt has no rows to continue from", param="model")
     return version
 
 
-def _name_after_file(services: Services, file_id: str) -> str:
+def _name_after_file(registry: Registry, files: UploadStore, file_id: str, backbone_name: str) -> str:
     """A new task: a job that names none must not replace another task."""
-    filename = services.require_tuning().files.get(file_id, param="training_file").filename
+    filename = files.get(file_id, param="training_file").filename
     stem = re.sub(r"[^a-z0-9._-]+", "-", filename.rpartition(".")[0].lower())[:MAX_DEFAULT_TASK_CHARS].strip("-._")
     name = stem or "task"
-    is_taken = name == services.backbone.name or any(each.task == name for each in services.registry.tasks())
+    is_taken = name == backbone_name or any(each.task == name for each in registry.tasks())
     return f"{name}-{uuid.uuid4().hex[:8]}" if is_taken else name
 
 

@@ -151,7 +151,7 @@ def test_chat_through_a_tasks_template_is_the_tasks_run(client: OpenAI, server: 
 
 
 def test_the_blank_in_front_of_a_templates_answer_is_no_part_of_it(client: OpenAI, server: LiveServer) -> None:
-    blank, letter = (server.services.backbone.tokenizer(text)["input_ids"][-1] for text in (" ", "x"))
+    blank, letter = (server.backbone.tokenizer(text)["input_ids"][-1] for text in (" ", "x"))
     alternating = {"logit_bias": {str(blank): 100, str(letter): 99}, "frequency_penalty": 2, "temperature": 0}
     raw = client.completions.create(model="headline", prompt="hello\nHeadline:", max_tokens=4, **alternating)
     written = raw.choices[0].text

@@ -110,7 +110,7 @@ def test_this_machine_may(host: str) -> None:
 
 
 def test_a_text_computed_for_one_key_is_found_under_that_key_only(guarded: LiveServer) -> None:
-    body = {"model": guarded.services.backbone.name, "prompt": "what one caller asked " * 5, "max_tokens": 1}
+    body = {"model": guarded.backbone.name, "prompt": "what one caller asked " * 5, "max_tokens": 1}
 
     def num_cached(key: str) -> int:
         headers = {"authorization": f"Bearer {key}"}

@@ -26,7 +26,7 @@ BODIES = {
 def test_a_client_that_leaves_frees_its_row_within_a_step(
     server: LiveServer, path: str, body: dict[str, object]
 ) -> None:
-    stats = lambda: server.services.engine.stats  # noqa: E731
+    stats = lambda: server.engine.stats  # noqa: E731
     wait_for(lambda: stats().num_running == 0, "the engine is idle")
     free = stats().num_free_blocks
     connection = connect(server.url)
@@ -48,5 +48,5 @@ def test_the_number_of_generated_tokens_shows_that_work_stopped(server: LiveServ
     with connect(server.url) as connection:
         connection.sendall(post_request(*BODIES["a stream"]))
         connection.recv(10)
-    wait_for(lambda: server.services.engine.stats.num_running == 0, "the row is free")
+    wait_for(lambda: server.engine.stats.num_running == 0, "the row is free")
     assert read_metric(server, "generation_tokens_total") - before < 400

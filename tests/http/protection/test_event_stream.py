@@ -25,28 +25,16 @@ async def slow_events() -> AsyncGenerator[Event, None]:
         await asyncio.sleep(0.2)
 
 
-class FailingEvents:
-    """One event, then an error."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        self.is_closed = False
-        self.num_given = 0
-
-    def __aiter__(self) -> FailingEvents:
-        return self
-
-    async def __anext__(self) -> bytes:
-        self.num_given += 1
-        if self.num_given > 1:
-            raise self.error
-        return b'{"id":"event-0"}'
-
-    async def aclose(self) -> None:
-        self.is_closed = True
+async def failing_events(error: Exception, closed: list[bool]) -> AsyncGenerator[bytes, None]:
+    """One event, then an error. Notes when it is closed."""
+    try:
+        yield b'{"id":"event-0"}'
+        raise error
+    finally:
+        closed.append(True)
 
 
-async def body_of(stream: EventStream) -> bytes:
+async def body_of(stream: EventStream[Any]) -> bytes:
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -75,17 +63,18 @@ def test_silence_is_filled_with_nothing_that_the_sdk_takes_for_an_event(has_ids:
     ("error", "code"), [(DeadlineExceeded("too late"), "deadline_exceeded"), (ValueError("a secret"), "internal_error")]
 )
 def test_an_error_after_the_status_is_an_event_and_the_items_are_closed(error: Exception, code: str) -> None:
-    items = FailingEvents(error)
-    body = asyncio.run(body_of(EventStream(items)))
+    closed: list[bool] = []
+    body = asyncio.run(body_of(EventStream(failing_events(error, closed), bytes)))
     first, failure, last = data_of(body)
     assert (first, last) == ('{"id":"event-0"}', "[DONE]")
     assert json.loads(failure)["error"]["code"] == code
     assert b"secret" not in body
-    assert items.is_closed
+    assert closed
 
 
 def test_the_items_are_closed_when_the_client_leaves_during_a_send() -> None:
-    items = FailingEvents(ValueError())
+    closed: list[bool] = []
+    items = failing_events(ValueError(), closed)
 
     async def leave() -> None:
         is_sending = asyncio.Event()
@@ -95,11 +84,10 @@ def test_the_items_are_closed_when_the_client_leaves_during_a_send() -> None:
                 is_sending.set()
                 await asyncio.Event().wait()
 
-        sending = asyncio.create_task(EventStream(items)({"type": "http"}, None, send))
+        sending = asyncio.create_task(EventStream(items, bytes)({"type": "http"}, None, send))
         await is_sending.wait()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
+        assert closed
 
     asyncio.run(leave())
-    assert items.is_closed
-    assert items.num_given == 1

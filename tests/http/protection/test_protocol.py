@@ -78,7 +78,7 @@ def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.so
 @contextmanager
 def _followed_job(server: LiveServer) -> Iterator[bytes]:
     """The request to follow a job that is paused and has two megabytes of events."""
-    tuning = server.services.require_tuning()
+    tuning = server.tuning
     job = tuning.jobs.create(make_spec(tuning).to_json(), "made")
     tuning.jobs.give(job.id, Order.PAUSE)
     with tuning.stores.database.writing() as connection:
@@ -92,7 +92,7 @@ def _followed_job(server: LiveServer) -> Iterator[bytes]:
 @contextmanager
 def _kept_file(server: LiveServer, num_lines: int = NUM_LINES) -> Iterator[bytes]:
     """The request for a file of `num_lines` lines."""
-    files = server.services.require_tuning().files
+    files = server.tuning.files
     file = files.add("a.jsonl", LINE * num_lines)
     yield f"GET /v1/files/{file.id}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     files.delete(file.id, [])
@@ -104,14 +104,14 @@ def test_a_client_that_does_not_read_its_tokens_is_cut_and_no_more_are_computed(
     before = read_metric(impatient, "generation_tokens_total")
     with _narrow_connection(impatient, post_request("/v1/completions", body)) as connection:
         wait_for(lambda: is_lost(connection), "the connection is closed")
-        stats = lambda: impatient.services.engine.stats  # noqa: E731
+        stats = lambda: impatient.engine.stats  # noqa: E731
         wait_for(lambda: stats().num_running + stats().num_waiting == 0, "the rows are free")
         assert 0 < read_metric(impatient, "generation_tokens_total") - before < 64 * 480
         assert b"[DONE]" not in read_all(connection)
 
 
 def test_a_client_that_does_not_read_a_jobs_events_is_cut_and_follows_no_more(impatient: LiveServer) -> None:
-    notifier = impatient.services.require_tuning().notifier
+    notifier = impatient.tuning.notifier
     with _followed_job(impatient) as request, _narrow_connection(impatient, request) as connection:
         wait_for(lambda: notifier.num_listeners, "it follows")
         wait_for(lambda: not notifier.num_listeners, "it follows no more")

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from app.answers.ensembles import Combine, choose_text, combine_chances
-from app.answers.generating.labels import LabelChances
+from app.answers.label_chances import LabelChances
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
+from app.telemetry import Metrics
 from tests.support.server import LABELS, REVIEW, LiveServer, make_settings, run_server, soft_prompt
 
 INPUTS = [f"a film {'good' if n % 3 else 'dull'} {'indeed ' * (n % 7)}{n}" for n in range(24)]
@@ -115,9 +116,9 @@ def test_texts_are_voted_on_and_the_first_of_equal_answers_is_given(own: LiveSer
 def test_all_members_are_asked_in_one_batch(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine runs them side by side: no more steps than one member takes, and all rows in one of them."""
     seen: list[int] = []
-    observe = own.services.metrics.observe_step
+    observe = own.part(Metrics).observe_step
     monkeypatch.setattr(
-        own.services.metrics, "observe_step", lambda **step: (seen.append(step["num_prompt_tokens"]), observe(**step))
+        own.part(Metrics), "observe_step", lambda **step: (seen.append(step["num_prompt_tokens"]), observe(**step))
     )
     _run(own, "two@1", input=INPUTS[0])
     alone = len(seen)
@@ -218,7 +219,7 @@ def test_a_client_that_leaves_ends_every_member(own: LiveServer) -> None:
         )
 
     async def wait() -> None:
-        while own.services.engine.stats.num_running + own.services.engine.stats.num_waiting:
+        while own.engine.stats.num_running + own.engine.stats.num_waiting:
             await asyncio.sleep(0.01)
 
     asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), 3), own.loop).result()

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from app.answers.call import Call
-from app.answers.targets import find_target
+from app.answers.finder import TaskFinder
+from app.answers.measuring.evaluation import Evaluator
 from app.errors import DeadlineExceeded
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import evaluate
@@ -145,12 +146,12 @@ def test_an_evaluation_leaves_the_queue_to_others(own: LiveServer) -> None:
     seen = []
 
     async def watch() -> None:
-        target = await find_target(own.services, "many")
+        target = await own.part(TaskFinder).find("many")
         evaluation = asyncio.ensure_future(
-            own.services.evaluator.evaluate(target, _examples(own, "many"), Call.within(60.0))
+            own.part(Evaluator).evaluate(target, _examples(own, "many"), Call.within(60.0))
         )
         while not evaluation.done():
-            stats = own.services.engine.stats
+            stats = own.engine.stats
             seen.append(stats.num_running + stats.num_waiting)
             await asyncio.sleep(0.001)
         await evaluation
@@ -168,15 +169,15 @@ def test_a_client_that_leaves_ends_its_evaluation(own: LiveServer) -> None:
             timeout=httpx.Timeout(60, read=0.5),
         )
     deadline = time.monotonic() + 2
-    while own.services.engine._num_open:
+    while own.engine._num_open:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_a_deadline_ends_an_evaluation(own: LiveServer) -> None:
     async def hurry() -> None:
-        target = await find_target(own.services, "text")
-        await own.services.evaluator.evaluate(target, _examples(own, "text"), Call.within(0.001))
+        target = await own.part(TaskFinder).find("text")
+        await own.part(Evaluator).evaluate(target, _examples(own, "text"), Call.within(0.001))
 
     with pytest.raises(DeadlineExceeded):
         asyncio.run_coroutine_threadsafe(hurry(), own.loop).result()

@@ -287,7 +287,7 @@ def test_the_server_says_what_it_is(http: httpx.Client, server: LiveServer) -> N
 
     said = http.get("/v1/server").json()
     assert json.dumps(said["limits"]) == json.dumps(LIMITS)  # a count is an integer: 64, not 64.0
-    assert said["backbone"]["fingerprint"] == server.services.backbone.fingerprint
+    assert said["backbone"]["fingerprint"] == server.backbone.fingerprint
     assert (said["backbone"]["dtype"], said["backbone"]["quantize"]) == ("float32", "none")
     assert said["engine"]["max_model_len"] == 512
 

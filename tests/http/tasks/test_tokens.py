@@ -68,7 +68,7 @@ def test_embeddings_have_neighbours_lengths_and_drift(http: httpx.Client, live: 
 
 
 def soft_prompt_rows(live: LiveServer, seed: int) -> torch.Tensor:
-    return soft_prompt(live.services.backbone, seed=seed).rows
+    return soft_prompt(live.backbone, seed=seed).rows
 
 
 def test_keys_and_values_are_shown_by_layer_and_without_neighbours(http: httpx.Client) -> None:

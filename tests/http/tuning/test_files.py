@@ -42,7 +42,7 @@ def http(live: LiveServer) -> Iterator[httpx.Client]:
 
 
 def stored(live: LiveServer) -> set[str]:
-    folder = Path(live.services.require_tuning().stores.folder._path) / "files"
+    folder = Path(live.tuning.stores.folder._path) / "files"
     return {path.name for path in folder.glob("*")}
 
 
@@ -190,7 +190,7 @@ def test_the_disk_is_bounded(client: OpenAI, http: httpx.Client, monkeypatch: py
 def test_a_second_server_on_the_same_registry_serves_and_says_why_it_does_not_tune(
     live: LiveServer, backbone: Backbone
 ) -> None:
-    folder = live.services.registry._store._root
+    folder = live.registry._store._root
     with run_server(make_settings(folder), backbone) as second:
         answers = [
             httpx.get(f"{second.url}/v1/files"),
@@ -273,7 +273,7 @@ FORM = (
 def test_uploads_that_wait_for_their_check_keep_no_other_request_waiting(
     live: LiveServer, http: httpx.Client, desk: Desk
 ) -> None:
-    old = live.services.require_tuning().files.add_results("old.csv", b"step\n1\n")
+    old = live.tuning.files.add_results("old.csv", b"step\n1\n")
     with ThreadPoolExecutor(8) as pool:
         uploads = [pool.submit(upload, live, f"{n}.jsonl") for n in range(8)]
         wait_until(lambda: live.uploads.num_uploads == MAX_UPLOADS and desk.num_begun == 1)

@@ -138,7 +138,7 @@ def test_the_figures_are_a_file(client: OpenAI, live: LiveServer, done: FineTuni
     assert file_id in [each.id for each in client.files.list(purpose="fine-tune-results")]
     assert file_id not in [each.id for each in client.files.list(purpose="fine-tune")]
     with pytest.raises(BadRequestError) as refused:
-        client.fine_tuning.jobs.create(model=live.services.backbone.name, training_file=file_id)
+        client.fine_tuning.jobs.create(model=live.backbone.name, training_file=file_id)
     assert refused.value.param == "training_file"
 
 

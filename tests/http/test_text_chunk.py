@@ -1,4 +1,4 @@
-"""TextChunk gives what building and serialising each chunk gives."""
+"""TextChunk gives what building and serializing each chunk gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.http.openai.chat_schema import ChatChunk, ChatChunkChoice, ChatDelta
 from app.http.openai.completions_schema import Completion, CompletionChoice
-from app.http.openai.text_chunk import BLANK, TextChunk
+from app.http.text_chunk import BLANK, TextChunk
 
 HEAD: dict[str, Any] = {"id": "cmpl-1", "created": 1, "model": "raw@1", "system_fingerprint": "fp_1"}
 TEXTS = ["", "a", ' "quoted" \\ / ', "\n\r\t\b\f\0\x1f\x7f", "ä 漢 😀 \u2028 \ufffd", "</script>", BLANK, '":null}']
@@ -59,8 +59,7 @@ def test_a_stream_is_what_it_is_without_it(
     body |= {"stream": True} | ({"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {})
     _stream(http, path, body)  # from now on the text is in the cache, and its tokens are counted as cached
     found = _stream(http, path, body)
-    for module in ("chat", "completions"):
-        monkeypatch.setattr(f"app.http.openai.{module}.TextChunk", SlowChunk)
+    monkeypatch.setattr("app.http.openai.choice_writer.TextChunk", SlowChunk)
     assert found == _stream(http, path, body)
     assert len(found) > 1
 
