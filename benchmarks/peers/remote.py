@@ -124,12 +124,12 @@ def start_peer(
         try:
             yield RemotePeer(process, wanted, started_s)
         finally:
-            _end(process)
+            end_peer(process)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Let a peer end by itself, and end it where it does not."""
-    stdin, _ = _pipes(process)
+def end_peer(process: subprocess.Popen[str]) -> None:
+    """Let a peer end by itself; kill it if it does not."""
+    stdin, stdout = _pipes(process)
     stdin.close()
     _signal(process, signal.SIGCONT)
     try:
@@ -137,6 +137,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
         process.wait()
+    stdout.close()
 
 
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:

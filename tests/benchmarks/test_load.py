@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,22 +14,31 @@ ANSWER = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in EVEN
 
 
 async def _ask(answer: bytes, piece: int, num_requests: int = 1) -> list[int]:
-    """Tokens counted in each answer, which comes in pieces of so many bytes."""
+    """Tokens counted in each answer, which comes in pieces of `piece` bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(num_requests):
-            await reader.readuntil(b"{}")
-            for start in range(0, len(answer), piece):
-                writer.write(answer[start : start + piece])
-                await asyncio.sleep(0.001)
-        writer.close()
+        async with closing_writer(writer):
+            for _ in range(num_requests):
+                await reader.readuntil(b"{}")
+                for start in range(0, len(answer), piece):
+                    writer.write(answer[start : start + piece])
+                    await asyncio.sleep(0.001)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = Client(*server.sockets[0].getsockname()[:2])
-    found = [len((await client.complete(b"{}", 0.0)).token_s) for _ in range(num_requests)]
-    await client.close()
-    server.close()
-    return found
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        client = Client(*server.sockets[0].getsockname()[:2])
+        try:
+            return [len((await client.complete(b"{}", 0.0)).token_s) for _ in range(num_requests)]
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def closing_writer(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 13, 1000])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.protocol import CannotError, Load
-from benchmarks.peers.remote import RemotePeer, _end
+from benchmarks.peers.remote import RemotePeer, end_peer
 from benchmarks.workloads import Request, Workload
 
 PEER = """
@@ -53,5 +53,5 @@ def test_a_peer_is_stopped_whenever_it_is_not_asked_and_ends_by_itself() -> None
     with pytest.raises(CannotError, match="too many"):
         peer.run(workload(3))
     assert is_stopped(process)
-    _end(process)
+    end_peer(process)
     assert process.returncode == 0
