@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,15 +22,8 @@ from app.cli.options.setting_options import (
 from app.cli.options.task_options import Combined, TaskOrEnsemble
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from app.measure.dataset import Dataset
     from app.settings import Settings
-
-MAX_CONFUSION = 12
-"""Labels up to which the confusion matrix fits a terminal."""
-MAX_LABELS_SHOWN = 30
-BAR_WIDTH = 30
 
 
 def evaluate(
@@ -85,7 +77,9 @@ def evaluate(
     if as_json:
         write_json(shown)
     else:
-        _print(shown, dataset.name)
+        from app.cli.views.evaluation_view import print_evaluation
+
+        print_evaluation(shown, dataset.name)
 
 
 async def _evaluate_here(
@@ -114,92 +108,3 @@ async def _evaluate_here(
             record_evaluation(opened.registry, target, examples, measured, dataset.name)
     shown = evaluation_object(target.model_id, examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)
-
-
-def _print(shown: dict[str, Any], name: str) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    num_examples = round(shown["metrics"]["num_examples"])
-    console.print(f"[bold]{shown['model']}[/bold] on {name}: {num_examples:,} examples\n")
-    for part in _parts(shown):
-        console.print(part)
-        console.print()
-
-
-def _parts(shown: dict[str, Any]) -> Iterator[RenderableType]:
-    yield _figures(shown["metrics"])
-    if "labels" not in shown:
-        return
-    yield _label_table(shown["labels"])
-    if len(shown["labels"]) <= MAX_CONFUSION:
-        yield _confusion_table([each["label"] for each in shown["labels"]], shown["confusion"])
-    if "calibration" in shown:
-        yield _calibration_table(shown["calibration"])
-
-
-def _figures(metrics: dict[str, float]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in metrics.items():
-        if name in ("accuracy_low", "accuracy_high", "num_examples"):
-            continue
-        interval = (
-            f"95 %: {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}" if name == "accuracy" else ""
-        )
-        table.add_row(name, f"{value:.3f}", f"[dim]{interval}[/dim]")
-    return table
-
-
-def _label_table(labels: Sequence[dict[str, Any]]) -> RenderableType:
-    """Of many labels those with the lowest F1."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    title = None if len(labels) <= MAX_LABELS_SHOWN else f"the {MAX_LABELS_SHOWN} weakest of {len(labels)} labels"
-    chosen = labels if title is None else sorted(labels, key=lambda each: float(each["f1"]))[:MAX_LABELS_SHOWN]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("label", "precision", "recall", "F1", "examples"):
-        table.add_column(heading, justify="left" if heading == "label" else "right")
-    for each in chosen:
-        table.add_row(
-            escape(each["label"]),
-            *(f"{each[name]:.3f}" for name in ("precision", "recall", "f1")),
-            f"{each['num_examples']:,}",
-        )
-    return table
-
-
-def _confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> RenderableType:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("target \\ answer", box=None, pad_edge=False)
-    for label in labels:
-        table.add_column(escape(label), justify="right")
-    for row, label in enumerate(labels):
-        cells = [f"[bold]{n}[/bold]" if row == column else str(n or "·") for column, n in enumerate(counts[row])]
-        table.add_row(escape(label), *cells)
-    return table
-
-
-def _calibration_table(calibration: dict[str, Any]) -> RenderableType:
-    """For each range of confidence, how often the answers are right."""
-    from rich.table import Table
-
-    title = f"calibration (temperature {calibration['temperature']:.3g})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("probability", "examples", "confidence", "accuracy"):
-        table.add_column(heading, justify="right")
-    table.add_column("", justify="left")
-    for each in calibration["bins"]:
-        bar = "█" * round(BAR_WIDTH * each["accuracy"])
-        table.add_row(
-            f"{each['low']:.2f} to {each['high']:.2f}",
-            f"{each['num_examples']:,}",
-            f"{each['confidence']:.3f}",
-            f"{each['accuracy']:.3f}",
-            f"[dim]{bar}[/dim]",
-        )
-    return table

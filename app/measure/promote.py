@@ -143,7 +143,7 @@ def _score(
         examples = examples or unpack_examples(registry.evaluations.gate_examples(task, gate))
         measured = yield Measurement(ServedPrompt.of(registry.prompt(version), version), examples)
         assert measured is not None
-        registry.evaluations.record(version, measured.record(version.digest, gate.data_sha256))
+        registry.record_evaluation(version, measured.record(version.digest, gate.data_sha256))
 
 
 @dataclass(frozen=True)

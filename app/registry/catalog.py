@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from app.errors import NotFound, RegistryUnavailable, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
-from app.registry.evaluations.evaluations import EvaluationFolder
+from app.registry.evaluations.evaluations import Evaluations
 from app.registry.reference import is_task_name, require_task_name
 from app.registry.stores.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_record import TaskFolder, TaskRecord, version_key
@@ -101,7 +101,7 @@ class Catalog:
         for number in table.deleting:
             self._store.remove(version_key(task, number))
         used = {gate.data_sha256 for gate in table.gates.values()}
-        EvaluationFolder(self._store, task).clear(numbers=table.deleting, kept_examples=used)
+        Evaluations(self._store).clear(task, numbers=table.deleting, kept_examples=used)
         if table.deleting:
             self._store.replace(key, replace(table, deleting=()).encode())
 

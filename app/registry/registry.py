@@ -11,7 +11,7 @@ from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import AliasTarget, numbers_of, require_target
 from app.registry.catalog import Catalog
-from app.registry.evaluations.evaluations import EvaluationFolder, Evaluations, RecordedEvaluation
+from app.registry.evaluations.evaluations import Evaluations, RecordedEvaluation
 from app.registry.evaluations.gate import Gate
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
@@ -61,7 +61,7 @@ class Registry:
         self._reader = PromptReader(store, backbone)
         self._cache = PromptCache(max_cache_bytes)
         self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s))
-        self.evaluations = Evaluations(store, self._catalog)
+        self.evaluations = Evaluations(store)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
         """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version.
@@ -235,9 +235,21 @@ class Registry:
                 self.evaluations.require_passing(record, alias, checked, gate=gate)
             moved = record.table.with_alias(alias, checked, gate)
             if gate is not None:
-                EvaluationFolder(self._store, task).write_examples(gate.data_sha256, gate_examples)
+                self.evaluations.write_examples(task, gate, gate_examples)
             self._catalog.write_table(task, moved)
         return self.aliases(task)
+
+    def record_evaluation(self, version: Version, evaluation: RecordedEvaluation) -> None:
+        """Keep what was measured of a version with it; earlier figures on the same examples are replaced.
+
+        Raises:
+            NotFound: it was deleted.
+            InvalidInput: it has as many as it may have.
+        """
+        with self._catalog.writing(version.task) as record:
+            if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
+                raise NotFound(f"{version.id} is another version by now", param="version")
+            self.evaluations.write(version.task, version.number, evaluation)
 
     def delete_alias(self, task: str, alias: str, *, if_match: str | None = None) -> None:
         """Raises NotFound, Conflict."""
@@ -295,7 +307,7 @@ class Registry:
     ) -> None:
         self._store.create(version_key(task, number), files)
         for evaluation in evaluations:
-            EvaluationFolder(self._store, task).write(number, evaluation)
+            self.evaluations.write(task, number, evaluation)
 
     @contextmanager
     def _explaining_absence(self, version: Version) -> Iterator[None]:

@@ -44,7 +44,7 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     registry.refresh()
     first = registry.resolve("sentiment@1")
     gate = registry.task("sentiment").gates.get("live")
-    registry.evaluations.record(
+    registry.record_evaluation(
         first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
     )
 

@@ -56,7 +56,7 @@ def act(registry: Registry, backbone: Backbone, operation: str, task: str, seed:
     if operation == "attach a gate":
         live = registry.resolve(task)
         measured = RecordedEvaluation(digest=live.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 0.5})
-        registry.evaluations.record(live, measured)
+        registry.record_evaluation(live, measured)
         registry.set_alias(task, "live", live.number, gate=GATE, gate_examples=EXAMPLES)
         return ["roll back", task, live.number, ""]
     if operation == "roll back":

@@ -97,8 +97,8 @@ class Evaluator:
 def record_evaluation(
     registry: Registry, target: AnyTarget, examples: Sequence[Example], measured: Evaluation, name: str
 ) -> None:
-    """Keep the figures, as `evaluate_asked` was told. Raises what `Evaluations.record` raises."""
+    """Keep the figures, as `evaluate_asked` was told. Raises what `Registry.record_evaluation` raises."""
     [single] = target.members
     assert single.prompt is not None
     version = registry.resolve(single.model_id)
-    registry.evaluations.record(version, measured.record(single.prompt.digest, hash_examples(examples), name))
+    registry.record_evaluation(version, measured.record(single.prompt.digest, hash_examples(examples), name))

@@ -21,11 +21,9 @@ from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.aliases import AliasTarget, compare_targets
 from app.registry.evaluations.gate import Gate, Sha256
 from app.registry.formats.json_file import refuse_newer_schema, seal, unseal
-from app.registry.reference import Reference
 from app.registry.stores.store import Store
 
 if TYPE_CHECKING:
-    from app.registry.catalog import Catalog
     from app.registry.task_record import TaskRecord
     from app.registry.version import Version
 
@@ -72,119 +70,68 @@ class RecordedEvaluation(BaseModel):
         return seal(self.model_dump(mode="json"))
 
 
-class EvaluationFolder:
-    """Of one task. Writers hold the store's lock."""
+class Evaluations:
+    """`Registry.evaluations`. Everything reads or writes the disk; call what writes while `Catalog.writing`."""
 
-    def __init__(self, store: Store, task: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._folder = f"{task}/{FOLDER}"
 
     def of_version(self, version: Version) -> list[RecordedEvaluation]:
         """Oldest first. A file that cannot be read is left out: the figures can be measured again."""
-        keys = [match[2] for match in self._matches(_FIGURES) if int(match[1]) == version.number]
-        found = (self.find(version, data_sha256) for data_sha256 in keys)
-        return sorted((each for each in found if each), key=lambda each: (each.created_at, each.data_sha256))
+        matches = self._matches(version.task, _FIGURES)
+        recorded = (self.find(version, match[2]) for match in matches if int(match[1]) == version.number)
+        return sorted((each for each in recorded if each), key=lambda each: (each.created_at, each.data_sha256))
 
     def find(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
-        """On these examples."""
-        key = self._figures_key(version.number, data_sha256)
+        """What was recorded of it on these examples."""
+        key = _figures_key(version.task, version.number, data_sha256)
         try:
-            found = RecordedEvaluation.decode(self._read(key, MAX_FILE_BYTES))
+            recorded = RecordedEvaluation.decode(self._read(key, MAX_FILE_BYTES))
         except NotFound:
             return None
         except CorruptPrompt as error:
             _logger.warning("%s is not used: %s", key, error.message)
             return None
-        is_right = (found.digest, found.data_sha256) == (version.digest, data_sha256)
-        return found if is_right else None
+        is_right = (recorded.digest, recorded.data_sha256) == (version.digest, data_sha256)
+        return recorded if is_right else None
 
-    def write(self, number: int, evaluation: RecordedEvaluation) -> None:
-        """Raises InvalidInput: the version has as many as it may have."""
-        present = {match[2] for match in self._matches(_FIGURES) if int(match[1]) == number}
+    def write(self, task: str, number: int, evaluation: RecordedEvaluation) -> None:
+        """Earlier figures on the same examples are replaced. Raises InvalidInput: the version has too many."""
+        present = {match[2] for match in self._matches(task, _FIGURES) if int(match[1]) == number}
         if evaluation.data_sha256 not in present and len(present) >= MAX_EVALUATIONS:
             raise InvalidInput(f"a version keeps at most {MAX_EVALUATIONS} evaluations", param="record")
-        self._store.replace(self._figures_key(number, evaluation.data_sha256), evaluation.encode())
-
-    def examples(self, data_sha256: str) -> bytes:
-        """Raises CorruptPrompt: they are not there as they were."""
-        try:
-            content = self._read(self._examples_key(data_sha256), MAX_EXAMPLES_BYTES)
-        except NotFound:
-            content = b""
-        if hashlib.sha256(content).hexdigest() != data_sha256:
-            raise CorruptPrompt("the gate's examples are missing or damaged; attach the gate again")
-        return content
-
-    def write_examples(self, data_sha256: str, content: bytes) -> None:
-        """Keep a gate's examples; what was damaged on the disk is whole afterwards.
-
-        Args: content: whose sha256 `data_sha256` is.
-
-        Raises InvalidInput: it is not, or they are too large.
-        """
-        if hashlib.sha256(content).hexdigest() != data_sha256:
-            raise InvalidInput("the examples are not those the gate names", param="gate")
-        if len(content) > MAX_EXAMPLES_BYTES:
-            raise InvalidInput(f"a gate's examples may have at most {MAX_EXAMPLES_BYTES} bytes", param="gate")
-        self._store.replace(self._examples_key(data_sha256), content)
-
-    def clear(self, *, numbers: Collection[int], kept_examples: Collection[str]) -> None:
-        """Remove the figures of versions that are gone, and examples that no gate uses."""
-        for match in self._matches(_FIGURES):
-            if int(match[1]) in numbers:
-                self._store.remove(f"{self._folder}/{match[0]}")
-        for match in self._matches(_EXAMPLES):
-            if match[1] not in kept_examples:
-                self._store.remove(f"{self._folder}/{match[0]}")
-        if self._store.entry(self._folder) is not None and not self._store.entries(self._folder):
-            self._store.remove(self._folder)
-
-    def _figures_key(self, number: int, data_sha256: str) -> str:
-        return f"{self._folder}/{number}-{data_sha256}.json"
-
-    def _examples_key(self, data_sha256: str) -> str:
-        return f"{self._folder}/{data_sha256}.jsonl"
-
-    def _matches(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
-        return [match for name in self._store.entries(self._folder) if (match := pattern.fullmatch(name))]
-
-    def _read(self, key: str, max_bytes: int) -> bytes:
-        entry = self._store.entry(key)
-        if entry is not None and entry.num_bytes > max_bytes:
-            raise CorruptPrompt(f"the file is larger than {max_bytes} bytes")
-        return self._store.read(key)
-
-
-class Evaluations:
-    """`Registry.evaluations`: all that is kept of this kind. Everything reads or writes the disk."""
-
-    def __init__(self, store: Store, catalog: Catalog) -> None:
-        self._store = store
-        self._catalog = catalog
-
-    def record(self, version: Version, evaluation: RecordedEvaluation) -> None:
-        """Keep what was measured of a version with it; earlier figures on the same examples are replaced.
-
-        Raises:
-            NotFound: it was deleted.
-            InvalidInput: it has as many as it may have.
-        """
-        with self._catalog.writing(version.task) as record:
-            if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
-                raise NotFound(f"{version.id} is another version by now", param="version")
-            self._folder(version.task).write(version.number, evaluation)
-
-    def of_version(self, version: Version) -> list[RecordedEvaluation]:
-        """What was recorded of it, oldest first."""
-        return self._folder(version.task).of_version(version)
-
-    def find(self, version: Version, data_sha256: str) -> RecordedEvaluation | None:
-        """What was recorded of it on these examples."""
-        return self._folder(version.task).find(version, data_sha256)
+        self._store.replace(_figures_key(task, number, evaluation.data_sha256), evaluation.encode())
 
     def gate_examples(self, task: str, gate: Gate) -> bytes:
         """What was attached with the gate. Raises CorruptPrompt: it is not there as it was."""
-        return self._folder(task).examples(gate.data_sha256)
+        try:
+            content = self._read(_examples_key(task, gate), MAX_EXAMPLES_BYTES)
+        except NotFound:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != gate.data_sha256:
+            raise CorruptPrompt("the gate's examples are missing or damaged; attach the gate again")
+        return content
+
+    def write_examples(self, task: str, gate: Gate, content: bytes) -> None:
+        """Keep a gate's examples; what was damaged on the disk is whole afterwards.
+
+        Raises InvalidInput: they are not the gate's, or too large.
+        """
+        if hashlib.sha256(content).hexdigest() != gate.data_sha256:
+            raise InvalidInput("the examples are not those the gate names", param="gate")
+        if len(content) > MAX_EXAMPLES_BYTES:
+            raise InvalidInput(f"a gate's examples may have at most {MAX_EXAMPLES_BYTES} bytes", param="gate")
+        self._store.replace(_examples_key(task, gate), content)
+
+    def clear(self, task: str, *, numbers: Collection[int], kept_examples: Collection[str]) -> None:
+        """Remove the figures of versions that are gone, and examples that no gate uses."""
+        gone = [match[0] for match in self._matches(task, _FIGURES) if int(match[1]) in numbers]
+        gone += [match[0] for match in self._matches(task, _EXAMPLES) if match[1] not in kept_examples]
+        folder = f"{task}/{FOLDER}"
+        for name in gone:
+            self._store.remove(f"{folder}/{name}")
+        if self._store.entry(folder) is not None and not self._store.entries(folder):
+            self._store.remove(folder)
 
     def require_passing(
         self,
@@ -208,14 +155,28 @@ class Evaluations:
         if asked is None or comparison is None or comparison.baseline not in record.versions:
             return
         unpublished = {each.data_sha256: each for each in evaluations}
-        folder = self._folder(record.name)
 
         def score_of(number: int) -> float | None:
             version = record.versions.get(number)
-            known = folder.find(version, asked.data_sha256) if version else unpublished.get(asked.data_sha256)
+            known = self.find(version, asked.data_sha256) if version else unpublished.get(asked.data_sha256)
             return None if known is None else known.metrics.get(asked.metric)
 
         comparison.require(asked, score_of)
 
-    def _folder(self, task: str) -> EvaluationFolder:
-        return EvaluationFolder(self._store, task)
+    def _matches(self, task: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        names = self._store.entries(f"{task}/{FOLDER}")
+        return [match for name in names if (match := pattern.fullmatch(name))]
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        entry = self._store.entry(key)
+        if entry is not None and entry.num_bytes > max_bytes:
+            raise CorruptPrompt(f"the file is larger than {max_bytes} bytes")
+        return self._store.read(key)
+
+
+def _figures_key(task: str, number: int, data_sha256: str) -> str:
+    return f"{task}/{FOLDER}/{number}-{data_sha256}.json"
+
+
+def _examples_key(task: str, gate: Gate) -> str:
+    return f"{task}/{FOLDER}/{gate.data_sha256}.jsonl"

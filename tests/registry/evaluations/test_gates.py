@@ -54,7 +54,7 @@ def fill(registry: Registry, backbone: Backbone) -> None:
     for seed, accuracy in enumerate([0.8, 0.7, 0.9, None]):
         version = registry.publish("a", Publication(random_prompt(backbone, seed=seed)), alias=None)
         if accuracy is not None:
-            registry.evaluations.record(version, score_of(version, accuracy))
+            registry.record_evaluation(version, score_of(version, accuracy))
     registry.set_alias("a", "live", 1, gate=GATE, gate_examples=EXAMPLES)
 
 
@@ -80,10 +80,10 @@ def test_a_version_without_a_score_is_refused(registry: Registry) -> None:
     with pytest.raises(GateFailed, match="version 4 has no accuracy on the gate's examples yet"):
         registry.set_alias("a", "live", 4)
     version = registry.resolve("a@4")
-    registry.evaluations.record(version, score_of(version, 1.0, data="e" * 64))
+    registry.record_evaluation(version, score_of(version, 1.0, data="e" * 64))
     with pytest.raises(GateFailed, match="version 4 has no accuracy"):
         registry.set_alias("a", "live", 4)
-    registry.evaluations.record(version, score_of(version, 0.8))
+    registry.record_evaluation(version, score_of(version, 0.8))
     registry.set_alias("a", "live", 4)
 
 
@@ -239,7 +239,7 @@ def test_a_score_of_another_prompt_under_the_same_number_is_none(folder: Path, b
     for name, seed in (("one", 0), ("two", 100)):
         registry = Registry(FileStore(folder / name), backbone)
         version = registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
-        registry.evaluations.record(version, score_of(version, 0.5))
+        registry.record_evaluation(version, score_of(version, 0.5))
     stolen = folder / "one" / "a" / "evaluations"
     (folder / "two" / "a" / "evaluations" / f"1-{DATA}.json").write_bytes((stolen / f"1-{DATA}.json").read_bytes())
     assert registry.evaluations.find(registry.resolve("a"), DATA) is None
@@ -251,18 +251,18 @@ def test_figures_on_the_same_examples_are_replaced_and_a_version_keeps_so_many(
     registry = Registry(store, backbone)
     version = registry.publish("b", Publication(random_prompt(backbone)))
     for number in range(MAX_EVALUATIONS):
-        registry.evaluations.record(version, score_of(version, 0.5, data=f"{number:064x}"))
-    registry.evaluations.record(version, score_of(version, 0.6, data=f"{3:064x}"))
+        registry.record_evaluation(version, score_of(version, 0.5, data=f"{number:064x}"))
+    registry.record_evaluation(version, score_of(version, 0.6, data=f"{3:064x}"))
     assert len(registry.evaluations.of_version(version)) == MAX_EVALUATIONS
     with pytest.raises(InvalidInput, match="at most"):
-        registry.evaluations.record(version, score_of(version, 0.5, data="f" * 64))
+        registry.record_evaluation(version, score_of(version, 0.5, data="f" * 64))
 
 
 def test_nothing_is_recorded_of_a_version_that_is_gone(registry: Registry, store: Store) -> None:
     version = registry.resolve("a@4")
     registry.delete_version("a", 4)
     with pytest.raises(NotFound):
-        registry.evaluations.record(version, score_of(version, 0.5))
+        registry.record_evaluation(version, score_of(version, 0.5))
 
 
 def test_if_match_guards_gates_too(registry: Registry) -> None:

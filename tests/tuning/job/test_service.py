@@ -359,7 +359,7 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: Open
     examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
     gate = GateRequest(examples).make_gate(live.labels)
     perfect = RecordedEvaluation(digest=live.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 1.0})
-    registry.evaluations.record(live, perfect)
+    registry.record_evaluation(live, perfect)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
     second = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
     assert second.version != first.version
