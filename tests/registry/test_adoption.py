@@ -1,4 +1,4 @@
-"""Files that people drop into the folder of a running registry."""
+"""Files that people drop into the folder of a running registry become versions, or are left alone with a reason."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_version_copied_in_is_served_without_a_restart(registry: Registry, roo
     assert registry.prompt(version).digest == version.digest
 
 
-def test_without_aliases_the_newest_version_is_live_until_somebody_moves_it(
+def test_without_aliases_the_newest_version_is_live_until_an_alias_moves(
     registry: Registry, root: Path, backbone: Backbone
 ) -> None:
     for seed in range(2):
@@ -94,7 +94,7 @@ def test_a_bare_peft_checkpoint_is_adopted_for_the_running_backbone(
     assert registry.faults() == {}
 
 
-def test_a_checkpoint_dropped_beside_versions_becomes_the_next_and_does_not_go_live(
+def test_a_checkpoint_dropped_next_to_versions_becomes_the_next_and_does_not_go_live(
     registry: Registry, root: Path, foreign: Path, backbone: Backbone
 ) -> None:
     registry.publish("mood", Publication(random_prompt(backbone)))
@@ -256,7 +256,7 @@ def test_a_server_without_a_backbone_adopts_nothing(root: Path, foreign: Path) -
     ]
 
 
-def test_names_that_are_no_tasks_are_passed_over(registry: Registry, root: Path, foreign: Path) -> None:
+def test_names_that_no_task_can_have_are_skipped(registry: Registry, root: Path, foreign: Path) -> None:
     for name in ("Upper", ".hidden", "with space", "lost+found"):
         shutil.copytree(foreign, root / name)
     (root / "a-file").write_text("not a folder")
@@ -267,10 +267,10 @@ def test_names_that_are_no_tasks_are_passed_over(registry: Registry, root: Path,
     assert registry.faults() == {}
 
 
-# --- other changes behind the registry's back
+# --- other changes that the registry did not make
 
 
-def test_a_folder_taken_away_is_gone_and_the_rest_stays(registry: Registry, root: Path, backbone: Backbone) -> None:
+def test_a_removed_folder_is_gone_and_the_rest_stays(registry: Registry, root: Path, backbone: Backbone) -> None:
     for task in ("a", "b"):
         for seed in range(2):
             registry.publish(task, Publication(random_prompt(backbone, seed=seed)))
@@ -289,7 +289,7 @@ def test_aliases_edited_in_place_are_seen(registry: Registry, root: Path, backbo
     assert registry.publish("a", Publication(random_prompt(backbone))).number == 3
 
 
-def test_an_alias_of_a_version_taken_away_is_not_found(registry: Registry, root: Path, backbone: Backbone) -> None:
+def test_an_alias_of_a_removed_version_is_not_found(registry: Registry, root: Path, backbone: Backbone) -> None:
     for seed in range(2):
         registry.publish("a", Publication(random_prompt(backbone, seed=seed)))
     shutil.rmtree(root / "a" / "2")
@@ -349,7 +349,7 @@ def wait_for(is_true: Callable[[], bool]) -> None:
 
 
 def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installed package's is. Root may write anywhere, so the refusal is the system call's, not the mode's."""
+    """As in an installed package. Root may write anywhere, so the system calls are made to refuse, not the mode."""
     import os
 
     writer = Registry(FileStore(root), backbone)

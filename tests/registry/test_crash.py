@@ -31,7 +31,7 @@ SCRIPTS = {
     "the deletion of a version": (["publish", "publish"], "delete version"),
     "the deletion of a task": (["publish", "publish aside"], "delete task"),
     "the attachment of a gate": (["publish"], "attach a gate"),
-    "a publication behind a gate": (["publish", "attach a gate"], "publish behind a gate"),
+    "a publication onto a gated alias": (["publish", "attach a gate"], "publish onto a gated alias"),
     "the deletion of a gated task": (["publish", "attach a gate"], "delete task"),
     "a publication after that": (["publish", "delete task"], "publish"),
 }
@@ -73,7 +73,7 @@ def driver() -> Iterator[Driver]:
 
 
 class Promises:
-    """What was acknowledged, in order, and so what must and what may be there after one more, unfinished, operation."""
+    """What was acknowledged, in order, and thus what must and what may be there after one more, unfinished, operation."""
 
     def __init__(self) -> None:
         self.task_to_versions: dict[str, dict[int, str]] = {}
@@ -98,7 +98,7 @@ class Promises:
                 self.task_to_live.pop(task, None)
 
     def check(self, root: Path, below: Path | None = None) -> None:
-        """The registry equals the promises but for at most one operation that was under way. Then it is the truth."""
+        """The registry equals the promises, except for at most one operation that was under way; then it is the truth."""
         registry = Registry(open_store(root, below), tiny_backbone())
         assert registry.faults() == {}
         check_gates(root, registry)
@@ -125,7 +125,7 @@ class Promises:
 
 
 def check_gates(root: Path, registry: Registry) -> None:
-    """Where there is a gate, there are its examples, and a score of what the alias means."""
+    """A gate has its examples, and what its alias means has a score."""
     for summary in registry.tasks():
         for alias, gate in summary.gates.items():
             assert registry.evaluations.gate_examples(summary.task, gate)
@@ -134,7 +134,7 @@ def check_gates(root: Path, registry: Registry) -> None:
 
 
 def registry_versions(registry: Registry, task: str) -> dict[int, str]:
-    """Number to digest, of prompts that were read from the disk and found right."""
+    """Number to digest, of prompts that were read from disk and found right."""
     if task not in {summary.task for summary in registry.tasks()}:
         return {}
     return {version.number: registry.prompt(version).digest for version in registry.versions(task)}
@@ -160,7 +160,7 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_tears_nothing(driver: Dr
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_writer_may_die_in_front_of_any_of_its_system_calls(driver: Driver, name: str) -> None:
+def test_a_writer_may_die_before_any_of_its_system_calls(driver: Driver, name: str) -> None:
     prepare, operation = SCRIPTS[name]
     for die_at in range(1, 100):
         with memory_folder() as folder:

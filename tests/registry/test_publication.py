@@ -1,4 +1,4 @@
-"""What is said of a prompt that is published: checked and made plain when it is said."""
+"""What a publication says of its prompt is checked, and made plain JSON, when it is said."""
 
 from __future__ import annotations
 

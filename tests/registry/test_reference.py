@@ -74,7 +74,7 @@ def test_an_alias_cannot_look_like_a_number_or_digest(name: str) -> None:
         require_alias_name(name)
 
 
-def test_a_number_behind_a_plus_is_another_version_of_the_same_task() -> None:
+def test_a_number_after_a_plus_is_another_version_of_the_same_task() -> None:
     assert spell_out("sentiment@1+2+3") == ["sentiment@1", "sentiment@2", "sentiment@3"]
     assert spell_out("sentiment+tone@4+5") == ["sentiment", "tone@4", "tone@5"]
     assert spell_out("7@1+2+8@live") == ["7@1", "7@2", "8@live"]
@@ -85,6 +85,6 @@ def test_an_ensemble_has_one_name() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "7", "a.b"]), st.integers(1, 20)), min_size=1, max_size=8))
-def test_an_ensembles_name_says_who_is_in_it(members: list[tuple[str, int]]) -> None:
+def test_an_ensembles_name_says_what_is_in_it(members: list[tuple[str, int]]) -> None:
     names = [f"{task}@{number}" for task, number in members]
     assert spell_out(name_together(names)) == names

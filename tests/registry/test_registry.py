@@ -475,7 +475,7 @@ def test_the_memory_for_prompts_is_bounded(store: Store, backbone: Backbone) -> 
             assert 0 < len(held) < 20
 
 
-def test_a_text_prompt_is_refused_where_the_tokenizer_reads_it_otherwise(store: Store, backbone: Backbone) -> None:
+def test_a_text_prompt_is_refused_if_the_tokenizer_reads_it_differently(store: Store, backbone: Backbone) -> None:
     prompt = TaskPrompt.from_text("Kind?", [5, 6, 7], backbone.fingerprint)
     with pytest.raises(BackboneMismatch, match="publish it again"):
         Registry(store, backbone).publish("a", Publication(prompt))

@@ -66,7 +66,7 @@ def test_32_writers_and_8_readers_never_meet_a_wrong_version() -> None:
                     else:
                         registry.delete_version(task, registry.versions(task)[0].number)
                 except (NotFound, Conflict, InvalidInput, ValueError):
-                    continue  # somebody else was faster, or there was nothing to choose from
+                    continue  # another writer was faster, or there was nothing to choose from
                 except BaseException as error:
                     surprises.append(error)
 
@@ -158,7 +158,7 @@ def many_tasks(folder: Path, num_tasks: int) -> None:
         (target.parent / "aliases.json").write_bytes(aliases)
 
 
-def test_ten_thousand_tasks_are_read_listed_and_kept_level_quickly() -> None:
+def test_ten_thousand_tasks_are_read_listed_and_kept_up_to_date_quickly() -> None:
     with memory_folder() as folder:
         many_tasks(folder, NUM_TASKS)
         started = time.perf_counter()
@@ -179,7 +179,7 @@ def test_ten_thousand_tasks_are_read_listed_and_kept_level_quickly() -> None:
         assert figures["refresh_s"] < 5
 
 
-def test_a_task_that_nobody_uses_takes_less_than_4_kib_of_memory() -> None:
+def test_an_unused_task_takes_less_than_4_kib_of_memory() -> None:
     num_tasks = 500
     with memory_folder() as folder:
         many_tasks(folder, num_tasks)

@@ -1,4 +1,4 @@
-"""docs/registry.md says what is so."""
+"""docs/registry.md says what the code does."""
 
 from __future__ import annotations
 

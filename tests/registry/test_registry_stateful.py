@@ -152,7 +152,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(task=TASKS, prompt=st.sampled_from(PROMPTS))
     def drop_a_checkpoint(self, task: str, prompt: TaskPrompt) -> None:
-        """Into the folder of a task that has its aliases written down, so that none of them moves."""
+        """Into the folder of a task that has an aliases.json, so that no alias moves."""
         if self.versions.get(task):
             write_checkpoint(self.root / task, prompt, tiny_backbone())
             self.registry.refresh()
@@ -160,9 +160,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(task=TASKS)
     def take_a_version_away(self, task: str) -> None:
-        """One no alias names, by hand."""
+        """One that no alias names, by hand."""
         named = {number for target in self.aliases.get(task, {}).values() for number in _numbers(target)}
-        # the highest number is written down only where a version was published after it
+        # the highest number is written down only if a version was published after it
         free = sorted(self.versions.get(task, {}).keys() - named)[:-1]
         if free:
             shutil.rmtree(self.root / task / str(free[0]))

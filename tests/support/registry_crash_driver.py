@@ -48,7 +48,7 @@ def act(registry: Registry, backbone: Backbone, operation: str, task: str, seed:
     if operation == "publish aside":
         version = registry.publish(task, Publication(random_prompt(backbone, 3, seed=seed)), alias=None)
         return [operation, task, version.number, version.digest]
-    if operation == "publish behind a gate":
+    if operation == "publish onto a gated alias":
         prompt = random_prompt(backbone, 3, seed=seed)
         measured = RecordedEvaluation(digest=prompt.digest, data_sha256=GATE.data_sha256, metrics={"accuracy": 1.0})
         version = registry.publish(task, Publication(prompt), evaluations=[measured])

@@ -108,7 +108,7 @@ def hostile_files() -> Iterator[tuple[str, bytes]]:
     yield "an empty header", assemble(b"", body)
     yield "a header that begins with a space", assemble(b" " + json.dumps({NAME: good}).encode(), body)
     yield "a header that ends in zeros", assemble(json.dumps({NAME: good}).encode() + b"\0\0", body)
-    yield "a header with more behind its object", assemble(json.dumps({NAME: good}).encode() + b"{}", body)
+    yield "a header with more after its object", assemble(json.dumps({NAME: good}).encode() + b"{}", body)
     yield "a header in UTF-16", assemble(json.dumps({NAME: good}).encode("utf-16"), body)
     yield "a header in Latin-1", assemble(b'{"\xff\xfe": 1}', body)
     yield "a header with a byte order mark", assemble(b"\xef\xbb\xbf" + json.dumps({NAME: good}).encode(), body)

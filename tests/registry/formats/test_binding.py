@@ -1,4 +1,4 @@
-"""What it takes for values to be a prompt of one backbone."""
+"""What makes values a prompt of one backbone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_rows_of_another_shape_are_refused(backbone: Backbone, shape: tuple[int,
         bind_rows(torch.zeros(shape), PromptKind.EMBEDDINGS, backbone)
 
 
-def test_rows_that_are_no_floats_are_refused(backbone: Backbone) -> None:
+def test_rows_that_are_not_floats_are_refused(backbone: Backbone) -> None:
     with pytest.raises(InvalidInput):
         bind_rows(torch.zeros(3, 32, dtype=torch.int64), PromptKind.EMBEDDINGS, backbone)
 
@@ -59,12 +59,12 @@ def test_a_prompt_of_another_backbone_is_refused_whatever_its_kind(backbone: Bac
             require_fit(prompt, backbone)
 
 
-def test_a_text_the_tokenizer_reads_otherwise_is_refused(backbone: Backbone) -> None:
+def test_a_text_the_tokenizer_reads_differently_is_refused(backbone: Backbone) -> None:
     with pytest.raises(BackboneMismatch, match="publish it again"):
         require_fit(TaskPrompt.from_text("Kind?", [5, 6, 7], backbone.fingerprint), backbone)
 
 
-def test_norms_far_from_the_vocabularys_are_worth_a_word_and_no_refusal(backbone: Backbone) -> None:
+def test_norms_far_from_the_vocabularys_are_warned_of_and_not_refused(backbone: Backbone) -> None:
     ordinary = backbone.embed(torch.arange(5, 10))
     prompt = bind_rows(ordinary, PromptKind.EMBEDDINGS, backbone)
     assert norm_warnings(prompt, backbone) == []

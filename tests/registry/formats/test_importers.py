@@ -1,4 +1,4 @@
-"""Prompts from files of other programs, and from strangers."""
+"""Prompts from files of other programs, and from untrusted bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def real_backbone(name: str) -> Backbone:
     return Backbone.load(shared_file(f"models/{name}"), dtype="float32", device="cpu")
 
 
-# --- the door for strangers
+# --- uploads
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -168,7 +168,7 @@ def test_no_mutations_of_a_good_file_crash_or_enter_as_anything_but_what_they_sa
         max_leaves=12,
     )
 )
-def test_no_json_header_crashes_the_door(header: object) -> None:
+def test_no_json_header_crashes_the_reader(header: object) -> None:
     text = json.dumps(header).encode()
     require_refusal_or_truth(len(text).to_bytes(8, "little") + text + bytes(512), tiny_backbone())
 
@@ -214,7 +214,7 @@ def test_a_npy_file_with_objects_is_refused_without_running_them(backbone: Backb
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff{", b"hello"])
-def test_what_is_no_npy_is_refused(backbone: Backbone, tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_an_npy_file_is_refused(backbone: Backbone, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "prompt.npy").write_bytes(content)
     with pytest.raises(InvalidInput):
         read_checkpoint(tmp_path / "prompt.npy", backbone)
@@ -247,7 +247,7 @@ def test_a_path_that_is_not_there_or_of_no_known_form_is_refused(backbone: Backb
 def test_the_registry_package_loads_no_pickle_and_no_model_by_name() -> None:
     import app.registry
 
-    sources = "".join(path.read_text() for path in Path(app.registry.__path__[0]).glob("*.py"))
+    sources = "".join(path.read_text() for path in Path(app.registry.__path__[0]).rglob("*.py"))
     calls = sources.replace("torch.load(sys.argv", "")
     assert not [name for name in ("torch.load(", "pickle.", "import pickle", "from_pretrained(") if name in calls]
 

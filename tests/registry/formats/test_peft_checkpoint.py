@@ -1,4 +1,4 @@
-"""Checkpoints that the installed PEFT writes and reads, held against its own `get_prompt`."""
+"""Checkpoints that the installed PEFT writes and reads, compared with its own `get_prompt`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ N = 5
 
 
 def plain_model(architecture: str = "llama") -> torch.nn.Module:
-    """The tiny backbone's model once more, as transformers makes it: PEFT changes what it wraps."""
+    """The tiny backbone's model again, as transformers makes it: PEFT changes what it wraps."""
     config = AutoConfig.for_model(architecture, **ARCHITECTURE_TO_CONFIG[architecture])
     config.initializer_range = 0.2
     torch.manual_seed(0)
@@ -77,13 +77,13 @@ KV_CONFIGS = {
 
 
 @pytest.mark.parametrize("name", EMBEDDING_CONFIGS)
-def test_embeddings_are_those_peft_puts_in_front_of_the_text(name: str, tmp_path: Path) -> None:
+def test_embeddings_are_those_peft_puts_before_the_text(name: str, tmp_path: Path) -> None:
     peft_model = peft_folder(EMBEDDING_CONFIGS[name], tmp_path)
     prompt = read_checkpoint(tmp_path, tiny_backbone())
     assert prompt.kind is PromptKind.EMBEDDINGS
     with torch.no_grad():
         expected = peft_model.get_prompt(batch_size=1)[0]
-    # an encoder computes its output again here, which need not give the last bit of what was saved
+    # an encoder computes its output again here, which may differ in the last bit from what was saved
     torch.testing.assert_close(prompt.rows, expected, rtol=1e-4 if "P_TUNING" in name else 0, atol=0)
     assert describe_checkpoint(tmp_path)["peft_type"] == name.partition(" ")[0]
 
@@ -211,7 +211,7 @@ def test_a_configuration_that_cannot_be_served_is_refused_by_the_name_of_its_fie
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": 1}'])
-def test_a_configuration_that_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_a_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
     minimal_folder(tmp_path)
     (tmp_path / "adapter_config.json").write_bytes(content)
     with pytest.raises(InvalidInput):

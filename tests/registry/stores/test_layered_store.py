@@ -1,4 +1,4 @@
-"""One's own tasks over tasks that are only read."""
+"""A user's own tasks over tasks that are only read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def below(tmp_path: Path, backbone: Backbone) -> Path:
-    """Tasks a, of two versions, and b. Nobody may write there."""
+    """Tasks a, of two versions, and b. No one may write there."""
     registry = Registry(FileStore(tmp_path / "below"), backbone)
     for task, seed in (("a", 1), ("a", 2), ("b", 3)):
         registry.publish(task, Publication(random_prompt(backbone, seed=seed)))
@@ -60,7 +60,7 @@ def test_tasks_of_both_are_served_and_looking_at_them_copies_nothing(
     assert sorted(path.name for path in own.iterdir()) == [".lock", "c"]
 
 
-def test_a_change_takes_the_whole_task_along_and_writes_nothing_below(
+def test_a_change_copies_the_whole_task_up_and_writes_nothing_below(
     registry: Registry, below: Path, own: Path, backbone: Backbone
 ) -> None:
     before = contents(below)
@@ -94,7 +94,7 @@ def test_a_running_registry_sees_what_another_process_copied_up(
     assert registry.resolve("a").number == 3
 
 
-def test_a_task_nobody_changed_is_the_one_below_as_it_is_now(
+def test_an_unchanged_task_is_the_lower_one_as_it_is_now(
     registry: Registry, below: Path, own: Path, backbone: Backbone
 ) -> None:
     Registry(FileStore(below), backbone).publish("a", Publication(random_prompt(backbone, seed=9)))
@@ -102,7 +102,7 @@ def test_a_task_nobody_changed_is_the_one_below_as_it_is_now(
     assert registry.resolve("a").number == 3
 
 
-def test_one_s_own_tasks_stay_while_their_folder_is_gone_and_nothing_takes_its_place(
+def test_own_tasks_stay_while_their_folder_is_gone_and_nothing_takes_its_place(
     registry: Registry, own: Path, backbone: Backbone
 ) -> None:
     registry.set_alias("a", "live", 1)
@@ -143,7 +143,7 @@ def _losing(folder: Path, lock: Callable[..., AbstractContextManager[None]]) -> 
     return lose_and_lock
 
 
-def test_the_folder_comes_into_being_with_the_first_write(registry: Registry, own: Path) -> None:
+def test_the_folder_is_made_by_the_first_write(registry: Registry, own: Path) -> None:
     registry.refresh()
     assert names(registry) == ["a", "b"]
     assert not own.exists()
@@ -152,7 +152,7 @@ def test_the_folder_comes_into_being_with_the_first_write(registry: Registry, ow
     assert sorted(path.name for path in own.iterdir()) == [".lock", "a"]
 
 
-def test_where_nothing_can_be_written_all_is_served_and_a_change_is_refused(
+def test_if_nothing_can_be_written_all_is_served_and_a_change_is_refused(
     below: Path, own: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, *_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What a Store promises, asked of the one on disk and of the one in memory."""
+"""What a Store promises, tested on the one on disk and on the one in memory."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_removed_folder_is_gone_with_its_files_and_removing_nothing_is_allowed
         store.read("a/1/x")
 
 
-def test_a_removed_file_leaves_its_neighbours(store: Store) -> None:
+def test_a_removed_file_leaves_its_neighbors(store: Store) -> None:
     store.create("a/1", {"x": b"one", "y": b"two"})
     store.remove("a/1/x")
     assert list(store.entries("a/1")) == ["y"]
@@ -94,7 +94,7 @@ def test_a_folders_stamp_changes_with_the_names_and_files_in_it(store: Store, ch
     assert store.entries("")["a"].stamp != before
 
 
-def test_an_entry_knows_how_long_it_has_been_at_rest(store: Store) -> None:
+def test_an_entry_knows_how_long_it_has_been_unchanged(store: Store) -> None:
     store.replace("a/aliases.json", b"1")
     time.sleep(0.05)
     entry = store.entry("a/aliases.json")
