@@ -73,7 +73,7 @@ def driver() -> Iterator[Driver]:
 
 
 class Promises:
-    """What was acknowledged, in order, and thus what must and what may be there after one more, unfinished, operation."""
+    """What was acknowledged, in order, and thus what must and what may be there after one more, unfinished one."""
 
     def __init__(self) -> None:
         self.task_to_versions: dict[str, dict[int, str]] = {}
@@ -98,7 +98,7 @@ class Promises:
                 self.task_to_live.pop(task, None)
 
     def check(self, root: Path, below: Path | None = None) -> None:
-        """The registry equals the promises, except for at most one operation that was under way; then it is the truth."""
+        """The registry equals the promises, except for at most one operation under way; then it is the truth."""
         registry = Registry(open_store(root, below), tiny_backbone())
         assert registry.faults() == {}
         check_gates(root, registry)
