@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from app.answers.ensembles import AnyTarget
     from app.cli.remote.remote_server import RemoteServer
     from app.main import OpenEngine
-    from app.settings import Settings
 
 BATCH_SIZE = 64
 
@@ -65,47 +64,49 @@ def run(
         raise typer.BadParameter("give a text, or pipe in one input per line", param_hint="text")
     import asyncio
 
-    is_piped = text in (None, "-")
-    server = find_server(url, api_key)
+    settings = {"model": model, "registry": registry, "device": device, "quantize": quantize}
+    opening = _open_runner(find_server(url, api_key), task, given, settings)
+    asyncio.run(_answer(opening, text, as_json=as_json))
+
+
+@asynccontextmanager
+async def _open_runner(
+    server: RemoteServer | None, task: str, given: dict[str, Any], settings: dict[str, Any]
+) -> AsyncIterator[_LocalRunner | _RemoteRunner]:
     if server is not None:
-        asyncio.run(_answer(_Remote(server, task, given), text, is_piped=is_piped, as_json=as_json))
+        yield _RemoteRunner(server, task, given)
         return
-    from app.telemetry import configure_logging
-
-    settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, watch_interval=0)
-    configure_logging("warning")
-    asyncio.run(_run_here(settings, task, given, text, is_piped=is_piped, as_json=as_json))
-
-
-async def _run_here(
-    settings: Settings, task: str, given: dict[str, Any], text: str | None, *, is_piped: bool, as_json: bool
-) -> None:
     from app.answers.finder import TaskFinder
     from app.main import open_engine
+    from app.telemetry import configure_logging
 
-    with open_engine(settings) as opened:
+    configure_logging("warning")
+    checked = read_settings(**settings, watch_interval=0)
+    with open_engine(checked) as opened:
         opened.engine.start()
         target = await TaskFinder(opened.backbone, opened.registry).find(task, param="task")
-        here = _Here(opened, target, given, settings.request_timeout)
-        await _answer(here, text, is_piped=is_piped, as_json=as_json)
+        yield _LocalRunner(opened, target, given, checked.request_timeout)
 
 
-async def _answer(runner: _Here | _Remote, text: str | None, *, is_piped: bool, as_json: bool) -> None:
-    if is_piped:
-        for batch in _batches(line.rstrip("\r\n") for line in sys.stdin):
-            for result in await runner.run(batch):
-                _show(result, as_json=as_json, is_line=True)
-    elif as_json or not runner.can_stream:
-        [result] = await runner.run([text or ""])
-        _show(result, as_json=as_json)
-    else:
-        async with aclosing(runner.stream(text or "")) as pieces:
-            async for piece in pieces:
-                typer.echo(piece, nl=False)
-        typer.echo()
+async def _answer(
+    opening: AbstractAsyncContextManager[_LocalRunner | _RemoteRunner], text: str | None, *, as_json: bool
+) -> None:
+    async with opening as runner:
+        if text in (None, "-"):
+            for batch in _batches(line.rstrip("\r\n") for line in sys.stdin):
+                for result in await runner.run(batch):
+                    _show(result, as_json=as_json, is_line=True)
+        elif as_json or not runner.can_stream:
+            [result] = await runner.run([text])
+            _show(result, as_json=as_json)
+        else:
+            async with aclosing(runner.stream(text)) as pieces:
+                async for piece in pieces:
+                    typer.echo(piece, nl=False)
+            typer.echo()
 
 
-class _Here:
+class _LocalRunner:
     """Runs a task on a backbone in this process."""
 
     def __init__(self, opened: OpenEngine, target: AnyTarget, given: dict[str, Any], timeout_s: float) -> None:
@@ -142,7 +143,7 @@ class _Here:
                 yield piece.text
 
 
-class _Remote:
+class _RemoteRunner:
     """Runs a task on a running server."""
 
     def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
@@ -151,19 +152,15 @@ class _Remote:
         self._server = server
         self._path = task_path(task, "run")
         self._given = given
-        self.can_stream = "+" not in task and not self._has_labels(task.partition("@")[0])
+        self.can_stream = "+" not in task and not self._has_labels(task_path(task.partition("@")[0]))
 
-    def _has_labels(self, task: str) -> bool:
-        from app.cli.remote.remote_server import task_path
-
-        live = self._server.call("GET", task_path(task))["live"]
+    def _has_labels(self, path: str) -> bool:
+        live = self._server.call("GET", path)["live"]
         return bool(live and live["labels"])
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
-        results: list[dict[str, Any]] = self._server.call("POST", self._path, {"inputs": texts, **self._given})[
-            "results"
-        ]
-        return results
+        answer = self._server.call("POST", self._path, {"inputs": texts, **self._given})
+        return list(answer["results"])
 
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
         for event in self._server.stream(self._path, {"input": text, "stream": True, **self._given}):
