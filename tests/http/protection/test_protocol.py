@@ -21,6 +21,8 @@ from tests.support.server import LiveServer, make_settings, read_metric, run_app
 from tests.support.sockets import connect, post_request, read_all, wait_for
 from tests.support.tuning_jobs import make_spec
 
+pytestmark = pytest.mark.slow
+
 SEND_TIMEOUT_S = 0.3
 
 

@@ -25,6 +25,8 @@ from tests.support.tuning_jobs import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 INPUTS = "\n".join(f"film {a}{b}{c}" for a in "abcd" for b in "efg" for c in "0123456789abcde").encode()
 WRITTEN = "Say yes or no. zz is yes, qq is no. " * 4
 
