@@ -96,7 +96,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         opened.engine,
         readiness,
         Guard(keys),
-        *make_answers(opened),
+        *make_answers(opened, readiness),
         metrics=opened.metrics,
         tuning=tuning,
         default_timeout_s=settings.request_timeout,
@@ -134,7 +134,7 @@ def open_engine(settings: Settings, *, backbone: Backbone | None = None) -> Iter
         yield OpenEngine(backbone, registry, engine, metrics)
 
 
-def make_answers(opened: OpenEngine) -> tuple[object, ...]:
+def make_answers(opened: OpenEngine, readiness: Readiness) -> tuple[object, ...]:
     """What routes ask for by class, from the engine up."""
     backbone, registry, engine = opened.backbone, opened.registry, opened.engine
     finder = TaskFinder(backbone, registry)
@@ -146,7 +146,7 @@ def make_answers(opened: OpenEngine) -> tuple[object, ...]:
         RunService(backbone, texts, labels),
         Completer(backbone, texts, labels),
         evaluator,
-        Promoter(registry, evaluator),
+        Promoter(evaluator, readiness),
         TokenReporter(backbone, registry, finder, evaluator),
     )
 

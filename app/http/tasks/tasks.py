@@ -37,7 +37,7 @@ from app.http.tasks.tasks_schema import (
     VersionList,
 )
 from app.http.tasks.uploads import MAX_UPLOAD_BODY_BYTES, read_version
-from app.measure.promote import GateRequest, find_gate
+from app.measure.promote import GateRequest, find_gate, promote, publish
 from app.registry.aliases import AliasTarget
 from app.registry.registry import Registry
 
@@ -173,9 +173,10 @@ async def create_version(
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
     publication, metadata = await read_version(request, backbone)
-    version = await promoter.publish(
-        task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match, call=call
+    promotion = publish(
+        registry, task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match
     )
+    version = await promoter.run(task, promotion, call)
     headers = {**await _etag(registry, task), "location": f"/v1/tasks/{task}/versions/{version.number}"}
     return reply(version_object(version), status=201, headers=headers)
 
@@ -211,7 +212,8 @@ async def set_alias(
     if request.gate is not None:
         examples = await read_examples(request.gate, tuning)
         asked = GateRequest(examples, request.gate.metric, request.gate.tolerance or 0.0)
-    await promoter.move_alias(task, alias, target, gate=asked, force=bool(request.force), if_match=if_match, call=call)
+    promotion = promote(registry, task, alias, target, gate=asked, force=bool(request.force), if_match=if_match)
+    await promoter.run(task, promotion, call)
     gate = await asyncio.to_thread(find_gate, registry, task, alias)
     shown = AliasObject(
         task=task, alias=alias, target=target_object(target), gate=None if gate is None else gate_object(gate)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from safetensors.torch import save as save_safetensors
 
+from app.answers.readiness import Readiness
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
@@ -114,6 +115,16 @@ def test_a_gate_is_taken_away_by_its_own_route(http: httpx.Client, gate: dict[st
     assert gone.json() == {"id": "good@live", "object": "task.gate", "deleted": True}
     assert http.delete("/v1/tasks/good/aliases/live/gate").status_code == 404
     assert move(http, version=2).json()["gate"] is None
+
+
+def test_a_server_that_stops_measures_no_more_and_still_moves_what_is_measured(
+    live: LiveServer, http: httpx.Client, gate: dict[str, object]
+) -> None:
+    move(http, version=1, gate=gate)
+    live.part(Readiness).is_draining = True
+    assert move(http, version=2).status_code == 503
+    assert move(http, version=2, force=True).status_code == 200
+    assert http.get("/v1/tasks/good/versions/2/evaluations").json()["data"] == []
 
 
 @pytest.mark.parametrize(
