@@ -62,7 +62,7 @@ def distill(
     config, tried = split_asked(asked)
     from app.main import load_backbone
     from app.measure.example_file import read_inputs
-    from app.tuning.distillation.distillation_run import DistillationPlan
+    from app.tuning.distillation.distillation import DistillationPlan
     from app.tuning.search import Search
     from app.tuning.tune import distill_prompt
 

@@ -14,7 +14,7 @@ from app.cli.remote.remote_server import RemoteServer
 from app.errors import InvalidInput
 
 ROUTE = "/v1/fine_tuning/jobs"
-MAX_LINE_CHARS = 1000  # an id that is cut to the width of a terminal is of no use
+MAX_LINE_CHARS = 1000  # an id that is cut to the width of a terminal is useless
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 jobs = typer.Typer(
@@ -54,7 +54,7 @@ def show(job: JobId, as_json: AsJson = False, url: Url = None, api_key: ApiKey =
 def follow(job: JobId, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
     """Show what happens in a job until it ends; exit code 1 if it fails.
 
-    A connection that breaks is taken up again where it broke, also when the server is restarted meanwhile.
+    A broken connection is resumed where it broke, even if the server was restarted meanwhile.
     """
     server = _server(url, api_key)
     path = _path(server, job)
@@ -82,20 +82,20 @@ def pause(job: JobId, url: Url = None, api_key: ApiKey = None) -> None:
 
 @jobs.command()
 def resume(job: JobId, url: Url = None, api_key: ApiKey = None) -> None:
-    """Let a paused job go on where it stopped."""
+    """Let a paused job continue where it stopped."""
     _order(url, api_key, job, "resume")
 
 
 @jobs.command("rm")
 def remove(job: JobId, url: Url = None, api_key: ApiKey = None) -> None:
-    """Forget a job that has ended, with its events. The versions it published stay."""
+    """Delete a job that has ended, with its events. The versions it published stay."""
     server = _server(url, api_key)
     removed = server.call("DELETE", _path(server, job))
     typer.echo(f"{removed['id']} removed")
 
 
 def _server(url: str | None, api_key: str | None) -> RemoteServer:
-    """The one that is named, or one at the default address: jobs are a server's alone."""
+    """The named one, or one at the default address: only servers have jobs."""
     return find_server(url, api_key) or RemoteServer(DEFAULT_URL, api_key)
 
 

@@ -61,6 +61,7 @@ class Attempt:
         self._should_stop = should_stop
         self._progress = ProgressLog(stores.jobs, job)
         self._work = kind.start(job, plan, stores.folder.read_run(job.id), self._progress)
+        self._run = self._work.run
         self._saved_s = time.monotonic()
         self._checkpoint_steps = [each.step for each in stores.checkpoints.of(job.id)]
 
@@ -69,26 +70,26 @@ class Attempt:
 
         Raises what the work raises; what was published by then stays.
         """
-        while not self._work.is_done:
-            self._work.prepare()
+        while not self._run.is_done:
+            self._run.prepare()
             done = self._lease(self._advance)
             self._progress.flush_if_due()
             if done.candidate is not None and not self._is_over():
                 self._publish_checkpoint(done.candidate)
             if done.state is not None:
                 self._save(done.state)
-            if not self._work.is_done and self._must_leave(is_saved=done.state is not None):
+            if not self._run.is_done and self._must_leave(is_saved=done.state is not None):
                 return self._leave()
         return self._end()
 
     def _advance(self) -> Slice:
         """On the device's thread."""
-        work = self._work
-        work.advance()
-        can_save = work.can_save
+        self._run.advance()
+        if not self._run.can_save:
+            return Slice(None, None)
         return Slice(
-            state=work.state() if can_save and self._is_time_to_save() else None,
-            candidate=self._find_candidate() if can_save and self._is_time_to_publish() else None,
+            state=self._run.state() if self._is_time_to_save() else None,
+            candidate=self._find_candidate() if self._is_time_to_publish() else None,
         )
 
     def _is_time_to_save(self) -> bool:
@@ -102,13 +103,13 @@ class Attempt:
 
     def _is_time_to_publish(self) -> bool:
         """At the first improvement, and then whenever another quarter of the updates is done."""
-        step, num_steps = self._work.step, self._work.num_steps
+        step, num_steps = self._run.step, self._run.num_steps
         quarter_before, quarter = ((each * NUM_CHECKPOINT_MOMENTS) // num_steps for each in (step - 1, step))
         return quarter > quarter_before or not any(each <= step for each in self._checkpoint_steps)
 
     def _find_candidate(self) -> Candidate | None:
         """The best state so far, if it is better than the last checkpoint and than the start."""
-        published = max((each for each in self._checkpoint_steps if each <= self._work.step), default=0)
+        published = max((each for each in self._checkpoint_steps if each <= self._run.step), default=0)
         return self._work.find_candidate(published)
 
     def _publish_checkpoint(self, candidate: Candidate) -> None:

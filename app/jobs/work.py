@@ -41,11 +41,8 @@ class SavedState(Protocol):
     def to_bytes(self) -> bytes: ...
 
 
-class Work(Protocol):
-    """One attempt at a job. Methods are called on the runner's thread, which may wait for the disk, except where noted.
-
-    Publishing again after a crash must find what was published before.
-    """
+class Run(Protocol):
+    """What is computed, slice by slice."""
 
     @property
     def step(self) -> int:
@@ -56,7 +53,7 @@ class Work(Protocol):
 
     @property
     def can_save(self) -> bool:
-        """Whether the last slice completed an update: only then may `state` and `find_candidate` be called."""
+        """Whether the last slice completed an update: only then may `state` be called, or a candidate be looked for."""
 
     @property
     def is_done(self) -> bool: ...
@@ -69,6 +66,16 @@ class Work(Protocol):
 
     def state(self) -> SavedState:
         """On the device's thread."""
+
+
+class Work(Protocol):
+    """One attempt at a job. Methods are called on the runner's thread, which may wait for the disk, except where noted.
+
+    Publishing again after a crash must find what was published before.
+    """
+
+    @property
+    def run(self) -> Run: ...
 
     def find_candidate(self, published_step: int) -> Candidate | None:
         """The best state, if it was measured after `published_step`. On the device's thread."""

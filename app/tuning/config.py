@@ -83,124 +83,72 @@ class TuneConfig:
     Records and saved runs hold the fields in this order.
     """
 
+    # fmt: off
     kind: PromptKind = declare(
         PromptKind.EMBEDDINGS,
         "What is learned: embeddings (prompt tuning), or kv, the keys and values of every layer (prefix tuning).",
-        option="--kind",
-        axis=0,
-        left_out=(PromptKind.TEXT,),
-    )
-    """Lester et al. 2021; Li and Liang 2021. The latter start as those of the rows that `init` names (Eyuboglu et al.
-    2025)."""
+        option="--kind", axis=0, left_out=(PromptKind.TEXT,))
+    """Lester et al. 2021; Li and Liang 2021. Keys and values start as those of the rows that `init` names (Eyuboglu et
+    al. 2025)."""
     num_virtual_tokens: int = declare(
-        20,
-        "Rows to learn.",
-        low=1,
-        high=MAX_VIRTUAL_TOKENS,
-        unset="20,50; to distill: 20",
-        option="--virtual-tokens",
-        axis=3,
-    )
+        20, "Rows to learn.", low=1, high=MAX_VIRTUAL_TOKENS, unset="20,50; to distill: 20", option="--virtual-tokens",
+        axis=3)
     init: Init = declare(
-        Init.VOCAB,
-        "What the rows start as: labels, vocab, text or random; prompt, in jobs that continue from a version.",
-        option="--init",
-        axis=1,
-    )
+        Init.VOCAB, "What the rows start as: labels, vocab, text or random; prompt, if a job continues from a version.",
+        option="--init", axis=1)
     init_text: str = declare("", "The text of init text.", option="--init-text")
     optimizer: OptimizerKind = declare(OptimizerKind.ADAMW, "Adafactor takes less memory.")
     learning_rate: float = declare(
-        0.03,
-        "In units of the vocabulary's scale.",
-        low=0,
-        high=1000,
-        unset="0.03,0.1,0.3",
-        is_positive=True,
-        option="--learning-rate",
-        axis=2,
-    )
+        0.03, "In units of the vocabulary's scale.", low=0, high=1000, unset="0.03,0.1,0.3", is_positive=True,
+        option="--learning-rate", axis=2)
     """In units of the root mean square of the vocabulary's embeddings (kv: of each layer's initial keys and values), so
     that one value fits backbones that differ in scale by orders of magnitude. AdamW moves a number by about this much
     in a step; Adafactor scales by the prompt's own root mean square."""
     weight_decay: float = declare(0.0, "Pulls toward zero, times the learning rate.", low=0, high=1000)
-    warmup_share: float = declare(
-        0.05, "Share of the updates over which the learning rate rises from 0.", low=0, high=1
-    )
+    warmup_share: float = declare(0.05, "Share of the updates over which the learning rate rises.", low=0, high=1)
     schedule: Schedule = declare(Schedule.COSINE, "Of the learning rate; cosine falls to 0 at the last update.")
     max_grad_norm: float = declare(
-        0.0, "Gradients are scaled down to this norm, in the same units; 0 does not clip.", low=0, high=1e6
-    )
+        0.0, "Gradients are scaled down to this norm, in the same units; 0 does not clip.", low=0, high=1e6)
     loss: Loss = declare(
-        Loss.AUTO, "Of the target's tokens, or of the right label among all; labels if that costs little, without it."
-    )
+        Loss.AUTO, "Of the target's tokens, or of the right label among all; labels if that costs little, without it.")
     token_weight: float = declare(0.1, "Weight of the tokens' loss next to the labels'.", low=0, high=100)
     metric: Metric = declare(
-        Metric.AUTO,
-        "What the best state is chosen by: loss; accuracy or macro_f1 of labels; exact_match, token_f1, rouge_l or "
-        "entity_f1 of answers that are written.",
-        unset="accuracy, or loss of texts",
-        option="--metric",
-    )
+        Metric.AUTO, "What the best state is chosen by: loss; accuracy or macro_f1 of labels; exact_match, token_f1, "
+        "rouge_l or entity_f1 of answers that are written.", unset="accuracy, or loss of texts", option="--metric")
     """Ties go to the lower loss. A metric of texts has the answers to at most MAX_WRITTEN_ROWS validation examples
     written at every measurement."""
     balance: bool = declare(
-        False,
-        "In every epoch, leave out what the commonest target has more than all others together.",
-        option="--balance",
-    )
+        False, "In every epoch, leave out what the commonest target has more than all others together.",
+        option="--balance")
     """What is mostly "none" is otherwise learned as "none"."""
     batch_size: int = declare(
-        32, "Examples in an update.", low=1, high=65_536, job_high=MAX_JOB_BATCH_SIZE, option="--batch-size"
-    )
+        32, "Examples in an update.", low=1, high=65_536, job_high=MAX_JOB_BATCH_SIZE, option="--batch-size")
     micro_batch_size: int = declare(
-        32, "Rows of one forward, over which gradients are accumulated.", low=1, high=65_536, is_offered=False
-    )
+        32, "Rows of one forward, over which gradients are accumulated.", low=1, high=65_536, is_offered=False)
     num_epochs: float = declare(
-        0.0,
-        "Passes over the examples, unless max_steps is given.",
-        low=0,
-        high=10_000,
-        unset="3, at least 50 updates",
-        job_name="n_epochs",
-        job_high=MAX_JOB_EPOCHS,
-        is_positive=True,
-        option="--epochs",
-    )
+        0.0, "Passes over the examples, unless max_steps is given.", low=0, high=10_000, unset="3, at least 50 updates",
+        job_name="n_epochs", job_high=MAX_JOB_EPOCHS, is_positive=True, option="--epochs")
     """0 chooses."""
     max_steps: int = declare(
-        0,
-        "Updates, whatever the size of the data.",
-        low=0,
-        high=10_000_000,
-        job_high=MAX_JOB_UPDATES,
-        is_positive=True,
-        option="--max-steps",
-    )
+        0, "Updates, whatever the size of the data.", low=0, high=10_000_000, job_high=MAX_JOB_UPDATES,
+        is_positive=True, option="--max-steps")
     """0 leaves it to `num_epochs`."""
     eval_every: int = declare(
-        0, "Updates between two measurements on validation; 0 measures about 20 times.", low=0, high=10_000_000,
-        is_offered=False,
-    )  # fmt: skip
+        0, "Updates between measurements on validation; 0 measures about 20 times.", low=0, high=10_000_000,
+        is_offered=False)
     max_validation_rows: int = declare(
-        500, "Examples to measure with during tuning; the last measurement uses all.", low=1, high=1_000_000
-    )
+        500, "Examples to measure with during tuning; the last measurement uses all.", low=1, high=1_000_000)
     patience: int = declare(
-        0,
-        "Measurements without progress after which tuning ends; 0 never.",
-        low=0,
-        high=10_000_000,
-        unset=str(DEFAULT_PATIENCE),
-        job_high=1000,
-        option="--patience",
-    )
+        0, "Measurements without progress after which tuning ends; 0 never.", low=0, high=10_000_000,
+        unset=str(DEFAULT_PATIENCE), job_high=1000, option="--patience")
     seed: int = declare(
         0, "Of initialization and order.", low=0, high=2**63 - 1, job_name="seeds", job_high=2**31 - 1, option="--seed",
-        axis=4,
-    )  # fmt: skip
+        axis=4)
     """The same seed gives the same prompt on the same machine."""
     max_input_tokens: int = declare(0, "Longer inputs lose their end.", low=0, high=MAX_JOB_TOKENS, is_positive=True)
     """0 takes as many as the backbone's positions allow."""
     max_target_tokens: int = declare(128, "Longer targets are refused.", low=1, high=MAX_JOB_TOKENS)
+    # fmt: on
 
     @model_validator(mode="wrap")
     @classmethod

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,22 +14,23 @@ from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
 from app.measure.metrics import is_entity_list
 from app.model.layout import Template
+from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import Metric, TuneConfig
 from app.tuning.search import Search
 
 LABEL_METRICS = (Metric.ACCURACY, Metric.MACRO_F1)
 WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.ENTITY_F1)
-"""Of answers that have to be written before they can be judged."""
+"""Of answers that must be written before they can be judged."""
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherAnswers:
-    """What a teacher answered to some inputs (see `distillation`).
+    """A teacher's answers to some inputs (see `distillation`).
 
     Attributes:
         examples: the inputs, each with the answer.
-        scores: (num_examples, num_labels) float32, log P(label | teacher, text); None where the task writes.
+        scores: (num_examples, num_labels) float32, log P(label | teacher, text); None if the task writes.
     """
 
     examples: tuple[Example, ...]
@@ -49,7 +51,7 @@ class TuningPlan:
     config: what all members share.
     search: what they differ in.
     init_prompt: belongs to init "prompt".
-    lesson: the training examples as a teacher answered them; its scores are learned instead of the answers.
+    teacher_answers: to the training inputs; their scores are learned instead of the answers.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -59,7 +61,7 @@ class TuningPlan:
     config: TuneConfig
     search: Search
     init_prompt: TaskPrompt | None = None
-    lesson: TeacherAnswers | None = None
+    teacher_answers: TeacherAnswers | None = None
 
     def __post_init__(self) -> None:
         _ = self.members  # raises if a member could not be configured
@@ -123,6 +125,22 @@ class TuningPlan:
         if self.metric is Metric.ENTITY_F1 and not is_entity_list([example.target for example in self.validation]):
             raise InvalidInput('entity_f1 reads targets such as "type = name; type = name"', param="metric")
 
+    def publication(self, prompt: TaskPrompt, config: TuneConfig | None = None, **known: Any) -> Publication:
+        """Of a tuned prompt; a task that writes gets room for its longest target by default.
+
+        Args: config: a member's; None takes what all share. known: other fields of Publication.
+        """
+        config = config or self.config
+        return Publication(
+            prompt,
+            template=self.template,
+            labels=self.labels,
+            sampling={} if self.labels else {"temperature": 0.0, "max_tokens": config.max_target_tokens},
+            data_sha256=self.data_hash,
+            tuning=asdict(config),
+            **known,
+        )
+
     @property
     def data_hash(self) -> str:
         """sha256 over training and validation examples."""
@@ -139,6 +157,6 @@ class TuningPlan:
             self.init_prompt.digest if self.init_prompt else None,
             hash_examples(self.train),
             hash_examples(self.validation),
-            self.lesson.digest if self.lesson else None,
+            self.teacher_answers.digest if self.teacher_answers else None,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

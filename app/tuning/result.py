@@ -30,14 +30,14 @@ class TuneResult:
         member: number of the best one.
         validation: of the prompt, on all validation examples, with the label temperature fitted to them.
         history: every measurement of every member, in order.
-        best_step: updates done when the prompt was measured; 0 is the initialisation.
+        best_step: updates done when the prompt was measured; 0 is the start.
         num_steps: updates done in all.
         stop_reason: "finished", "patience", "not finite" or "stopped".
         tuning_s: seconds on the device.
-        num_tokens_computed: put through the backbone, a backward counted like a forward.
-        origin: what the provenance says beside, or instead of, the run's own: of a distillation its teacher and worth.
-        note: the same in words.
-        others: the next best members of the same run, where the search keeps more than one.
+        num_tokens_computed: by the backbone; a backward pass counts like a forward one.
+        origin: added to the provenance, or replacing parts of it: of a distillation its teacher and its report.
+        note: the report in words.
+        others: the next best members of the same run, if the search keeps more than one.
     """
 
     prompt: TaskPrompt
@@ -71,7 +71,7 @@ class TuneResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Names to publish: the validation metrics, each with `validation_` in front."""
+        """Names to publish: the validation metrics, each with the prefix `validation_`."""
         return {f"validation_{name}": value for name, value in self.validation.metrics.items()}
 
     @property
@@ -102,18 +102,13 @@ class TuneResult:
         }
 
     def publication(self, description: str = "") -> Publication:
-        """With defaults for sampling that give a generating task room for its longest target."""
         stated = ("config", "data_hash")  # in fields of their own
-        return Publication(
+        return self.plan.publication(
             self.prompt,
+            self.config,
             initial=self.initial,
-            template=self.template,
-            labels=self.labels,
             label_temperature=self.validation.label_temperature,
-            sampling={} if self.labels else {"temperature": 0.0, "max_tokens": self.config.max_target_tokens},
             metrics=self.metrics,
-            data_sha256=self.plan.data_hash,
-            tuning=asdict(self.config),
             provenance={name: value for name, value in self.provenance.items() if name not in stated},
             description=description,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.model.backbone import Backbone
-from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
+from app.tuning.distillation.distillation import DistillationPlan
+from app.tuning.distillation.distillation_run import DistillationRun
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, ignore_event
@@ -19,24 +20,24 @@ def tune_task(
     on_event: OnEvent = ignore_event,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TuneResult:
-    """Tunes a prompt and measures it on validation, with the device to itself; publishing it is the caller's.
+    """Tunes a prompt and measures it on validation, alone on the device; the caller publishes it.
 
-    Args: should_stop: asked after every update; what is best so far is kept.
+    Args: should_stop: asked after every update; the best state so far is kept.
 
-    Raises: as TuningRun and `TuningRun.advance`.
+    Raises what TuningRun and `TuningRun.advance` raise.
     """
     return run_alone(TuningRun(backbone, plan, on_event=on_event), should_stop)
 
 
 def distill_prompt(
     backbone: Backbone,
-    assignment: DistillationPlan,
+    plan: DistillationPlan,
     *,
     on_event: OnEvent = ignore_event,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TuneResult:
-    """Lets the teacher answer and the student learn, with the device to itself. Raises as DistillationRun does."""
-    return run_alone(DistillationRun(backbone, assignment, on_event=on_event), should_stop)
+    """Lets the teacher answer and the student learn, alone on the device. Raises what DistillationRun raises."""
+    return run_alone(DistillationRun(backbone, plan, on_event=on_event), should_stop)
 
 
 def run_alone(run: TuningRun | DistillationRun, should_stop: Callable[[], bool]) -> TuneResult:

@@ -1,4 +1,4 @@
-"""Where commands that tune publish, and what they do with their result."""
+"""How commands that tune publish and report their result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: st
 def publish_all(
     backbone: Backbone, registry: Registry, task: str, result: TuneResult, *, description: str, alias: str
 ) -> list[Version]:
-    """The best result as `publish_result` does it, and the others aside."""
+    """The best result as `publish_result` does it, and the others without an alias."""
     best = publish_result(backbone, registry, task, result, description=description, alias=alias)
     others = (
         publish_result(backbone, registry, task, other, description=description, alias="") for other in result.others

@@ -38,7 +38,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 class TuningView:
-    """Shows a run's events on stderr: a bar where it is a terminal, lines otherwise; with --json, JSON on stdout."""
+    """Shows a run's events on stderr: a bar if it is a terminal, lines otherwise; with --json, JSON on stdout."""
 
     def __init__(self, *, as_json: bool) -> None:
         from rich.console import Console

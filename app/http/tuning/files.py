@@ -1,4 +1,4 @@
-"""`/v1/files`: examples to tune with."""
+"""`/v1/files`: uploaded examples to tune with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.jobs.files import MAX_FILE_BYTES, MAX_FILES, Purpose
 MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
 
 
-router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
+router = APIRouter(prefix="/v1/files", route_class=GuardedRoute, tags=["Tuning"])
 UPLOADED = (Purpose.TUNING, Purpose.INPUTS)
 MAX_FIELD_BYTES = 2**16
 FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["file-abc123"])]
@@ -32,7 +32,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
 
 
 @router.post(
-    "/v1/files",
+    "",
     operation_id="createFile",
     summary="Upload examples",
     response_model=FileObject,
@@ -52,9 +52,9 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
                             "file": {
                                 "type": "string",
                                 "format": "binary",
-                                "description": "JSON lines, or CSV with a header where the name ends in .csv: `input` "
+                                "description": "JSON lines, or CSV with a header if the name ends in .csv: `input` "
                                 "and `target`, `prompt` and `completion`, `text` and `label`, or OpenAI's `messages`. "
-                                "With purpose user_data the input alone, or a .txt file of one a line.",
+                                "With purpose user_data the input alone, or a .txt file with one per line.",
                             },
                             "purpose": {"type": "string", "enum": list(UPLOADED)},
                         },
@@ -65,7 +65,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
     },
 )
 async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningDep, uploads: UploadsDep) -> Any:
-    """Every line is checked; a file with a fault is refused with the line's number, and nothing is kept of it.
+    """Every line is checked; a faulty file is refused with the line's number, and nothing of it is kept.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
@@ -74,7 +74,7 @@ async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningD
     return file_object(await uploads.check(partial(tuning.files.add, filename, content, purpose)))
 
 
-@router.get("/v1/files", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)
+@router.get("", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)
 async def list_files(
     tuning: TuningDep,
     after: Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")] = None,
@@ -101,7 +101,7 @@ async def list_files(
 
 
 @router.get(
-    "/v1/files/{file_id}",
+    "/{file_id}",
     operation_id="retrieveFile",
     summary="Show an upload",
     response_model=FileObject,
@@ -113,7 +113,7 @@ async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
 
 
 @router.get(
-    "/v1/files/{file_id}/content",
+    "/{file_id}/content",
     operation_id="downloadFile",
     summary="Download an upload",
     response_class=Response,
@@ -133,7 +133,7 @@ async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
 
 
 @router.delete(
-    "/v1/files/{file_id}",
+    "/{file_id}",
     operation_id="deleteFile",
     summary="Delete an upload",
     response_model=FileDeleted,

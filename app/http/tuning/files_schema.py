@@ -34,7 +34,7 @@ class FileList(Reply):
 
 
 class FileDeleted(Reply):
-    """What is gone."""
+    """What was deleted."""
 
     id: str
     object: Literal["file"] = "file"

@@ -1,4 +1,4 @@
-"""`/v1/fine_tuning/jobs`: prompts that the server learns by itself, on the weights that serve."""
+"""`/v1/fine_tuning/jobs`: tuning jobs that the server runs itself, on the weights it serves with."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from app.http.tuning.tuning_objects import checkpoint_object, event_object, job_
 from app.jobs.job import Job, Order
 from app.tuning.job.service import TuningService
 
-router = APIRouter(route_class=GuardedRoute, tags=["Tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=GuardedRoute, tags=["Tuning"])
 MAX_EVENTS_AT_ONCE = 500
+JOB = "/{fine_tuning_job_id}"
 JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["ftjob-abc123"])]
 After = Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
@@ -38,7 +39,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
 
 
 @router.post(
-    "/v1/fine_tuning/jobs",
+    "",
     operation_id="createFineTuningJob",
     summary="Learn a task from examples",
     response_model=JobObject,
@@ -51,7 +52,7 @@ async def create_job(
     readiness: ReadinessDep,
     tuning: TuningDep,
 ) -> Any:
-    """A job tunes prompts in front of the frozen backbone while it serves, and publishes the best.
+    """A job tunes prompts for the frozen backbone while it serves, and publishes the best.
 
     `fine_tuned_model` and every checkpoint are versions that can be called as soon as they are named. Nothing but
     `model` and `training_file` needs to be given.
@@ -65,13 +66,7 @@ async def create_job(
     return job_object(await asyncio.to_thread(create))
 
 
-@router.get(
-    "/v1/fine_tuning/jobs",
-    operation_id="listFineTuningJobs",
-    summary="List jobs",
-    response_model=JobList,
-    responses=READ,
-)
+@router.get("", operation_id="listFineTuningJobs", summary="List jobs", response_model=JobList, responses=READ)
 async def list_jobs(request: Request, tuning: TuningDep, after: After = None, limit: Limit = 20) -> Any:
     """Jobs, newest first. `metadata[key]=value` in the query keeps those created with this pair."""
     names = {name: name.removeprefix("metadata[").removesuffix("]") for name in request.query_params}
@@ -84,20 +79,14 @@ async def list_jobs(request: Request, tuning: TuningDep, after: After = None, li
     return JobList(data=[job_object(job) for job in jobs], has_more=has_more)
 
 
-@router.get(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
-    operation_id="retrieveFineTuningJob",
-    summary="Show a job",
-    response_model=JobObject,
-    responses=READ,
-)
+@router.get(JOB, operation_id="retrieveFineTuningJob", summary="Show a job", response_model=JobObject, responses=READ)
 async def retrieve_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
-    """Where it stands, and what came of it."""
+    """Its progress and its result."""
     return job_object(await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id))
 
 
 @router.delete(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    JOB,
     operation_id="deleteFineTuningJob",
     summary="Forget a job that has ended",
     response_model=JobDeleted,
@@ -109,44 +98,29 @@ async def delete_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     return JobDeleted(id=fine_tuning_job_id)
 
 
-@router.post(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
-    operation_id="cancelFineTuningJob",
-    summary="Cancel a job",
-    response_model=JobObject,
-    responses=WRITE,
-)
-async def cancel_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
-    """End it for good. Checkpoints it has published stay."""
-    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.CANCEL))
+def _add_order(order: Order, text: str) -> None:
+    """The route that gives one order to a job. Args: text: what the order does."""
+
+    async def give_order(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
+        return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, order))
+
+    router.post(
+        f"{JOB}/{order}",
+        operation_id=f"{order}FineTuningJob",
+        summary=f"{order.capitalize()} a job",
+        description=text,
+        response_model=JobObject,
+        responses=WRITE,
+    )(give_order)
 
 
-@router.post(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
-    operation_id="pauseFineTuningJob",
-    summary="Pause a job",
-    response_model=JobObject,
-    responses=WRITE,
-)
-async def pause_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
-    """It stops after its present update, and others get their turn until it is resumed."""
-    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.PAUSE))
-
-
-@router.post(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
-    operation_id="resumeFineTuningJob",
-    summary="Resume a paused job",
-    response_model=JobObject,
-    responses=WRITE,
-)
-async def resume_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
-    """It goes on at the update where it stopped, as if it had never been paused."""
-    return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, Order.RESUME))
+_add_order(Order.CANCEL, "End it for good. Published checkpoints stay.")
+_add_order(Order.PAUSE, "It stops after its present update, and others get their turn until it is resumed.")
+_add_order(Order.RESUME, "It continues at the update where it stopped, as if it had never been paused.")
 
 
 @router.get(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    f"{JOB}/events",
     operation_id="listFineTuningEvents",
     summary="List a job's events, or follow them",
     response_model=EventList,
@@ -165,9 +139,9 @@ async def list_events(
         str | None, Header(max_length=MAX_ID_CHARS, description="With stream: the last id that was received.")
     ] = None,
 ) -> Any:
-    """A page of events, newest first; with `stream` those that are there and then those that come.
+    """A page of events, newest first; with `stream` past events and then new ones as they happen.
 
-    A stream whose connection broke goes on behind `Last-Event-ID` (or `after`), with nothing missing or twice.
+    A broken stream continues after `Last-Event-ID` (or `after`), with nothing missing and nothing twice.
     """
     await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
     if stream:
@@ -180,14 +154,14 @@ async def list_events(
 
 
 @router.get(
-    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    f"{JOB}/checkpoints",
     operation_id="listFineTuningCheckpoints",
     summary="List a job's checkpoints",
     response_model=CheckpointList,
     responses=READ,
 )
 async def list_checkpoints(fine_tuning_job_id: JobId, tuning: TuningDep, after: After = None, limit: Limit = 10) -> Any:
-    """Versions published on the way, newest first. Each can be called, whatever becomes of the job."""
+    """Versions published during the job, newest first. Each can be called, however the job ends."""
     await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
     found = [checkpoint_object(each) for each in await asyncio.to_thread(tuning.checkpoints.of, fine_tuning_job_id)]
     found.reverse()
@@ -206,7 +180,7 @@ async def list_checkpoints(fine_tuning_job_id: JobId, tuning: TuningDep, after: 
 
 
 async def _follow(tuning: TuningService, job_id: str, after: str | None) -> AsyncGenerator[EventObject, None]:
-    """Events in order, until the job has ended and all of them are told."""
+    """Events in order, until the job has ended and all of them were sent."""
     with tuning.notifier.listening(job_id) as listener:
         while True:
             job = await asyncio.to_thread(tuning.jobs.get, job_id)

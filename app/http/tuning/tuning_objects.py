@@ -1,4 +1,4 @@
-"""What the tuning keeps, as `/v1/files` and `/v1/fine_tuning/jobs` show it."""
+"""Files, jobs, events and checkpoints as `/v1/files` and `/v1/fine_tuning/jobs` show them."""
 
 from __future__ import annotations
 

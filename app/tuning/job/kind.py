@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
-from app.tuning.distillation.distillation_run import DistillationPlan, DistillationRun
+from app.tuning.distillation.distillation import DistillationPlan
+from app.tuning.distillation.distillation_run import DistillationRun
 from app.tuning.job.figures import write_figures
-from app.tuning.job.publisher import Publisher
 from app.tuning.job.reporter import Reporter
 from app.tuning.job.spec import JobSpec
 from app.tuning.job.work import TuningWork
@@ -61,8 +61,7 @@ class TuningJobs:
         reporter = Reporter(progress)
         make = DistillationRun if isinstance(plan, DistillationPlan) else TuningRun
         run = make(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)  # type: ignore[arg-type]
-        publisher = Publisher(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run)
-        return TuningWork(self._backbone, run, publisher, reporter)
+        return TuningWork(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run, reporter)
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:
         return write_figures(events)

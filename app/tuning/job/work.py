@@ -1,102 +1,129 @@
-"""TuningWork: a run as the runner of jobs sees it, and what becomes of its prompts."""
+"""TuningWork: what becomes of a run's prompts. After a crash it finds the versions that were published before."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from app.errors import GateFailed, NumericalError, SoftswapError
+from app.engine.threads.slices import Lease, take_turns
+from app.errors import GateFailed, NotFound, NumericalError, SoftswapError
 from app.jobs.work import Candidate
+from app.measure.plain_model import PlainModel
+from app.measure.promote import run_with, score_move
+from app.registry.publication import Publication
 from app.registry.reference import name_together
 from app.tuning.job.reporter import Reporter
+from app.tuning.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from app.engine.threads.slices import Lease
     from app.model.backbone import Backbone
+    from app.registry.registry import Registry
     from app.registry.version import Version
     from app.tuning.distillation.distillation_run import DistillationRun
-    from app.tuning.job.publisher import Publisher
+    from app.tuning.result import TuneResult
     from app.tuning.run.run import TuningRun
-    from app.tuning.run.run_state import RunState
 
 
 class TuningWork:
-    """See `app.jobs.work.Work`; a candidate's content is the prompt."""
+    """See `app.jobs.work.Work`; a candidate's content is the prompt.
+
+    The provenance of the versions says which job and step they are from.
+    """
 
     def __init__(
-        self, backbone: Backbone, run: TuningRun | DistillationRun, publisher: Publisher, reporter: Reporter
+        self,
+        backbone: Backbone,
+        registry: Registry,
+        job_id: str,
+        spec: JobSpec,
+        run: TuningRun | DistillationRun,
+        reporter: Reporter,
     ) -> None:
         self._backbone = backbone
-        self._run = run
-        self._publisher = publisher
+        self._registry = registry
+        self._job_id = job_id
+        self._spec = spec
+        self.run = run
         self._reporter = reporter
         self._published: list[Version] = []
 
-    @property
-    def step(self) -> int:
-        return self._run.step
-
-    @property
-    def num_steps(self) -> int:
-        return self._run.num_steps
-
-    @property
-    def can_save(self) -> bool:
-        return self._run.can_save
-
-    @property
-    def is_done(self) -> bool:
-        return self._run.is_done
-
-    def prepare(self) -> None:
-        self._run.prepare()
-
-    def advance(self) -> None:
-        self._run.advance()
-
-    def state(self) -> RunState:
-        return self._run.state()
-
     def find_candidate(self, published_step: int) -> Candidate | None:
-        leader = self._run.leader
+        leader = self.run.leader
         if leader is None or leader.best is None or leader.best.step <= published_step:
             return None
         best, prompt = leader.best, leader.best_prompt(self._backbone)
         return Candidate(best.step, best.score.metric, best.score.value, self._reporter.train_loss, prompt)
 
     def publish_checkpoint(self, candidate: Candidate) -> str:
-        return self._publisher.publish_checkpoint(candidate).id
+        """A version without an alias."""
+        origin = {"job": self._job_id, "checkpoint_step": candidate.step}
+        return (self._find(origin) or self._publish(self._describe(candidate), origin)).id
 
     @property
     def failure(self) -> SoftswapError | None:
-        if self._run.result.stop_reason != "not finite":
+        if self.run.result.stop_reason != "not finite":
             return None
         return NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
 
     @property
     def best(self) -> Candidate:
-        result = self._run.result
+        result = self.run.result
         is_best = (result.best_step, result.member)
         event = next(event for event in result.history if (event.step, event.member) == is_best)
         return Candidate(event.step, event.metric, event.value, self._reporter.train_loss, result.prompt)
 
     def publish_result(self) -> str:
-        result = self._run.result
-        self._published = [self._publisher.publish_result(each) for each in (result, *result.others)]
+        """The version that the job is for, and the others of its ensemble, still without an alias."""
+        result = self.run.result
+        self._published = [self._publish_one(each) for each in (result, *result.others)]
         return self._published[0].id
 
     def measure_result(self, lease: Lease) -> None:
-        self._publisher.find_scores(self._published[0], lease, self._run.num_rows_at_once)
+        """Turn by turn, what the gate of the job's alias, if it has one, will ask of the version."""
+        if self._spec.alias is not None:
+            version = self._published[0]
+            model = PlainModel(self._backbone, self.run.num_rows_at_once)
+            scoring = score_move(self._registry, version.task, self._spec.alias, version.number)
+            run_with(lambda asked: take_turns(lease, model.evaluate(asked)), scoring)
 
     def release(self) -> str | None:
+        """Move the job's alias to the version, unless it scores lower than the alias's present one."""
+        version, alias = self._published[0], self._spec.alias
         try:
-            self._publisher.move_alias(self._published[0])
+            if alias is not None:
+                self._registry.set_alias(version.task, alias, version.number)
         except GateFailed as error:
-            return f"{self._publisher.alias} stays where it is: {error.message}"
+            return f"{alias} stays where it is: {error.message}"
         return None
 
     @property
     def note(self) -> str:
-        notes = self._run.result.note.splitlines()
+        notes = self.run.result.note.splitlines()
         if len(self._published) > 1:
             notes.append(f"{name_together(each.id for each in self._published)} answers as an ensemble")
         return "".join(f"; {note}" for note in notes)
+
+    def _publish_one(self, result: TuneResult) -> Version:
+        origin = {"job": self._job_id, "result_step": result.best_step, "result_member": result.member}
+        return self._find(origin) or self._publish(result.publication(self._spec.description), origin)
+
+    def _find(self, origin: Mapping[str, Any]) -> Version | None:
+        """What an earlier attempt at this job published before it could record that."""
+        try:
+            versions = self._registry.versions(self._spec.task)
+        except NotFound:
+            return None
+        return next((version for version in versions if origin.items() <= version.provenance.items()), None)
+
+    def _publish(self, publication: Publication, origin: Mapping[str, Any]) -> Version:
+        traced = replace(publication, provenance={**publication.provenance, **origin})
+        return self._registry.publish(self._spec.task, traced, alias=None)
+
+    def _describe(self, candidate: Candidate) -> Publication:
+        return self.run.plan.publication(
+            candidate.content,
+            metrics={f"validation_{candidate.metric}": candidate.value},
+            provenance={"method": self._spec.provenance_method},
+            description=self._spec.description,
+        )

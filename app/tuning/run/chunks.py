@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.measure.encoding import EncodedExample
 
 TRIAL_SIZES = tuple(2**power for power in range(6, 17))
-"""Tokens of the chunks that tell how long a chunk takes."""
+"""Sizes, in tokens, of the chunks that are timed."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Chunker:
 
     Args:
         max_rows: rows of a chunk, all prompts counted.
-        num_extra_tokens: tokens that each row costs beside its own.
+        num_extra_tokens: that each row costs in addition to its own.
     """
 
     def __init__(self, *, max_rows: int, num_extra_tokens: int) -> None:
@@ -46,7 +46,7 @@ class Chunker:
         return self._cut(rows, num_prompts, self.max_tokens)
 
     def trial_chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> list[Chunk]:
-        """Chunks of the longest rows, each twice as large as the one before, as far as `max_rows` allows."""
+        """Chunks of the longest rows, each twice as large as the last, as far as `max_rows` allows."""
         chunks = [next(self._cut(rows, num_prompts, size)) for size in TRIAL_SIZES]
         return [chunk for i, chunk in enumerate(chunks) if i == 0 or len(chunk.rows) > len(chunks[i - 1].rows)]
 
@@ -59,7 +59,7 @@ class Chunker:
         return len(chunk.rows) * max(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
 
     def num_rows_within(self, rows: Sequence[EncodedExample]) -> int:
-        """Of such rows, how many a forward may have, whichever they are."""
+        """How many of these rows a forward may have, whichever they are."""
         if self.max_tokens is None:
             return self.max_rows
         longest = max(row.num_tokens + self._num_extra_tokens for row in rows)

@@ -1,4 +1,4 @@
-"""What a tuning run reports while it goes on."""
+"""What a tuning run reports as it proceeds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TuningStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Attributes: step: counts from 1. loss: of the member that leads, mean over the rows of this update.
+    """Attributes: step: counts from 1. loss: of the leading member, mean over the rows of this update.
     learning_rate: that member's. elapsed_s: seconds spent on the device since the start.
-    num_tokens: of the examples, text and answer, each as often as a member learned from it; in this update.
-    num_tokens_trained: and in all of them so far.
+    num_tokens: of the examples in this update, text and answer, counted for each member that learned from them.
+    num_tokens_trained: the same in all updates so far.
     """
 
     step: int
@@ -57,7 +57,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class MembersDropped:
-    """Attributes: members: numbers of those that are trained no more. reason: "halving" or "not finite"."""
+    """Attributes: members: numbers of those that are no longer trained. reason: "halving" or "not finite"."""
 
     step: int
     members: tuple[int, ...]
@@ -85,4 +85,4 @@ OnEvent = Callable[[TuneEvent], None]
 
 
 def ignore_event(event: TuneEvent) -> None:
-    """For callers that do not watch."""
+    """For callers that need no events."""

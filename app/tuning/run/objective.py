@@ -1,4 +1,4 @@
-"""What a prompt is asked to do better: the loss of a batch, and the measurement on validation."""
+"""What a prompt is trained to do: the loss of a batch, and the measurement on validation."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class Objective(ABC):
     @property
     @abstractmethod
     def num_extra_tokens(self) -> int:
-        """Tokens a row costs beside its own."""
+        """Tokens a row costs in addition to its own."""
 
     @property
     def max_rows(self) -> int:
-        """Rows of one call that memory bears."""
+        """Rows of one call that fit into memory."""
         return MAX_ROWS
 
     @property
     def num_readings(self) -> int:
-        """How often `judge` puts a row through the backbone."""
+        """How often `judge` computes a row."""
         return 1
 
 
@@ -111,7 +111,7 @@ class TokenObjective(Objective):
 
 
 class WritingObjective(TokenObjective):
-    """The same loss; on validation the answers are written and judged, ties broken by the loss."""
+    """The same loss; on validation the answers are written and judged, with ties broken by the loss."""
 
     def __init__(self, backbone: Backbone, metric: Metric) -> None:
         super().__init__(backbone)
@@ -120,7 +120,7 @@ class WritingObjective(TokenObjective):
     def judge(
         self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
     ) -> Slices[torch.Tensor]:
-        """An answer ends at twice the longest target: one that goes on by then is wrong, however it would end."""
+        """Answers are cut at twice the longest target: a longer one is wrong, however it would end."""
         losses = yield from super().judge(prefix, rows, prompt_index)
         texts = [EncodedExample(row.text_ids, ()) for row in rows]
         most = 2 * max(len(row.target_ids) for row in rows)
@@ -141,7 +141,7 @@ class WritingObjective(TokenObjective):
 
 
 class LabelObjective(Objective):
-    """A metric of the likeliest labels on validation, ties broken by their cross-entropy; the loss is one of Loss."""
+    """One of Loss; on validation a metric of the likeliest labels, with ties broken by their cross-entropy."""
 
     def __init__(
         self,
@@ -261,8 +261,8 @@ class DistillationObjective(LabelObjective):
         metric: Metric = Metric.ACCURACY,
     ) -> None:
         """Args:
-        taught: ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
-        mass_weight: of the divergence between how likely any label is at all.
+        taught: token ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
+        mass_weight: of the divergence in the probability of any label at all.
         """
         super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
         self._taught = taught
@@ -288,8 +288,8 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     config, template, labels = plan.config, plan.template, plan.labels
     if not labels:
         return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else TokenObjective(backbone)
-    if plan.lesson is not None and plan.lesson.scores is not None:
-        taught = dict(zip((row.text_ids for row in train), plan.lesson.scores, strict=True))
+    if plan.teacher_answers is not None and plan.teacher_answers.scores is not None:
+        taught = dict(zip((row.text_ids for row in train), plan.teacher_answers.scores, strict=True))
         return DistillationObjective(
             backbone, template, labels, taught, mass_weight=config.token_weight, metric=plan.metric
         )

@@ -1,4 +1,4 @@
-"""The optimiser that a configuration names."""
+"""The optimizer that a configuration names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from app.tuning.config import OptimizerKind, TuneConfig
 
 
 def make_optimizer(config: TuneConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """With torch's defaults beside the learning rate and the weight decay."""
+    """With torch's defaults for everything but the learning rate and the weight decay."""
     kind = torch.optim.Adafactor if config.optimizer is OptimizerKind.ADAFACTOR else torch.optim.AdamW
     return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -1,4 +1,4 @@
-"""Population: prompts that are trained side by side, each with parameters, an optimiser and a best state of its own."""
+"""Population: prompts that are trained side by side, each with its own parameters, optimizer and best state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BestState:
 
     Attributes:
         rows: (num_virtual_tokens, width of the kind) float32.
-        step: updates done when it was measured; 0 is the initialisation.
+        step: updates done when it was measured; 0 is the start.
     """
 
     rows: torch.Tensor
@@ -39,9 +39,9 @@ class Member:
     """One prompt being learned.
 
     Attributes:
-        number: its place in the population, for good.
+        number: its place in the population, which never changes.
         initial: (num_virtual_tokens, width of the kind) float32.
-        unit: what the learned numbers are multiplied with; broadcasts over the rows.
+        unit: factor of the learned numbers; broadcasts over the rows.
         scaled: the parameter: the rows, in that unit.
         is_alive: whether it is still trained.
     """
@@ -72,8 +72,8 @@ class Member:
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate_at(step, num_steps)
         self.optimizer.step()
 
-    def note(self, score: Score, step: int) -> bool:
-        """Keep the present state if it is the member's best; whether it is."""
+    def keep_if_best(self, score: Score, step: int) -> bool:
+        """Keep the present state if it is the member's best. Returns whether it is."""
         is_better = score.is_finite and (self.best is None or score.rank > self.best.score.rank)
         if is_better:
             self.best = BestState(self.rows.detach().clone(), step, score)
@@ -89,8 +89,8 @@ class Member:
         make = TaskPrompt.from_kv if self.config.kind is PromptKind.KV else TaskPrompt.from_embeddings
         return make(self.best.rows, backbone.fingerprint)
 
-    def books(self) -> dict[str, Any]:
-        """What a saved run keeps of it, beside `tensors`."""
+    def record(self) -> dict[str, Any]:
+        """What a saved run keeps of it, next to `tensors`."""
         best = self.best and {"step": self.best.step, "score": asdict(self.best.score)}
         return {"is_alive": self.is_alive, "best": best}
 
@@ -102,8 +102,8 @@ class Member:
             named["best"] = self.best.rows
         return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
 
-    def restore(self, books: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Become what `books` and `tensors` say, bit for bit."""
+    def restore(self, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the saved values, bit for bit."""
         on_device = {name: tensor.to(self.scaled.device, copy=True) for name, tensor in tensors.items()}
         self.initial, self.unit, self.scaled.data = (on_device[name] for name in ("initial", "unit", "scaled"))
         self.optimizer.state[self.scaled] = {
@@ -111,10 +111,10 @@ class Member:
             for name, tensor in on_device.items()
             if name.startswith(OPTIMIZER)
         }
-        self.is_alive = books["is_alive"]
-        if books["best"] is not None:
-            score = Score(**books["best"]["score"] | {"rank": tuple(books["best"]["score"]["rank"])})
-            self.best = BestState(on_device["best"], books["best"]["step"], score)
+        self.is_alive = record["is_alive"]
+        if record["best"] is not None:
+            score = Score(**record["best"]["score"] | {"rank": tuple(record["best"]["score"]["rank"])})
+            self.best = BestState(on_device["best"], record["best"]["step"], score)
 
 
 class Population:
@@ -131,7 +131,7 @@ class Population:
 
     @property
     def leader(self) -> Member | None:
-        """Who holds the best state of all, alive or not."""
+        """The member with the best state of all, alive or not."""
         return next(iter(self.ranked), None)
 
     @property
@@ -141,7 +141,7 @@ class Population:
         return sorted(measured, key=lambda member: member.best_rank, reverse=True)
 
     def prefixes(self, max_tokens: int | None) -> Iterator[PromptPrefix]:
-        """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens`."""
+        """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens` tokens."""
         for (_, length), group in groupby(self.alive, key=_shape):
             size = MAX_MEMBERS if max_tokens is None else max(1, max_tokens // length)
             while members := list(islice(group, size)):

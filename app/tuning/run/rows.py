@@ -1,4 +1,4 @@
-"""The rows of a run: a plan's examples as token ids, cut so that there is room for a prompt in front."""
+"""The rows of a run: a plan's examples as token ids, cut so that a prompt fits before them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.model.backbone import Backbone
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
 MAX_WRITTEN_ROWS = 200
-"""An answer is written token by token, which takes several times as long as judging one that is given."""
+"""An answer is written token by token, which takes several times as long as judging a given one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class RunRows:
     """Attributes:
     train: what is learned from.
     validation: what the best state is chosen by, at most `max_validation_rows` of them, and at most MAX_WRITTEN_ROWS
-        where their answers have to be written.
+        if their answers must be written.
     """
 
     train: list[EncodedExample]

@@ -1,4 +1,4 @@
-"""TuningRun: learns soft prompts in front of a frozen backbone (Lester et al. 2021), slice by slice.
+"""TuningRun: learns soft prompts for a frozen backbone (Lester et al. 2021), slice by slice.
 
 The rows of the prompts are the only parameters. They are float32 on a backbone of any dtype, and are learned in units
 of their natural size (the vocabulary's embeddings, or a layer's keys), so learning rates mean the same on every
@@ -51,7 +51,7 @@ class TuningRun:
     Args:
         state: of an earlier run of the same plan, to continue from.
         slice_s: seconds a slice should take; None leaves the size of micro-batches to the configuration.
-        on_event: told what happens, within `advance`.
+        on_event: called within `advance`.
 
     Raises:
         InvalidInput: a target that is too long, a prompt that leaves no room for text, the state of another run.
@@ -69,7 +69,7 @@ class TuningRun:
         self._backbone = backbone
         self._plan = plan
         self._digest = plan.digest(backbone.fingerprint)
-        if state is not None and state.books.get("plan") != self._digest:
+        if state is not None and state.record.get("plan") != self._digest:
             raise InvalidInput("the saved state belongs to another tuning run", param="state")
         rows = RunRows.of(backbone, plan)
         self._train, self._validation = rows.train, rows.validation
@@ -113,11 +113,11 @@ class TuningRun:
 
     @property
     def num_rows_at_once(self) -> int:
-        """Rows of a forward that measures: as many as fit a slice, however long they are."""
+        """Rows of a forward that measures: as many as fit a slice at any length."""
         return self._chunker.num_rows_within(self._validation)
 
     def prepare(self) -> None:
-        """Before each slice, what needs no device; all of that was done when the run was made."""
+        """Before each slice, whatever needs no device: here nothing."""
 
     def advance(self) -> None:
         """Compute one slice.
@@ -132,13 +132,13 @@ class TuningRun:
         self._elapsed_s += time.monotonic() - began
 
     def stop(self) -> None:
-        """End after the present update: what is best so far is measured and kept."""
+        """End after the present update: the best state so far is measured and kept."""
         self._is_stopping = True
 
     def state(self) -> RunState:
         assert self.can_save, "a run can only be saved between two updates"
         members = self._population.members
-        books = {
+        record = {
             "plan": self._digest,
             "step": self.step,
             "num_worse": self._num_worse,
@@ -147,10 +147,10 @@ class TuningRun:
             "num_tokens_trained": self._trainer.num_tokens_trained,
             "chunker": self._chunker.as_dict(),
             "history": [asdict(event) for event in self._history],
-            "members": [member.books() for member in members],
+            "members": [member.record() for member in members],
         }
         named = {f"{m.number}.{name}": tensor for m in members for name, tensor in m.tensors().items()}
-        return RunState(books, named)
+        return RunState(record, named)
 
     def _slices(self, state: RunState | None) -> Iterator[bool]:
         """The whole run. It yields whether it can be saved there."""
@@ -213,13 +213,13 @@ class TuningRun:
         yield True
 
     def _restore(self, state: RunState) -> None:
-        books = state.books
-        self.step, self._num_worse, self._elapsed_s = books["step"], books["num_worse"], books["elapsed_s"]
-        self._trainer.num_tokens_computed = books["num_tokens_computed"]
-        self._trainer.num_tokens_trained = books["num_tokens_trained"]
-        self._chunker.restore(books["chunker"])
-        self._history = [Evaluated(**event) for event in books["history"]]
-        for member, known in zip(self._population.members, books["members"], strict=True):
+        record = state.record
+        self.step, self._num_worse, self._elapsed_s = record["step"], record["num_worse"], record["elapsed_s"]
+        self._trainer.num_tokens_computed = record["num_tokens_computed"]
+        self._trainer.num_tokens_trained = record["num_tokens_trained"]
+        self._chunker.restore(record["chunker"])
+        self._history = [Evaluated(**event) for event in record["history"]]
+        for member, known in zip(self._population.members, record["members"], strict=True):
             member.restore(known, state.tensors_of(member.number))
 
     def _reason_to_end(self) -> str | None:
@@ -241,7 +241,7 @@ class TuningRun:
             self._report(member_to_loss, self._trainer.num_tokens_trained - num_before)
 
     def _report(self, member_to_loss: Mapping[Member, float], num_tokens: int) -> None:
-        """The leader's loss, or another's where the leader is trained no more."""
+        """The leader's loss, or another's if the leader is no longer trained."""
         shown = max(member_to_loss, key=lambda member: member.best_rank)
         learning_rate = shown.config.learning_rate_at(self.step - 1, self.num_steps)
         loss = member_to_loss[shown]
@@ -259,14 +259,14 @@ class TuningRun:
 
     @property
     def _is_settled(self) -> bool:
-        """Whether no cut is to come: before that, those that learn late are not behind for good."""
+        """Whether no cut is to come. Until then, members that learn late may still catch up."""
         return self._plan.search.is_settled_at(self.step, self.num_steps)
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best
         member_to_score = yield from self._trainer.measure(self._validation)
         for member, score in member_to_score.items():
-            member.note(score, self.step)
+            member.keep_if_best(score, self.step)
         has_improved = self.leader is not None and self.leader.best is not best_before
         self._num_worse = 0 if has_improved else self._num_worse + 1
         for member, score in member_to_score.items():
@@ -279,14 +279,14 @@ class TuningRun:
         self._on_event(event)
 
     def _cut(self) -> None:
-        """Let the worse half of the members go, where it is time."""
+        """Drop the worse half of the members, if it is time."""
         if self._is_time_to_cut:
             alive = self._population.alive
             kept = keep_better_half([member.best_rank for member in alive], self._plan.search.num_kept)
             self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
 
     def _drop(self, members: Sequence[Member], reason: str) -> None:
-        """They are trained no more; their best states stay."""
+        """They are no longer trained; their best states stay."""
         for member in members:
             member.is_alive = False
         if members:
@@ -302,7 +302,7 @@ class TuningRun:
         self._result = replace(results[0], others=tuple(results[1:]))
 
     def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
-        """What is to be known of a member's best state."""
+        """Measure a member's best state on all validation examples."""
         plan = self._plan
         assert member.best is not None
         prompt = member.best_prompt(self._backbone)
@@ -333,7 +333,7 @@ class TuningRun:
 
 
 def _parts(slices: Iterator[None]) -> Iterator[bool]:
-    """The middle of an update or a measurement, where a run cannot be saved."""
+    """The middle of an update or a measurement, when a run cannot be saved."""
     return (False for _ in slices)
 
 

@@ -1,4 +1,4 @@
-"""Trainer: the device's part of a tuning run, in slices: updating every member, and measuring them.
+"""Trainer: the part of a tuning run that needs the device, in slices: updating every member, and measuring it.
 
 All members answer the same examples in one forward. A prompt's keys and values are computed once for an update; the
 chunks of the batch add up their gradients there, and the prompt's own backward runs once at the end.
@@ -26,7 +26,7 @@ NUM_TRIALS = 4
 
 
 class Trainer:
-    """Moves a population downhill."""
+    """Trains the members of a population together."""
 
     def __init__(
         self, backbone: Backbone, objective: Objective, population: Population, chunker: Chunker, on_event: OnEvent
@@ -37,9 +37,9 @@ class Trainer:
         self._chunker = chunker
         self._on_event = on_event
         self.num_tokens_computed = 0
-        """Tokens put through the backbone, paddings left out; a backward counts like a forward."""
+        """Tokens the backbone computed, without padding; a backward pass counts like a forward one."""
         self.num_tokens_trained = 0
-        """Tokens of the examples, text and answer, each as often as a member learned from it."""
+        """Tokens of the examples, text and answer, counted once for each member that learned from them."""
 
     def update(self, rows: Sequence[EncodedExample], step: int, num_steps: int) -> Slices[dict[Member, float]]:
         """One update of every member alive whose loss and gradient are finite.
@@ -65,7 +65,7 @@ class Trainer:
 
     @torch.no_grad()
     def measure(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, Score]]:
-        """What every member alive scores on these rows."""
+        """The score of every member alive on these rows."""
         alive = self._population.alive
         prefixes = []
         for part in self._population.prefixes(self._chunker.max_tokens):
@@ -84,9 +84,9 @@ class Trainer:
         }
 
     def calibrate(self, rows: Sequence[EncodedExample], slice_s: float) -> Slices[None]:
-        """Find how many tokens a slice may have: double them until one takes half the time there is.
+        """Find how many tokens a slice may have: double them until one takes half of it.
 
-        The fastest of NUM_TRIALS passes counts: what disturbs one, first times or other programs, only makes it slower.
+        The fastest of NUM_TRIALS passes counts: warm-up and other programs can only make one slower.
         """
         prefixes = []
         for part in self._population.prefixes(1):
@@ -126,7 +126,7 @@ class Trainer:
         return dict(zip(population.alive, losses.tolist(), strict=True))
 
     def _time(self, prefixes: Sequence[PromptPrefix], chunk: Chunk) -> float:
-        """Seconds of a forward and a backward, whose gradients are thrown away."""
+        """Seconds of a forward and a backward, whose gradients are discarded."""
         began = time.perf_counter()
         self._objective.loss_per_row(PromptPrefix.stack(prefixes), chunk.rows, chunk.prompt_index).sum().backward()
         if self._backbone.device.type == "cuda":

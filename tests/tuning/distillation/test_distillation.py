@@ -15,8 +15,7 @@ from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.distillation.distillation import DistillationReport, plan_distillation, teach_in_slices
-from app.tuning.distillation.distillation_run import DistillationPlan
+from app.tuning.distillation.distillation import DistillationPlan, DistillationReport, plan_student, teach_in_slices
 from app.tuning.plan import TeacherAnswers
 from app.tuning.result import TuneResult
 from app.tuning.run.objective import DistillationObjective, choose_objective
@@ -37,35 +36,40 @@ def teacher() -> TaskPrompt:
     return TaskPrompt.from_text(WRITTEN, backbone.tokenizer(WRITTEN)["input_ids"], backbone.fingerprint)
 
 
+def plan(
+    labels: tuple[str, ...], config: TuneConfig = CONFIG, search: Search = SEARCH, template: Template = TEMPLATE
+) -> DistillationPlan:
+    return DistillationPlan.make(teacher(), INPUTS, config, search, template=template, labels=labels)
+
+
 def teach(labels: tuple[str, ...]) -> TeacherAnswers:
-    return run_to_end(teach_in_slices(tiny_backbone(), teacher(), TEMPLATE, labels, INPUTS, max_new_tokens=6))
+    return run_to_end(teach_in_slices(tiny_backbone(), plan(labels), INPUTS))
 
 
 def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
-    assignment = DistillationPlan.make(teacher(), INPUTS, config, search, template=TEMPLATE, labels=labels)
-    return distill_prompt(tiny_backbone(), assignment)
+    return distill_prompt(tiny_backbone(), plan(labels, config, search))
 
 
-def test_a_lesson_holds_what_the_teacher_answers_when_it_is_served() -> None:
-    lesson = teach(LABELS)
+def test_the_answers_are_those_of_the_teacher_when_it_is_served() -> None:
+    answers = teach(LABELS)
     examples = [Example(text, "no") for text in INPUTS]
     served = evaluate(tiny_backbone(), ServedPrompt(teacher(), TEMPLATE, LABELS), examples)
-    assert tuple(example.target for example in lesson.examples) == served.predictions
-    assert [example.input for example in lesson.examples] == INPUTS
+    assert tuple(example.target for example in answers.examples) == served.predictions
+    assert [example.input for example in answers.examples] == INPUTS
     written = evaluate(tiny_backbone(), ServedPrompt(teacher(), TEMPLATE, (), max_new_tokens=6), examples)
     assert tuple(example.target for example in teach(()).examples) == written.predictions
 
 
-def test_the_loss_is_the_divergence_of_the_labels_and_nothing_where_student_and_teacher_are_one() -> None:
+def test_the_loss_is_the_divergence_of_the_labels_and_nothing_if_student_and_teacher_are_one() -> None:
     """The teacher's own prefix as the student: its text follows a BOS, so it is taught with the same one."""
-    backbone, lesson = tiny_backbone(), teach(LABELS)
-    plan = plan_distillation(backbone, lesson, lesson, CONFIG, SEARCH, template=TEMPLATE, labels=LABELS)
+    backbone, answers = tiny_backbone(), teach(LABELS)
+    student_plan = plan_student(backbone, plan(LABELS), answers, answers)
     ids = tuple(TEMPLATE.encode_input(backbone.tokenizer, INPUTS[0]))
     target = tuple(TEMPLATE.encode_target(backbone.tokenizer, "no"))
     rows = [EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))]
     prompts = torch.randn(2, 4, backbone.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.2
     student, other = (PromptPrefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
-    judge = choose_objective(backbone, plan, [_row((i,)) for i in range(len(plan.train))])
+    judge = choose_objective(backbone, student_plan, [_row((i,)) for i in range(len(student_plan.train))])
     assert isinstance(judge, DistillationObjective)
     own = judge._label_scores(student, rows, [0]).detach()[0]
     objective = DistillationObjective(backbone, TEMPLATE, LABELS, {ids: own}, mass_weight=0.5)
@@ -112,13 +116,11 @@ def test_a_prompt_no_longer_than_the_student_never_breaks_even() -> None:
 def test_a_teacher_that_says_nothing_is_refused() -> None:
     silent = TeacherAnswers((Example("a", ""), Example("b", "")))
     with pytest.raises(InvalidInput, match="empty"):
-        plan_distillation(tiny_backbone(), silent, silent, CONFIG, SEARCH, template=TEMPLATE, labels=())
+        plan_student(tiny_backbone(), plan(()), silent, silent)
 
 
-def test_answers_that_were_cut_off_are_no_lesson() -> None:
+def test_answers_that_were_cut_off_are_left_out() -> None:
     """With its end an answer may have six tokens: five letters, and not six."""
     mixed = TeacherAnswers((Example("a", "fives"), Example("b", "sixsix"), Example("c", "four")))
-    plan = plan_distillation(
-        tiny_backbone(), mixed, mixed, CONFIG, SEARCH, template=Template("{input}{target}"), labels=()
-    )
-    assert [example.input for example in plan.train] == ["a", "c"]
+    kept = plan_student(tiny_backbone(), plan((), template=Template("{input}{target}")), mixed, mixed)
+    assert [example.input for example in kept.train] == ["a", "c"]

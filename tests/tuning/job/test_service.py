@@ -27,8 +27,8 @@ from app.jobs.job import JobError, JobStatus, Order
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
 from app.registry.evaluations.evaluations import RecordedEvaluation
-from app.tuning.job.publisher import Publisher
 from app.tuning.job.service import TuningService
+from app.tuning.job.work import TuningWork
 from tests.support.tuning_jobs import (
     DATA,
     Gate,
@@ -448,7 +448,7 @@ class Disk:
 TABLES_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
 PLACES = {
     "a checkpoint is published": (lambda shop: shop.registry._store, "create", 0, None),
-    "the result is published": (lambda _: Publisher, "publish_result", 0, None),
+    "the result is published": (lambda _: TuningWork, "publish_result", 0, None),
     "a read-only folder": (lambda shop: shop.registry._store, "replace", 0, OSError(errno.EROFS, "")),
     "the state is saved": (lambda shop: shop.stores.folder, "save_run", 3, None),
     "the figures are kept": (lambda shop: shop.stores.folder, "put_file", 0, None),

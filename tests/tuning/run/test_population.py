@@ -88,7 +88,7 @@ def test_a_run_goes_on_from_its_state_bit_for_bit(optimizer: OptimizerKind, labe
             if run.can_save:
                 state = RunState.from_bytes(run.state().to_bytes())
         if not run.is_done:  # killed here, wherever it was
-            seen[:] = [event for event in seen if getattr(event, "step", 0) <= (state.books["step"] if state else -1)]
+            seen[:] = [event for event in seen if getattr(event, "step", 0) <= (state.record["step"] if state else -1)]
             run = TuningRun(backbone, asked, state=state, on_event=seen.append)
     assert run.result.prompt.digest == uninterrupted.prompt.digest
     assert run.result.history == uninterrupted.history
@@ -178,7 +178,7 @@ def test_slices_are_as_small_as_the_time_asked_for(monkeypatch: pytest.MonkeyPat
     run = TuningRun(tiny_backbone(), plan(), slice_s=0.1)
     while not run.can_save:
         run.advance()
-    max_tokens = run.state().books["chunker"]["max_tokens"]
+    max_tokens = run.state().record["chunker"]["max_tokens"]
     assert 50 <= max_tokens <= 200
     tokens = [
         len(chunk.rows) * max(row.num_tokens for row in chunk.rows)
