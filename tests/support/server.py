@@ -15,6 +15,7 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 
 from app.engine.async_engine import AsyncEngine
 from app.http.dependencies import require_tuning
@@ -60,6 +61,10 @@ class LiveServer:
     @property
     def uploads(self) -> UploadLimits:
         return self.part(Guard).uploads
+
+    @property
+    def routes(self) -> list[Any]:
+        return [context.original_route for context in iter_route_contexts(self.app.routes)]
 
     def part(self, kind: type[Part]) -> Part:
         """What routes get when they ask for this class."""

@@ -6,14 +6,10 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
-from contextvars import ContextVar
 
 from starlette.datastructures import Headers
 
 from app.http.protection.error_table import Refused
-
-cache_salt: ContextVar[str] = ContextVar("cache_salt", default="")
-"""Being replaced by `deps.CacheSaltDep`."""
 
 
 class ApiKeys:

@@ -15,14 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.protection.auth import ApiKeys, cache_salt
+from app.http.protection.auth import ApiKeys
 from app.http.protection.error_table import Refused
 from app.http.protection.strict_json import parse_json
 from app.http.protection.upload_limits import UploadLimits
 
 MAX_BODY_BYTES: Final = 2**20
-
-
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 PAGES: Final = frozenset({"/docs", "/openapi.json"})
 SLOWEST_BYTES_PER_S: Final = 2**20
@@ -60,7 +58,6 @@ class GuardedRoute(APIRoute):
         guard: Guard = scope["app"].state.guard
         headers = Headers(scope=scope)
         salt = "" if self.path in PUBLIC_PATHS else guard.keys.check(headers, is_page=self.path in PAGES)
-        cache_salt.set(salt)
         scope.setdefault("state", {})["cache_salt"] = salt
         if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)  # which answers 405

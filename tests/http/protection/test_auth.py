@@ -8,11 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.errors import InvalidInput
 from app.http.protection.guard import PUBLIC_PATHS, GuardedRoute
-from app.main import create_app
 from app.model.backbone import Backbone
 from app.settings import Settings
 from tests.support.server import LiveServer, make_settings, run_server
@@ -28,15 +26,9 @@ def guarded(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield live
 
 
-@pytest.fixture(scope="module")
-def routes(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[APIRoute]:
-    app = create_app(make_settings(tmp_path_factory.mktemp("prompts")), backbone=backbone)
-    return [context.original_route for context in iter_route_contexts(app.routes)]
-
-
-def test_every_route_is_guarded(routes: list[APIRoute]) -> None:
-    assert len(routes) > 20
-    assert all(isinstance(route, GuardedRoute) for route in routes)
+def test_every_route_is_guarded(guarded: LiveServer) -> None:
+    assert len(guarded.routes) > 20
+    assert all(isinstance(route, GuardedRoute) for route in guarded.routes)
     assert {"/health", "/ready"} == PUBLIC_PATHS
 
 
@@ -56,11 +48,9 @@ WRONG = [
 ]
 
 
-def test_every_route_refuses_every_wrong_key_and_takes_the_right_ones(
-    guarded: LiveServer, routes: list[APIRoute]
-) -> None:
+def test_every_route_refuses_every_wrong_key_and_takes_the_right_ones(guarded: LiveServer) -> None:
     with httpx.Client(base_url=guarded.url, timeout=60) as client:
-        for route in routes:
+        for route in guarded.routes:
             values = dict.fromkeys(("task", "model", "file_id", "fine_tuning_job_id"), "a")
             path = route.path_format.format(number=1, alias="live", **values)
             for method in route.methods:
