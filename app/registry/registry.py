@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
 MAX_CACHE_BYTES = 256 * 2**20
+_Read = TypeVar("_Read")
 
 
 class Registry:
@@ -88,8 +88,7 @@ class Registry:
         """
         prompt = self.loaded_prompt(version)
         if prompt is None:
-            with self._explaining_absence(version):
-                prompt = self._reader.read(version)
+            prompt = self._explained(version, self._reader.read)
             self._cache.put(prompt, may_displace=may_displace)
         return prompt
 
@@ -101,18 +100,15 @@ class Registry:
 
     def initial(self, version: Version) -> torch.Tensor | None:
         """The rows its tuning started from, float32 on CPU; None if they were not kept. Raises as `prompt` does."""
-        with self._explaining_absence(version):
-            return self._reader.read_initial(version)
+        return self._explained(version, self._reader.read_initial)
 
     def manifest(self, version: Version) -> Manifest:
         """Everything its task.json says. Raises NotFound, CorruptPrompt."""
-        with self._explaining_absence(version):
-            return self._reader.read_manifest(version)
+        return self._explained(version, self._reader.read_manifest)
 
     def files(self, version: Version) -> dict[str, bytes]:
         """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
-        with self._explaining_absence(version):
-            return self._reader.read_files(version)
+        return self._explained(version, self._reader.read_files)
 
     def tasks(self) -> list[TaskSummary]:
         """Those with at least one version, by name."""
@@ -176,13 +172,14 @@ class Registry:
                 self.evaluations.require_passing(record, alias, number, evaluations=evaluations)
             files = publication.encode(task, number, backbone)
             table = record.table.changed(last_number=number)
-            if alias is None:
+            table = table if alias is None else table.with_alias(alias, number)
+            if alias is None:  # first, lest the newest version of a task without aliases be live
                 self._catalog.write_table(task, table)
-                self._create(task, number, files, evaluations)
-            else:
-                moved = table.with_alias(alias, number)
-                self._create(task, number, files, evaluations)
-                self._catalog.write_table(task, moved)
+            self._store.create(version_key(task, number), files)
+            for evaluation in evaluations:
+                self.evaluations.write(task, number, evaluation)
+            if alias is not None:
+                self._catalog.write_table(task, table)
         self._cache.put(publication.prompt)
         return self.resolve(f"{task}@{number}")
 
@@ -302,18 +299,10 @@ class Registry:
     def close(self) -> None:
         self._catalog.close()
 
-    def _create(
-        self, task: str, number: int, files: Mapping[str, bytes], evaluations: Sequence[RecordedEvaluation]
-    ) -> None:
-        self._store.create(version_key(task, number), files)
-        for evaluation in evaluations:
-            self.evaluations.write(task, number, evaluation)
-
-    @contextmanager
-    def _explaining_absence(self, version: Version) -> Iterator[None]:
+    def _explained(self, version: Version, read: Callable[[Version], _Read]) -> _Read:
         """Missing files mean a deletion, or damage if the version is still listed."""
         try:
-            yield
+            return read(version)
         except NotFound as error:
             self._catalog.refresh()
             if self.resolve(version.id).digest == version.digest:

@@ -20,12 +20,14 @@ _MAX_LABELS = 20
 
 def render_card(manifest: Manifest) -> str:
     """Markdown with the hub's front matter."""
+    name, library = manifest.backbone.name, "softswap" if manifest.kind is PromptKind.TEXT else "peft"
+    tags = "tags: [softswap, prompt-tuning]"
     sections = [
-        _front_matter(manifest),
+        f"---\nbase_model: {json.dumps(name)}\nlibrary_name: {library}\n{tags}\n---",
         f"# {manifest.task}, version {manifest.number}",
         manifest.description,
         _KIND_TO_SENTENCE[manifest.kind].format(n=manifest.num_virtual_tokens)
-        + f" Made for `{manifest.backbone.name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
+        + f" Made for `{name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
         " refuses it.",
         _fenced("Template", manifest.template),
         _labels(manifest.labels, manifest.label_temperature),
@@ -34,19 +36,6 @@ def render_card(manifest: Manifest) -> str:
         _table("Provenance", manifest.provenance),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _front_matter(manifest: Manifest) -> str:
-    library = "softswap" if manifest.kind is PromptKind.TEXT else "peft"
-    return "\n".join(
-        [
-            "---",
-            f"base_model: {json.dumps(manifest.backbone.name)}",
-            f"library_name: {library}",
-            "tags: [softswap, prompt-tuning]",
-            "---",
-        ]
-    )
 
 
 def _fenced(title: str, text: str | None) -> str:
