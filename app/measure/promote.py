@@ -18,7 +18,7 @@ from app.measure.dataset import Example, hash_examples, pack_examples, unpack_ex
 from app.measure.evaluation import Evaluation, Measurement
 from app.measure.served_prompt import ServedPrompt
 from app.registry.aliases import AliasTarget, compare_targets, main_number, numbers_of
-from app.registry.evaluations.gate import Gate
+from app.registry.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.version import Version

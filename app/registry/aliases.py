@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput
-from app.registry.evaluations.gate import Comparison, Gate
 from app.registry.formats.json_file import describe_fault, is_sealed, refuse_newer_schema, seal, unseal
+from app.registry.gate import Comparison, Gate
 
 # A version's number, or two versions' numbers with each one's share of the requests.
 AliasTarget: TypeAlias = int | dict[int, float]

@@ -10,10 +10,10 @@ from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import AliasTarget, numbers_of, require_target
 from app.registry.catalog import Catalog
-from app.registry.evaluations.evaluations import Evaluations, RecordedEvaluation
-from app.registry.evaluations.gate import Gate
+from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
+from app.registry.gate import Gate
 from app.registry.prompt_cache import PromptCache
 from app.registry.prompt_reader import PromptReader
 from app.registry.publication import Publication

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluations import RecordedEvaluation
+from app.registry.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.settings import demo_tasks

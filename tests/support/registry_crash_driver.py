@@ -26,8 +26,8 @@ import torch
 
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluations import RecordedEvaluation
-from app.registry.evaluations.gate import Gate
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.layered_store import open_store

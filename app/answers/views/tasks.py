@@ -8,8 +8,8 @@ from pydantic import Field, JsonValue
 
 from app.answers.views.reply import Reply
 from app.registry.aliases import AliasTarget
-from app.registry.evaluations.evaluations import RecordedEvaluation
-from app.registry.evaluations.gate import Gate
+from app.registry.evaluations import RecordedEvaluation
+from app.registry.gate import Gate
 from app.registry.version import TaskSummary, Version
 
 

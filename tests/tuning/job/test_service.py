@@ -26,7 +26,7 @@ from app.jobs import job_store
 from app.jobs.job import JobError, JobStatus, Order
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
-from app.registry.evaluations.evaluations import RecordedEvaluation
+from app.registry.evaluations import RecordedEvaluation
 from app.tuning.job.service import TuningService
 from app.tuning.job.work import TuningWork
 from tests.support.tuning_jobs import (

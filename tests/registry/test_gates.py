@@ -10,8 +10,8 @@ import pytest
 
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
-from app.registry.evaluations.evaluations import MAX_EVALUATIONS, RecordedEvaluation
-from app.registry.evaluations.gate import Gate
+from app.registry.evaluations import MAX_EVALUATIONS, RecordedEvaluation
+from app.registry.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore, Store
