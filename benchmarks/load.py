@@ -1,26 +1,21 @@
 """Load on a server, from a process of its own: requests at random moments, or as many as there are clients.
 
-The client speaks just enough HTTP/1.1 to stream a completion over a connection that is kept, so that it takes as little
-as can be of the cores that the server needs.
+The client speaks just enough HTTP/1.1 to stream a completion, so that it takes as little as it can of the cores that
+the server needs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
 HEAD_END = b"\r\n\r\n"
 EVENT = b"\ndata: "
 BODY_END = b"\r\n0\r\n\r\n"
-MAX_IDLE_S = 2.0
-"""After that a connection is not used again: servers close what nobody uses."""
 
 
 @dataclass(frozen=True)
@@ -47,46 +42,32 @@ class Answer:
 
     @property
     def gaps_s(self) -> list[float]:
-        """Between tokens that follow one another."""
+        """Between one token and the next."""
         return [later - earlier for earlier, later in pairwise(self.token_s)]
 
 
 class Client:
-    """Streams completions over connections that it keeps."""
+    """Streams completions, each over a connection of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._idle: list[tuple[float, Connection]] = []
 
     async def complete(self, body: bytes, due_s: float) -> Answer:
-        """Raises OSError, and AssertionError where the server does not answer with 200."""
-        connection = await self._connect()
-        event_s = await connection.ask(
-            b"POST /v1/completions HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
-            + b"Content-Length: %d\r\n\r\n" % len(body)
-            + body
-        )
-        *token_s, ended_s = event_s
-        self._idle.append((ended_s, connection))
-        return Answer(due_s, tuple(token_s), ended_s)
-
-    async def close(self) -> None:
-        for _, connection in self._idle:
-            await connection.close()
-        self._idle.clear()
-
-    async def _connect(self) -> Connection:
-        while self._idle:
-            used_s, connection = self._idle.pop()
-            if time.perf_counter() - used_s < MAX_IDLE_S:
-                return connection
-            await connection.close()
+        """Raises: OSError. AssertionError: the server does not answer with 200."""
         _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
-        return connection
+        try:
+            *token_s, ended_s = await connection.ask(
+                b"POST /v1/completions HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
+                + b"Content-Length: %d\r\n\r\n" % len(body)
+                + body
+            )
+        finally:
+            await connection.close()
+        return Answer(due_s, tuple(token_s), ended_s)
 
 
 class Connection(asyncio.Protocol):
-    """Counts an answer's events where they arrive; nobody is woken before the last one, and none is looked into."""
+    """Counts an answer's events as they arrive, without waking its reader before the last one or parsing any."""
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[list[float]] | None = None
@@ -95,7 +76,7 @@ class Connection(asyncio.Protocol):
     async def ask(self, request: bytes) -> list[float]:
         """The arrival of each event, the last of which says that the answer is complete.
 
-        Raises: AssertionError: another status than 200, or less than a whole answer.
+        Raises: AssertionError: a status other than 200, or less than a whole answer.
         """
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._rest, self._event_s = b"", b"", list[float]()
@@ -135,13 +116,13 @@ class Connection(asyncio.Protocol):
 async def arrive_at_random(
     client: Client, bodies: Sequence[bytes], rate: float, duration_s: float, seed: int
 ) -> list[Answer]:
-    """Requests whose distances are exponential (a Poisson process), whether or not earlier ones are answered.
+    """Requests at exponential distances (a Poisson process), whether or not earlier ones are answered.
 
     Args: rate: requests per second.
     """
     start_s = time.perf_counter()
     asked = []
-    for body, offset_s in zip(_endless(bodies, seed), _arrivals(rate, duration_s, seed), strict=False):
+    for body, offset_s in zip(_endless(bodies, seed), arrivals(rate, duration_s, seed), strict=False):
         await asyncio.sleep(start_s + offset_s - time.perf_counter())
         asked.append(asyncio.create_task(client.complete(body, start_s + offset_s)))
     return await asyncio.gather(*asked)
@@ -150,7 +131,7 @@ async def arrive_at_random(
 async def keep_busy(
     client: Client, bodies: Sequence[bytes], num_clients: int, duration_s: float, seed: int
 ) -> list[Answer]:
-    """So many clients, each of which asks again as soon as it is answered."""
+    """Clients, each of which asks again as soon as it is answered."""
     source = _endless(bodies, seed)
     end_s = time.perf_counter() + duration_s
     answers: list[Answer] = []
@@ -163,38 +144,7 @@ async def keep_busy(
     return answers
 
 
-@dataclass(frozen=True)
-class Quantiles:
-    """Milliseconds."""
-
-    p50: float
-    p99: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Quantiles:
-        p50, p99 = np.quantile(seconds, [0.5, 0.99])
-        return cls(float(1000 * p50), float(1000 * p99))
-
-
-def completion_bodies(models: Sequence[str], texts: Sequence[str], num_new_tokens: int) -> list[bytes]:
-    """Greedy streamed completions, texts of tasks with labels too; models take turns."""
-    return [
-        json.dumps(
-            {
-                "model": models[i % len(models)],
-                "prompt": text,
-                "max_tokens": num_new_tokens,
-                "temperature": 0,
-                "ignore_eos": True,
-                "free_text": True,
-                "stream": True,
-            }
-        ).encode()
-        for i, text in enumerate(texts)
-    ]
-
-
-def _arrivals(rate: float, duration_s: float, seed: int) -> Iterator[float]:
+def arrivals(rate: float, duration_s: float, seed: int) -> Iterator[float]:
     generator, offset_s = random.Random(seed), 0.0
     while (offset_s := offset_s + generator.expovariate(rate)) < duration_s:
         yield offset_s

@@ -1,7 +1,7 @@
-"""Interleaved repetitions: every contender once in each round, so that a slow minute of the machine hits all alike.
+"""Interleaved rounds: every contender once in each, so that a slow minute of the machine hits all of them alike.
 
-Engines can take turns step by step (`interleave_steps`), so that a slow second hits all alike too: on a machine that is
-shared with strangers, whole runs of the same load were seen to differ by half, and their ratios by a fifth.
+Engines can take turns after every step, so that a slow second hits them alike too: on a machine that is shared with
+strangers, whole runs of the same load were seen to differ by half, and their ratios by a fifth.
 """
 
 from __future__ import annotations
@@ -10,14 +10,27 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from benchmarks.machine import Stopwatch
-from benchmarks.peers.outcome import Outcome
-from benchmarks.peers.softswap import SoftswapRun
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Outcome, Workload
 
 T = TypeVar("T")
+
+
+class Turns(Protocol):
+    """A workload on its way. Attributes: wall_s, cpu_s: what its own steps took so far."""
+
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def is_finished(self) -> bool: ...
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    def step(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -26,26 +39,32 @@ class Contender:
 
     Attributes:
         workload: what it is given in a round, by the round's number; made outside the measured time.
-        run: does it.
+        begin: starts on it. Contenders that take turns step by step need an engine each.
     """
 
     name: str
     workload: Callable[[int], Workload]
-    run: Callable[[Workload], Outcome]
+    begin: Callable[[Workload], Turns]
 
 
-@dataclass(frozen=True)
-class SteppedContender:
-    """One row of a table that others may interrupt after every step.
+def whole(run: Callable[[Workload], Outcome]) -> Callable[[Workload], Turns]:
+    """A contender's `begin` for what nothing may interrupt: its only step is the whole run."""
+    return lambda workload: _WholeRun(run, workload)
 
-    Attributes:
-        workload: as a `Contender`'s.
-        start: begins it; each contender needs an engine of its own.
-    """
 
-    name: str
-    workload: Callable[[int], Workload]
-    start: Callable[[Workload], SoftswapRun]
+class _WholeRun:
+    outcome: Outcome
+
+    def __init__(self, run: Callable[[Workload], Outcome], workload: Workload) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        self.is_finished = False
+        self._run, self._workload = run, workload
+
+    def step(self) -> None:
+        with Stopwatch() as stopwatch:
+            self.outcome = self._run(self._workload)
+        self.wall_s, self.cpu_s = stopwatch.wall_s, stopwatch.cpu_s + self.outcome.elsewhere_s
+        self.is_finished = True
 
 
 @dataclass
@@ -58,7 +77,6 @@ class Measurement:
         first_tokens: the tokens generated in the first round.
     """
 
-    name: str
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     tokens_per_s: list[float] = field(default_factory=list)
@@ -74,39 +92,20 @@ class Measurement:
         return statistics.median(self.tokens_per_s)
 
     @property
-    def median_wall_s(self) -> float:
-        return statistics.median(self.wall_s)
-
-    @property
-    def median_cpu_s(self) -> float:
-        return statistics.median(self.cpu_s)
-
-    @property
     def median_cpu_s_per_token(self) -> float:
         """Of a generated token; every round generates as many."""
-        return self.median_cpu_s / self.num_generated_tokens
+        return statistics.median(self.cpu_s) / self.num_generated_tokens
 
-    @property
-    def median_first_token_s(self) -> float | None:
-        """None where the contender does not tell."""
-        return statistics.median(self.first_token_s) if self.first_token_s else None
-
-    @property
-    def max_foreign_cores(self) -> float | None:
-        return max((cores for cores in self.foreign_cores if cores is not None), default=None)
-
-    def add(
-        self, workload: Workload, outcome: Outcome, *, wall_s: float, cpu_s: float, foreign_cores: float | None
-    ) -> None:
+    def add(self, workload: Workload, run: Turns, foreign_cores: float | None) -> None:
         """Note a round."""
-        assert all(count == workload.num_new_tokens for count in outcome.num_tokens)
+        outcome = run.outcome
+        assert all(number == workload.num_new_tokens for number in outcome.num_tokens)
         self.num_requests = len(workload.requests)
         self.num_generated_tokens = workload.num_generated_tokens
-        self.wall_s.append(wall_s)
-        self.cpu_s.append(cpu_s)
-        self.tokens_per_s.append(workload.num_generated_tokens / wall_s)
-        if outcome.first_token_s:
-            self.first_token_s.append(statistics.median(outcome.first_token_s))
+        self.wall_s.append(run.wall_s)
+        self.cpu_s.append(run.cpu_s)
+        self.tokens_per_s.append(workload.num_generated_tokens / run.wall_s)
+        self.first_token_s.append(statistics.median(outcome.first_token_s))
         self.foreign_cores.append(foreign_cores)
         self.num_cached_tokens = outcome.num_cached_tokens
         self.first_tokens = self.first_tokens or outcome.tokens
@@ -118,66 +117,33 @@ class Measurement:
             "cpu_s": [round(value, 4) for value in self.cpu_s],
             "tokens_per_s": [round(value, 2) for value in self.tokens_per_s],
             "median_tokens_per_s": round(self.median_tokens_per_s, 2),
-            "median_first_token_s": None if self.median_first_token_s is None else round(self.median_first_token_s, 4),
+            "median_first_token_s": round(statistics.median(self.first_token_s), 4),
             "num_cached_tokens": self.num_cached_tokens,
             "foreign_cores": [None if value is None else round(value, 3) for value in self.foreign_cores],
         }
 
 
-def interleave(
-    contenders: Sequence[Contender], repetitions: int, on_round: Callable[[str], None]
-) -> dict[str, Measurement]:
-    """Runs all contenders `repetitions` times, each round beginning with another one.
-
-    Args: on_round: told what is about to run, for a person who waits.
-    """
-    name_to_measurement = {contender.name: Measurement(contender.name) for contender in contenders}
-    for repetition in range(repetitions):
-        for contender in _rotated(contenders, repetition):
-            on_round(f"round {repetition + 1} of {repetitions}: {contender.name}")
-            _measure(contender, repetition, name_to_measurement[contender.name])
-    return name_to_measurement
-
-
-def _measure(contender: Contender, repetition: int, measurement: Measurement) -> None:
-    workload = contender.workload(repetition)
-    with Stopwatch() as stopwatch:
-        outcome = contender.run(workload)
-    foreign_cores = stopwatch.foreign_cores
-    if foreign_cores is not None:
-        foreign_cores = max(0.0, foreign_cores - outcome.elsewhere_s / stopwatch.wall_s)
-    cpu_s = stopwatch.cpu_s + outcome.elsewhere_s
-    measurement.add(workload, outcome, wall_s=stopwatch.wall_s, cpu_s=cpu_s, foreign_cores=foreign_cores)
-
-
-def interleave_steps(
-    contenders: Sequence[SteppedContender], repetitions: int, on_round: Callable[[str], None]
-) -> dict[str, Measurement]:
-    """The same, but within a round the contenders take turns after every step, each turn beginning with another one.
+def interleave(contenders: Sequence[Contender], num_rounds: int, say: Callable[[str], None]) -> dict[str, Measurement]:
+    """Runs all contenders in every round; rounds, and turns within them, each begin with another one.
 
     A contender's seconds are those of its own steps; what other programs used is that of the whole round.
     """
-    name_to_measurement = {contender.name: Measurement(contender.name) for contender in contenders}
-    for repetition in range(repetitions):
-        on_round(f"round {repetition + 1} of {repetitions}: {', '.join(name_to_measurement)}, step by step")
-        workloads = [contender.workload(repetition) for contender in contenders]
+    found = {contender.name: Measurement() for contender in contenders}
+    for number in range(num_rounds):
+        say(f"round {number + 1} of {num_rounds}: {', '.join(found)}")
+        workloads = [contender.workload(number) for contender in contenders]
         with Stopwatch() as stopwatch:
-            runs = [contender.start(workload) for contender, workload in zip(contenders, workloads, strict=True)]
-            _take_turns(runs)
-        for measurement, workload, run in zip(name_to_measurement.values(), workloads, runs, strict=True):
-            measurement.add(
-                workload, run.outcome, wall_s=run.wall_s, cpu_s=run.cpu_s, foreign_cores=stopwatch.foreign_cores
-            )
-    return name_to_measurement
-
-
-def _take_turns(runs: Sequence[SoftswapRun]) -> None:
-    for turn in count():
-        unfinished = [run for run in runs if not run.is_finished]
-        if not unfinished:
-            return
-        for run in _rotated(unfinished, turn):
-            run.step()
+            runs = [contender.begin(workload) for contender, workload in zip(contenders, workloads, strict=True)]
+            for turn in count(number):
+                unfinished = [run for run in runs if not run.is_finished]
+                if not unfinished:
+                    break
+                for run in _rotated(unfinished, turn):
+                    run.step()
+        foreign_cores = stopwatch.foreign_cores_without(sum(run.outcome.elsewhere_s for run in runs))
+        for measurement, workload, run in zip(found.values(), workloads, runs, strict=True):
+            measurement.add(workload, run, foreign_cores)
+    return found
 
 
 def _rotated(those: Sequence[T], by: int) -> Iterator[T]:

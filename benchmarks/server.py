@@ -22,10 +22,11 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.task_prompt import TaskPrompt
+from benchmarks.peers.protocol import resident_bytes
 
 ROOT = Path(__file__).parents[1]
 LISTENING = re.compile(r"listening on http://([\d.]+):(\d+)")
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 TEMPLATE = Template("{input}{target}")
 
 
@@ -52,7 +53,7 @@ class RunningServer:
 
     @property
     def resident_bytes(self) -> int:
-        return int(Path(f"/proc/{self.process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.process_id)
 
 
 def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt], labels: Sequence[str] = ()) -> None:

@@ -1,13 +1,15 @@
-"""What is asked of a contender: requests that name a task, and the tasks' prompts. Made from a seed, so repeatable."""
+"""What is asked of a contender, made from a seed and thus repeatable, and what it did with it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from app.model.backbone import Backbone
 from app.task_prompt import TaskPrompt
 
 
@@ -29,9 +31,9 @@ class Workload:
     """Requests that are all there at t = 0, in this order.
 
     Attributes:
-        labels: ids of one token each; where there are any, a request is answered with the likeliest, which counts as
-            its one new token.
-        label_texts: what they are as text.
+        labels: ids of one token each; if there are any, a request is answered with the likeliest, which counts as its
+            one new token.
+        label_texts: the labels as text.
     """
 
     requests: tuple[Request, ...]
@@ -56,16 +58,12 @@ class Workload:
         """Every `stride`-th request."""
         return replace(self, requests=self.requests[::stride])
 
-    def turn(self, number: int, count: int) -> Workload:
-        """The `number`-th `count` requests; behind the last request the first one follows."""
-        order = range(number * count, (number + 1) * count)
-        return replace(self, requests=tuple(self.requests[index % len(self.requests)] for index in order))
+    def first(self, count: int) -> Workload:
+        """The first `count` requests."""
+        return replace(self, requests=self.requests[:count])
 
     def rotated(self, number: int) -> Workload:
-        """The same requests, their texts begun `number` tokens later and what is skipped put behind them.
-
-        No prefix cache knows such texts, so that rounds cost the same.
-        """
+        """The same requests, their texts rotated by `number` tokens, so that no prefix cache knows them."""
         requests = tuple(
             replace(request, token_ids=request.token_ids[number:] + request.token_ids[:number])
             for request in self.requests
@@ -82,7 +80,7 @@ class Workload:
         return replace(self, requests=tuple(replace(request, task=0) for request in self.requests))
 
     def without_prompts(self) -> Workload:
-        """The same texts with nothing in front of them."""
+        """The same texts without their prompts."""
         return replace(self, requests=tuple(replace(request, task=None) for request in self.requests))
 
     def with_private_prompts(self, salt: str) -> Workload:
@@ -101,8 +99,32 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a contender did with a workload; sequences are in the order of its requests.
+
+    Attributes:
+        first_token_s: seconds from t = 0 to each request's first token.
+        num_tokens: generated for each request.
+        tokens: their ids; empty if the contender does not tell them.
+        num_cached_tokens: prefix tokens that were found computed, over all requests.
+        elsewhere_s: CPU seconds it took in another process.
+    """
+
+    first_token_s: tuple[float, ...]
+    num_tokens: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...] = ()
+    num_cached_tokens: int = 0
+    elsewhere_s: float = 0.0
+
+    @classmethod
+    def of(cls, tokens: tuple[tuple[int, ...], ...], first_token_s: tuple[float, ...], **more: Any) -> Outcome:
+        """Of a contender that tells its tokens."""
+        return cls(first_token_s, tuple(map(len, tokens)), tokens, **more)
+
+
+@dataclass(frozen=True)
 class Dimensions:
-    """The size of a workload."""
+    """The size of a workload; the default is the mixed load that most benchmarks share."""
 
     num_requests: int = 64
     num_tasks: int = 8
@@ -112,7 +134,7 @@ class Dimensions:
     num_new_tokens: int = 32
 
 
-W1 = Dimensions()
+MIXED = Dimensions()
 
 
 def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_size: int, seed: int = 0) -> Workload:
@@ -135,17 +157,15 @@ def decisions(
     return replace(mixed, requests=requests, labels=tuple(labels.values()), label_texts=tuple(labels))
 
 
-def random_prompts(
-    count: int, num_virtual_tokens: int, hidden_size: int, fingerprint: str, *, row_norm: float, seed: int = 0
-) -> tuple[TaskPrompt, ...]:
-    """Distinct prompts of kind `embeddings`, rows of about `row_norm` like those of a prompt begun from vocabulary."""
-    generator = torch.Generator().manual_seed(seed)
-    scale = row_norm / hidden_size**0.5
+def random_prompts(backbone: Backbone, dimensions: Dimensions) -> tuple[TaskPrompt, ...]:
+    """Distinct prompts of kind `embeddings`, with rows about as long as the embeddings of tokens."""
+    some = backbone.embed(torch.arange(min(1024, backbone.vocab_size), device=backbone.device))
+    scale = float(some.float().norm(dim=-1).mean()) / backbone.hidden_size**0.5
+    generator = torch.Generator().manual_seed(0)
+    shape = dimensions.num_virtual_tokens, backbone.hidden_size
     return tuple(
-        TaskPrompt.from_embeddings(
-            torch.randn(num_virtual_tokens, hidden_size, generator=generator) * scale, fingerprint
-        )
-        for _ in range(count)
+        TaskPrompt.from_embeddings(torch.randn(shape, generator=generator) * scale, backbone.fingerprint)
+        for _ in range(dimensions.num_tasks)
     )
 
 

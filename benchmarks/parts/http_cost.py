@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.parts.ratios import speed
+from benchmarks.part import Part, Say, speed
 from benchmarks.peers.http import HttpPeer
-from benchmarks.report import Part, Say
-from benchmarks.rounds import Contender, interleave
-from benchmarks.setting import Bench
+from benchmarks.rounds import Contender, interleave, whole
+from benchmarks.setup import Setup
 
 
-def measure_http_cost(bench: Bench, say: Say) -> Part:
-    """W1 as concurrent streams, and many decisions in one call, beside an engine of the same size in this process."""
-    streams, choices = bench.workload, bench.decisions(bench.setting.num_decisions)
-    texts = bench.texts(choices)
-    engine = bench.softswap(len(streams.prompts) + len(choices.prompts))
+def measure(setup: Setup, say: Say) -> Iterator[Part]:
+    """The mixed load as streams and many decisions in one call, and both by an engine of that size in this process."""
+    setting = setup.setting
+    streams, choices = setup.workload, setup.decisions(setting.num_decisions)
+    texts = setup.texts(choices)
+    engine = setup.softswap(len(streams.prompts) + len(choices.prompts))
     say("starting a server for the streams and one for the decisions")
-    with bench.server(streams) as stream_server, bench.server(choices) as choice_server:
+    with setup.server(streams) as stream_server, setup.server(choices) as choice_server:
         stream_peer, choice_peer = HttpPeer(stream_server), HttpPeer(choice_server)
         engine.run(replace(streams, num_new_tokens=1))
         engine.run(choices.every(4))
@@ -25,32 +26,30 @@ def measure_http_cost(bench: Bench, say: Say) -> Part:
         choice_peer.one_call(choices.every(4), texts[::4])
         found = interleave(
             [
-                Contender("engine alone", lambda _: streams, engine.run),
-                Contender("streams over HTTP", lambda _: streams, stream_peer.streams),
-                Contender("engine alone, decisions", lambda _: choices, engine.run),
-                Contender("decisions in one call", lambda _: choices, lambda given: choice_peer.one_call(given, texts)),
+                Contender("engine alone", lambda _: streams, whole(engine.run)),
+                Contender("streams over HTTP", lambda _: streams, whole(stream_peer.streams)),
+                Contender("engine alone, decisions", lambda _: choices, whole(engine.run)),
+                Contender(
+                    "decisions in one call", lambda _: choices, whole(lambda load: choice_peer.one_call(load, texts))
+                ),
             ],
-            bench.setting.repetitions,
+            setting.num_rounds,
             say,
         )
     same = zip(found["engine alone, decisions"].first_tokens, found["decisions in one call"].first_tokens, strict=True)
-    return Part(
+    yield Part(
         name="http",
-        question="what does HTTP add to the engine?",
+        question="What does HTTP add to the engine?",
         setting={
             "concurrent_streams": len(streams.requests),
             "decisions_in_one_call": len(choices.requests),
             "equal_decisions": sum(one == other for one, other in same),
         },
-        name_to_measurement=found,
-        ratios=(
-            speed("streams over HTTP / engine alone", found, "streams over HTTP", "engine alone", at_least=0.9),
-            speed(
-                "decisions in one call / engine alone",
-                found,
-                "decisions in one call",
-                "engine alone, decisions",
-                at_least=0.95,
+        contenders=found,
+        ratios={
+            "streams over HTTP / engine alone": speed(found, "streams over HTTP", "engine alone", 0.9),
+            "decisions in one call / engine alone": speed(
+                found, "decisions in one call", "engine alone, decisions", 0.95
             ),
-        ),
+        },
     )

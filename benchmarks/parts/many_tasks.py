@@ -1,4 +1,4 @@
-"""W4: one task against many, and what a registered task costs in memory."""
+"""Many tasks: one task against ten thousand, and what a registered task costs in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import gc
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
@@ -18,57 +18,55 @@ import torch
 from app.registry.registry import Registry
 from app.registry.stores.store import FileStore
 from app.task_prompt import TaskPrompt
-from benchmarks.parts.ratios import speed
+from benchmarks.part import Part, Ratio, Say, speed
 from benchmarks.peers.protocol import resident_bytes
-from benchmarks.report import Part, Ratio, Say
-from benchmarks.rounds import Measurement, SteppedContender, interleave_steps
+from benchmarks.rounds import Contender, Measurement, interleave
 from benchmarks.server import publish_tasks
-from benchmarks.setting import Bench
+from benchmarks.setup import Setup
 from benchmarks.workloads import Workload
 
 ONE, UNIFORM, ZIPF = "one task", "uniform over all tasks", "Zipf over all tasks"
 UNIFORM_STORED, ZIPF_STORED = "uniform, prefixes kept on disk", "Zipf, prefixes kept on disk"
 CACHE_BYTES = 2**30
 NUM_PUBLISHED = 1000
-"""So many stand for all: a registry's memory is proportional to its tasks, and each is written through to the disk."""
+"""They stand for all: a registry's memory is proportional to its tasks, and each is written through to the disk."""
 
 
-def measure_many_tasks(bench: Bench, say: Say) -> Part:
+def measure(setup: Setup, say: Say) -> Iterator[Part]:
     """Engines of one size; a prefix that is not in memory is computed on demand or, in one of them, read from disk."""
-    setting, count = bench.setting, bench.setting.num_many_requests
-    num_tasks = setting.num_registered
+    setting, num_tasks = setup.setting, setup.setting.num_registered
     say(f"making {num_tasks} prompts")
-    all_tasks = bench.mixed(replace(setting.dimensions, num_requests=count, num_tasks=num_tasks))
-    per_prefix = bench.kv_cache_bytes(bench.config(1)) - bench.kv_cache_bytes(bench.config(0))
+    all_tasks = setup.mixed(replace(setting.dimensions, num_requests=setting.num_many_requests, num_tasks=num_tasks))
+    per_prefix = setup.kv_cache_bytes(setup.config(1)) - setup.kv_cache_bytes(setup.config(0))
     num_prefixes = min(CACHE_BYTES // per_prefix, num_tasks // 2)
     with TemporaryDirectory() as folder:
-        found = _measure_throughput(bench, all_tasks, num_prefixes, Path(folder), say)
+        found = _measure_throughput(setup, all_tasks, num_prefixes, Path(folder), say)
     say("publishing tasks, to weigh them")
-    tensor_bytes, held_bytes = _registered_bytes(bench, all_tasks.prompts[:NUM_PUBLISHED])
-    return Part(
+    tensor_bytes, held_bytes = _registered_bytes(setup, all_tasks.prompts[:NUM_PUBLISHED])
+    yield Part(
         name="many-tasks",
-        question=f"are {num_tasks} tasks as fast as one, and what do they weigh?",
+        question=f"Are {num_tasks} tasks as fast as one, and what do they weigh?",
         setting={
             "tasks": num_tasks,
             "prefixes_in_memory": num_prefixes,
-            **bench.kv_cache_setting(bench.config(num_prefixes)),
+            **setup.kv_cache_setting(setup.config(num_prefixes)),
         },
-        name_to_measurement=found,
-        name_to_figures={"a registered task": {"tensor_bytes": tensor_bytes, "resident_bytes": held_bytes}},
-        ratios=(
-            speed("uniform / one task", found, UNIFORM, ONE, at_least=0.9),
-            speed("uniform with a prefix store / one task", found, UNIFORM_STORED, ONE, at_least=0.9),
-            speed("Zipf / one task", found, ZIPF, ONE, at_least=0.9),
-            speed("Zipf with a prefix store / one task", found, ZIPF_STORED, ONE, at_least=0.9),
-            Ratio("memory of a registered task / its tensor + 4 KiB", held_bytes / (tensor_bytes + 4096), at_most=1.0),
-        ),
+        contenders=found,
+        figures={"a registered task": {"tensor_bytes": tensor_bytes, "resident_bytes": held_bytes}},
+        ratios={
+            "uniform / one task": speed(found, UNIFORM, ONE, 0.9),
+            "uniform with a prefix store / one task": speed(found, UNIFORM_STORED, ONE, 0.9),
+            "Zipf / one task": speed(found, ZIPF, ONE, 0.9),
+            "Zipf with a prefix store / one task": speed(found, ZIPF_STORED, ONE, 0.9),
+            "memory of a registered task / its tensor + 4 KiB": Ratio(held_bytes / (tensor_bytes + 4096), at_most=1.0),
+        },
     )
 
 
 def _measure_throughput(
-    bench: Bench, all_tasks: Workload, num_prefixes: int, folder: Path, say: Say
+    setup: Setup, all_tasks: Workload, num_prefixes: int, folder: Path, say: Say
 ) -> dict[str, Measurement]:
-    repetitions = bench.setting.repetitions
+    num_rounds = setup.setting.num_rounds
     popular = _zipf_weights(len(all_tasks.prompts))
 
     def uniform(number: int) -> Workload:
@@ -78,10 +76,10 @@ def _measure_throughput(
         return _drawn(all_tasks, popular, seed=number)
 
     say("storing the prefixes of the rounds to come, as if every task had been asked for before")
-    store_prefixes(bench, folder, [drawn(number) for drawn in (uniform, zipf) for number in range(repetitions)])
-    one = bench.softswap(num_prefixes)
-    uniform_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
-    zipf_peers = [bench.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
+    store_prefixes(setup, folder, [drawn(number) for drawn in (uniform, zipf) for number in range(num_rounds)])
+    one = setup.softswap(num_prefixes)
+    uniform_peers = [setup.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
+    zipf_peers = [setup.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
     say("warming up: caches full, of any tasks or of the popular ones, as hours of such requests leave them")
     one.run(all_tasks.of_one_task().one_token_each())
     any_tasks = random.Random("warm-up").sample(range(len(all_tasks.prompts)), num_prefixes)
@@ -89,22 +87,22 @@ def _measure_throughput(
         once_each = tuple(replace(all_tasks.requests[0], task=task) for task in tasks)
         for peer in peers:
             peer.run(replace(all_tasks, requests=once_each).one_token_each())
-    return interleave_steps(
+    return interleave(
         [
-            SteppedContender(ONE, lambda _: all_tasks.of_one_task(), one.start),
-            SteppedContender(UNIFORM, uniform, uniform_peers[0].start),
-            SteppedContender(UNIFORM_STORED, uniform, uniform_peers[1].start),
-            SteppedContender(ZIPF, zipf, zipf_peers[0].start),
-            SteppedContender(ZIPF_STORED, zipf, zipf_peers[1].start),
+            Contender(ONE, lambda _: all_tasks.of_one_task(), one.begin),
+            Contender(UNIFORM, uniform, uniform_peers[0].begin),
+            Contender(UNIFORM_STORED, uniform, uniform_peers[1].begin),
+            Contender(ZIPF, zipf, zipf_peers[0].begin),
+            Contender(ZIPF_STORED, zipf, zipf_peers[1].begin),
         ],
-        repetitions,
+        num_rounds,
         say,
     )
 
 
-def store_prefixes(bench: Bench, folder: Path, workloads: Sequence[Workload]) -> None:
+def store_prefixes(setup: Setup, folder: Path, workloads: Sequence[Workload]) -> None:
     """Keep the prefixes of these requests on the disk; what the system holds of the files in memory is dropped."""
-    with closing(bench.softswap(1, prefix_store=folder)) as peer:
+    with closing(setup.softswap(1, prefix_store=folder)) as peer:
         for workload in workloads:
             for request in workload.requests:  # one by one, so that the store keeps up
                 peer.run(replace(workload, requests=(request,)).one_token_each())
@@ -120,7 +118,7 @@ def _zipf_weights(count: int) -> list[float]:
 
 
 def _drawn(workload: Workload, cumulative: list[float] | None, seed: int) -> Workload:
-    """The same texts, their tasks drawn at random; uniformly where there are no weights.
+    """The same texts, their tasks drawn at random; uniformly without weights.
 
     Args: seed: as text, since Python draws the same for -1 and 1: a round's tasks would be those of the warm-up.
     """
@@ -130,14 +128,14 @@ def _drawn(workload: Workload, cumulative: list[float] | None, seed: int) -> Wor
     return replace(workload, requests=requests)
 
 
-def _registered_bytes(bench: Bench, prompts: tuple[TaskPrompt, ...]) -> tuple[float, float]:
+def _registered_bytes(setup: Setup, prompts: tuple[TaskPrompt, ...]) -> tuple[float, float]:
     """(a prompt's tensor, what the process grew by for each task whose prompt was loaded)."""
     with TemporaryDirectory() as folder:
-        publish_tasks(Path(folder), bench.backbone, prompts)
+        publish_tasks(Path(folder), setup.backbone, prompts)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or what was freed would be taken again, and not be seen
         before = resident_bytes()
-        registry = Registry(FileStore(Path(folder)), bench.backbone, max_cache_bytes=2**40)
+        registry = Registry(FileStore(Path(folder)), setup.backbone, max_cache_bytes=2**40)
         loaded = [registry.prompt(registry.resolve(f"task{index}")) for index in range(len(prompts))]
         gc.collect()
         held = resident_bytes() - before

@@ -1,18 +1,20 @@
-"""W1: generation for several tasks, beside everything a user could serve them with instead."""
+"""The mixed load: generation for several tasks, next to everything a user could serve them with instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from benchmarks.agreement import compare
-from benchmarks.parts.ratios import speed
-from benchmarks.peers.roster import start_roster
-from benchmarks.report import Part, Ratio, Say
-from benchmarks.rounds import Contender, Measurement, interleave
-from benchmarks.setting import Bench
+from benchmarks.part import Part, Ratio, Say, speed
+from benchmarks.peers.peft import PeftPeer
+from benchmarks.peers.remote import start_peers
+from benchmarks.rounds import Contender, Measurement, interleave, whole
+from benchmarks.setup import Setup
+from benchmarks.workloads import Workload
 
 ONE_BY_ONE, GROUPED = "PEFT one by one", "PEFT grouped by task"
+TIE = 1e-3
+"""Logits have a standard deviation of about 1.4; float32 sums in another order differ by about 1e-5."""
 DTYPE_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
     "float32": {
         ONE_BY_ONE: 16,
@@ -31,24 +33,41 @@ DTYPE_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def measure_peers(bench: Bench, say: Say) -> Part:
-    """Answers are compared with PEFT's one-by-one answers, which are right, or, where PEFT does not run, with ours."""
-    setting, workload = bench.setting, bench.workload
+@dataclass(frozen=True)
+class Agreement:
+    """Whether two contenders gave the same answers; speed of wrong answers is worth nothing.
+
+    Attributes:
+        num_equal: requests whose generated tokens are all the same.
+        num_ties: requests whose first tokens that differ had, by PEFT's own logits, values less than TIE apart.
+        largest_gap: the largest such distance of any request; bfloat16 rounds values of 4 to 8 to 0.03 already.
+    """
+
+    num_compared: int
+    num_equal: int
+    num_ties: int
+    largest_gap: float
+
+
+def measure(setup: Setup, say: Say) -> Iterator[Part]:
+    """Answers are compared with those of PEFT one by one, which are right, or with softswap's if PEFT does not run."""
+    setting = setup.setting
+    workload = setup.workload
     few = workload.every(setting.one_by_one_stride)
-    warm, cold = bench.softswap(len(workload.prompts)), bench.softswap(len(workload.prompts))
+    warm, cold = setup.softswap(len(workload.prompts)), setup.softswap(len(workload.prompts))
     for peer in (warm, cold):
         peer.run(replace(workload, num_new_tokens=1))
     if setting.wants(ONE_BY_ONE):
-        bench.peft.one_by_one(replace(workload.every(8), num_new_tokens=2))
-    with start_roster(bench, workload, say) as roster:
+        setup.peft.one_by_one(replace(workload.every(8), num_new_tokens=2))
+    with start_peers(setup, workload, say) as peers:
         contenders = [
-            Contender("softswap", workload.rotated, warm.run),
-            Contender("softswap, cold tasks", lambda k: workload.rotated(k).with_cold_prompts(f"{k}"), cold.run),
-            *(Contender(name, workload.rotated, peer.run) for name, peer in roster.name_to_peer.items()),
-            Contender(ONE_BY_ONE, few.rotated, bench.peft.one_by_one),
-            Contender(GROUPED, workload.rotated, bench.peft.grouped_by_task),
+            Contender("softswap", workload.rotated, whole(warm.run)),
+            Contender("softswap, cold tasks", lambda k: workload.rotated(k).with_cold_prompts(f"{k}"), whole(cold.run)),
+            *(Contender(name, workload.rotated, whole(peer.run)) for name, peer in peers.name_to_peer.items()),
+            Contender(ONE_BY_ONE, few.rotated, whole(setup.peft.one_by_one)),
+            Contender(GROUPED, workload.rotated, whole(setup.peft.grouped_by_task)),
         ]
-        found = interleave([each for each in contenders if setting.wants(each.name)], setting.repetitions, say)
+        found = interleave([each for each in contenders if setting.wants(each.name)], setting.num_rounds, say)
     say("comparing answers")
     right = ONE_BY_ONE if ONE_BY_ONE in found else "softswap"
     name_to_few = {
@@ -56,35 +75,50 @@ def measure_peers(bench: Bench, say: Say) -> Part:
         for name, each in found.items()
         if "LoRA" not in name
     }
-    return Part(
+    yield Part(
         name="peers",
-        question="how much faster is it than what else serves several tasks?",
+        question="How much faster is it than what else serves several tasks?",
         setting={
             "requests": len(workload.requests),
             "tasks": len(workload.prompts),
             "input_tokens": workload.num_input_tokens,
             "PEFT_one_by_one_requests": len(few.requests),
-            **bench.kv_cache_setting(warm.config),
-            **roster.versions,
+            **setup.kv_cache_setting(warm.config),
+            **peers.versions,
         },
-        name_to_measurement=found,
-        ratios=tuple(_ratios(found, DTYPE_TO_BOUNDS[setting.dtype])),
-        name_to_agreement={
-            f"{name} = {right}": compare(few, tokens, name_to_few[right], bench.peft)
+        contenders=found,
+        ratios=_ratios(found, DTYPE_TO_BOUNDS[setting.dtype]),
+        agreement={
+            f"{name} = {right}": asdict(compare(few, tokens, name_to_few[right], setup.peft))
             for name, tokens in name_to_few.items()
             if name != right
         },
-        name_to_reason=roster.name_to_reason,
+        cannot=peers.name_to_reason,
     )
 
 
-def _ratios(found: Mapping[str, Measurement], bounds: Mapping[str, float]) -> list[Ratio]:
+def compare(
+    workload: Workload, ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]], reference: PeftPeer
+) -> Agreement:
+    """Args: ours, theirs: the tokens of `workload`'s requests, in its order."""
+    num_equal, gaps = 0, []
+    for request, mine, yours in zip(workload.requests, ours, theirs, strict=True):
+        if mine == yours:
+            num_equal += 1
+        else:
+            first = next(index for index in range(len(mine)) if mine[index] != yours[index])
+            logits = reference.logits(request, yours[:first])
+            gaps.append(abs(float(logits[mine[first]] - logits[yours[first]])))
+    num_ties = sum(gap < TIE for gap in gaps)
+    return Agreement(len(workload.requests), num_equal, num_ties, round(max(gaps, default=0.0), 5))
+
+
+def _ratios(found: Mapping[str, Measurement], bounds: Mapping[str, float]) -> dict[str, Ratio]:
     """softswap's speed over each peer's; of llama.cpp's numbers of slots the best counts."""
     slots = {name: each.median_tokens_per_s for name, each in found.items() if name.startswith("llama.cpp")}
     best = max(slots, key=slots.__getitem__, default=None)
-    ratios = []
-    for name in found:
-        if not name.startswith("softswap"):
-            bound = bounds.get("llama.cpp") if name == best else bounds.get(name)
-            ratios.append(speed(f"softswap / {name}", found, "softswap", name, at_least=bound))
-    return ratios
+    return {
+        f"softswap / {name}": speed(found, "softswap", name, bounds.get("llama.cpp" if name == best else name))
+        for name in found
+        if not name.startswith("softswap")
+    }

@@ -26,16 +26,16 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.machine import Stopwatch
+from benchmarks.models import TINY
+from benchmarks.part import Part, Ratio, Say
 from benchmarks.peers.http import HttpPeer, completion_body
-from benchmarks.report import Part, Ratio, Say
 from benchmarks.server import ROOT, RunningServer
-from benchmarks.setting import Bench
-from benchmarks.shapes import TINY
+from benchmarks.setup import Setup
 from benchmarks.workloads import Workload
 
 NUM_DECISIONS = 256
 """Of the model of full size; the tiny one decides as many as a call may have."""
-NUM_REPEATS_OF_TINY = 4
+NUM_REPEATS_OF_TINY = 2
 """A load on the tiny model is over in a moment."""
 SETTLE_S = 0.1
 """What a server still does after its last answer counts too."""
@@ -104,63 +104,63 @@ def ratio_with_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple
     return float(middle), float(low), float(high)
 
 
-def measure_trees(bench: Bench, say: Say) -> Part:
+def measure(setup: Setup, say: Say) -> Iterator[Part]:
     """The mixed load as completions and as streams, and decisions in one call; a tiny model shows Python alone."""
-    other, setting = bench.setting.other, bench.setting
+    setting, other = setup.setting, setup.setting.other
     if other is None or not (other / "app").is_dir():
         raise SystemExit("trees: --other names a folder that holds the other tree's app")
     comparisons = []
     with Stopwatch() as stopwatch, ExitStack() as stack:
-        for load, ours, theirs in _start(stack, bench, other, say):
+        for load, ours, theirs in _start(stack, setup, other, say):
             comparison = Comparison(load)
             comparisons.append((comparison, ours, theirs))
             for server in (ours, theirs):
                 _ask(server, load)  # warms up
-        for number in range(setting.repetitions):
-            say(f"round {number + 1} of {setting.repetitions}")
+        for number in range(setting.num_rounds):
+            say(f"round {number + 1} of {setting.num_rounds}")
             for comparison, ours, theirs in comparisons:
                 _compare(comparison, ours, theirs, ours_first=number % 2 == 0)
         served_s = sum(server.cpu_s for server in {id(s): s for _, *both in comparisons for s in both}.values())
-    foreign = None if stopwatch.foreign_cores is None else stopwatch.foreign_cores - served_s / stopwatch.wall_s
     found = [comparison for comparison, *_ in comparisons]
-    return Part(
+    yield Part(
         name="trees",
-        question="is this tree of softswap slower than another one?",
+        question="Is this tree of softswap slower than another one?",
         setting={
             "this": _commit(ROOT),
             "other": _commit(other),
             "threads": setting.threads or 1,
-            "rounds": setting.repetitions,
-            "foreign_cores": None if foreign is None else round(max(0.0, foreign), 2),
+            "rounds": setting.num_rounds,
         },
-        name_to_figures={f"{each.load.name}, each {each.load.unit}": each.figures for each in found},
-        name_to_rounds={each.load.name: each.rounds for each in found},
-        ratios=tuple(
-            Ratio(f"{each.load.name}: CPU time, this tree / the other", value, low=low, high=high, at_most=1.0)
+        figures={f"{each.load.name}, each {each.load.unit}": each.figures for each in found},
+        rounds={each.load.name: each.rounds for each in found},
+        ratios={
+            f"{each.load.name}: CPU time, this tree / the other": Ratio(value, low=low, high=high, at_most=1.0)
             for each in found
             for value, low, high in [ratio_with_interval(each.ours, each.theirs)]
-        ),
+        },
+        foreign_cores=stopwatch.foreign_cores_without(served_s),
     )
 
 
 def _start(
-    stack: ExitStack, bench: Bench, other: Path, say: Say
+    stack: ExitStack, setup: Setup, other: Path, say: Say
 ) -> Iterator[tuple[Load, RunningServer, RunningServer]]:
     """Every load with the servers that it goes to; servers of one model and workload are shared."""
-    tiny = Bench(replace(bench.setting, shape=TINY))
-    for each, word, num_decisions, num_repeats in (
-        (bench, "", min(NUM_DECISIONS, bench.setting.num_decisions), 1),
-        (tiny, ", tiny model", bench.setting.num_decisions, NUM_REPEATS_OF_TINY),
-    ):
+    setting = setup.setting
+    models = [(Setup(replace(setting, shape=TINY)), ", tiny model", setting.num_decisions, NUM_REPEATS_OF_TINY)]
+    if not setting.is_smoke:
+        models.append((setup, "", NUM_DECISIONS, 1))
+    for each, word, num_decisions, num_repeats in models:
         mixed, choices = each.workload, each.decisions(num_decisions)
         say(f"starting servers of both trees with {each.setting.shape.name}")
-        settings = {"threads": bench.setting.threads or 1}
         for workload, loads in (
             (mixed, [_completions(mixed, word, num_repeats), _streams(mixed, word, num_repeats)]),
             (choices, [_decisions(choices, each.texts(choices), word, num_repeats)]),
         ):
             ours, theirs = (
-                stack.enter_context(_stopped(stack.enter_context(each.server(workload, tree=tree, **settings))))
+                stack.enter_context(
+                    _stopped(stack.enter_context(each.server(workload, tree=tree, threads=setting.threads or 1)))
+                )
                 for tree in (ROOT, other)
             )
             for load in loads:

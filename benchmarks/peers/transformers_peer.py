@@ -1,12 +1,13 @@
 """transformers' continuous batching, with a task's rows as rows of the embedding table under ids of their own.
 
-Its requests are token ids, so that the virtual tokens of all tasks are put behind the vocabulary; the output layer
-keeps the vocabulary's size, so that none of them is ever generated. Runs in the benchmark's own environment.
+Its requests are token ids, so the virtual tokens of all tasks come after the vocabulary; the output layer keeps the
+vocabulary's size, so none of them is ever generated. Runs in the benchmark's own environment.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,21 +45,27 @@ class TransformersPeer(Peer):
         if wanted.labels:
             raise CannotError("continuous batching has no way to allow some ids only")
         inputs = [self._virtual(task) + text for task, text in zip(wanted.tasks, wanted.texts, strict=True)]
-        began_s = time.perf_counter()
-        found = self._model.generate_batch(
-            inputs,
-            GenerationConfig(max_new_tokens=wanted.num_new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0),
-            self._batching,
-            record_timestamps=True,
-            persistent_manager=True,
-        )
-        outputs = sorted(found.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
-        tokens = [list(output.generated_tokens) for output in outputs]
-        return Ran(tokens, [output.timestamps[0] - began_s for output in outputs])
+        return Ran(*generate_batch(self._model, self._batching, inputs, wanted.num_new_tokens))
 
     def _virtual(self, task: int) -> list[int]:
         start = self._num_vocab + task * self._num_virtual
         return list(range(start, start + self._num_virtual))
+
+
+def generate_batch(
+    model: Any, batching: ContinuousBatchingConfig, inputs: list[list[int]], num_new_tokens: int
+) -> tuple[list[list[int]], list[float]]:
+    """(generated ids, seconds to the first token) of each input; greedy, and the manager is kept between calls."""
+    began_s = time.perf_counter()
+    found = model.generate_batch(
+        inputs,
+        GenerationConfig(max_new_tokens=num_new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0),
+        batching,
+        record_timestamps=True,
+        persistent_manager=True,
+    )
+    outputs = sorted(found.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
+    return [list(output.generated_tokens) for output in outputs], [output.timestamps[0] - began_s for output in outputs]
 
 
 if __name__ == "__main__":

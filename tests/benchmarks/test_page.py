@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -11,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import page
-from benchmarks.parts.catalogue import NAME_TO_PART
-from benchmarks.parts.prompt_length import NONE
-from benchmarks.report import RESULTS
+from benchmarks.__main__ import PARTS
+from benchmarks.part import RESULTS, read_runs
+from benchmarks.pictures import NO_PROMPT
 
 
 def contender(tokens_per_s: float) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def contender(tokens_per_s: float) -> dict[str, Any]:
 
 
 def part(**fields: Any) -> dict[str, Any]:
-    empty = {"contenders": {}, "ratios": {}, "agreement": {}, "figures": {}, "cannot": {}}
+    empty = {"contenders": {}, "ratios": {}, "agreement": {}, "figures": {}, "cannot": {}, "foreign_cores": None}
     return {"question": "how fast?", "setting": {"requests": 64}} | empty | fields
 
 
@@ -39,13 +40,6 @@ def run(day: int, dtype: str = "float32", **name_to_part: dict[str, Any]) -> dic
         "setting": {"dtype": dtype},
         "parts": {name.replace("_", "-"): each for name, each in name_to_part.items()},
     }
-
-
-def waits(factor: float) -> dict[str, float]:
-    columns = (
-        f"{what} {quantile}, s" for what in ("first token", "between tokens") for quantile in ("p50", "p95", "p99")
-    )
-    return {column: factor * (1 + number) for number, column in enumerate(columns)}
 
 
 @pytest.fixture
@@ -60,7 +54,7 @@ def runs() -> list[dict[str, Any]]:
         cannot={"vLLM": "not installed"},
     )
     lengths = {
-        NONE: contender(100.0),
+        NO_PROMPT: contender(100.0),
         "50 virtual tokens": contender(98.0),
         "50, computed for every request": contender(70.0),
     }
@@ -69,7 +63,6 @@ def runs() -> list[dict[str, Any]]:
         run(
             2,
             peers=with_peft,
-            arrivals=part(figures={"0.5 of capacity": waits(0.1), "2 of capacity": waits(1.0)}),
             prompt_length=part(contenders=lengths),
         ),
         run(1, peers=part(contenders={"softswap": contender(199.0), "llama.cpp": contender(99.0)})),
@@ -79,11 +72,11 @@ def runs() -> list[dict[str, Any]]:
 def test_a_contender_is_shown_from_its_newest_run(runs):
     chosen = page.choose(runs, "peers", "float32")
     assert [shown.run["command"][-1] for shown in chosen] == ["3", "2"]
-    assert "on day 1" not in page.render_page(runs)
+    assert "on day 1" not in page.render_page(runs, PARTS)
 
 
 def test_a_figure_stands_with_its_command_and_what_was_wanted(runs):
-    text = page.render_page(runs)
+    text = page.render_page(runs, PARTS)
     assert "$ python -m benchmarks on day 2" in text
     assert "| softswap / PEFT one by one | 20.00 | at least 16 | reached |" in text
     assert "7 of 8 answers are PEFT one by one's token for token" in text
@@ -94,22 +87,38 @@ def test_what_was_missed_and_what_was_disturbed_is_said(runs):
     missed = deepcopy(runs)
     missed[1]["parts"]["peers"]["ratios"]["softswap / PEFT one by one"] |= {"value": 9.0, "is_reached": False}
     missed[1]["parts"]["peers"]["contenders"]["softswap"]["foreign_cores"] = [0.7]
-    text = page.render_page(missed)
+    text = page.render_page(missed, PARTS)
     assert "| 9.00 | at least 16 | **missed** |" in text
     assert "0.70 cores, too much to trust it" in text
 
 
+def test_a_figure_of_interleaved_rounds_stands_with_its_interval(runs):
+    ratio = {"value": 1.014, "interval": [0.987, 1.0424], "target": "<= 1", "is_reached": True}
+    text = page.render_part("trees", part(ratios={"streams": ratio}))
+    assert "| streams | 1.014 [0.987, 1.042] | at most 1 | reached |" in text
+
+
+def test_the_steps_of_a_part_stand_in_its_section(runs):
+    steps = {"gpu: device": part(figures={"measured": {"GB/s": 1.0}}), "gpu: loads": part(cannot={"x": "no time"})}
+    text = page.render_page([run(1) | {"parts": steps}], ["gpu"])
+    assert "### gpu: device, float32" in text
+
+
 def test_a_workload_without_a_result_says_so(runs):
-    sections = re.findall(r"^## (.+)\n\n(.+)", page.render_page(runs), flags=re.MULTILINE)
-    assert [name for name, _ in sections] == list(NAME_TO_PART)
+    sections = re.findall(r"^## (.+)\n\n(.+)", page.render_page(runs, PARTS), flags=re.MULTILINE)
+    assert [name for name, _ in sections] == list(PARTS)
     assert dict(sections)["decisions"] == "Not measured yet."
 
 
 def test_the_pictures_that_the_page_shows_are_there_and_name_the_contenders(runs, tmp_path):
-    page.write_page([*runs, {**run(1, dtype="bfloat16", peers=runs[1]["parts"]["peers"])}], tmp_path)
+    results = tmp_path / "results"
+    results.mkdir()
+    for number, each in enumerate([*runs, run(1, dtype="bfloat16", peers=runs[1]["parts"]["peers"])]):
+        (results / f"{number}.json").write_text(json.dumps(each))
+    page.write_page(PARTS, tmp_path, results)
     text = (tmp_path / "results.md").read_text()
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
-    assert pictures == ["peers.svg", "arrivals.svg", "prompt-length.svg"]
+    assert pictures == ["peers.svg", "prompt-length.svg"]
     for picture in pictures:
         assert ElementTree.parse(tmp_path / picture).getroot().tag.endswith("svg")
     drawn = (tmp_path / "peers.svg").read_text()
@@ -117,5 +126,5 @@ def test_the_pictures_that_the_page_shows_are_there_and_name_the_contenders(runs
 
 
 def test_the_page_in_the_repository_is_made_from_the_results_in_the_repository():
-    made = page.render_page(page.read_runs(RESULTS))
+    made = page.render_page(read_runs(RESULTS), PARTS)
     assert (Path(page.DOCS) / "results.md").read_text() == made

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.parts.catalogue import NAME_TO_PART
+from benchmarks.__main__ import PARTS, main
+from benchmarks.parts import co_serving, trees
 from benchmarks.server import ROOT
 from benchmarks.setting import Setting
+from benchmarks.setup import Setup
 
 pytestmark = pytest.mark.slow
 
 SMOKE = Setting.smoke()
+REHEARSED = [name for name in PARTS if name not in {"co-serving", "trees", "gpu"}]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """One rehearsal of all parts, as the last line of its output shows it."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
         patch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        main([*NAME_TO_PART, "--smoke", "--repetitions", "1", "--other", str(ROOT)])
+        main([*REHEARSED, "--smoke"])
     return json.loads(output.getvalue().splitlines()[-1])
 
 
@@ -35,7 +38,7 @@ def test_the_last_line_tells_machine_versions_and_sizes(result):
 
 
 def test_every_part_answers_its_question_with_figures(result):
-    assert list(result["parts"]) == list(NAME_TO_PART)
+    assert list(result["parts"]) == list(REHEARSED)
     for part in result["parts"].values():
         assert part["contenders"] or part["figures"]
 
@@ -55,7 +58,7 @@ def test_softswap_and_continuous_batching_answer_as_peft_does_alone(result):
 
 def test_a_peer_that_is_not_there_says_how_to_get_it(result):
     reasons = result["parts"]["peers"]["cannot"]
-    assert reasons["vLLM, prompt_embeds"] == "not installed: python -m benchmarks.peers.environments vllm"
+    assert reasons["vLLM, prompt_embeds"] == "not installed: python -m benchmarks install vllm"
 
 
 def test_decisions_over_http_are_the_engines(result):
@@ -94,3 +97,23 @@ def test_one_part_can_be_asked_for_alone(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert list(json.loads(lines[0])["parts"]) == ["cold-task"]
+
+
+def test_the_server_lends_the_device_to_jobs_alone():
+    (part,) = co_serving.measure(Setup(SMOKE), print)
+    assert part.figures["half"]["tuning's share"] == part.figures["full"]["tuning's share"] == 0
+    assert part.figures["half, with a job"]["tuning's share"] > 0
+    assert part.setting["share_of_a_job_alone"] > 0.1
+
+
+def test_both_trees_give_the_same_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path))
+    (part,) = trees.measure(Setup(replace(SMOKE, other=ROOT)), print)
+    assert {row["rounds with equal answers"] for row in part.figures.values()} == {1}
+    assert all(len(values) == 1 for row in part.rounds.values() for values in row.values())
+
+
+def test_a_part_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["speed"])
+    assert "no such part: speed; there are peers" in capsys.readouterr().err

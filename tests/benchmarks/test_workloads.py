@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.workloads import W1, mixed_tasks, random_prompts
+from benchmarks.models import TINY
+from benchmarks.workloads import MIXED, mixed_tasks, random_prompts
 
 VOCAB_SIZE = 1000
 
 
-def w1():
-    return mixed_tasks(W1, random_prompts(8, 50, 16, "f" * 64, row_norm=1.0), VOCAB_SIZE)
+def mixed():
+    backbone = TINY.build_backbone(torch.device("cpu"), torch.float32)
+    return mixed_tasks(MIXED, random_prompts(backbone, MIXED), VOCAB_SIZE)
 
 
-def test_w1_is_64_requests_over_8_tasks_of_50_virtual_tokens():
-    workload = w1()
+def test_the_mixed_load_is_64_requests_over_8_tasks_of_50_virtual_tokens():
+    workload = mixed()
     assert len(workload.requests) == 64
     assert [request.task for request in workload.requests[:9]] == [0, 1, 2, 3, 4, 5, 6, 7, 0]
     assert all(20 <= len(request.token_ids) <= 60 for request in workload.requests)
@@ -23,12 +25,12 @@ def test_w1_is_64_requests_over_8_tasks_of_50_virtual_tokens():
 
 
 def test_a_seed_makes_the_same_workload_again():
-    assert w1().requests == w1().requests
-    assert [prompt.digest for prompt in w1().prompts] == [prompt.digest for prompt in w1().prompts]
+    assert mixed().requests == mixed().requests
+    assert [prompt.digest for prompt in mixed().prompts] == [prompt.digest for prompt in mixed().prompts]
 
 
 def test_private_prompts_have_the_values_of_the_task_and_a_digest_of_their_own():
-    workload, private = w1(), w1().with_private_prompts("round 0")
+    workload, private = mixed(), mixed().with_private_prompts("round 0")
     assert len({prompt.digest for prompt in private.prompts}) == 64
     for shared, alone in zip(workload.requests, private.requests, strict=True):
         assert torch.equal(workload.prompt(shared).rows, private.prompt(alone).rows)
@@ -36,14 +38,14 @@ def test_private_prompts_have_the_values_of_the_task_and_a_digest_of_their_own()
 
 
 def test_cold_prompts_are_shared_by_a_task_but_new_to_every_cache():
-    cold = w1().with_cold_prompts("round 0")
+    cold = mixed().with_cold_prompts("round 0")
     assert len({prompt.digest for prompt in cold.prompts}) == 8
-    assert not {prompt.digest for prompt in cold.prompts} & {prompt.digest for prompt in w1().prompts}
+    assert not {prompt.digest for prompt in cold.prompts} & {prompt.digest for prompt in mixed().prompts}
 
 
-def test_turns_go_round_and_one_task_keeps_their_texts():
-    workload = w1()
-    turn = workload.turn(1, 48)
-    assert turn.requests == workload.requests[48:] + workload.requests[:32]
-    assert [request.token_ids for request in turn.of_one_task().requests] == [r.token_ids for r in turn.requests]
-    assert {request.task for request in turn.of_one_task().requests} == {0}
+def test_one_task_keeps_the_texts():
+    workload = mixed()
+    assert [request.token_ids for request in workload.of_one_task().requests] == [
+        r.token_ids for r in workload.requests
+    ]
+    assert {request.task for request in workload.of_one_task().requests} == {0}

@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.parts.prompt_length import NONE
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Parts = Sequence[Mapping[str, Any]]
-"""One part of several runs, as `Part.as_json` wrote it, the newest first."""
+"""One part of several runs, as `Part.as_json` gave it, the newest first."""
 
 INK, PAPER, GRID = "#1f2933", "#ffffff", "#d5dae1"
 LIGHT_TO_DARK = {INK: "#e4e7eb", PAPER: "#0d1117", GRID: "#39424e"}
 OURS, THEIRS = "#0072b2", "#8a94a0"
 LINES = (("#0072b2", "o"), ("#e69f00", "s"), ("#d55e00", "^"))
-"""Colours that colour-blind readers can tell apart (Okabe and Ito 2008), on light and dark alike."""
+"""Colors that color-blind readers can tell apart (Okabe and Ito 2008), on light and dark alike."""
 RC = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "softswap",  # the same figures give the same file
@@ -30,7 +28,8 @@ RC = {
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER, "grid.color": GRID,
 }  # fmt: skip
 PANEL_IN = 4.4
-QUANTILES = ("p50", "p95", "p99")
+NO_PROMPT = "no virtual tokens"
+"""The contender of `prompt-length` that the others are measured against."""
 
 
 def draw_speeds(dtype_to_parts: Mapping[str, Parts]) -> str:
@@ -41,24 +40,14 @@ def draw_speeds(dtype_to_parts: Mapping[str, Parts]) -> str:
     return _svg(drawers, height_in)
 
 
-def draw_arrivals(dtype_to_parts: Mapping[str, Parts]) -> str:
-    """Lines: quantiles of waiting against the load; a row of panels for the newest run of each dtype."""
-    drawers = [
-        partial(_draw_waits, title=f"{column}, {dtype}", column=column, figures=parts[0]["figures"])
-        for dtype, parts in dtype_to_parts.items()
-        for column in ("first token", "between tokens")
-    ]
-    return _svg(drawers, 3.0, num_columns=2)
-
-
 def draw_prompt_length(dtype_to_parts: Mapping[str, Parts]) -> str:
-    """Lines: time of the same requests behind so many virtual tokens, none being 1."""
+    """Lines: time of the same requests against the number of virtual tokens, none being 1."""
 
     def draw(axes: Axes) -> None:
-        for (dtype, parts), (colour, marker) in zip(dtype_to_parts.items(), LINES, strict=False):
+        for (dtype, parts), (color, marker) in zip(dtype_to_parts.items(), LINES, strict=False):
             shared, computed = _costs(parts[0]["contenders"])
-            axes.plot(*zip(*shared, strict=True), color=colour, marker=marker, label=f"{dtype}, shared by the task")
-            axes.plot(*computed, color=colour, marker="x", ls="", label=f"{dtype}, computed for every request")
+            axes.plot(*zip(*shared, strict=True), color=color, marker=marker, label=f"{dtype}, shared by the task")
+            axes.plot(*computed, color=color, marker="x", ls="", label=f"{dtype}, computed for every request")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("virtual tokens")
         axes.set_ylabel("time, without a prompt = 1")
@@ -67,10 +56,9 @@ def draw_prompt_length(dtype_to_parts: Mapping[str, Parts]) -> str:
     return _svg([draw], 3.0, panel_in=6.4)
 
 
-NAME_TO_PICTURE: Mapping[str, Callable[[Mapping[str, Parts]], str]] = {
+PICTURES: Mapping[str, Callable[[Mapping[str, Parts]], str]] = {
     "peers": draw_speeds,
     "decisions": draw_speeds,
-    "arrivals": draw_arrivals,
     "prompt-length": draw_prompt_length,
 }
 
@@ -87,8 +75,8 @@ def _relative_speeds(parts: Parts) -> list[tuple[str, float]]:
 
 def _draw_bars(axes: Axes, dtype: str, bars: Sequence[tuple[str, float]]) -> None:
     names, shares = zip(*bars, strict=True)
-    colours = [OURS if name.startswith("softswap") else THEIRS for name in names]
-    axes.barh(names, shares, color=colours, height=0.62)
+    colors = [OURS if name.startswith("softswap") else THEIRS for name in names]
+    axes.barh(names, shares, color=colors, height=0.62)
     for place, share in enumerate(shares):
         axes.text(share + 0.02, place, f"{share:.2f}", va="center", fontsize=8)
     axes.invert_yaxis()
@@ -97,27 +85,10 @@ def _draw_bars(axes: Axes, dtype: str, bars: Sequence[tuple[str, float]]) -> Non
     axes.set_title(dtype, loc="left", fontsize=9, fontweight="bold")
 
 
-def _draw_waits(axes: Axes, title: str, column: str, figures: Mapping[str, Mapping[str, float]]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    loads = [float(name.split()[0]) for name in figures]
-    for quantile, (colour, marker) in zip(QUANTILES, LINES, strict=True):
-        seconds = [row[f"{column} {quantile}, s"] for row in figures.values()]
-        axes.plot(loads, [1000 * value for value in seconds], color=colour, marker=marker, label=quantile)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("requests offered, capacity = 1")
-    axes.set_ylabel("ms")
-    axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
-    axes.legend(frameon=False)
-
-
 def _costs(contenders: Mapping[str, Any]) -> tuple[list[tuple[int, float]], tuple[int, float]]:
     """((virtual tokens, relative time) with shared prefixes, the same where each request computes its own)."""
     seconds = {name: sorted(each["wall_s"])[len(each["wall_s"]) // 2] for name, each in contenders.items()}
-    base = seconds.pop(NONE)
+    base = seconds.pop(NO_PROMPT)
     shared, computed = [(0, 1.0)], (0, 1.0)
     for name, wall_s in seconds.items():
         match = re.match(r"\d+", name)
@@ -130,19 +101,15 @@ def _costs(contenders: Mapping[str, Any]) -> tuple[list[tuple[int, float]], tupl
     return sorted(shared), computed
 
 
-def _svg(
-    drawers: Sequence[Callable[[Axes], None]], height_in: float, *, num_columns: int = 0, panel_in: float = PANEL_IN
-) -> str:
-    """Args: height_in: of a row of panels. num_columns: all panels in one row where it is 0."""
+def _svg(drawers: Sequence[Callable[[Axes], None]], height_in: float, *, panel_in: float = PANEL_IN) -> str:
+    """All panels in one row."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    num_columns = num_columns or len(drawers)
-    num_rows = -(-len(drawers) // num_columns)
     with rc_context(RC):
-        figure = Figure(figsize=(panel_in * num_columns, height_in * num_rows), layout="constrained")
+        figure = Figure(figsize=(panel_in * len(drawers), height_in), layout="constrained")
         for index, draw in enumerate(drawers):
-            axes = figure.add_subplot(num_rows, num_columns, index + 1)
+            axes = figure.add_subplot(1, len(drawers), index + 1)
             axes.set_axisbelow(True)
             draw(axes)
             axes.grid(visible=True, axis="x" if axes.yaxis_inverted() else "both", linewidth=0.6)

@@ -1,0 +1,255 @@
+"""Co-serving: what a fine-tuning job costs those who ask the server while it runs.
+
+A real server with the demo tasks, asked over HTTP on the loopback. Capacity is measured first, by as many clients as
+the engine computes at a time. Then half of it arrives at random moments, and all of it stays, each with and without a
+job, in rounds whose order alternates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from csv import DictReader
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+from transformers import AutoTokenizer
+
+from app.settings import DEMO_BACKBONE
+from benchmarks.load import Answer, Client, arrive_at_random, keep_busy
+from benchmarks.machine import Stopwatch
+from benchmarks.part import Part, Ratio, Say
+from benchmarks.server import ROOT, RunningServer, serve
+from benchmarks.setting import Setting
+from benchmarks.setup import Setup
+
+MESSAGES = ROOT / "docs" / "messages.csv"
+MODELS = ("headline", "sentiment", "domain", "language")
+MIN_TOKENS, MAX_TOKENS = 20, 60
+NUM_NEW_TOKENS = 32
+NUM_CLIENTS = 64
+"""As many as the engine computes at a time on a CPU by default."""
+NUM_EXAMPLES, NUM_SMOKE_EXAMPLES = 800, 60
+SETTLE_S = 1.0
+TUNING_S = "softswap_tuning_device_seconds_total"
+LOADS = HALF, HALF_WITH_JOB, FULL, FULL_WITH_JOB = "half", "half, with a job", "full", "full, with a job"
+
+
+@dataclass
+class Phase:
+    """One load with or without a job, all rounds together.
+
+    Attributes:
+        tokens_per_s, p99_ms: of a request; by round.
+        lent_share: of the time, which the device computed for tuning; by round.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    tokens_per_s: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    lent_share: list[float] = field(default_factory=list)
+
+    def add(self, answers: Sequence[Answer], lent_share: float, duration_s: float) -> None:
+        """Args: duration_s: tokens that came later than that do not count into the throughput."""
+        end_s = min(answer.due_s for answer in answers) + duration_s
+        num_tokens = sum(token_s <= end_s for answer in answers for token_s in answer.token_s)
+        self.answers += answers
+        self.tokens_per_s.append(num_tokens / duration_s)
+        self.p99_ms.append(_quantiles([answer.latency_s for answer in answers])[1])
+        self.lent_share.append(lent_share)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        columns = {
+            "request": _quantiles([answer.latency_s for answer in self.answers]),
+            "first token": _quantiles([answer.first_token_s for answer in self.answers]),
+            "between tokens": _quantiles([gap_s for answer in self.answers for gap_s in answer.gaps_s]),
+        }
+        return {
+            "requests": len(self.answers),
+            **{
+                f"{name} {p}, ms": ms
+                for name, both in columns.items()
+                for p, ms in zip(("p50", "p99"), both, strict=True)
+            },
+            "tokens/s": float(np.mean(self.tokens_per_s)),
+            "tuning's share": float(np.mean(self.lent_share)),
+        }
+
+
+class SteadyJob:
+    """A fine-tuning job that is there whenever it is wanted: when one has ended, the next one begins."""
+
+    def __init__(self, server: RunningServer, examples: bytes) -> None:
+        self._client = httpx.Client(base_url=server.url, timeout=120)
+        files = {"file": ("examples.jsonl", examples)}
+        file = self._call("POST", "/v1/files", data={"purpose": "fine-tune"}, files=files)
+        self._request = {"model": "backbone", "training_file": file["id"], "suffix": "busy"}
+        self._id = ""
+
+    def set_running(self, is_wanted: bool) -> None:
+        """It runs, or no longer asks for the device, when this returns."""
+        if is_wanted:
+            self.keep_running()
+            while self._status != "running":
+                time.sleep(0.1)
+            return
+        if self._status in {"queued", "running"}:
+            self._call("POST", f"/v1/fine_tuning/jobs/{self._id}/pause")
+        device_s = -1.0
+        while (now_s := self.device_s) > device_s:
+            device_s = now_s
+            time.sleep(0.5)
+
+    def keep_running(self) -> None:
+        """Resume the job, or begin the next one if it has ended."""
+        status = self._status
+        if status == "paused":
+            self._call("POST", f"/v1/fine_tuning/jobs/{self._id}/resume")
+        elif status not in {"queued", "running"}:
+            self._id = self._call("POST", "/v1/fine_tuning/jobs", json=self._request)["id"]
+
+    @property
+    def device_s(self) -> float:
+        """Seconds that the device computed for tuning so far."""
+        lines = self._client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(TUNING_S))
+
+    @property
+    def _status(self) -> str:
+        if not self._id:
+            return "none"
+        status = str(self._call("GET", f"/v1/fine_tuning/jobs/{self._id}")["status"])
+        assert status != "failed", "the job failed; see the server's log"
+        return status
+
+    def _call(self, method: str, path: str, **content: Any) -> Any:
+        return self._client.request(method, path, **content).raise_for_status().json()
+
+
+class Texts:
+    """Messages of one language after another, until there are as many tokens as were drawn."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(str(DEMO_BACKBONE))
+        self._random = random.Random(seed)
+        self._label_to_texts: dict[str, list[str]] = {}
+        with MESSAGES.open(encoding="utf-8", newline="") as file:
+            for row in DictReader(file):
+                self._label_to_texts.setdefault(row["label"], []).append(row["text"])
+
+    def draw(self) -> tuple[str, str]:
+        """A text of MIN_TOKENS to MAX_TOKENS, and its language."""
+        label = self._random.choice(list(self._label_to_texts))
+        messages = self._random.sample(self._label_to_texts[label], 10)
+        token_ids = self._tokenizer(", ".join(messages), add_special_tokens=False)["input_ids"]
+        return self._tokenizer.decode(token_ids[: self._random.randint(MIN_TOKENS, MAX_TOKENS)]), label
+
+    def examples(self, num_examples: int) -> bytes:
+        """JSON lines."""
+        pairs = (self.draw() for _ in range(num_examples))
+        return "\n".join(json.dumps({"input": text, "target": label}) for text, label in pairs).encode()
+
+
+def measure(setup: Setup, say: Say) -> Iterator[Part]:
+    """On the demo backbone, whatever the setting's shape is."""
+    with TemporaryDirectory() as folder:
+        registry = Path(folder) / "prompts"
+        shutil.copytree(ROOT / "prompts", registry, ignore=shutil.ignore_patterns(".state", ".lock"))
+        with serve(DEMO_BACKBONE, registry) as server, Stopwatch() as stopwatch:
+            phases, facts = asyncio.run(_measure(server, setup.setting, say))
+            served_s = server.cpu_s
+    half, half_job, full, full_job = (phases[name].figures for name in LOADS)
+    ratios = {
+        f"{column} at half capacity, with a job / without": Ratio(_quotient(half_job, half, column), at_most=bound)
+        for column, bound in (("request p99, ms", 1.5), ("first token p99, ms", None), ("between tokens p99, ms", None))
+    }
+    throughput = Ratio(_quotient(full_job, full, "tokens/s"), at_least=0.95)
+    yield Part(
+        name="co-serving",
+        question="What does a job that runs cost those who ask meanwhile?",
+        setting=facts,
+        figures={name: phase.figures for name, phase in phases.items()},
+        rounds={
+            name: {"tokens/s": each.tokens_per_s, "request p99, ms": each.p99_ms, "tuning's share": each.lent_share}
+            for name, each in phases.items()
+        },
+        ratios=ratios | {"tokens/s at full capacity, with a job / without": throughput},
+        foreign_cores=stopwatch.foreign_cores_without(served_s),
+    )
+
+
+async def _measure(server: RunningServer, setting: Setting, say: Say) -> tuple[dict[str, Phase], dict[str, object]]:
+    texts = Texts()
+    bodies = [_body(MODELS[number % len(MODELS)], texts.draw()[0]) for number in range(256)]
+    client, duration_s = Client(server.host, server.port), setting.phase_s
+    num_examples = NUM_SMOKE_EXAMPLES if setting.is_smoke else NUM_EXAMPLES
+    job = await asyncio.to_thread(SteadyJob, server, texts.examples(num_examples))
+    say("measuring the capacity")
+    await keep_busy(client, bodies, NUM_CLIENTS, min(2.0, duration_s), seed=0)
+    answers = await keep_busy(client, bodies, NUM_CLIENTS, duration_s, seed=1)
+    capacity = len(answers) / (max(each.ended_s for each in answers) - min(each.due_s for each in answers))
+    phases = {name: Phase() for name in LOADS}
+    for number in range(setting.num_rounds):
+        for name in LOADS if number % 2 == 0 else reversed(LOADS):
+            say(f"round {number + 1} of {setting.num_rounds}: {name} of {capacity:.1f} requests/s")
+            await asyncio.to_thread(job.set_running, name.endswith("job"))
+            await asyncio.sleep(SETTLE_S)
+            watch = asyncio.create_task(_keep_running(job)) if name.endswith("job") else None
+            before_s, began_s = await asyncio.to_thread(lambda: job.device_s), time.perf_counter()
+            if name.startswith(HALF):
+                answers = await arrive_at_random(client, bodies, capacity / 2, duration_s, seed=number)
+            else:
+                answers = await keep_busy(client, bodies, NUM_CLIENTS, duration_s, seed=number)
+            lent_s = await asyncio.to_thread(lambda: job.device_s) - before_s
+            phases[name].add(answers, lent_s / (time.perf_counter() - began_s), duration_s)
+            if watch is not None:
+                watch.cancel()
+    alone_share = await _share_alone(job, duration_s)
+    facts: dict[str, object] = {
+        "capacity, requests/s": round(capacity, 1),
+        "new_tokens": NUM_NEW_TOKENS,
+        "tasks": len(MODELS),
+    }
+    facts |= {"clients_at_full": NUM_CLIENTS, "rounds": setting.num_rounds, "seconds_of_a_load": duration_s}
+    return phases, facts | {"examples_of_the_job": num_examples, "share_of_a_job_alone": round(alone_share, 3)}
+
+
+async def _share_alone(job: SteadyJob, duration_s: float) -> float:
+    """Of the time, which a job gets from a server that nothing else is asked of."""
+    await asyncio.to_thread(job.set_running, True)
+    await asyncio.sleep(SETTLE_S)
+    before_s = await asyncio.to_thread(lambda: job.device_s)
+    await asyncio.sleep(duration_s)
+    return (await asyncio.to_thread(lambda: job.device_s) - before_s) / duration_s
+
+
+async def _keep_running(job: SteadyJob) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(job.keep_running)
+
+
+def _body(model: str, text: str) -> bytes:
+    """A greedy streamed completion, of tasks with labels too."""
+    fields = {"model": model, "prompt": text, "max_tokens": NUM_NEW_TOKENS, "temperature": 0}
+    return json.dumps(fields | {"ignore_eos": True, "free_text": True, "stream": True}).encode()
+
+
+def _quotient(one: Mapping[str, float], other: Mapping[str, float], column: str) -> float:
+    """Not a number if a rehearsal was too short to have seen anything."""
+    return one[column] / other[column] if other[column] else float("nan")
+
+
+def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
+    """(median, 99th percentile), milliseconds."""
+    p50, p99 = np.quantile(seconds, [0.5, 0.99])
+    return float(1000 * p50), float(1000 * p99)
