@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic.config import JsonDict
 
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.http.fields import MAX_ID_CHARS, Strict, Text
@@ -21,13 +20,22 @@ class ExampleItem(Strict):
     target: Annotated[Text, Field(min_length=1)]
 
 
-ONE_SOURCE: JsonDict = {"oneOf": [{"required": ["examples"]}, {"required": ["file"]}]}
-
-
 class ExampleSource(Strict):
     """Examples in the request, or uploaded before."""
 
-    model_config = ConfigDict(json_schema_extra=ONE_SOURCE)
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["examples"]}, {"required": ["file"]}],
+            "examples": [
+                {
+                    "examples": [
+                        {"input": "a gorgeous, witty film", "target": "positive"},
+                        {"input": "dull and long", "target": "negative"},
+                    ]
+                }
+            ],
+        }
+    )
 
     examples: Annotated[list[ExampleItem], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = None
     file: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = Field(
@@ -43,20 +51,6 @@ class ExampleSource(Strict):
 
 class EvaluateRequest(ExampleSource):
     """Examples that the task was not tuned on."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            **ONE_SOURCE,
-            "examples": [
-                {
-                    "examples": [
-                        {"input": "a gorgeous, witty film", "target": "positive"},
-                        {"input": "dull and long", "target": "negative"},
-                    ]
-                }
-            ],
-        }
-    )
 
     record: bool | None = Field(None, description="Keep the figures with the version, at most 256 sets of them.")
     data_name: Annotated[str, Field(max_length=256)] | None = Field(

@@ -6,7 +6,6 @@ import asyncio
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query
-from pydantic import ConfigDict
 from starlette.responses import Response
 
 from app.answers.views.tokens import PromptTokensObject, tokens_object
@@ -15,7 +14,7 @@ from app.http.fields import MAX_MODEL_CHARS
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.replies import reply
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, ONE_SOURCE, ExampleSource
+from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, ExampleSource
 from app.http.tasks.examples import read_examples
 from app.http.tasks.runs import TaskReference
 from app.insight.plot import can_draw, draw_report
@@ -48,20 +47,6 @@ Accept = Annotated[str, Header(include_in_schema=False)]
 
 class MeasureTokensRequest(ExampleSource):
     """Examples to measure on what each virtual token does."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            **ONE_SOURCE,
-            "examples": [
-                {
-                    "examples": [
-                        {"input": "a gorgeous, witty film", "target": "positive"},
-                        {"input": "dull and long", "target": "negative"},
-                    ]
-                }
-            ],
-        }
-    )
 
 
 @router.get(
