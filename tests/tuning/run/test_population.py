@@ -1,4 +1,4 @@
-"""Members trained side by side go where each would go alone, and an interrupted run continues as if it never stopped."""
+"""Members trained side by side go where each would go alone; an interrupted run continues as if it never stopped."""
 
 from __future__ import annotations
 
