@@ -32,6 +32,7 @@ from app.engine.engine import Engine
 from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.http.application import build_application
+from app.http.dependencies import Serving
 from app.http.protection.auth import ApiKeys
 from app.http.protection.guard import Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
@@ -96,10 +97,9 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         opened.engine,
         readiness,
         Guard(keys),
+        Serving(int(time.time()), settings.request_timeout, tuning),
         *make_answers(opened, readiness),
         metrics=opened.metrics,
-        tuning=tuning,
-        default_timeout_s=settings.request_timeout,
         lifespan=lifespan,
     )
 

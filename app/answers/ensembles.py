@@ -2,7 +2,7 @@
 
 The registry holds no ensembles: the name says who is in one, `sentiment@1+2+3` or `sentiment+tone@4`. Its members
 answer in one batch, as N requests for N versions do, and their answers are combined here. A single version is treated
-as an ensemble of one, so callers use `members`, `labels`, `flow` and `model_id` and need not know which it is.
+as an ensemble of one, so callers need not know which it is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
-from app.answers.label_chances import LabelChances
+from app.answers.generating.labels import LabelChances
 from app.answers.targets import Target
 from app.errors import InvalidInput
 from app.measure.metrics import words_of
@@ -36,6 +36,7 @@ class Ensemble:
     """Attributes: members: two or more different versions; those with labels have the same ones, in the same order."""
 
     members: tuple[Target, ...]
+    is_ensemble: ClassVar = True
 
     @classmethod
     def of(cls, targets: Sequence[Target], *, param: str) -> Ensemble:
@@ -65,21 +66,18 @@ class Ensemble:
     def labels(self) -> tuple[str, ...]:
         return self.members[0].labels
 
+    def choose_combine(self, asked: Combine | None, *, param: str = "combine") -> Combine:
+        """What a request means. Raises InvalidInput: texts cannot be averaged."""
+        if asked is Combine.AVERAGE and not self.labels:
+            raise InvalidInput("texts cannot be averaged; leave this out or let it be vote", param=param)
+        return asked or (Combine.AVERAGE if self.labels else Combine.VOTE)
+
+    def combine_chances(self, chances: Sequence[LabelChances], how: Combine | None) -> tuple[int, LabelChances]:
+        """Args: how: None averages. See `combine_chances`."""
+        return combine_chances(chances, how or Combine.AVERAGE)
+
 
 AnyTarget = Target | Ensemble
-
-
-def is_ensemble(target: AnyTarget) -> bool:
-    return len(target.members) > 1
-
-
-def choose_combine(target: AnyTarget, asked: Combine | None, *, param: str = "combine") -> Combine:
-    """What a request means. Raises InvalidInput: it asks a single version to combine, or texts to be averaged."""
-    if asked is not None and not is_ensemble(target):
-        raise InvalidInput("this belongs to an ensemble, such as sentiment@1+2+3", param=param)
-    if asked is Combine.AVERAGE and not target.labels:
-        raise InvalidInput("texts cannot be averaged; leave this out or let it be vote", param=param)
-    return asked or (Combine.AVERAGE if target.labels else Combine.VOTE)
 
 
 def combine_chances(chances: Sequence[LabelChances], how: Combine) -> tuple[int, LabelChances]:
@@ -87,8 +85,6 @@ def combine_chances(chances: Sequence[LabelChances], how: Combine) -> tuple[int,
 
     Args: chances: of each member, for the same labels in the same order. The mean of their masses is the mass.
     """
-    if len(chances) == 1:
-        return chances[0].best, chances[0]
     columns = zip(*(each.probabilities for each in chances), strict=True)
     average = tuple(sum(column) / len(chances) for column in columns)
     mass = sum(each.mass for each in chances) / len(chances)

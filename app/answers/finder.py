@@ -6,10 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from app.answers.ensembles import MAX_ENSEMBLE, AnyTarget, Ensemble
-from app.answers.naming import naming
 from app.answers.targets import Target
 from app.engine.gather import all_of
-from app.errors import InvalidInput, NotFound
+from app.errors import InvalidInput, NotFound, SoftswapError
 from app.registry.reference import JOINT, spell_out
 
 if TYPE_CHECKING:
@@ -54,12 +53,15 @@ class TaskFinder:
 
     async def find_version(self, name: str, *, param: str = "model") -> tuple[Version, TaskPrompt]:
         """A version with its prompt, read in a thread unless it is in memory. Raises as `find` does."""
-        with naming(param):
+        try:
             version = self._registry.resolve(name)
             loaded = self._registry.loaded_prompt(version)
             if loaded is not None:
                 return version, loaded
             return await asyncio.to_thread(self._load, name, version)
+        except SoftswapError as error:
+            error.param = param
+            raise
 
     def _load(self, name: str, version: Version | None) -> tuple[Version, TaskPrompt]:
         """A version can be deleted between its name and its values; then the name means another version already.

@@ -110,7 +110,7 @@ class _LocalRunner:
     """Runs a task on a backbone in this process."""
 
     def __init__(self, opened: OpenEngine, target: AnyTarget, given: dict[str, Any], timeout_s: float) -> None:
-        from app.answers.ensembles import Combine, choose_combine, is_ensemble
+        from app.answers.ensembles import Combine
         from app.answers.generating.generation import TextGenerator
         from app.answers.generating.labels import LabelScorer
         from app.answers.generating.runs import RunService
@@ -119,10 +119,10 @@ class _LocalRunner:
         self._runs = RunService(opened.backbone, texts, labels)
         self._target = target
         asked = given.pop("combine", None)
-        self._combine = choose_combine(target, None if asked is None else Combine(asked))
+        self._combine = target.choose_combine(None if asked is None else Combine(asked))
         self._given = given
         self._timeout_s = timeout_s
-        self.can_stream = not is_ensemble(target) and not target.labels
+        self.can_stream = not target.is_ensemble and not target.labels
 
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
         from app.answers.call import Call

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
 
-from app.http.dependencies import MaybeTuning
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
 from app.http.protection.guard import PUBLIC_PATHS, Guard
@@ -35,13 +33,9 @@ TAGS = [
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def build_application(
-    *parts: object, metrics: Metrics, tuning: MaybeTuning, default_timeout_s: float, lifespan: Lifespan | None = None
-) -> FastAPI:
+def build_application(*parts: object, metrics: Metrics, lifespan: Lifespan | None = None) -> FastAPI:
     """Args:
     parts: the objects that routes ask for by their class (`dependencies`), one of each.
-    tuning: the service, or why this server does not tune.
-    default_timeout_s: deadline of a request that names none.
     lifespan: what starts before the first request and ends after the last.
     """
     app = FastAPI(
@@ -58,9 +52,6 @@ def build_application(
     )
     app.state.parts = {type(part): part for part in (*parts, metrics)}
     app.state.guard = app.state.parts[Guard]
-    app.state.tuning = tuning
-    app.state.default_timeout_s = default_timeout_s
-    app.state.started_at = int(time.time())
     for module in (completions, chat, decisions, models, runs, evaluation, insight, tasks, files, fine_tuning, server):
         app.include_router(module.router)
     add_error_handlers(app, metrics)

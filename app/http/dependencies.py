@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Request
@@ -18,7 +19,6 @@ from app.answers.readiness import Readiness
 from app.engine.async_engine import AsyncEngine
 from app.errors import TuningUnavailable
 from app.http.protection.guard import Guard
-from app.http.protection.upload_limits import UploadLimits
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.telemetry import Metrics
@@ -53,44 +53,36 @@ ReporterDep = Annotated[TokenReporter, _part(TokenReporter)]
 RunsDep = Annotated[RunService, _part(RunService)]
 
 
-async def get_uploads(guard: GuardDep) -> UploadLimits:
-    return guard.uploads
-
-
-UploadsDep = Annotated[UploadLimits, Depends(get_uploads)]
-
-
-async def get_started_at(request: Request) -> int:
-    """Seconds since 1970."""
-    started_at: int = request.app.state.started_at
-    return started_at
-
-
-StartedAtDep = Annotated[int, Depends(get_started_at)]
-
-
 MaybeTuning = TuningService | TuningUnavailable
 """The service, or why this server does not tune."""
 
 
-async def get_maybe_tuning(request: Request) -> MaybeTuning:
-    tuning: MaybeTuning = request.app.state.tuning
-    return tuning
+@dataclass(frozen=True)
+class Serving:
+    """Facts about this server.
+
+    Attributes:
+        started_at: seconds since 1970.
+        timeout_s: deadline of a request that names none.
+    """
+
+    started_at: int
+    timeout_s: float
+    tuning: MaybeTuning
+
+    def require_tuning(self) -> TuningService:
+        """Raises TuningUnavailable."""
+        if isinstance(self.tuning, TuningUnavailable):
+            raise TuningUnavailable(self.tuning.message)
+        return self.tuning
 
 
-MaybeTuningDep = Annotated[MaybeTuning, Depends(get_maybe_tuning)]
+ServingDep = Annotated[Serving, _part(Serving)]
 
 
-def require_tuning(tuning: MaybeTuning) -> TuningService:
+async def get_tuning(serving: ServingDep) -> TuningService:
     """Raises TuningUnavailable."""
-    if isinstance(tuning, TuningUnavailable):
-        raise TuningUnavailable(tuning.message)
-    return tuning
-
-
-async def get_tuning(tuning: MaybeTuningDep) -> TuningService:
-    """Raises TuningUnavailable."""
-    return require_tuning(tuning)
+    return serving.require_tuning()
 
 
 TuningDep = Annotated[TuningService, Depends(get_tuning)]
@@ -105,18 +97,9 @@ TimeoutHeader = Annotated[
 ]
 
 
-async def get_default_timeout_s(request: Request) -> float:
-    """Of a request that names none."""
-    timeout_s: float = request.app.state.default_timeout_s
-    return timeout_s
-
-
-TimeoutDep = Annotated[float, Depends(get_default_timeout_s)]
-
-
 async def get_call(request: Request, x_request_timeout: TimeoutHeader = None) -> Call:
     """Until when the caller waits, and whose computed text it may share."""
-    timeout_s: float = x_request_timeout or request.app.state.default_timeout_s
+    timeout_s: float = x_request_timeout or request.app.state.parts[Serving].timeout_s
     return Call.within(timeout_s, request.state.cache_salt)
 
 

@@ -1,10 +1,12 @@
-"""What request and reply schemas share: strictness, the sampling fields, and the usage of tokens."""
+"""What requests and replies share: strictness, the sampling fields, the usage of tokens, and `reply` itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from app.answers.generating.runs import Usage
 from app.answers.views.reply import Reply
@@ -112,6 +114,16 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = Field(
         None, description="Accepted for OpenAI's clients; chunks are never padded."
     )
+
+
+def reply(
+    body: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None, exclude_unset: bool = False
+) -> Response:
+    """A document serialized once, which a handler returns as it is; FastAPI would check and build it again.
+
+    Args: exclude_unset: leave out fields that were not given, as the route's `response_model_exclude_unset` says.
+    """
+    return Response(body.model_dump_json(exclude_unset=exclude_unset), status, headers, "application/json")
 
 
 class PromptTokensDetails(Reply):

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from app.engine.async_engine import AsyncEngine
-from app.http.dependencies import require_tuning
+from app.http.dependencies import Serving
 from app.http.protection.guard import Guard
 from app.http.protection.protocol import DeadlineProtocol
 from app.http.protection.upload_limits import UploadLimits
@@ -56,7 +56,7 @@ class LiveServer:
 
     @property
     def tuning(self) -> TuningService:
-        return require_tuning(self.app.state.tuning)
+        return self.part(Serving).require_tuning()
 
     @property
     def uploads(self) -> UploadLimits:

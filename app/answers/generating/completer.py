@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.answers.generating.generation import Ask, TextGenerator
-from app.answers.generating.labels import LabelScorer
-from app.answers.label_chances import TINY
+from app.answers.generating.labels import TINY, LabelScorer
 from app.engine.gather import all_of
 from app.engine.output.delta import Delta
 from app.engine.output.detokenizer import Detokenizer

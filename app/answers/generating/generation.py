@@ -9,21 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.engine.sequence import FinishReason
-from app.model.layout import continue_prompt, encode_text
 from app.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from app.answers.call import Call
     from app.answers.targets import Target
     from app.engine.async_engine import AsyncEngine
     from app.engine.output.delta import Delta
     from app.model.sampler import TokenLogprob
-    from app.task_prompt import TaskPrompt
-
-MAX_CHARS_AT_ONCE = 4096
-"""A longer text is encoded in a thread, so that other requests need not wait for it."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +46,6 @@ class Choice:
         self.prompt_logprobs += delta.prompt_logprobs or ()
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
-
-
-async def encode_after(tokenizer: PreTrainedTokenizerFast, prompt: TaskPrompt | None, text: str) -> tuple[int, ...]:
-    """Ids of a text after a prompt: [prompt][BOS][text]; a written prompt begins with the BOS itself."""
-    if len(text) > MAX_CHARS_AT_ONCE:
-        token_ids = await asyncio.to_thread(encode_text, tokenizer, text)
-    else:
-        token_ids = encode_text(tokenizer, text)
-    return tuple(continue_prompt(tokenizer, prompt, token_ids))
 
 
 def ask_n(token_ids: tuple[int, ...], params: SamplingParams, n: int) -> list[Ask]:

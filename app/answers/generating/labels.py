@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.answers.ensembles import AnyTarget, Combine, combine_chances
-from app.answers.generating.generation import encode_after
-from app.answers.label_chances import LabelChances
 from app.engine.gather import all_of
 from app.measure.label_tree import encode_labels
 
 if TYPE_CHECKING:
     from app.answers.call import Call
+    from app.answers.ensembles import AnyTarget, Combine
     from app.answers.targets import Target
     from app.engine.async_engine import AsyncEngine
     from app.engine.output.scoring import Scoring, ScoringPlan
@@ -23,6 +22,46 @@ if TYPE_CHECKING:
     from app.telemetry import Metrics
 
 MAX_CACHED = 1024
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class LabelChances:
+    """Attributes:
+    probabilities: of each label, in the labels' order; they sum to 1.
+    mass: sum of the labels' probabilities before normalizing: how much of the model's belief is on the labels at
+        all. A small mass says that the model wanted to answer something else.
+    """
+
+    probabilities: tuple[float, ...]
+    mass: float
+
+    @classmethod
+    def from_log_likelihoods(cls, log_likelihoods: Sequence[float], temperature: float = 1.0) -> LabelChances:
+        """Args:
+        log_likelihoods: log P(label | prompt, text), natural logarithm.
+        temperature: divides them before they are normalized (Guo et al. 2017, section 4.2): the likeliest label
+            stays the likeliest, and the mass is untouched.
+        """
+        highest = max(log_likelihoods)
+        if not math.isfinite(highest):
+            return cls((1 / len(log_likelihoods),) * len(log_likelihoods), 0.0)
+        mass = math.exp(highest) * sum(math.exp(value - highest) for value in log_likelihoods)
+        weights = [math.exp((value - highest) / temperature) for value in log_likelihoods]
+        total = sum(weights)
+        return cls(tuple(weight / total for weight in weights), min(1.0, mass))
+
+    def to_log_likelihoods(self) -> list[float]:
+        """Of each label, natural logarithm: what would give these chances at temperature 1.
+
+        If the mass is too small for a float, all are shifted alike, and the likeliest label stays the likeliest.
+        """
+        return [math.log(max(chance, TINY)) + math.log(max(self.mass, TINY)) for chance in self.probabilities]
+
+    @property
+    def best(self) -> int:
+        """Index of the likeliest label."""
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -78,15 +117,13 @@ class LabelScorer:
         """Of the target's own labels. Raises what `LabelCache.plan` raises."""
         return self._cache.plan(target.input_template, target.labels)
 
-    async def score(
-        self, target: AnyTarget, text: str, call: Call, *, combine: Combine = Combine.AVERAGE
-    ) -> LabelScores:
+    async def score(self, target: AnyTarget, text: str, call: Call, *, combine: Combine | None = None) -> LabelScores:
         """How likely each of the task's labels is; the members of an ensemble are asked in one batch."""
         found = await all_of(
             self.score_answers(member, member.input_template, text, member.labels, call) for member in target.members
         )
         members = tuple(each.chances for each in found)
-        best, together = combine_chances(members, combine)
+        best, together = target.combine_chances(members, combine)
         num_prompt, num_cached = sum(each.num_prompt for each in found), sum(each.num_cached for each in found)
         return LabelScores(best, together, num_prompt, num_cached, members)
 
@@ -94,7 +131,7 @@ class LabelScorer:
         self, target: Target, template: Template, text: str, answers: Sequence[str], call: Call
     ) -> LabelScores:
         """How likely each answer is to this text. Raises InvalidInput: two of them are the same."""
-        token_ids = await encode_after(self._tokenizer, target.prompt, template.render(text))
+        token_ids = await target.encode(self._tokenizer, template.render(text))
         return await self.score_after(target, token_ids, self._cache.plan(template, answers), call)
 
     async def score_after(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> LabelScores:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from app.answers.call import Call
-from app.answers.ensembles import AnyTarget, Combine, choose_text, is_ensemble
-from app.answers.generating.generation import Ask, TextGenerator, encode_after, finish_reason_of
+from app.answers.ensembles import AnyTarget, Combine, choose_text
+from app.answers.generating.generation import Ask, TextGenerator, finish_reason_of
 from app.answers.generating.labels import LabelScorer
 from app.answers.targets import Target
 from app.engine.gather import all_of
@@ -44,7 +44,7 @@ class Run:
     target: AnyTarget
     text: str
     param: str
-    combine: Combine = Combine.AVERAGE
+    combine: Combine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class RunService:
 
     async def stream(self, run: Run, given: dict[str, Any], call: Call) -> AsyncGenerator[RunPiece, None]:
         """The text of one run piece by piece, without blanks at its beginning. Raises InvalidInput."""
-        if is_ensemble(run.target):
+        if run.target.is_ensemble:
             raise InvalidInput("an ensemble answers once all of its members have; leave stream out", param="stream")
         if run.target.labels:
             raise InvalidInput(f"{run.target.flow} answers with a label, which cannot be streamed", param="stream")
@@ -155,7 +155,7 @@ class RunService:
             label=labels[scores.best],
             probabilities={labels[place]: chances[place] for place in ranked},
             label_mass=scores.chances.mass,
-            members=tuple(members) if is_ensemble(target) else (),
+            members=tuple(members) if target.is_ensemble else (),
         )
 
     async def _write_text(self, run: Run, given: dict[str, Any], call: Call) -> RunResult:
@@ -183,7 +183,7 @@ class RunService:
         )
 
     async def _ask(self, target: Target, text: str, given: dict[str, Any]) -> Ask:
-        token_ids = await encode_after(self._tokenizer, target.prompt, target.input_template.render(text))
+        token_ids = await target.encode(self._tokenizer, target.input_template.render(text))
         defaults = {} if "temperature" in target.sampling else GREEDY
         params = self._texts.make_params(
             target, {**defaults, **given}, num_tokens=len(token_ids), default_max_tokens=DEFAULT_MAX_TOKENS

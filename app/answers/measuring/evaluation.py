@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from app.answers.ensembles import AnyTarget, Combine, choose_combine, choose_text, combine_chances, is_ensemble
-from app.answers.label_chances import LabelChances
+from app.answers.ensembles import AnyTarget, Combine, choose_text
+from app.answers.generating.labels import LabelChances
 from app.answers.measuring.engine_model import EngineModel
 from app.errors import InvalidInput
 from app.measure.dataset import Example, hash_examples
@@ -49,28 +49,28 @@ class Evaluator:
 
         Raises InvalidInput: `combine` or `record` does not apply; and what `evaluate` raises.
         """
-        how = choose_combine(target, combine)
-        if record and is_ensemble(target):
+        how = target.choose_combine(combine)
+        if record and target.is_ensemble:
             raise InvalidInput("figures are kept with one version, and an ensemble is several", param="record")
         if record and target.members[0].prompt is None:
             raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
         return await self.evaluate(target, examples, call, combine=how)
 
     async def evaluate(
-        self, target: AnyTarget, examples: Sequence[Example], call: Call, *, combine: Combine = Combine.AVERAGE
+        self, target: AnyTarget, examples: Sequence[Example], call: Call, *, combine: Combine | None = None
     ) -> Evaluation:
         """Args: combine: of an ensemble, whose members are measured one after the other.
 
         Raises what Measurement and EngineModel raise.
         """
-        if is_ensemble(target):
+        if target.is_ensemble:
             return await self._evaluate_ensemble(target, examples, combine, call)
         [single] = target.members
         asked = Measurement(ServedPrompt.of(single.prompt, single), examples)
         return await self.model(single.flow, call).evaluate(asked)
 
     async def _evaluate_ensemble(
-        self, ensemble: AnyTarget, examples: Sequence[Example], combine: Combine, call: Call
+        self, ensemble: AnyTarget, examples: Sequence[Example], combine: Combine | None, call: Call
     ) -> Evaluation:
         labels = ensemble.labels
         require_measurable(examples, labels)
@@ -83,7 +83,7 @@ class Evaluator:
         scores = [await model.score(served, inputs) for model, served in members]
         temperatures = [member.label_temperature for member in ensemble.members]
         combined = [
-            combine_chances(list(map(LabelChances.from_log_likelihoods, found, temperatures)), combine)
+            ensemble.combine_chances(list(map(LabelChances.from_log_likelihoods, found, temperatures)), combine)
             for found in zip(*scores, strict=True)
         ]
         if combine is Combine.VOTE:

@@ -11,7 +11,7 @@ from jinja2.exceptions import TemplateError
 from starlette.responses import Response
 
 from app.answers.generating.completer import choose_form
-from app.answers.generating.generation import Choice, ask_n, encode_after, finish_reason_of
+from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.naming import naming_text
 from app.answers.targets import Target
 from app.engine.output.delta import Delta
@@ -76,7 +76,7 @@ async def _render(backbone: Backbone, target: Target, messages: Sequence[Message
             own = "a template of its own" if target.template else "labels"
             message = f"{target.flow} has {own} and takes exactly one user message"
             raise InvalidInput(message, param="messages")
-        return await encode_after(backbone.tokenizer, target.prompt, target.input_template.render(messages[0].text))
+        return await target.encode(backbone.tokenizer, target.input_template.render(messages[0].text))
     if not backbone.has_chat_template:
         message = f"{backbone.name} has no chat template; use /v1/completions, or a task that has a template"
         raise InvalidInput(message, param="model")

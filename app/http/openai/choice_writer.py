@@ -13,9 +13,8 @@ from app.answers.generating.generation import Choice, put_together
 from app.answers.generating.runs import Usage
 from app.engine.output.delta import Delta
 from app.errors import InvalidInput
-from app.http.fields import StreamOptions, UsageObject
+from app.http.fields import StreamOptions, UsageObject, reply
 from app.http.protection.event_stream import EventStream, dump_set
-from app.http.replies import reply
 from app.http.text_chunk import TextChunk
 
 if TYPE_CHECKING:

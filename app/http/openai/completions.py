@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.answers.generating.completer import choose_form
-from app.answers.generating.generation import Choice, ask_n, encode_after, finish_reason_of
+from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.targets import Target
 from app.engine.output.delta import Delta
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
@@ -68,7 +68,7 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 
 async def _read_text(backbone: Backbone, target: Target, prompt: str | list[int], request: CompletionRequest) -> _Text:
     if isinstance(prompt, str):
-        return _Text(await encode_after(backbone.tokenizer, target.prompt, prompt), prompt)
+        return _Text(await target.encode(backbone.tokenizer, prompt), prompt)
     echoed = backbone.tokenizer.decode(prompt, skip_special_tokens=True) if request.echo else ""
     return _Text(tuple(prompt), echoed)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.answers.ensembles import is_ensemble
 from app.answers.generating.questions import answer_questions
 from app.answers.naming import naming, naming_text
 from app.errors import InvalidInput
 from app.http.dependencies import EngineCallDep, FinderDep, LabelsDep
+from app.http.fields import reply
 from app.http.openai.decisions_schema import ChoiceAnswer, Decision, DecisionRequest, DecisionUsage
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.http.replies import reply
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -42,7 +41,7 @@ async def create_decision(
             scores = await scorer.score(target, request.text, call)
         own = ChoiceAnswer.of(target.flow, target.labels, scores.chances)
         return reply(Decision(model=target.model_id, answers=[own], usage=DecisionUsage.of([scores])))
-    if is_ensemble(target):
+    if target.is_ensemble:
         raise InvalidInput("an ensemble answers its own question, and without labels it has none", param="model")
     if not request.questions:
         raise InvalidInput(f"{target.flow} has no labels, so the request needs questions", param="questions")

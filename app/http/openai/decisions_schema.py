@@ -7,9 +7,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.answers.generating.labels import LabelScores
+from app.answers.generating.labels import LabelChances, LabelScores
 from app.answers.generating.questions import Question
-from app.answers.label_chances import LabelChances
 from app.answers.views.reply import Reply
 from app.http.fields import MAX_LABEL_CHARS, Identity, ModelName, Strict, Text, Unsupported
 from app.http.openai.chat_schema import MAX_CONTENT_PARTS

@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from app.answers.naming import naming
 from app.errors import InvalidInput
-from app.http.dependencies import BackboneDep, EngineDep, IfMatchDep, RegistryDep, StartedAtDep
-from app.http.fields import MAX_MODEL_CHARS
+from app.http.dependencies import BackboneDep, EngineDep, IfMatchDep, RegistryDep, ServingDep
+from app.http.fields import MAX_MODEL_CHARS, reply
 from app.http.openai.models_schema import Model, ModelDeleted, ModelList
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.http.replies import reply
 from app.registry.reference import JOINT, Reference
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
@@ -29,9 +28,7 @@ ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, exampl
     response_model=ModelList,
     responses=describe_statuses(401, 500),
 )
-async def list_models(
-    backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, started_at: StartedAtDep
-) -> Response:
+async def list_models(backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, serving: ServingDep) -> Response:
     """The backbone, and every task that has a live version this backbone can serve."""
     summaries = await asyncio.to_thread(registry.tasks)
     live = [summary.live for summary in summaries if summary.live is not None]
@@ -41,7 +38,9 @@ async def list_models(
         Model.of_version(version.task, version, parent=backbone.name, max_len=max_len)
         for version in sorted(served, key=lambda version: version.task)
     ]
-    return reply(ModelList(data=[Model.of_backbone(backbone.name, created=started_at, max_len=max_len), *models]))
+    return reply(
+        ModelList(data=[Model.of_backbone(backbone.name, created=serving.started_at, max_len=max_len), *models])
+    )
 
 
 @router.get(
@@ -52,12 +51,12 @@ async def list_models(
     responses=describe_statuses(400, 401, 404, 500),
 )
 async def retrieve_model(
-    model: ModelName, backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, started_at: StartedAtDep
+    model: ModelName, backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, serving: ServingDep
 ) -> Response:
     """A task, a version or alias of it, or the backbone. `root` is the version that would answer."""
     max_len = engine.config.max_model_len
     if model == backbone.name:
-        return reply(Model.of_backbone(model, created=started_at, max_len=max_len))
+        return reply(Model.of_backbone(model, created=serving.started_at, max_len=max_len))
     with naming("model"):
         version = await asyncio.to_thread(registry.resolve, model)
     return reply(Model.of_version(model, version, parent=backbone.name, max_len=max_len))

@@ -16,17 +16,16 @@ from app.http.dependencies import (
     EngineDep,
     GuardDep,
     MaybeTuning,
-    MaybeTuningDep,
     MetricsDep,
     ReadinessDep,
     RegistryDep,
-    TimeoutDep,
+    ServingDep,
 )
+from app.http.fields import reply
 from app.http.operations.limits import LIMITS
 from app.http.operations.server_schema import BackboneObject, EngineObject, ServerObject, Status, TuningObject
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
-from app.http.replies import reply
 
 router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
@@ -85,9 +84,8 @@ async def describe_server(
     backbone: BackboneDep,
     registry: RegistryDep,
     engine: EngineDep,
-    tuning: MaybeTuningDep,
     guard: GuardDep,
-    default_timeout_s: TimeoutDep,
+    serving: ServingDep,
 ) -> Response:
     """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
     config, stats = engine.config, engine.stats
@@ -117,10 +115,10 @@ async def describe_server(
             num_waiting=stats.num_waiting,
             num_free_blocks=stats.num_free_blocks,
         ),
-        tuning=await asyncio.to_thread(_describe_tuning, tuning),
+        tuning=await asyncio.to_thread(_describe_tuning, serving.tuning),
         num_tasks=len(await asyncio.to_thread(registry.tasks)),
         limits=LIMITS,
-        request_timeout_s=default_timeout_s,
+        request_timeout_s=serving.timeout_s,
         has_api_keys=bool(guard.keys),
     )
     return reply(shown)

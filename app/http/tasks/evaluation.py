@@ -14,14 +14,13 @@ from app.http.dependencies import (
     EngineCallDep,
     EvaluatorDep,
     FinderDep,
-    MaybeTuning,
-    MaybeTuningDep,
     RegistryDep,
-    require_tuning,
+    Serving,
+    ServingDep,
 )
+from app.http.fields import reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.replies import reply
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest
 from app.http.tasks.examples import read_examples
 from app.http.tasks.runs import TaskReference
@@ -45,7 +44,7 @@ async def evaluate_task(
     finder: FinderDep,
     evaluator: EvaluatorDep,
     registry: RegistryDep,
-    tuning: MaybeTuningDep,
+    serving: ServingDep,
     call: EngineCallDep,
 ) -> Response:
     """Accuracy with its interval, macro F1, precision and recall of each label, confusion and calibration; of a task
@@ -57,10 +56,10 @@ async def evaluate_task(
     if request.data_name is not None and not request.record:
         raise InvalidInput("data_name belongs to record", param="data_name")
     target = await finder.find(task, param="task")
-    examples = await read_examples(request, tuning)
+    examples = await read_examples(request, serving)
     measured = await evaluator.evaluate_asked(target, examples, request.combine, call, record=bool(request.record))
     if request.record:
-        name = _name_data(tuning, request)
+        name = _name_data(serving, request)
         await asyncio.to_thread(record_evaluation, registry, target, examples, measured, name)
     shown = await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
@@ -68,7 +67,7 @@ async def evaluate_task(
     return reply(shown, exclude_unset=True)
 
 
-def _name_data(tuning: MaybeTuning, request: EvaluateRequest) -> str:
+def _name_data(serving: Serving, request: EvaluateRequest) -> str:
     if request.data_name is not None or request.file is None:
         return request.data_name or ""
-    return require_tuning(tuning).files.get(request.file, param="file").filename
+    return serving.require_tuning().files.get(request.file, param="file").filename

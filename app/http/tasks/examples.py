@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.errors import InvalidInput
-from app.http.dependencies import MaybeTuning, require_tuning
 from app.measure.dataset import Example
 
 if TYPE_CHECKING:
+    from app.http.dependencies import Serving
     from app.http.tasks.evaluation_schema import ExampleItem, ExampleSource
 
 
-async def read_examples(source: ExampleSource, tuning: MaybeTuning) -> Sequence[Example]:
+async def read_examples(source: ExampleSource, serving: Serving) -> Sequence[Example]:
     """Raises InvalidInput: a target is blank, or there are too many examples. NoSuchFile, TuningUnavailable."""
     if source.file is None:
         return _read_items(source.examples or ())
-    dataset = await asyncio.to_thread(require_tuning(tuning).files.load, source.file, param="file")
+    dataset = await asyncio.to_thread(serving.require_tuning().files.load, source.file, param="file")
     if len(dataset.examples) > MAX_EXAMPLES:
         raise InvalidInput(
             f"the file has {len(dataset.examples)} examples, and a request takes {MAX_EXAMPLES}", param="file"

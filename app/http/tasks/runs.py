@@ -8,18 +8,17 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from app.answers.ensembles import AnyTarget, choose_combine
+from app.answers.ensembles import AnyTarget
 from app.answers.generating.runs import Run, RunPiece, RunResult, Usage
 from app.answers.naming import naming_text
 from app.answers.views.runs import run_fields, run_object
 from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.http.dependencies import EngineCallDep, FinderDep, RunsDep
-from app.http.fields import MAX_MODEL_CHARS, UsageObject
+from app.http.fields import MAX_MODEL_CHARS, UsageObject, reply
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.event_stream import EventStream, dump_set
 from app.http.protection.guard import GuardedRoute
-from app.http.replies import reply
 from app.http.tasks.runs_schema import MixedRunRequest, RunChunk, RunItem, RunReply, RunRequest, RunsReply
 from app.http.text_chunk import TextChunk
 
@@ -52,7 +51,7 @@ async def run_task(
     `input` answers with one object, `inputs` with `results` in their order, all computed in one batch.
     """
     target = await finder.find(task, param="task")
-    combine = choose_combine(target, request.combine)
+    combine = target.choose_combine(request.combine)
     given = request.given_sampling()
     if request.stream:
         if request.input is None:
@@ -86,7 +85,7 @@ async def run_mixed(items: MixedRunRequest, finder: FinderDep, runs: RunsDep, ca
 
 
 def _run_of(target: AnyTarget, item: RunItem, place: str) -> Run:
-    combine = choose_combine(target, item.combine, param=f"{place}.combine")
+    combine = target.choose_combine(item.combine, param=f"{place}.combine")
     return Run(target, item.input, f"{place}.input", combine)
 
 

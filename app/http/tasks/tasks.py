@@ -19,12 +19,11 @@ from app.answers.views.tasks import (
     version_object,
 )
 from app.errors import InvalidInput, NotFound
-from app.http.dependencies import BackboneDep, CallDep, IfMatchDep, MaybeTuningDep, PromoterDep, RegistryDep
-from app.http.fields import MAX_PAGE
+from app.http.dependencies import BackboneDep, CallDep, IfMatchDep, PromoterDep, RegistryDep, ServingDep
+from app.http.fields import MAX_PAGE, reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
-from app.http.replies import reply
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
 from app.http.tasks.examples import read_examples
 from app.http.tasks.tasks_schema import (
@@ -196,7 +195,7 @@ async def set_alias(
     request: AliasRequest,
     registry: RegistryDep,
     promoter: PromoterDep,
-    tuning: MaybeTuningDep,
+    serving: ServingDep,
     call: CallDep,
     if_match: IfMatchDep,
 ) -> Response:
@@ -210,7 +209,7 @@ async def set_alias(
     target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
     asked = None
     if request.gate is not None:
-        examples = await read_examples(request.gate, tuning)
+        examples = await read_examples(request.gate, serving)
         asked = GateRequest(examples, request.gate.metric, request.gate.tolerance or 0.0)
     promotion = promote(registry, task, alias, target, gate=asked, force=bool(request.force), if_match=if_match)
     await promoter.run(task, promotion, call)

@@ -9,11 +9,10 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from app.answers.views.tokens import PromptTokensObject, tokens_object
-from app.http.dependencies import CallDep, EngineCallDep, MaybeTuningDep, ReporterDep
-from app.http.fields import MAX_MODEL_CHARS
+from app.http.dependencies import CallDep, EngineCallDep, ReporterDep, ServingDep
+from app.http.fields import MAX_MODEL_CHARS, reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.replies import reply
 from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, ExampleSource
 from app.http.tasks.examples import read_examples
 from app.http.tasks.runs import TaskReference
@@ -43,10 +42,6 @@ Compare = Annotated[
 ]
 Format = Annotated[Literal["json", "svg"] | None, Query(alias="format", description="`svg` draws the report.")]
 Accept = Annotated[str, Header(include_in_schema=False)]
-
-
-class MeasureTokensRequest(ExampleSource):
-    """Examples to measure on what each virtual token does."""
 
 
 @router.get(
@@ -86,9 +81,9 @@ async def view_tokens(
 async def measure_tokens(
     *,
     task: TaskReference,
-    request: MeasureTokensRequest,
+    request: ExampleSource,
     reporter: ReporterDep,
-    tuning: MaybeTuningDep,
+    serving: ServingDep,
     call: EngineCallDep,
     num_nearest: NumNearest = None,
     compare: Compare = None,
@@ -98,7 +93,7 @@ async def measure_tokens(
     """What `GET` shows, and `effects`: loss and accuracy on the examples without each virtual token, and with each
     replaced by its nearest token of the vocabulary. The examples go through the running engine and are not kept.
     """
-    examples = await read_examples(request, tuning)
+    examples = await read_examples(request, serving)
     report = await reporter.report(task, num_nearest=num_nearest, compare=compare, examples=examples, call=call)
     return await asyncio.to_thread(_answer, report, form, accept)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from app.errors import InvalidInput
-from app.http.dependencies import ReadinessDep, TuningDep, UploadsDep
+from app.http.dependencies import GuardDep, ReadinessDep, TuningDep
 from app.http.fields import MAX_ID_CHARS
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
@@ -64,14 +64,14 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
         },
     },
 )
-async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningDep, uploads: UploadsDep) -> Any:
+async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningDep, guard: GuardDep) -> Any:
     """Every line is checked; a faulty file is refused with the line's number, and nothing of it is kept.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """
     readiness.check_accepting()
     filename, content, purpose = await _read_form(request)
-    return file_object(await uploads.check(partial(tuning.files.add, filename, content, purpose)))
+    return file_object(await guard.uploads.check(partial(tuning.files.add, filename, content, purpose)))
 
 
 @router.get("", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)

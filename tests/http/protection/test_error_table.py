@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from app import errors
-from app.answers.label_chances import LabelChances
+from app.answers.generating.labels import LabelChances
 from app.http.openai.completions_schema import CompletionRequest
 from app.http.protection.error_table import ERROR_TO_STATUS, MAX_MESSAGE_CHARS, Failure
 from app.http.protection.validation import explain

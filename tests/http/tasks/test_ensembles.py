@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.answers.ensembles import Combine, choose_text, combine_chances
-from app.answers.label_chances import LabelChances
+from app.answers.generating.labels import LabelChances
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
