@@ -35,10 +35,10 @@ def compare(
     *,
     data: ExampleFile,
     validation: Annotated[
-        Path | None, typer.Option(help="What everything is chosen by. (default: a tenth of the data)", **FILE)
+        Path | None, typer.Option(help="Examples that choices are made on. (default: a tenth of the data)", **FILE)
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="What is measured on in the end. (default: another tenth of the data)", **FILE)
+        Path | None, typer.Option(help="Examples to measure on at the end. (default: another tenth of the data)", **FILE)
     ] = None,
     input_field: InputField = None,
     target_field: TargetField = None,
@@ -46,17 +46,17 @@ def compare(
     labels: Labels = None,
     methods: Annotated[
         str,
-        typer.Option(help="Of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora and full, separated by commas. "
+        typer.Option(help="Any of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora and full, separated by commas. "
                      "(default: all)", show_default=False),
     ] = "",
     seeds: Annotated[str, typer.Option(help="Separated by commas; two or more give an interval over them.")] = "0,1,2",
     instruction: Annotated[
         list[str] | None,
-        typer.Option(help="A prompt to try; may be repeated. (default: some made of the labels)",
+        typer.Option(help="A prompt to try; may be repeated. (default: some made from the labels)",
                      rich_help_panel=WRITTEN),
     ] = None,
     num_shots: Annotated[
-        int, typer.Option("--shots", help="Examples of a few-shot prompt, as far as they fit.", rich_help_panel=WRITTEN)
+        int, typer.Option("--shots", help="Examples in a few-shot prompt, as many as fit.", rich_help_panel=WRITTEN)
     ] = 8,
     max_steps: Annotated[int, typer.Option(help="Updates of a run.", rich_help_panel=BUDGET)] = 400,
     batch_size: Annotated[int, typer.Option(help="Examples in an update.", rich_help_panel=BUDGET)] = 16,
@@ -73,7 +73,7 @@ def compare(
 ) -> None:  # fmt: skip
     r"""Compare written prompts, prompt tuning, prefix tuning, LoRA and full fine-tuning on your examples.
 
-    All on one backbone with one split, one objective and one evaluation; only what is trained differs. Each tuned
+    All run on one backbone with one split, one objective and one evaluation; only what is trained differs. Each tuned
     method chooses its learning rate and its best state on validation: prompts as a population of twelve (six for a
     task that writes text) that is halved three times, which costs about five runs; LoRA and full fine-tuning as four
     runs with four learning rates. Test is measured once for each seed. Nothing is published and the backbone stays as

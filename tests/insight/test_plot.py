@@ -30,8 +30,7 @@ def report_of(prompt: TaskPrompt, *, is_full: bool = True) -> PromptReport:
 
 
 @pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])
-@pytest.mark.parametrize("num", [1, 2, 20, 150])
-@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize(("num", "is_full"), [(1, True), (2, False), (20, True), (150, True)])
 def test_any_prompt_can_be_drawn(kind: PromptKind, num: int, is_full: bool) -> None:
     drawn = draw_report(report_of(random_prompt(tiny_backbone(), num, kind=kind), is_full=is_full))
     root = ElementTree.fromstring(drawn)
