@@ -38,7 +38,7 @@ def compare(
         Path | None, typer.Option(help="Examples that choices are made on. (default: a tenth of the data)", **FILE)
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="Examples to measure on at the end. (default: another tenth of the data)", **FILE)
+        Path | None, typer.Option(help="Examples to measure on last. (default: another tenth of the data)", **FILE)
     ] = None,
     input_field: InputField = None,
     target_field: TargetField = None,
@@ -46,7 +46,7 @@ def compare(
     labels: Labels = None,
     methods: Annotated[
         str,
-        typer.Option(help="Any of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora and full, separated by commas. "
+        typer.Option(help="Any of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora, full, separated by commas. "
                      "(default: all)", show_default=False),
     ] = "",
     seeds: Annotated[str, typer.Option(help="Separated by commas; two or more give an interval over them.")] = "0,1,2",
