@@ -16,8 +16,8 @@ from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
 from app.engine.output.delta import Delta
+from app.engine.output.output_processor import OutputProcessor
 from app.engine.output.readout import Choice, ReadOut
-from app.engine.output.request_output import ScoringOutput, TextOutput
 from app.engine.output.scoring import PathScores
 from app.engine.prefix.prefix_store import PrefixStore
 from app.engine.prefix.warmer import Warmer
@@ -28,7 +28,6 @@ from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
-from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
@@ -74,7 +73,7 @@ class Engine:
         self.backbone = backbone
         self.config = config
         self.admission = Admission(backbone, config)
-        self._observer = None if metrics is None else Observer(metrics, clock)
+        self._observer = Observer(metrics or Metrics(), clock)
         self._clock = clock
         self.model_runner = ModelRunner(
             backbone,
@@ -98,10 +97,8 @@ class Engine:
         )
         self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
         self._pending: _PendingStep | None = None
-        self._id_to_output: dict[int, TextOutput | ScoringOutput] = {}
+        self._outputs = OutputProcessor(backbone)
         self._ids = count()
-        self._deltas: list[tuple[int, Delta]] = []
-        self._scores: list[tuple[int, PathScores]] = []
         self._num_steps = 0
 
     @property
@@ -172,10 +169,7 @@ class Engine:
         if not is_begun:
             self.require_queue_room(1, sequence.num_tokens)
         sequence.deadline_s = None if deadline_s is None else sequence.arrival_s + deadline_s
-        is_scored = request.score_targets is not None
-        self._id_to_output[sequence.sequence_id] = (
-            ScoringOutput(sequence) if is_scored else TextOutput(sequence, self.backbone)
-        )
+        self._outputs.open(sequence)
         self.scheduler.add(sequence)
         return sequence.sequence_id
 
@@ -189,11 +183,10 @@ class Engine:
 
     def abort(self, sequence_id: int) -> None:
         """End a sequence now; unknown or finished ids are fine. It gets no delta and no scores."""
-        output = self._id_to_output.get(sequence_id)
-        if output is not None:
-            self._finish(output.sequence, FinishReason.ABORT)
-            if self._observer is not None:
-                self._observer.changed(self.stats)  # there may be no step for a long time
+        sequence = self._outputs.find(sequence_id)
+        if sequence is not None:
+            self._finish(sequence, FinishReason.ABORT)
+            self._observer.changed(self.stats)  # there may be no step for a long time
 
     def step(self) -> list[tuple[int, Delta]]:
         """Compute one batch. Returns what it added to which sequence; when running ahead, what the previous one did."""
@@ -207,34 +200,31 @@ class Engine:
         if due is not None:
             self._update_from(due)
         self._num_steps += 1
-        deltas = self._take_deltas()
-        if self._observer is not None:
-            self._observer.stepped(
-                given.batch,
-                self.stats,
-                num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
-                num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
-                started_s=started_s,
-            )
+        deltas = self._outputs.take_deltas()
+        self._observer.stepped(
+            given.batch,
+            self.stats,
+            num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
+            num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
+            started_s=started_s,
+        )
         return deltas
 
     def take_scores(self) -> list[tuple[int, PathScores]]:
         """What scored sequences found that ended since the last call."""
-        scores, self._scores = self._scores, []
-        return scores
+        return self._outputs.take_scores()
 
     def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """See `Warmer.warm`; only while nothing is unfinished."""
         assert not self.has_unfinished, "requests go first"
         is_warm = self.warmer.warm(prompt, should_stop)
-        if is_warm and self._observer is not None:
+        if is_warm:
             self._observer.warmed()
         return is_warm
 
     def observe_lent(self, duration_s: float) -> None:
         """The device computed for tuning that long."""
-        if self._observer is not None:
-            self._observer.lent(duration_s)
+        self._observer.lent(duration_s)
 
     def reset(self) -> list[tuple[int, Delta]]:
         """After a failed step: end every running sequence and forget what the cache holds.
@@ -247,7 +237,7 @@ class Engine:
         for sequence in [*self.scheduler.running, *preempted]:
             self._end(sequence, FinishReason.ERROR)
         self.scheduler.prefix_cache.clear()
-        return self._take_deltas()
+        return self._outputs.take_deltas()
 
     def close(self) -> None:
         """Finish what is being written."""
@@ -274,25 +264,15 @@ class Engine:
             if isinstance(prefix, Prefix) and isinstance(prefix.content, TaskPrompt) and prefix.is_computed:
                 self.prefix_store.keep(prefix.key, partial(self.model_runner.computed_rows, prefix))
 
-    def _note_first_schedule(self, batch: Batch, now_s: float) -> None:
-        for item in batch.items:
-            if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
-                item.segment.first_scheduled_s = now_s
-
-    def _take_deltas(self) -> list[tuple[int, Delta]]:
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
     def _expire(self, now_s: float) -> None:
-        sequences = [output.sequence for output in self._id_to_output.values()]
-        for sequence in sequences:
+        for sequence in self._outputs.sequences:
             if sequence.deadline_s is not None and sequence.deadline_s <= now_s:
                 self._end(sequence, FinishReason.DEADLINE)
 
     def begin_step(self, now_s: float) -> _PendingStep:
         """Give the device the next step."""
         batch = self.scheduler.schedule()
-        self._note_first_schedule(batch, now_s)
+        self._observer.scheduled(batch, now_s)
         chosen = None if self._pending is None else self._pending.read_out.chosen
         rows, logits = self.model_runner.run(batch, chosen)
         self.scheduler.advance(batch)
@@ -309,17 +289,15 @@ class Engine:
         choices = self._settle(found.choices, step.batch)
         self.scheduler.keep(step.batch)
         for sequence in found.failed:
-            if self._is_alive(sequence):
+            if sequence in self._outputs:
                 self._fail(sequence)
         for row, scores in found.scores:
-            if self._is_alive(row.sequence):
-                self._scoring_of(row.sequence).note_scores(row.index, scores)
+            self._outputs.note_scores(row.sequence, row.index, scores)
         for row, logprob in found.prompt_logprobs:
-            if self._is_alive(row.sequence):
-                self._text_of(row.sequence).note_prompt_logprob(row.index, logprob)
-        self._add_tokens([choice for choice in choices if self._is_alive(choice[0])])
+            self._outputs.note_prompt_logprob(row.sequence, row.index, logprob)
+        self._add_tokens([choice for choice in choices if choice[0] in self._outputs])
         for sequence in step.ending:
-            if self._is_alive(sequence):
+            if sequence in self._outputs:
                 self._end(sequence, FinishReason.LENGTH)
 
     def _settle(self, choices: list[Choice], batch: Batch) -> list[Choice]:
@@ -327,49 +305,17 @@ class Engine:
         if self._speculation is None:
             return choices
         counting = self._speculation.settle(choices, batch.num_rejected)
-        if self._observer is not None:
-            num_sequences = len({sequence for sequence, _, _ in counting})
-            self._observer.speculated(len(choices) - num_sequences, len(counting) - num_sequences)
+        num_sequences = len({sequence for sequence, _, _ in counting})
+        self._observer.speculated(len(choices) - num_sequences, len(counting) - num_sequences)
         return counting
 
-    def _is_alive(self, sequence: Sequence) -> bool:
-        return sequence.sequence_id in self._id_to_output
-
-    def _text_of(self, sequence: Sequence) -> TextOutput:
-        output = self._id_to_output[sequence.sequence_id]
-        assert isinstance(output, TextOutput)
-        return output
-
-    def _scoring_of(self, sequence: Sequence) -> ScoringOutput:
-        output = self._id_to_output[sequence.sequence_id]
-        assert isinstance(output, ScoringOutput)
-        return output
-
     def _add_tokens(self, choices: list[Choice]) -> None:
-        latencies_s = self._note_token_times([sequence for sequence, _, _ in choices], self._clock())
-        if self._observer is not None:
-            self._observer.waited(latencies_s)
+        self._observer.chose([sequence for sequence, _, _ in choices])
         for sequence, token_id, logprob in choices:
-            if self._is_alive(sequence):  # the previous token may have been its last
-                self._append(sequence, token_id, logprob)
-
-    def _append(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
-        """Add a token to a sequence and end it where it ends."""
-        delta = self._text_of(sequence).add(token_id, logprob)
-        self._deltas.append((sequence.sequence_id, delta))
-        if delta.finish_reason:
-            self._finish(sequence, delta.finish_reason)
-
-    @staticmethod
-    def _note_token_times(sequences: list[Sequence], now_s: float) -> list[float]:
-        """Returns: seconds since each sequence's previous token, for those that had one."""
-        latencies_s = []
-        for sequence in sequences:
-            if sequence.last_token_s is not None:
-                latencies_s.append(now_s - sequence.last_token_s)
-            sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
-            sequence.last_token_s = now_s
-        return latencies_s
+            if sequence in self._outputs:  # the previous token may have been its last
+                reason = self._outputs.add(sequence, token_id, logprob)
+                if reason is not None:
+                    self._finish(sequence, reason)
 
     def _fail(self, sequence: Sequence) -> None:
         """The model gave values that are not finite: end the sequence, and let no other find its prefix."""
@@ -383,19 +329,14 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence without a new token."""
-        output = self._id_to_output[sequence.sequence_id]
-        if isinstance(output, ScoringOutput):
-            self._scores.append((sequence.sequence_id, output.end(reason)))
-        else:
-            self._deltas.append((sequence.sequence_id, output.end(reason)))
+        self._outputs.end(sequence, reason)
         self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
         sequence.num_pending = 0
-        del self._id_to_output[sequence.sequence_id]
-        if self._observer is not None:
-            self._observer.finished(sequence, reason)
+        self._outputs.close(sequence)
+        self._observer.finished(sequence, reason)
 
 
 def _ending(batch: Batch) -> list[Sequence]:

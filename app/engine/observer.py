@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from app.engine.config import EngineStats
 from app.engine.scheduler import Batch
-from app.engine.sequence import FinishReason
-from app.engine.sequence import Sequence as EngineSequence
+from app.engine.sequence import FinishReason, Sequence
 from app.telemetry import Metrics
 
 
@@ -18,7 +17,7 @@ class Observer:
         self._metrics = metrics
         self._clock = clock
 
-    def finished(self, sequence: EngineSequence, reason: FinishReason) -> None:
+    def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """A sequence ended. Stages it never reached have no times."""
         now_s = self._clock()
         scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
@@ -35,8 +34,20 @@ class Observer:
             max_tokens=sequence.params.max_tokens,
         )
 
-    def waited(self, latencies_s: Sequence[float]) -> None:
-        """Sequences got a token, these times after the one in front."""
+    def scheduled(self, batch: Batch, now_s: float) -> None:
+        """A batch was planned, for some sequences the first one."""
+        for item in batch.items:
+            if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
+                item.segment.first_scheduled_s = now_s
+
+    def chose(self, sequences: Iterable[Sequence]) -> None:
+        """Sequences got a token each; the time since the previous one counts for those that had one."""
+        now_s, latencies_s = self._clock(), []
+        for sequence in sequences:
+            if sequence.last_token_s is not None:
+                latencies_s.append(now_s - sequence.last_token_s)
+            sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+            sequence.last_token_s = now_s
         if latencies_s:
             self._metrics.observe_inter_token(latencies_s)
 
@@ -45,7 +56,7 @@ class Observer:
         self._metrics.observe_guesses(num_proposed, num_accepted)
 
     def warmed(self) -> None:
-        """A prompt was computed, or read, that nobody asked for yet."""
+        """A prompt was computed, or read, before any request asked for it."""
         self._metrics.observe_warmed()
 
     def lent(self, duration_s: float) -> None:
@@ -69,7 +80,7 @@ class Observer:
         num_preemptions: int,
         started_s: float,
     ) -> None:
-        """A step ended; the last three are its own, of the tokens those it handed out."""
+        """A step ended. The last three arguments are of this step alone; the tokens are those that it handed out."""
         self.changed(stats)
         self._metrics.observe_step(
             num_prompt_tokens=batch.num_text_tokens,

@@ -7,13 +7,11 @@ implementation; no other module of the package imports anything from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from app.model.attention import Attend, attend_sdpa
-from app.model.cpu.kernels import CpuKernels, usable_cores
-from app.model.cuda.kernels import CudaKernels
 from app.model.decode_graphs import Replay
 from app.model.kv_cache import KVShape
 from app.model.replacements import Replacements
@@ -21,17 +19,17 @@ from app.model.replacements import Replacements
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Kernels", "PlainKernels", "kernels_for", "usable_cores"]
 
-
-class Kernels(Protocol):
-    """Each choice comes with the reason for it, for the log."""
+class Kernels:
+    """What to compute with, each with the reason for it, for the log. As they stand here: torch's own code."""
 
     def block_multiple(self, dtype: torch.dtype, head_dim: int) -> int:
         """The number of tokens in a block of the KV cache must be a multiple of this."""
+        return 1
 
     def choose_attend(self, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
         """The fastest attention that this machine can run."""
+        return attend_sdpa, "no faster one is written for this device"
 
     def choose_replacements(
         self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
@@ -40,40 +38,35 @@ class Kernels(Protocol):
 
         Args: attend: the attention that the engine uses; None is the one that `choose_attend` gives.
         """
+        return Replacements(), "torch's own (the model is not on a CPU)"
 
     def choose_num_threads(self, work: Callable[[], object]) -> tuple[int, str] | None:
         """How many of the host's threads compute; None leaves torch's own number.
 
         Args: work: something like what will be computed, some milliseconds long.
         """
-
-    def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
-        """What computes the same from the same buffers, for these sizes. Raises RuntimeError: it cannot be captured."""
-
-
-class PlainKernels:
-    """Torch's own code: for devices that nothing faster is written for."""
-
-    def block_multiple(self, dtype: torch.dtype, head_dim: int) -> int:
-        return 1
-
-    def choose_attend(self, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
-        return attend_sdpa, "no faster one is written for this device"
-
-    def choose_replacements(
-        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
-    ) -> tuple[Replacements, str]:
-        return Replacements(), "torch's own (nothing faster is written for this device)"
-
-    def choose_num_threads(self, work: Callable[[], object]) -> None:
         return None
 
     def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
+        """What computes the same from the same buffers, for these sizes. Raises RuntimeError: it cannot be captured."""
         return compute
 
 
 def kernels_for(device: torch.device) -> Kernels:
     """The kernels of this kind of device."""
     if device.type == "cpu":
+        from app.model.cpu.kernels import CpuKernels
+
         return CpuKernels()
-    return CudaKernels(device) if device.type == "cuda" else PlainKernels()
+    if device.type == "cuda":
+        from app.model.cuda.kernels import CudaKernels
+
+        return CudaKernels(device)
+    return Kernels()
+
+
+def usable_cores() -> int:
+    """Cores of this machine that the process may keep busy."""
+    from app.model.cpu import thread_choice
+
+    return thread_choice.usable_cores()

@@ -1,4 +1,4 @@
-"""What single tokens look like: the text and bytes shown beside log-probabilities."""
+"""What single tokens look like: the text and bytes shown with log-probabilities."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
     if all(character in table for character in token):
         return bytes(table[character] for character in token)
     return str(token).encode()
-
-
-def token_text(tokenizer: PreTrainedTokenizerFast, token_id: int) -> str:
-    """The token's text; bytes that are no character on their own become U+FFFD."""
-    return token_bytes(tokenizer, token_id).decode(errors="replace")
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from app.model.tokenizer import token_bytes, token_text
+from app.model.tokenizer import token_bytes
 from tests.engine.output.test_detokenizer import sentencepiece_tokenizer
 from tests.support.models import byte_tokenizer
 
@@ -36,5 +36,4 @@ def test_ids_beyond_the_vocabulary_are_nothing() -> None:
 def test_bytes_that_are_no_character_are_replaced_in_texts() -> None:
     tokenizer = byte_tokenizer()
     ids = tokenizer("é", add_special_tokens=False)["input_ids"]
-    assert [token_text(tokenizer, token_id) for token_id in ids] == ["\ufffd", "\ufffd"]
-    assert token_text(tokenizer, tokenizer("x", add_special_tokens=False)["input_ids"][0]) == "x"
+    assert [token_bytes(tokenizer, token_id).decode(errors="replace") for token_id in ids] == ["\ufffd", "\ufffd"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,22 +11,17 @@ from app.model.attention import Attend, attend_sdpa
 from app.model.cpu.compiled_attention import compile_attention
 from app.model.cpu.compiler import CompilationError
 from app.model.cpu.replacement_choice import choose_replacements
-from app.model.cpu.thread_choice import choose_num_threads, usable_cores
-from app.model.decode_graphs import Replay
+from app.model.cpu.thread_choice import choose_num_threads
+from app.model.kernels import Kernels
 from app.model.kv_cache import KVShape
 from app.model.replacements import Replacements
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["CpuKernels", "usable_cores"]
 
-
-class CpuKernels:
-    """See `Kernels`."""
-
-    def block_multiple(self, dtype: torch.dtype, head_dim: int) -> int:
-        return 1
+class CpuKernels(Kernels):
+    """Attention and whole layers in C, where a compiler is there and C is measured to be faster."""
 
     def choose_attend(self, dtype: torch.dtype, head_dim: int) -> tuple[Attend, str]:
         try:
@@ -42,7 +37,3 @@ class CpuKernels:
 
     def choose_num_threads(self, work: Callable[[], object]) -> tuple[int, str]:
         return choose_num_threads(work)
-
-    def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
-        """Nothing is captured: the plain code computes the padded step, as tests do on any machine."""
-        return compute

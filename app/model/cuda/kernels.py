@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 
@@ -11,18 +10,14 @@ from app.model.attention import Attend, attend_sdpa
 from app.model.cuda.graph_capture import capture
 from app.model.cuda.varlen_attention import BLOCK_MULTIPLE, attend_varlen, can_varlen
 from app.model.decode_graphs import Replay
-from app.model.kv_cache import KVShape
-from app.model.replacements import Replacements
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from app.model.kernels import Kernels
 
 MAX_TRITON_ERROR = 0.1
 """Of values up to five or so: a few of bfloat16's roundings, which are 0.03 there."""
 
 
-class CudaKernels:
-    """See `Kernels`."""
+class CudaKernels(Kernels):
+    """FlashAttention inside torch, or a Triton kernel; decode steps captured as CUDA graphs."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -44,14 +39,6 @@ class CudaKernels:
         if not error <= MAX_TRITON_ERROR:
             return attend_sdpa, f"the Triton kernel computes something else here (error {error:.1e})"
         return attend_triton, "a Triton kernel: this torch has no FlashAttention over blocks for this device or dtype"
-
-    def choose_replacements(
-        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
-    ) -> tuple[Replacements, str]:
-        return Replacements(), "torch's own (the model is not on a CPU)"
-
-    def choose_num_threads(self, work: Callable[[], object]) -> None:
-        return None
 
     def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
         return capture(compute, sizes)
