@@ -22,7 +22,7 @@ class EngineRequest:
     """One sequence, which fits an idle engine.
 
     Attributes:
-        token_ids: the text, beginning-of-sequence id included where the backbone has one.
+        token_ids: the text, beginning-of-sequence id included if the backbone has one.
         num_shared_tokens: leading tokens that siblings begin with too; computed once for all of them.
         cache_salt: computed text is shared with requests of the same salt only.
         flow: whose fair share the tokens count against; also the metrics' label.
@@ -63,7 +63,7 @@ class Admission:
 
     @property
     def max_positions(self) -> int:
-        """Positions that one sequence can fill, whatever it shares: the context, or the cache where that is smaller."""
+        """Positions that one sequence can fill, whatever it shares: the context, or the cache if that is smaller."""
         num_blocks = self._config.num_usable_blocks - MAX_TAIL_COPIES
         return min(self._config.max_model_len, max(1, num_blocks) * self._config.block_size)
 

@@ -99,7 +99,7 @@ class AsyncEngine:
         """Generate after `[prompt][text]`; closing the iterator ends the sequence within a step.
 
         Args:
-            token_ids: the text, beginning-of-sequence id included where the backbone has one.
+            token_ids: the text, beginning-of-sequence id included if the backbone has one.
             cache_salt: who may find this text in the cache again: requests of the same salt.
             flow: whose fair share the tokens count against; also the metrics' label.
             deadline_s: seconds from now.

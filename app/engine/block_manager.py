@@ -66,7 +66,7 @@ class BlockManager:
     def allocate(self, segment: Segment, num_tokens: int) -> TailCopy | None:
         """Give `segment` the blocks of its first `num_tokens` tokens; enough must be free.
 
-        Returns: the copy that hands on the parent's last block, where that is partly filled and this is the first
+        Returns: the copy that hands on the parent's last block, if that is partly filled and this is the first
         allocation.
         """
         copy = None
@@ -85,7 +85,7 @@ class BlockManager:
         """Give `segment`, which has no blocks and a computed parent, the remembered blocks that continue the parent.
 
         Args:
-            keys: of the blocks behind the parent's full ones, in order; the first unknown one ends it.
+            keys: of the blocks after the parent's full ones, in order; the first unknown one ends it.
         """
         known = [self._key_to_block[key] for key in takewhile(self._key_to_block.__contains__, keys)]
         if not known:
@@ -104,7 +104,7 @@ class BlockManager:
             self._block_to_key[block] = key
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Let nobody find these blocks again; their present owners keep them."""
+        """Let no segment find these blocks again; their present owners keep them."""
         for block in blocks:
             key = self._block_to_key.pop(block, None)
             if key is not None:
@@ -116,7 +116,7 @@ class BlockManager:
 
     def free(self, segment: Segment) -> None:
         """Take all blocks back; what was computed is forgotten, except what is remembered by key."""
-        # the last block first, because a block is of use only together with those in front of it
+        # the last block first, because a block is of use only together with those before it
         for block in reversed(segment.block_table):
             self._ref_counts[block] -= 1
             assert self._ref_counts[block] >= 0, "a block was given back twice"
@@ -127,7 +127,7 @@ class BlockManager:
         segment.num_computed_tokens = 0
 
     def audit(self, segments: list[Segment]) -> None:
-        """Check the books against everybody who may hold blocks: nothing is lost, nothing is held twice."""
+        """Check the counts against every segment that may hold blocks: nothing is lost, nothing is held twice."""
         counts = [0] * len(self._ref_counts)
         for segment in segments:
             for block in segment.block_table:

@@ -29,10 +29,10 @@ class EngineConfig:
         prefix_store: folder that keeps task prompts' keys and values for when memory has dropped them; None for none.
         prefix_store_bytes: of all files in it.
         prefix_caching: whether computed text is kept for texts that begin alike, as long as its room is not needed.
-        prompt_lookup: tokens guessed of a sequence in a step, where few run (`PromptLookup`); 0 guesses none.
+        prompt_lookup: tokens proposed for a sequence in a step, if few run (`Speculation`); 0 proposes none.
         tuning_share: of the device's time that tuning gets while sequences run, 0 to below 1.
         decode_graphs: whether steps in which every sequence adds one token are prepared once (`DecodeGraphs`).
-        async_scheduling: whether a step is told to the device before the one in front is looked at.
+        async_scheduling: whether a step is given to the device before the results of the previous one are looked at.
     """
 
     max_model_len: int
@@ -104,7 +104,7 @@ class EngineConfig:
             prompt_lookup=prompt_lookup,
             tuning_share=tuning_share,
             decode_graphs=is_cuda and not eager,
-            async_scheduling=is_cuda and not eager and not prompt_lookup,  # guesses need the tokens in front
+            async_scheduling=is_cuda and not eager and not prompt_lookup,  # speculation needs the previous tokens
         )
 
 

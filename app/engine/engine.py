@@ -177,7 +177,7 @@ class Engine:
         """Refuse before any work if the queue is full. Raises Overloaded."""
         waiting = self.scheduler.waiting
         is_full = len(waiting) + num_requests > self.config.max_waiting_requests
-        # an empty queue takes any text, or a long one could never come in
+        # an empty queue takes any text, or a long one could never be queued
         if is_full or (waiting.num_tokens and waiting.num_tokens + num_tokens > self.config.max_waiting_tokens):
             raise Overloaded("the server's queue is full; try again later", retry_after_s=1.0)
 

@@ -34,12 +34,12 @@ class FairQueue:
         self._count(sequence, 1)
 
     def push_front(self, sequence: Sequence) -> None:
-        """Put a preempted sequence back where it was."""
+        """Put a preempted sequence back at the head of its flow."""
         self._open(sequence.flow).appendleft(sequence)
         self._count(sequence, 1)
 
     def peek(self) -> Sequence:
-        """The first sequence of the least served flow; the earliest where flows are level."""
+        """The first sequence of the least served flow; the earliest if flows are level."""
         flow = min(self._flow_to_sequences, key=self._rank)
         return self._flow_to_sequences[flow][0]
 

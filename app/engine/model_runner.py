@@ -1,6 +1,6 @@
-"""ModelRunner: turns a scheduled batch into one packed forward, and gives back the logits somebody asked for.
+"""ModelRunner: turns a scheduled batch into one packed forward, and gives back the logits that are wanted.
 
-All it does is told to the device and waited for by nobody: not even the ids that go in have to be known to the host.
+It only gives the device work and never waits for it: not even the ids that go in have to be known to the host.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
-    """A row of logits and why it was computed: it stands behind text token `index` of `sequence`.
+    """A row of logits and why it was computed: it follows text token `index` of `sequence`.
 
     Attributes:
         is_choice: the next token of the sequence is chosen from it.
@@ -47,8 +47,8 @@ class ModelRunner:
     Args:
         attend: the attention implementation; None chooses the fastest the device can run.
         replacements: what computes the model's layers; None chooses what is measured to be faster.
-        decode_graphs: sequences and tokens of each that steps of one token each are prepared for (`DecodeGraphs`); None
-            prepares nothing.
+        decode_graphs: how many sequences, and how many tokens of each, decode steps are prepared for
+            (`DecodeGraphs`); None prepares nothing.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ModelRunner:
         """Compute the batch.
 
         Args:
-            chosen: (n,) int64, on the device: ids the step in front chose, for sequences that wait for one of them.
+            chosen: (n,) int64, on the device: ids that the previous step chose, for sequences that wait for one.
 
         Returns: the rows, and their logits (num_rows, vocab_size) float32 on the backbone's device, there until the
             next call.
@@ -116,7 +116,7 @@ class ModelRunner:
 
     @property
     def computed_by(self) -> dict[str, str]:
-        """What the numbers in the cache depend on beside tokens and prompts, to the last bit."""
+        """What the numbers in the cache depend on besides tokens and prompts, to the last bit."""
         backbone = self._backbone
         on_cuda = backbone.device.type == "cuda"
         device = torch.cuda.get_device_name(backbone.device) if on_cuda else torch.backends.cpu.get_cpu_capability()
@@ -230,10 +230,10 @@ class ModelRunner:
 
 @dataclass(frozen=True, slots=True)
 class _LateIds:
-    """Ids that the step in front chooses, and that the host need not know to put them in.
+    """Ids that the previous step chooses, and that the host need not know to put them in.
 
     Attributes:
-        places: where they stand among the packed tokens.
+        places: their places among the packed tokens.
         rows: which of `chosen` they are.
     """
 
@@ -277,7 +277,7 @@ def _positions(items: list[Item]) -> list[int]:
 
 
 def _token_ids(item: Item) -> list[int] | tuple[int, ...]:
-    """Ids of the item's tokens; any valid id where prompt rows will stand, or an id that is not known yet."""
+    """Ids of the item's tokens; any valid id for prompt rows, which replace it, and for an id that is not known yet."""
     segment = item.segment
     start, end = (position - segment.num_parent_tokens for position in (item.start, item.end))
     if isinstance(segment, Sequence):
@@ -299,7 +299,7 @@ def _prompt_rows(item: Item) -> torch.Tensor | None:
 
 
 def _logit_rows(items: list[Item]) -> tuple[list[LogitRow], list[int]]:
-    """Which rows of logits are wanted, and where they stand in the packed batch."""
+    """Which rows of logits are wanted, and their places in the packed batch."""
     rows, places, first = [], [], 0
     for item in items:
         if isinstance(item.segment, Sequence):
@@ -312,7 +312,7 @@ def _logit_rows(items: list[Item]) -> tuple[list[LogitRow], list[int]]:
 
 
 def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
-    """Text tokens from `start` to before `end` behind which somebody wants the logits."""
+    """Text tokens from `start` to before `end` after which logits are wanted."""
     if sequence.score_targets is not None:
         return [LogitRow(sequence, index, False) for index in range(start, end) if index in sequence.score_targets]
     wanted: list[LogitRow] = []
@@ -321,6 +321,6 @@ def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
         reported = range(first, min(end, sequence.num_prompt_tokens - 1))
         wanted += [LogitRow(sequence, index, False) for index in reported]
     if not sequence.has_all_tokens:
-        last = len(sequence.token_ids) + sequence.num_pending - 1  # behind it, guesses
+        last = len(sequence.token_ids) + sequence.num_pending - 1  # tokens of a speculation follow it
         wanted += [LogitRow(sequence, index, True) for index in range(max(start, last), end)]
     return wanted

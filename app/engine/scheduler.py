@@ -86,9 +86,9 @@ class Scheduler:
 
     Args:
         max_num_seqs: sequences that run at a time.
-        max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can go on.
+        max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can run.
         is_text_kept: whether text is found again after its sequence ended.
-        kept_rows: where prompts are looked for before they are computed.
+        kept_rows: asked for prompts before they are computed.
         speculation: proposes tokens to running sequences; None proposes none.
     """
 
@@ -145,7 +145,7 @@ class Scheduler:
         return batch
 
     def advance(self, batch: Batch) -> None:
-        """Book what the device was told to compute: the next batch comes behind it."""
+        """Count as computed what was given to the device: the next batch comes after it."""
         for prefix in batch.loads:
             prefix.num_computed_tokens = prefix.num_tokens
         for item in batch.items:
@@ -167,11 +167,11 @@ class Scheduler:
         self._give_back(sequence)
 
     def audit(self) -> None:
-        """Check the block books against every segment alive."""
+        """Check the block manager's counts against every segment alive."""
         self.block_manager.audit([*self.running, *self.waiting, *self.prefix_cache.prefixes])
 
     def _by_urgency(self) -> list[Sequence]:
-        """Those that need one token to go on, then the others; the oldest first in both."""
+        """Those that need one token for their next, then the others; the oldest first in both."""
         return sorted(self.running, key=lambda sequence: not sequence.is_decoding)
 
     def _plan_sequence(self, sequence: Sequence, batch: Batch) -> bool:

@@ -32,14 +32,14 @@ class FinishReason(StrEnum):
 
 @dataclass(eq=False, kw_only=True)
 class Segment(ABC):
-    """Tokens behind an optional parent prefix.
+    """Tokens that may continue a prefix, their parent.
 
     Attributes:
         parent: the prefix this continues.
         block_table: blocks from position 0 on; the parent's full blocks stand first and are shared.
         num_computed_tokens: tokens, the parent's included, whose keys and values are in the blocks.
         cache_salt: texts are shared among segments of the same salt only.
-        block_keys: content keys of the full blocks of text, as far as somebody asked (`block_keys.py`).
+        block_keys: content keys of the full blocks of text, as far as they were asked for (`block_keys.py`).
     """
 
     parent: Prefix | None = None
@@ -65,7 +65,7 @@ class Segment(ABC):
     @property
     @abstractmethod
     def num_virtual_tokens(self) -> int:
-        """Tokens in front of the text: those of the task prompt."""
+        """Tokens before the text: those of the task prompt."""
 
     @property
     def num_reusable_tokens(self) -> int:
@@ -89,7 +89,7 @@ class Prefix(Segment):
         key: content digest; two prefixes with the same key are the same prefix.
         content: the task prompt whose rows these are, or the token ids of a text.
         num_own_tokens: rows or ids in `content`.
-        rows: keys and values that are put in place without a forward; None once they are, and where there are none.
+        rows: keys and values that are put in place without a forward; None once they are, or if there are none.
         num_users: segments that hold on to it.
         is_kept: stays in memory without users until the room is needed.
     """
@@ -103,7 +103,7 @@ class Prefix(Segment):
 
     @property
     def is_stored(self) -> bool:
-        """Whether its keys and values, if it was given any, are those that somebody computed before."""
+        """Whether its keys and values, if it was given any, were computed before."""
         return isinstance(self.content, tuple) or self.content.kind != "kv"
 
     @property
@@ -130,13 +130,12 @@ class Sequence(Segment):
     Attributes:
         token_ids: the request's text, then what was generated.
         num_prompt_tokens: how many of `token_ids` came with the request.
-        prompt: the task prompt in front, if any.
+        prompt: the task prompt before the text, if any.
         num_shared_tokens: leading text tokens computed once for all siblings that begin with them.
         flow: whose fair share the tokens count against (Sheng et al. 2024 call it the client).
-        score_targets: instead of generating: index of a text token to the ids whose log-probability behind it is
-            wanted.
+        score_targets: instead of generating: index of a text token to the ids whose log-probability after it is wanted.
         deadline_s: monotonic time at which the sequence ends, or None.
-        num_pending: tokens that were chosen on the device and that the host does not know yet. They stand behind
+        num_pending: tokens that were chosen on the device and that the host does not know yet. They follow
             `token_ids`, and count as tokens wherever tokens are counted, but not as generated.
         pending_row: which of its step's chosen tokens the last of them is.
         spec_token_ids: ids that may come next (`Speculation`), computed in the same step as the last known one.
@@ -178,7 +177,7 @@ class Sequence(Segment):
 
     @property
     def num_reusable_tokens(self) -> int:
-        """All in front of the first token whose logits somebody wants."""
+        """All before the first token whose logits are wanted."""
         first = len(self.token_ids) + self.num_pending - 1
         if self.score_targets is not None:
             first = min(self.score_targets)

@@ -7,7 +7,7 @@ queries attend through block tables. Implementations share one signature, `Atten
     attend_reference   one sequence after another, softmax written out: the truth the others are tested against
     attend_sdpa        sequences that add one token in one padded SDPA, the others one by one: any device
 
-The faster ones of each kind of device stand behind `Kernels`.
+`Kernels` has the faster ones of each kind of device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "AttentionBatch", f
 
 @dataclass(frozen=True, eq=False)
 class AttentionBatch:
-    """Where the tokens of one packed forward belong.
+    """Which sequences, positions and blocks the tokens of one packed forward belong to.
 
     Attributes:
         kv_cache: the blocks.
@@ -47,9 +47,9 @@ class AttentionBatch:
         block_tables: (num_sequences, max_num_blocks) int32, padded with block 0.
         copies: pairs of (source slots, target slots), int64, applied in order after the write and before the read:
             the partly filled last block of a prefix, given to each sequence that continues it.
-        true_kv_lens: (num_sequences,) int32 on the device, where they change from one replay of this forward to the
+        true_kv_lens: (num_sequences,) int32 on the device, if they change from one replay of this forward to the
             next; `kv_lens` is then as much as they can become. None: they are `kv_lens`.
-        memo: what an implementation derived from the lengths in one layer, for the layers behind it.
+        memo: what an implementation derived from the lengths in one layer, for the next layers.
     """
 
     kv_cache: KVCache
@@ -124,7 +124,7 @@ def attention_forward(
         batch: the packed batch, or None for ordinary attention.
         meet: of ordinary attention: given the keys and values, returns those to attend to (see `last_layer`).
 
-    Returns: (1, num_tokens, num_heads, head_dim), and None for the weights nobody asks for.
+    Returns: (1, num_tokens, num_heads, head_dim), and None for the weights, which are not asked for.
     """
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise UnsupportedModel("attention with soft caps, sinks or position biases is not supported", param="model")
@@ -166,7 +166,7 @@ def attend_reference(
         query: (num_tokens, num_heads, head_dim), packed.
         keys, values: (num_blocks, block_size, num_kv_heads, head_dim).
         scale: what the products are multiplied with.
-        window: a token sees itself and the `window - 1` tokens in front of it; None: all of them.
+        window: a token sees itself and the `window - 1` tokens before it; None: all of them.
 
     Returns: (num_tokens, num_heads, head_dim) in the dtype of `query`.
     """

@@ -44,7 +44,7 @@ class Backbone:
         name: directory name or hub id; what a request says to ask the model without a task prompt.
         fingerprint: sha256 over configuration, tokenizer and weight files, 64 hexadecimal digits.
         kv_shape: layers, key-value heads and head size, as the model itself shows them.
-        quantize: "int8" where the linear layers' weights are (`quantize_linears`), else "none". No part of the
+        quantize: "int8" if the linear layers' weights are (`quantize_linears`), else "none". No part of the
             fingerprint, as the dtype is none: prompts tuned on one are served on the other.
     """
 
@@ -110,7 +110,7 @@ class Backbone:
     def from_model(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str, quantize: str = "none"
     ) -> Backbone:
-        """Wrap a model built in memory, whose layers are quantised in place.
+        """Wrap a model built in memory, whose layers are quantized in place.
 
         Its fingerprint is taken over its parameters as they were given.
         """
@@ -178,7 +178,7 @@ class Backbone:
         """Positions the model can be served with, virtual tokens included.
 
         LongRoPE (Ding et al. 2024) turns every key another way once any text in the batch is longer than the model's
-        first pre-training length, so its texts end there: an answer must not depend on its neighbours.
+        first pre-training length, so its texts end there: an answer must not depend on its neighbors.
         """
         declared = int(self._config.max_position_embeddings)
         rope = getattr(self._config, "rope_parameters", None) or {}
@@ -197,7 +197,7 @@ class Backbone:
 
     @cached_property
     def last_layer(self) -> LastLayer | None:
-        """What saves a plain forward the last layer of tokens whose logits nobody reads; None where it cannot."""
+        """What spares a plain forward the last layer of tokens whose logits are not read; None if it cannot."""
         return LastLayer.find(self.model, self.num_layers)
 
     @property

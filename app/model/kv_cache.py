@@ -28,7 +28,7 @@ class KVShape:
 class KVCache:
     """Per layer a pair of (num_blocks, block_size, num_kv_heads, head_dim) tensors.
 
-    Block 0 belongs to nobody: block tables are padded with it, so it must stay finite. The layout is that of
+    Block 0 belongs to no sequence: block tables are padded with it, so it must stay finite. The layout is that of
     `torch.nn.attention.varlen.varlen_attn(block_table=...)`.
     """
 
@@ -66,7 +66,7 @@ class KVCache:
 
 
 def _runs(slots: Sequence[int]) -> Iterator[range]:
-    """Slots that stand side by side, together: to copy them one by one takes twice to four times as long."""
+    """Slots that follow each other, together: to copy them one by one takes twice to four times as long."""
     start = 0
     for end in range(1, len(slots) + 1):
         if end == len(slots) or slots[end] != slots[end - 1] + 1:
@@ -75,14 +75,14 @@ def _runs(slots: Sequence[int]) -> Iterator[range]:
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """As `torch.zeros`; in the host's memory on huge pages, where the system has them.
+    """As `torch.zeros`; in the host's memory on huge pages, if the system has them.
 
     A decode step reads blocks from all over the cache, and each of them lies on other pages: with pages of 4 KiB it
     waits for their addresses too.
     """
     if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):  # only Linux has the flag
         return torch.zeros(size, dtype=dtype, device=device)
-    # private: shared memory gets huge pages only where `shmem_enabled` says so, by default nowhere
+    # private: shared memory gets huge pages only if `shmem_enabled` says so, which it does not by default
     memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # not every Linux has the pages
         memory.madvise(mmap.MADV_HUGEPAGE)

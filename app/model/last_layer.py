@@ -1,6 +1,6 @@
 """LastLayer: a model's last layer, computed only at the tokens whose logits are read.
 
-What the last layer leaves at a token nobody else sees; only its keys and values are seen, and those come before
+What the last layer leaves at a token is seen by no other; only its keys and values are seen, and those come before
 attention. So the layer is called twice: with all tokens, until their keys and values are there, and with the asked
 tokens, which attend to those. The model's class is not touched; whether it computes the same is asked of the model
 itself, once.
@@ -40,7 +40,7 @@ class LastLayer:
 
     @classmethod
     def find(cls, model: PreTrainedModel, num_layers: int) -> LastLayer | None:
-        """None where the model's layers do not stand in one list, or do something of their own."""
+        """None if the model's layers do not stand in one list, or do something of their own."""
         stacks = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
         stacks = [each for each in stacks if any(hasattr(part, "layer_idx") for part in each[-1].modules())]
         if len(stacks) != 1 or "forward" in stacks[0][-1].__dict__:
@@ -93,7 +93,7 @@ def _forward(plain: Callable[..., torch.Tensor], columns: torch.Tensor, *args: A
 
 
 def _keys_values(plain: Callable[..., torch.Tensor], hidden: torch.Tensor, inputs: dict[str, Any]) -> KeysValues:
-    """Of all tokens, those of the cache in front; the cache has them too, then."""
+    """Of all tokens, those in the cache first; afterwards the cache has them too."""
     seen: list[KeysValues] = []
 
     def stop(key: torch.Tensor, value: torch.Tensor) -> KeysValues:
@@ -104,7 +104,7 @@ def _keys_values(plain: Callable[..., torch.Tensor], hidden: torch.Tensor, input
         plain(hidden, **inputs, meet=stop)
     except _Seen:
         return seen[0]
-    raise RuntimeError("the layer does not tell the attention interface what it is told")
+    raise RuntimeError("the layer does not pass on its arguments to the attention interface")
 
 
 def _only_at(inputs: dict[str, Any], columns: torch.Tensor, num_columns: int) -> dict[str, Any]:

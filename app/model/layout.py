@@ -1,6 +1,6 @@
 """The one layout of a request, shared by the engine's callers and the tuner: [prompt][BOS][text][target][EOS].
 
-The prompt stands in front of the beginning-of-sequence token because PEFT concatenates it after tokenisation
+The prompt stands before the beginning-of-sequence token because PEFT concatenates it after tokenization
 (`peft_model.py`, `PeftModelForCausalLM.forward`), and prompts must mean the same in both programs.
 """
 
@@ -22,9 +22,9 @@ INPUT, TARGET = "{input}", "{target}"
 
 @dataclass(frozen=True)
 class Template:
-    """How an input becomes text, and where the target goes: `{input}` once, `{target}` once and last.
+    """How an input becomes text, and the place of the target: `{input}` once, `{target}` once and last.
 
-    Blanks in front of `{target}` belong to the target, because that is how byte-level and sentencepiece vocabularies
+    Blanks before `{target}` belong to the target, because that is how byte-level and sentencepiece vocabularies
     cut words: "Sentiment: {target}" asks with "Sentiment:" and expects " positive".
     """
 
@@ -44,7 +44,7 @@ class Template:
         return before, asked, between[len(asked) :]
 
     def render(self, text: str) -> str:
-        """The text in front of the target."""
+        """The text before the target."""
         before, asked, _ = self._parts
         return f"{before}{text}{asked}"
 
@@ -61,7 +61,7 @@ class Template:
         return encode_continuation(tokenizer, context, self.write_target(target))
 
     def write_target(self, target: str) -> str:
-        """The target as it stands behind the text that `render` gives, with the blank in front of it."""
+        """The target as it follows the text that `render` gives, with the blank before it."""
         return self._parts[2] + target
 
 
@@ -70,7 +70,7 @@ BARE = Template("{input}{target}")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids with the special tokens the tokenizer puts in front (BOS), without one it may put behind (EOS)."""
+    """Ids with the special tokens that the tokenizer puts first (BOS), without one it may put last (EOS)."""
     token_ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if len(token_ids) > 1 and token_ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
         return token_ids[:-1]
@@ -88,10 +88,10 @@ def encode_continuation(tokenizer: PreTrainedTokenizerFast, context: str, contin
 
 
 def continue_prompt(tokenizer: PreTrainedTokenizerFast, prompt: TaskPrompt | None, token_ids: list[int]) -> list[int]:
-    """The ids of an encoded text as they stand behind `prompt`.
+    """The ids of an encoded text as they follow `prompt`.
 
     A hand-written prompt begins with BOS itself, and a second one in the middle would tell the backbone that another
-    document begins; behind every other prompt the ids stay as they are.
+    document begins; after every other prompt the ids stay as they are.
     """
     is_written = prompt is not None and bool(prompt.token_ids)
     return token_ids[1:] if is_written and token_ids[:1] == [tokenizer.bos_token_id] else token_ids

@@ -223,7 +223,7 @@ def logits_at(backbone: Backbone, columns: torch.Tensor, **inputs: Any) -> torch
         columns: (num_rows, num_asked) int64, all that `logits_to_keep` names.
         inputs: of the model.
 
-    Returns: the logits that `logits_to_keep` names, float32; of all `columns` where it is not given.
+    Returns: the logits that `logits_to_keep` names, float32; of all `columns` if it is not given.
     """
     is_worth_it = columns.shape[1] * MIN_COLUMNS_PER_ASKED <= inputs["inputs_embeds"].shape[1]
     last_layer = backbone.last_layer if is_worth_it else None

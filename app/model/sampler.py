@@ -1,6 +1,6 @@
 """Sampler: from logits to token ids, each row by its own SamplingParams, all rows at once.
 
-Nothing here waits for the device: what is computed stays there until somebody reads it.
+Nothing here waits for the device: what is computed stays there until it is read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SampleRow:
     """One sequence that wants a token.
 
     Attributes:
-        seed, num_generated: together they fix the row's random number, so a preempted sequence goes on as it was.
-        prompt_ids, generated_ids: what penalties look at; empty where there are none.
+        seed, num_generated: together they fix the row's random number, so a preempted sequence continues as it was.
+        prompt_ids, generated_ids: what penalties look at; empty if there are none.
     """
 
     params: SamplingParams
@@ -54,7 +54,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """
     if all(_is_plain_greedy(row.params) for row in rows):
         return logits.argmax(-1)
-    changed = _penalise(logits, rows)
+    changed = _penalize(logits, rows)
     greedy = changed.argmax(-1)
     chosen = [i for i, row in enumerate(rows) if not row.params.is_greedy]
     if chosen:
@@ -82,7 +82,7 @@ class LogprobsOf:
     Args:
         logits: (num_rows, vocab_size) float32.
         token_ids: (num_rows,) int64 on the device of `logits`.
-        counts: alternatives for each row; `logprob_token_ids` of its params stand in their place where given.
+        counts: alternatives for each row; `logprob_token_ids` of its params replace them if given.
 
     Attributes:
         tensors: to be copied to the host and given to `read`.
@@ -123,20 +123,20 @@ def _is_plain_greedy(params: SamplingParams) -> bool:
     return params.is_greedy and not params.has_penalties and not params.logit_bias
 
 
-def _penalise(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+def _penalize(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """A copy of the logits with each row's biases and penalties (OpenAI's formula; Keskar et al. 2019, section 4.1)."""
     changed = logits.clone()
     for i, row in enumerate(rows):
         params = row.params
         if params.has_penalties:
-            _penalise_row(changed[i], row)
+            _penalize_row(changed[i], row)
         if params.logit_bias:
             ids = to_device(list(params.logit_bias), logits.device)
             changed[i].index_add_(0, ids, to_device(list(params.logit_bias.values()), logits.device, torch.float32))
     return changed
 
 
-def _penalise_row(logits: torch.Tensor, row: SampleRow) -> None:
+def _penalize_row(logits: torch.Tensor, row: SampleRow) -> None:
     params, device = row.params, logits.device
     if params.repetition_penalty != 1.0:
         seen = to_device(sorted({*row.prompt_ids, *row.generated_ids}), device)

@@ -1,6 +1,6 @@
 """Values between host and device, without either waiting for the other.
 
-A copy from ordinary memory, or one that may not be deferred, makes the host wait for all the device was told before.
+A copy from ordinary memory, or one that may not be deferred, makes the host wait for all that the device has to do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def tensor_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor
 
 
 class HostCopy:
-    """Tensors on their way to the host, in the order of what the device was told before."""
+    """Tensors on their way to the host, in the order of what was given to the device."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
@@ -34,7 +34,7 @@ class HostCopy:
             self._arrival.record(torch.cuda.current_stream(device))
 
     def wait(self) -> list[torch.Tensor]:
-        """The same tensors on the host; waits for what was told until they left, and for nothing told since."""
+        """The same tensors on the host; waits for the device's work from before they left, and for none given since."""
         if self._arrival is not None:
             self._arrival.synchronize()
             self._arrival = None

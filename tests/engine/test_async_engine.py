@@ -42,7 +42,7 @@ SCHEDULING = {"async_scheduling": False}
 
 @pytest.fixture(params=[False, True], ids=["synchronous", "asynchronous"], autouse=True)
 def scheduling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test here is one of both: nobody outside the engine can tell them apart."""
+    """Every test here is one of both: from outside the engine they look alike."""
     monkeypatch.setitem(SCHEDULING, "async_scheduling", request.param)
 
 
@@ -258,7 +258,7 @@ def test_a_queue_full_of_tokens_refuses_too() -> None:
     run(check)
 
 
-# A prompt that is no good harms nobody else
+# A prompt that is no good harms no other request
 
 
 def test_values_that_are_not_finite_end_only_their_own_request() -> None:
@@ -318,7 +318,7 @@ def test_a_sequence_whose_deadline_passed_in_a_failed_step_still_ends(
     run(check)
 
 
-def test_three_failed_steps_in_a_row_end_the_engine_and_leave_nobody_waiting(
+def test_three_failed_steps_in_a_row_end_the_engine_and_leave_no_one_waiting(
     broken_runner: Callable[[int], None],
 ) -> None:
     async def check() -> None:

@@ -18,7 +18,7 @@ def test_a_cache_without_a_block_to_hand_out_is_refused() -> None:
             BlockManager(num_blocks=num_blocks, block_size=block_size)
 
 
-def test_blocks_are_counted_without_the_null_block_which_nobody_gets() -> None:
+def test_blocks_are_counted_without_the_null_block_which_is_never_given() -> None:
     blocks = BlockManager(num_blocks=6, block_size=4)
     segment = make_prefix(20)
     blocks.allocate(segment, 20)
@@ -72,7 +72,7 @@ def test_a_prefix_that_ends_with_its_block_is_shared_without_a_copy() -> None:
     assert len(child.block_table) == 3
 
 
-def test_a_tail_behind_a_tail_is_copied_later() -> None:
+def test_a_tail_after_a_tail_is_copied_later() -> None:
     blocks = BlockManager(num_blocks=9, block_size=16)
     prompt = make_prefix(3)
     text = make_prefix(4, parent=prompt)

@@ -71,7 +71,7 @@ def only(found: dict[int, list[Delta]]) -> list[Delta]:
     return deltas
 
 
-# Isolation (P5): a neighbour's content changes nothing, to the bit
+# Isolation (P5): a neighbor's content changes nothing, to the bit
 
 
 def bits_of(deltas: list[Delta]) -> list[object]:
@@ -79,25 +79,25 @@ def bits_of(deltas: list[Delta]) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", ["embeddings", "kv"])
-def test_an_answer_is_bit_identical_whatever_neighbours_of_the_same_shape_hold(kind: str) -> None:
+def test_an_answer_is_bit_identical_whatever_neighbors_of_the_same_shape_hold(kind: str) -> None:
     runs = []
     for seed in range(4):
         engine = make_engine()
         ids = [engine.add(text_of(1), prompt=prompt_of(10), params=greedy_params(logprobs=20))]
         for k in range(4):
-            neighbour = prompt_of(10 + k, seed=7 + 100 * seed + k, kind=kind)
-            engine.add(text_of(1000 * seed + k, 5 + k), prompt=neighbour, params=greedy_params())
+            neighbor = prompt_of(10 + k, seed=7 + 100 * seed + k, kind=kind)
+            engine.add(text_of(1000 * seed + k, 5 + k), prompt=neighbor, params=greedy_params())
         runs.append(bits_of(naive.run(engine)[ids[0]]))
     assert all(run == runs[0] for run in runs[1:])
 
 
-def test_a_poisoned_neighbour_gets_an_error_and_changes_no_bit_of_the_others() -> None:
+def test_a_poisoned_neighbor_gets_an_error_and_changes_no_bit_of_the_others() -> None:
     runs = []
-    for neighbour in (prompt_of(10, seed=5, kind="kv"), poisoned_prompt()):
+    for neighbor in (prompt_of(10, seed=5, kind="kv"), poisoned_prompt()):
         engine = make_engine()
         healthy = [engine.add(text_of(k), prompt=prompt_of(7), params=greedy_params(logprobs=20)) for k in range(3)]
         # it generates one token in the healthy run, and fails where it would have
-        other = engine.add(text_of(9), prompt=neighbour, params=greedy_params(max_tokens=1))
+        other = engine.add(text_of(9), prompt=neighbor, params=greedy_params(max_tokens=1))
         found = naive.run(engine)
         runs.append([bits_of(found[sequence_id]) for sequence_id in healthy])
         reason = found[other][-1].finish_reason
@@ -106,7 +106,7 @@ def test_a_poisoned_neighbour_gets_an_error_and_changes_no_bit_of_the_others() -
 
 
 def test_blocks_that_held_poison_are_clean_for_the_next_owner() -> None:
-    # the shorter of two is computed as wide as the longer, over what stands behind its own end in its last block
+    # the shorter of two is computed as wide as the longer, over what lies after its own end in its last block
     short, long = text_of(2), text_of(3, 20)
     wanted = [naive.greedy(BACKBONE, prompt_of(9), ids, 8)[0] for ids in (short, long)]
     for attempt in range(6):

@@ -275,7 +275,7 @@ def request_plans(draw: st.DrawFn) -> dict[str, object]:
         "text": draw(st.integers(1, 40)),
         "shared": draw(st.booleans()),
         "max_tokens": draw(st.integers(1, 10)),
-        "sampling": draw(st.sampled_from(["greedy", "hot", "nucleus", "penalised"])),
+        "sampling": draw(st.sampled_from(["greedy", "hot", "nucleus", "penalized"])),
         "abort_after": draw(st.none() | st.integers(0, 8)),
     }
 
@@ -284,7 +284,7 @@ SAMPLING = {
     "greedy": {"temperature": 0.0},
     "hot": {"temperature": 1.3, "top_k": 40, "min_p": 0.01},
     "nucleus": {"temperature": 0.8, "top_p": 0.7},
-    "penalised": {"temperature": 0.0, "frequency_penalty": 1.5, "repetition_penalty": 1.3, "presence_penalty": 0.5},
+    "penalized": {"temperature": 0.0, "frequency_penalty": 1.5, "repetition_penalty": 1.3, "presence_penalty": 0.5},
 }
 
 
@@ -321,7 +321,7 @@ def add_planned(engine: Engine, plan: dict[str, object], seed: int, *, is_sharin
     budget=st.sampled_from([4, 7, 16, 64]),
     max_num_seqs=st.integers(1, 4),
 )
-def test_a_request_does_not_depend_on_its_neighbours(
+def test_a_request_does_not_depend_on_its_neighbors(
     plans: list[dict[str, object]], block_size: int, spare: int, budget: int, max_num_seqs: int
 ) -> None:
     # the largest request needs 20 + 40 + 10 positions in up to three segments: few more blocks force preemption
@@ -463,7 +463,7 @@ def test_a_sequence_ends_on_the_prompt_it_began_with() -> None:
     engine = make_engine(backbone, block_size=4, num_blocks=60)
     ids = random_ids(10, seed=0)
     engine.add(ids, prompt=old, params=SamplingParams(max_tokens=1))
-    naive.run(engine)  # the text behind the old prompt is in the cache, and the new one must not find it
+    naive.run(engine)  # the text after the old prompt is in the cache, and the new one must not find it
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     first = engine.add(ids, prompt=old, params=params)
     found: dict[int, list[Delta]] = {}

@@ -58,7 +58,7 @@ def text_of(seed: int, length: int) -> list[int]:
 
 
 def params_of(number: int) -> SamplingParams:
-    """One after another: greedy, drawn, penalised, biased, stopped by ids and by a string, with log-probabilities."""
+    """One after another: greedy, drawn, penalized, biased, stopped by ids and by a string, with log-probabilities."""
     return [
         SamplingParams(temperature=0, max_tokens=9, ignore_eos=True),
         SamplingParams(temperature=1.2, top_p=0.9, seed=number, max_tokens=12, ignore_eos=True, logprobs=3),
@@ -176,7 +176,7 @@ def test_running_ahead_hands_out_a_step_later_and_computes_one_row_too_many() ->
     assert not ahead.has_unfinished
 
 
-def test_the_length_is_known_beforehand_so_nothing_is_computed_behind_it() -> None:
+def test_the_length_is_known_beforehand_so_nothing_is_computed_after_it() -> None:
     engine = engine_of("asynchronous")
     counts, run = [], engine.model_runner.run
 
@@ -190,7 +190,7 @@ def test_the_length_is_known_beforehand_so_nothing_is_computed_behind_it() -> No
     assert counts == [5, 1, 1, 1, 0]
 
 
-def test_a_row_computed_behind_the_end_is_dropped_and_its_block_is_clean_for_the_next() -> None:
+def test_a_row_computed_after_the_end_is_dropped_and_its_block_is_clean_for_the_next() -> None:
     engine, wanted = engine_of("asynchronous", num_blocks=8), engine_of(None)
     first = naive.tokens(next(iter(naive.run(_with(wanted, 4, SamplingParams(temperature=0, max_tokens=9,
                                                                              ignore_eos=True))).values())))  # fmt: skip
@@ -207,15 +207,15 @@ def _with(engine: Engine, seed: int, params: SamplingParams) -> Engine:
     return engine
 
 
-def test_a_sequence_with_penalties_waits_for_its_token_while_others_go_on() -> None:
+def test_a_sequence_with_penalties_waits_for_its_token_while_others_continue() -> None:
     engine = engine_of("asynchronous")
-    penalised = engine.add(
+    penalized = engine.add(
         text_of(1, 5), params=SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, presence_penalty=1)
     )
     other = engine.add(text_of(2, 5), params=SamplingParams(temperature=0, max_tokens=8, ignore_eos=True))
     step_to_ids = [sorted(sequence_id for sequence_id, _ in engine.step()) for _ in range(10)]
     assert [other in ids for ids in step_to_ids[1:9]] == [True] * 8
-    assert [penalised in ids for ids in step_to_ids[1:9]] == [True, False] * 4
+    assert [penalized in ids for ids in step_to_ids[1:9]] == [True, False] * 4
 
 
 def test_a_step_that_fails_ends_those_whose_tokens_were_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_text_computed_while_running_ahead_is_found_again_by_the_next() -> None:
 @pytest.fixture(scope="module")
 def on_cuda() -> Backbone:
     if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device: on a CPU nothing is captured, and nobody waits")
+        pytest.skip("needs a CUDA device: on a CPU nothing is captured, and nothing waits")
     return replace(BACKBONE, model=copy.deepcopy(BACKBONE.model).cuda())
 
 

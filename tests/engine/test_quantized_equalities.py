@@ -56,7 +56,7 @@ def test_a_mixed_batch_equals_generate_on_each_request_alone(architecture: str, 
 
 
 @ways
-def test_a_request_does_not_depend_on_its_neighbours_or_on_preemption(*, is_compiled: bool) -> None:
+def test_a_request_does_not_depend_on_its_neighbors_or_on_preemption(*, is_compiled: bool) -> None:
     backbone = quantized()
     prompts = [random_prompt(backbone, n, kind) for n, kind in ((20, "embeddings"), (7, "kv"), (20, "text"))]
     engine = engine_of(backbone, is_compiled=is_compiled, block_size=4, num_blocks=30, max_num_batched_tokens=16)

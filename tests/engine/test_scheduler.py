@@ -73,14 +73,14 @@ def test_those_that_generate_go_on_while_a_long_text_comes_in() -> None:
         assert [writer.num_generated_tokens for writer in writers] == [count + 1 for count in before]
 
 
-def test_a_long_prefix_in_front_of_one_token_makes_nobody_wait() -> None:
+def test_a_long_prefix_before_one_token_makes_no_one_wait() -> None:
     scheduler = make_scheduler(budget=8, max_num_seqs=8)
     # the elder has one token of its own but a long prefix to compute first; the writer came later
     elder = make_sequence(50, num_shared_tokens=49)
     scheduler.add(elder)
     step(scheduler)
     writer = make_sequence(1, max_tokens=50)
-    scheduler.running.append(writer)  # as if admitted beside it
+    scheduler.running.append(writer)  # as if admitted with it
     counts = []
     for _ in range(4):
         step(scheduler)
@@ -189,7 +189,7 @@ def test_the_youngest_is_preempted_and_comes_back() -> None:
     assert (old.num_generated_tokens, young.num_generated_tokens) == (12, 12)
 
 
-def test_unused_prefixes_are_dropped_before_anybody_is_preempted() -> None:
+def test_unused_prefixes_are_dropped_before_any_sequence_is_preempted() -> None:
     scheduler = make_scheduler(num_blocks=1 + 10, budget=32)
     run(scheduler, make_sequence(2, prompt=make_prompt(12), max_tokens=1))
     assert len(scheduler.prefix_cache) == 1
@@ -289,7 +289,7 @@ def test_text_is_computed_once_for_those_that_come_after() -> None:
     while scheduler.has_unfinished:
         step(scheduler)
     scheduler.add(make_sequence(17, prompt=make_prompt(10, seed=1), max_tokens=1))
-    assert step(scheduler) == 27, "behind another prompt it is another text"
+    assert step(scheduler) == 27, "after another prompt it is another text"
     turn = make_sequence(17, prompt=make_prompt(10), max_tokens=1)
     turn.token_ids = [*sequence.token_ids, 50, 51, 52]
     scheduler.add(turn)

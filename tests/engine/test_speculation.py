@@ -37,7 +37,7 @@ def guess_slowly(token_ids: Sequence[int], num_tokens: int) -> list[int]:
         ([1, 2, 9, 1, 2, 8, 1, 2], [8, 1, 2]),  # the latest of two
     ],
 )
-def test_what_stood_behind_the_longest_match_is_guessed(ids: list[int], wanted: list[int]) -> None:
+def test_what_followed_the_longest_match_is_proposed(ids: list[int], wanted: list[int]) -> None:
     assert PromptLookup().propose(ids, 3) == wanted == guess_slowly(ids, 3)
 
 

@@ -190,7 +190,7 @@ def test_compiled_attention_keeps_what_is_tiny_or_far_apart() -> None:
 
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("attend", [attend_reference, attend_sdpa, COMPILED])
-def test_a_row_is_bit_identical_whatever_its_neighbours_hold(attend: object, window: int | None) -> None:
+def test_a_row_is_bit_identical_whatever_its_neighbors_hold(attend: object, window: int | None) -> None:
     query, batch = make_batch([1, 1, 1, 4, 6], [9, 4, 17, 3, 8], num_heads=4, num_kv_heads=2, block_size=4)
     own_rows = [slice(1, 2), slice(3, 7)]
     own_blocks = torch.cat([batch.block_tables[1, :2], batch.block_tables[3, :2]]).long()
@@ -198,12 +198,12 @@ def test_a_row_is_bit_identical_whatever_its_neighbours_hold(attend: object, win
     for value in (None, 0.0, 1e30, math.nan, math.inf):
         changed = copy.deepcopy(batch.kv_cache)
         others = torch.tensor([i for i in range(1, changed.blocks.shape[2]) if i not in own_blocks.tolist()])
-        neighbours = query.clone()
+        neighbors = query.clone()
         if value is not None:
             changed.blocks[:, :, others] = value
-            neighbours[[0, 2, 7, 8]] = value
+            neighbors[[0, 2, 7, 8]] = value
         layer = changed.layers[0] if value is not None else batch.kv_cache.layers[0]
-        found = attend(neighbours, *layer, batch, 0.3, window)  # type: ignore[operator]
+        found = attend(neighbors, *layer, batch, 0.3, window)  # type: ignore[operator]
         outputs.append([found[rows] for rows in own_rows])
     for other in outputs[1:]:
         assert all(torch.equal(first, second) for first, second in zip(outputs[0], other, strict=True))

@@ -191,7 +191,7 @@ def test_a_window_beyond_all_positions_is_no_window() -> None:
     assert build("phimoe", sliding_window=512, num_local_experts=4).max_model_len == 512
 
 
-def test_longrope_is_served_up_to_the_length_at_which_neighbours_would_matter() -> None:
+def test_longrope_is_served_up_to_the_length_at_which_neighbors_would_matter() -> None:
     rope = {
         "rope_type": "longrope",
         "short_factor": [1.0] * 4,
@@ -205,7 +205,7 @@ def test_longrope_is_served_up_to_the_length_at_which_neighbours_would_matter() 
 # What is wrong with files, devices and dtypes is said in one sentence that names the field
 
 
-def test_a_model_type_nobody_knows_is_refused(checkpoint: Path) -> None:
+def test_an_unknown_model_type_is_refused(checkpoint: Path) -> None:
     _change_json(checkpoint / "config.json", lambda config: config.update(model_type="mystery"))
     with pytest.raises(UnsupportedModel):
         load(checkpoint)
@@ -268,7 +268,7 @@ def test_an_unknown_hub_name_is_a_clear_error_without_a_network(monkeypatch: pyt
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for source in ("nobody/nothing", "./no/such/folder", "spaces in it"):
+    for source in ("no-one/nothing", "./no/such/folder", "spaces in it"):
         with pytest.raises(InvalidInput, match="neither a directory nor a reachable hub repository") as caught:
             Backbone.load(source)
         assert caught.value.param == "model"

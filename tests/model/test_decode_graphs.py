@@ -68,7 +68,7 @@ class Model:
 
 
 def rows_of(kv_lens: list[int], seed: int = 0) -> DecodeRows:
-    """Sequences of so many tokens, each in blocks of its own."""
+    """Sequences of these numbers of tokens, each in blocks of its own."""
     width = -(-max(kv_lens) // BLOCK_SIZE)
     tables = [[1 + i * width + k if k * BLOCK_SIZE < n else 0 for k in range(width)] for i, n in enumerate(kv_lens)]
     return DecodeRows(
@@ -116,7 +116,7 @@ def test_what_an_earlier_step_left_in_the_buffers_changes_no_bit() -> None:
     graphs = used.graphs()
     graphs.run(rows_of([3] * 8, seed=5), nothing_late)
     used.cache.blocks.copy_(fresh.cache.blocks)
-    used.cache.blocks[:, :, 20:] = torch.nan  # blocks of the earlier step that belong to nobody of this one
+    used.cache.blocks[:, :, 20:] = torch.nan  # blocks of the earlier step that belong to no sequence of this one
     assert torch.equal(graphs.run(rows, nothing_late), fresh.graphs().run(rows, nothing_late))
 
 

@@ -29,7 +29,7 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(architecture: str) ->
 
 
 def logits_and_gradient(backbone: Backbone, layer: LastLayer | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of two texts behind a cache, the second of which ends earlier; the gradient is that of the first tokens."""
+    """Of two texts after a cache, the second of which ends earlier; the gradient is that of the first tokens."""
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, NUM_PAST + NUM_TOKENS, backbone.hidden_size, generator=generator).requires_grad_()
     cache = DynamicCache()
@@ -62,7 +62,7 @@ def test_only_asked_tokens_reach_the_feed_forward_layer() -> None:
     assert seen == [(2, NUM_PAST, backbone.hidden_size), (2, 3, backbone.hidden_size)]
 
 
-def test_a_layer_that_somebody_else_has_changed_is_left_alone() -> None:
+def test_a_layer_that_others_have_changed_is_left_alone() -> None:
     backbone = tiny_backbone()
     assert backbone.last_layer is not None
     layer = backbone.last_layer.layer

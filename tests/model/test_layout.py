@@ -19,7 +19,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def tokenizer_with_end() -> PreTrainedTokenizerFast:
-    """As T5's and some Llama finetunes' are: an end-of-sequence id behind every text."""
+    """As T5's and some Llama finetunes' are: an end-of-sequence id after every text."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=type(byte_tokenizer().backend_tokenizer).from_str(byte_tokenizer().backend_tokenizer.to_str()),
         bos_token="<s>",
@@ -95,7 +95,7 @@ def test_a_continuation_has_no_special_tokens() -> None:
     assert encode_continuation(tokenizer_with_end(), "a", "bc") == ids_of("bc")
 
 
-def test_behind_a_written_prompt_a_text_has_no_second_beginning_of_sequence() -> None:
+def test_after_a_written_prompt_a_text_has_no_second_beginning_of_sequence() -> None:
     tokenizer = byte_tokenizer()
     text = encode_text(tokenizer, "abc")
     written = TaskPrompt.from_text("do this: ", encode_text(tokenizer, "do this: "), "f")

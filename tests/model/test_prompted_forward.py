@@ -1,4 +1,4 @@
-"""A prompt computed once for all rows is the same as a prompt written in front of every row, gradients included."""
+"""A prompt computed once for all rows is the same as a prompt written before every row, gradients included."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode(backbone: Backbone) -> list[EncodedExample]:
 
 
 def one_row(backbone: Backbone, prompt: torch.Tensor, row: EncodedExample) -> torch.Tensor:
-    """The slow truth: [prompt][BOS][text][target][EOS] in one plain call, without cache, padding or neighbours."""
+    """The slow truth: [prompt][BOS][text][target][EOS] in one plain call, without cache, padding or neighbors."""
     token_ids = torch.tensor([*row.text_ids, *row.target_ids])
     embeds = torch.cat([prompt.to(backbone.dtype), backbone.embed(token_ids)])[None]
     log_probs = backbone.model(inputs_embeds=embeds).logits[0].float().log_softmax(dim=-1)

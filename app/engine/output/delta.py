@@ -13,7 +13,7 @@ class Delta:
     """The last delta of a sequence, and only that one, has a finish reason.
 
     Attributes:
-        text: text that became certain; it can lag behind the tokens while a character or stop string is unfinished.
+        text: text that became certain; later than its tokens while a character or stop string is unfinished.
         token_ids: tokens generated in this step.
         logprobs: one for each token, if the request asked for them.
         prompt_logprobs: one for each token of the request's text, once, if asked for; None for the first one,

@@ -17,12 +17,12 @@ class Detokenizer:
     """Text of one sequence.
 
     Text that could still become a stop string is held back, so that a stop string is never shown in part. The tokens
-    are decoded behind the few in front of them, and text is taken over once it does not end within a character (the
+    are decoded together with the few before them, and text is taken over once it does not end within a character (the
     method of Hugging Face's text-generation-inference). `tokenizers.decoders.DecodeStream` is not used: it raises when
     byte tokens that are no text make what it decoded earlier look different.
 
     Args:
-        context_ids: the ids in front; vocabularies that write blanks into tokens need them to get the first one right.
+        context_ids: the ids before; vocabularies that write blanks into tokens need them to get the first one right.
     """
 
     def __init__(

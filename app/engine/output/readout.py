@@ -21,10 +21,10 @@ class Findings:
 
     Attributes:
         failed: sequences with a row that is not finite; nothing else is said of them.
-        scores: of scoring sequences: id to its log-probability behind a text token.
-        prompt_logprobs: of text tokens, in order, each with the index of the one in front of it.
-        choices: the next token of each sequence that wants one, with its log-probabilities where they are asked for;
-            behind a guess, the next ones too, each of them if those in front of it are as guessed.
+        scores: of scored sequences: id to its log-probability after a text token.
+        prompt_logprobs: of text tokens, in order, each with the row of the one before it.
+        choices: the next token of each sequence that wants one, with its log-probabilities if they are asked for;
+            then one after each proposed token, which counts if those before it were right.
     """
 
     failed: set[Sequence] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Findings:
 
 
 class ReadOut:
-    """Make it right behind the forward, and read it any time later.
+    """Make it directly after the forward, and read it any time later.
 
     Args:
         logits: (num_rows, vocab_size) float32; not needed any more once this is made.

@@ -1,6 +1,6 @@
 """Content keys of blocks: equal keys mean equal keys and values, so that text computed once is found again.
 
-The key of a block is a hash of the key in front and the block's token ids (vLLM's `hash_block_tokens`). The first one
+The key of a block is a hash of the previous key and the block's token ids (vLLM's `hash_block_tokens`). The first one
 continues the task prompt's digest and a salt, so a key stands for the whole way from position 0 on. SHA-256, because
 whoever could make two texts collide would read from another's cache (CVE-2025-25183).
 """
@@ -31,7 +31,7 @@ def block_keys(segment: Segment, num_tokens: int, block_size: int) -> list[bytes
 
 
 def prompt_prefix(segment: Segment) -> Prefix | None:
-    """The prefix of the task prompt that the segment's text stands behind."""
+    """The prefix of the task prompt that the segment's text follows."""
     prefix = segment.parent
     if prefix is None or not prefix.text_ids:
         return prefix

@@ -1,7 +1,7 @@
 """PrefixCache: what was computed and can serve again, by content, least recently used dropped first.
 
 Two kinds of content. Task prompts, and texts that siblings share while they run, are prefixes with blocks of their own.
-Any other text is found again block by block: a conversation's next turn continues the blocks of the turns in front, and
+Any other text is found again block by block: a conversation's next turn continues the blocks of the earlier turns, and
 so does a long instruction that many inputs follow.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class KeptRows(Protocol):
-    """Where keys and values of task prompts outlive their blocks; see `PrefixStore`."""
+    """Keeps keys and values of task prompts longer than their blocks; see `PrefixStore`."""
 
     def expect(self, digest: str) -> None: ...
 
@@ -33,11 +33,11 @@ class KeptRows(Protocol):
 
 
 class PrefixCache:
-    """A prefix lives while somebody uses it, and after that until its blocks are needed.
+    """A prefix lives while sequences use it, and after that until its blocks are needed.
 
     Args:
         is_text_kept: whether blocks of text are found again after their sequence ended.
-        kept_rows: where prompts are looked for before they are computed.
+        kept_rows: asked for prompts before they are computed.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class PrefixCache:
             sequence.num_cached_tokens = _num_computed_tokens(sequence)
 
     def make(self, prompt: TaskPrompt) -> Prefix:
-        """A prefix that nobody finds yet, with keys and values where there are any."""
+        """A prefix that no sequence finds yet, with keys and values if there are any."""
         return Prefix(
             key=prompt.digest, content=prompt, num_own_tokens=prompt.num_virtual_tokens, rows=self._ready_made(prompt)
         )
 
     def put(self, prefix: Prefix) -> None:
-        """Let sequences find a computed prefix that nobody uses yet: the first to go when its room is needed."""
-        assert prefix.is_computed, "others would wait for what nobody computes"
+        """Let sequences find a computed prefix that none uses yet: the first to go when its room is needed."""
+        assert prefix.is_computed, "others would wait for what is not being computed"
         assert prefix.key not in self, "it is there already"
         self._key_to_prefix[prefix.key] = prefix
         self._key_to_prefix.move_to_end(prefix.key, last=False)
 
     def expect(self, sequence: Sequence) -> None:
-        """The sequence waits to be admitted: what it will ask for can be fetched meanwhile."""
+        """The sequence waits to be admitted: what it will ask for can be fetched in the meantime."""
         prompt = sequence.prompt
         if self._kept_rows is not None and prompt is not None and prompt.digest not in self._key_to_prefix:
             self._kept_rows.expect(prompt.digest)
@@ -91,7 +91,7 @@ class PrefixCache:
     def keep_text(self, segment: Segment, start: int, end: int) -> None:
         """Let others find the blocks of text that the tokens from position `start` to before `end` filled.
 
-        All ids of these tokens must be known. Nothing happens where the segment gave its blocks back meanwhile.
+        All ids of these tokens must be known. Nothing happens if the segment has given its blocks back.
         """
         size = self._block_manager.block_size
         num_full_before, num_full = start // size, end // size
@@ -112,7 +112,7 @@ class PrefixCache:
         self._block_manager.forget(segment.block_table)
 
     def clear(self) -> None:
-        """Forget all that nobody uses, and all texts."""
+        """Forget all that is not in use, and all texts."""
         self._block_manager.forget_all()
         while self.evict():
             pass
@@ -124,7 +124,7 @@ class PrefixCache:
         sequence.parent = None
 
     def evict(self, may_go: Callable[[Prefix], bool] = lambda _: True) -> bool:
-        """Free the blocks of the least recently used prefix nobody uses and that may go; False when there is none."""
+        """Free the blocks of the least recently used prefix that is not in use and may go; False if there is none."""
         for prefix in self._key_to_prefix.values():
             if prefix.num_users == 0 and may_go(prefix):
                 self._remove(prefix)
@@ -140,7 +140,7 @@ class PrefixCache:
             if prefix.num_users == 0:
                 self._remove(prefix)
             else:
-                # users still hold it, so it must stay in the books, under a key that no content has
+                # users still hold it, so it stays among the prefixes, under a key that no content has
                 del self._key_to_prefix[prefix.key]
                 prefix.key = f"forgotten-{id(prefix)}"
                 self._key_to_prefix[prefix.key] = prefix
@@ -201,7 +201,7 @@ class PrefixCache:
 
 
 def _num_computed_tokens(segment: Segment) -> int:
-    """Tokens of the segment and what it continues that somebody computed before."""
+    """Tokens of the segment, and of what it continues, that were computed before."""
     if isinstance(segment, Prefix) and segment.is_loadable and segment.is_stored:
         return segment.num_tokens
     parent = segment.parent

@@ -56,7 +56,7 @@ class PrefixStore:
         max_bytes: of all files.
         row_size: numbers in a row; see `KVCache.load_rows`.
         dtype: of the rows.
-        computed_by: what the numbers depend on beside the prompt: backbone, dtype, code, device.
+        computed_by: what the numbers depend on besides the prompt: backbone, dtype, code, device.
         clock: monotonic seconds; tests give their own.
 
     Raises: InvalidInput: the folder cannot be written to.
@@ -104,9 +104,9 @@ class PrefixStore:
         return self._num_bytes
 
     def has_room(self, num_rows: int) -> bool:
-        """Whether so many rows more could be kept now without any that are kept having to go.
+        """Whether that many more rows could be kept now without dropping any that are kept.
 
-        Nothing could for a while after a write that failed; `keep` may be called all the same.
+        For a while after a failed write nothing could; `keep` may be called all the same.
         """
         if self._clock() < self._full_until_s:
             return False
@@ -121,7 +121,7 @@ class PrefixStore:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def find(self, digest: str, num_rows: int) -> torch.Tensor | None:
-        """Rows (num_rows, row_size) of the prompt with this digest; None where they are not kept."""
+        """Rows (num_rows, row_size) of the prompt with this digest; None if they are not kept."""
         if self._last is not None and self._last[0] == digest:
             return self._last[1]  # one that waits for room is asked for again in every step
         if self._clock() >= self._next_look_s:
@@ -129,7 +129,7 @@ class PrefixStore:
             self._writer.submit(self._tidy)
         path = self._path(digest)
         is_known = path in self._path_to_bytes
-        try:  # where it is not known, another server may have written it
+        try:  # if it is not known, another server may have written it
             with path.open("rb", buffering=0) as file:
                 rows = self._read(file, num_rows)
             os.utime(path)
@@ -150,14 +150,14 @@ class PrefixStore:
     def keep(self, digest: str, copy_rows: Callable[[], torch.Tensor]) -> None:
         """Write the prompt's rows soon, unless they are kept already or too many others wait.
 
-        Args: copy_rows: (num_rows, row_size) on any device, which nobody changes any more; called now or not at all.
+        Args: copy_rows: (num_rows, row_size) on any device, which no longer change; called now or not at all.
         """
         if digest not in self and len(self._pending) < MAX_PENDING:
             self._pending.add(digest)
             self._writer.submit(self._write, digest, copy_rows())
 
     def forget(self, digest: str) -> None:
-        """Let nobody find it again."""
+        """Let no server find it again."""
         self._last = None
         with self._lock:
             self._pending.discard(digest)
@@ -202,7 +202,7 @@ class PrefixStore:
                 file.write(content)
                 file.close()
                 with self._lock:
-                    if digest not in self._pending:  # forgotten meanwhile
+                    if digest not in self._pending:  # forgotten in the meantime
                         return
                     unfinished.rename(path)
                     self._note(path, len(content))
@@ -240,7 +240,7 @@ class PrefixStore:
             path.unlink()
 
     def _note(self, path: Path, num_bytes: int) -> None:
-        """A file was used last of all, or is gone where it has no bytes. Call it under the lock."""
+        """A file was used last of all, or is gone if it has no bytes. Call it under the lock."""
         self._num_bytes += num_bytes - self._path_to_bytes.pop(path, 0)
         if num_bytes:
             self._path_to_bytes[path] = num_bytes
@@ -270,7 +270,7 @@ def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _own_items(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in folders that stores made: others may have put folders of theirs beside them."""
+    """What lies in folders that stores made: others may have put folders of theirs next to them."""
     for own in folder.iterdir():
         if _FOLDER_NAME.fullmatch(own.name) and os.path.isfile(own / DESCRIPTION_FILE):
             with suppress(OSError), os.scandir(own) as items:

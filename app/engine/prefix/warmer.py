@@ -1,4 +1,4 @@
-"""Warmer: task prompts are computed before the first request asks for them, while nobody else wants the device."""
+"""Warmer: task prompts are computed before the first request asks for them, while no request wants the device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from app.errors import NumericalError
 from app.task_prompt import PromptKind, TaskPrompt, is_finite
 
 MAX_MEMORY = 0.5
-"""Share of the cache's blocks that prompts take which nobody asked for yet; the others stay free for texts."""
+"""Share of the cache's blocks for prompts that no request has asked for yet; the others stay free for texts."""
 
 
 class Warmer:
     """`warm` is called by the engine's thread between two steps; `wants` by any, since it only looks.
 
-    In memory a prompt is put last in line: it is dropped before any that was used. Where memory has no room to spare,
+    In memory a prompt is put last in line: it is dropped before any that was used. If memory has no room to spare,
     it goes to the prefix store, as long as nothing has to leave that for it.
 
     Args:
-        max_model_len: positions of a sequence; a prompt that fills them is of use to nobody.
+        max_model_len: positions of a sequence; a prompt that fills them is of no use.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from app.errors import SoftswapError
 Result = TypeVar("Result")
 
 MAX_CREDIT_S = 0.02
-"""Time a guest may have saved up: after a pause it gets one turn, and not one behind every step."""
+"""Time a guest may have saved up: after a pause it gets one turn, and not one after every step."""
 REST_S = 0.5
 """How long load is remembered: clients that were all answered at the same moment are about to ask again."""
 
@@ -102,7 +102,7 @@ class DeviceLease:
         return took_s
 
     def close(self, error: SoftswapError) -> None:
-        """Answer everybody with `error`, from now on."""
+        """Answer every guest with `error`, from now on."""
         self._end = error
         with suppress(IndexError):  # a guest that comes too late empties the same queue
             while True:

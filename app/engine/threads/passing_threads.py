@@ -1,9 +1,9 @@
-"""Threads that end with their work, so that the engine's thread is the only one with OpenMP threads behind it.
+"""Threads that end with their work, so that the engine's thread is the only one with OpenMP threads of its own.
 
-Every thread that computes something in parallel gets a team of OpenMP threads for as long as it lives. Where all teams
-together have more threads than the machine has cores, libgomp lets them sleep almost at once instead of spin between
-two parallel regions (`gomp_throttled_spin_count`), and each of a step's hundreds of regions may have to wake them up.
-The team ends with the thread that has it.
+Every thread that computes something in parallel gets a team of OpenMP threads for as long as it lives. If all teams
+together have more threads than the machine has cores, libgomp lets them sleep almost at once instead of spinning
+between two parallel regions (`gomp_throttled_spin_count`), and each of a step's hundreds of regions may have to wake
+them up. The team ends with the thread that has it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lease: how tuning gets at a device that others use too, and work that is cut into slices for it."""
+"""Lease: how tuning uses a device that serves requests too, and work that is cut into slices for it."""
 
 from __future__ import annotations
 

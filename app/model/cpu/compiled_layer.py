@@ -1,6 +1,6 @@
-"""compile_layers: whole decoder layers computed in C (`layer.c`), where a model's are like Llama's.
+"""compile_layers: whole decoder layers computed in C (`layer.c`), if a model's are like Llama's.
 
-A layer is recognised by the modules it holds, and then by what it computes: the model runs once, and the C code must
+A layer is recognized by the modules it holds, and then by what it computes: the model runs once, and the C code must
 give what the layer gave. So no list of architectures is needed (Llama's, Mistral's and Qwen's are such layers), and a
 model that scales, clips or shares something of its own keeps its own code.
 """
@@ -164,7 +164,7 @@ def _epsilon(norm: Any) -> float | None:
 
 
 def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -> list[_Call]:
-    """The model's own forward over two texts, one of which goes on by a token, one by three."""
+    """The model's own forward over two texts, one of which adds a token and one three."""
     attended: list[tuple[float, int | None]] = []
     calls: list[_Call] = []
 

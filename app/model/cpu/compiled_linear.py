@@ -40,7 +40,7 @@ class Weights(ctypes.Structure):
 
     @classmethod
     def of(cls, layer: Linear) -> Weights:
-        """Where a layer's lie; they must stay there."""
+        """The addresses of a layer's; they must stay valid."""
         if isinstance(layer, QuantizedLinear):
             assert layer.panels.is_contiguous()
             assert layer.scale.dtype == torch.float32
@@ -74,7 +74,7 @@ class MultiplyJob(ctypes.Structure):
 
 
 def address(tensor: torch.Tensor | None) -> int | None:
-    """Where its first number lies; None for none."""
+    """The address of its first number; None for none."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -118,7 +118,7 @@ def compile_layer(layer: Linear, *, is_wide: bool = False) -> Forward:
 def compile_multiply(dtype: torch.dtype, *, is_quantized: bool = False) -> Multiply:
     """What makes a layer's `forward` in C, compiled and held against torch's.
 
-    Args: dtype: of what comes in and goes out, of a bias, and of weights that are not quantised.
+    Args: dtype: of what comes in and goes out, of a bias, and of weights that are not quantized.
 
     Raises: CompilationError.
     """

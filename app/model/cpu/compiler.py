@@ -1,7 +1,7 @@
 """Compiled C: source files of this package, built on first use with the machine's own compiler and loaded by ctypes.
 
-torch has a loader of its own (`torch.utils.cpp_extension.load`), but it compiles torch's C++ headers along: 20-40 s
-where a plain C file takes a fifth of a second.
+torch has a loader of its own (`torch.utils.cpp_extension.load`), but it compiles torch's C++ headers along: 20-40 s,
+while a plain C file takes a fifth of a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load_library(sources: Sequence[Path], macros: Mapping[str, int]) -> ctypes.C
     """Compile C files with these macros defined, unless that was done before, and load them as one library.
 
     Libraries are kept in `$XDG_CACHE_HOME/softswap` (`~/.cache/softswap`) under a hash of all that shapes them: the
-    sources and the headers beside them, the flags, and what the compiler says of itself and of this machine's CPU. They
+    sources and headers next to them, the flags, and what the compiler says of itself and of this machine's CPU. They
     appear there complete or not at all, so any number of processes may ask at once.
 
     Raises: CompilationError.
@@ -54,7 +54,7 @@ def _find_compiler() -> str:
 
 
 def _cache_folder() -> Path:
-    """The folder, made if need be. Nobody else may write there: what it holds is run."""
+    """The folder, made if need be. No other user may write there: what it holds is run."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softswap"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()  # a link could be turned elsewhere between this look and the loading

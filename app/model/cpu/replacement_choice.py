@@ -64,7 +64,7 @@ def _measure_layer(compiled: CompiledLayer) -> float:
 
 
 def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Tensor], dict[str, Any]]:
-    """What the layer is called with where that many sequences, all of them alike, add a token each."""
+    """What the layer is called with if that many sequences, all alike, add a token each."""
     (rows,), keywords = compiled.arguments, compiled.keywords
     kv_cache = keywords["batch"].kv_cache
     keys = kv_cache.layers[0][0]

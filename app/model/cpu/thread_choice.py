@@ -22,14 +22,14 @@ MIN_GAIN = 1.03
 def usable_cores(root: Path = Path("/")) -> int:
     """Cores that this process may keep busy: those of its affinity, or its cgroup's quota, rounded up, if that is less.
 
-    Args: root: where `proc` and `sys` are.
+    Args: root: the folder of `proc` and `sys`.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def physical_cores(root: Path = Path("/")) -> int | None:
-    """Cores behind the hardware threads of this process's affinity; None where the system does not say (not Linux)."""
+    """Cores of the hardware threads of this process's affinity; None if the system does not say (not Linux)."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     cpus = root / "sys/devices/system/cpu"

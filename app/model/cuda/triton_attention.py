@@ -3,7 +3,7 @@
 torch 2.11's `varlen_attn` takes no block tables, and that of later ones takes blocks of a multiple of 256 tokens only;
 this takes any. A program computes the queries of a few tokens of one sequence for all heads that share a key head:
 FlashAttention-2's loop (Dao 2023, algorithm 1) with keys found through the block table, as in vLLM's
-`unified_attention`. Where that makes too few programs to fill the device, each sequence's keys are split among several
+`unified_attention`. If that makes too few programs to fill the device, each sequence's keys are split among several
 and joined afterwards (Flash-Decoding, Dao et al. 2023).
 """
 
@@ -19,7 +19,7 @@ from app.model.attention import AttentionBatch
 from app.model.transfer import to_device
 
 MAX_ROWS = 64
-"""Rows of a program's product, queries times heads, where sequences add more than one token."""
+"""Rows of a program's product, queries times heads, if sequences add more than one token."""
 MIN_ROWS = 16
 """The smallest product that tensor cores compute; smaller ones are padded."""
 NUM_KEYS = 64
@@ -157,7 +157,7 @@ def attend_triton(
 def check_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
     """The largest difference to the reference on a small batch: no test has seen this device.
 
-    Raises: RuntimeError and whatever else Triton raises where it cannot compile.
+    Raises: RuntimeError and whatever else Triton raises if it cannot compile.
     """
     from app.model.attention import attend_reference
     from app.model.kv_cache import KVCache, KVShape
@@ -188,7 +188,7 @@ def _num_splits(num_programs: int, max_kv_len: int) -> int:
 
 
 def _runs(batch: AttentionBatch, num_queries: int) -> torch.Tensor:
-    """What `_attend` calls runs; each of at most so many queries."""
+    """What `_attend` calls runs; each of at most that many queries."""
     device = batch.block_tables.device
     if batch.num_decodes == len(batch.query_lens):
         order = torch.arange(batch.num_decodes, dtype=torch.int32, device=device)

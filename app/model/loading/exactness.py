@@ -54,7 +54,7 @@ def _embed(model: PreTrainedModel, length: int, first_id: int) -> torch.Tensor:
 
 
 def _packed_logits(model: PreTrainedModel, shape: KVShape, embeds: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(num_sequences, vocab_size) float32: the logits behind the last token of each, computed chunk by chunk."""
+    """(num_sequences, vocab_size) float32: the logits after the last token of each, computed chunk by chunk."""
     cache = KVCache(shape, num_blocks=1 + len(embeds), block_size=BLOCK_SIZE, dtype=model.dtype, device=model.device)
     starts = [0] * len(embeds)
     logits = torch.empty(0)
@@ -73,7 +73,7 @@ def compute_packed(
     ends: Sequence[int],
     attend: Attend,
 ) -> torch.Tensor:
-    """(num_sequences, vocab_size) float32: the logits behind the last token of each.
+    """(num_sequences, vocab_size) float32: the logits after the last token of each.
 
     Args:
         cache: of blocks of BLOCK_SIZE tokens; the i-th sequence has block 1 + i.

@@ -1,6 +1,6 @@
 """QuantizedLinear: a linear layer whose weights are 8-bit integers, and quantize_linears, which puts them into a model.
 
-Only weights are quantised: symmetric, with a scale for each output (as LLM.int8's weights, Dettmers et al. 2022);
+Only weights are quantized: symmetric, with a scale for each output (as LLM.int8's weights, Dettmers et al. 2022);
 what comes in and goes out keeps its type. The integers are the only copy, and everyone computes with the same ones:
 engine, naive loop and tuner, which differentiates through them. In bfloat16 torch's products take them times their
 scale, rounded once more; `multiply.c` takes the integers, which bfloat16 holds exactly, and scales the sums.
@@ -29,7 +29,7 @@ class QuantizedLinear(nn.Module):
 
     Attributes:
         dtype: of what comes in and goes out.
-        panels: (ceil(out_features / PANEL), in_features, PANEL) int8, zero where there is no output.
+        panels: (ceil(out_features / PANEL), in_features, PANEL) int8, zero for outputs that do not exist.
         scale: (out_features,) float32: what the integers of an output are times.
         bias: (out_features,), as the layer's own, or None.
     """

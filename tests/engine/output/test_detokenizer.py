@@ -12,7 +12,7 @@ from tests.support.models import byte_tokenizer
 
 
 def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
-    """A vocabulary as Llama 2 has it: words with blanks in front, and bytes for everything else."""
+    """A vocabulary as Llama 2 has it: words with blanks before them, and bytes for everything else."""
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁Hello", "▁world", "a", "▁b"]
     tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(

@@ -39,7 +39,7 @@ def make(backbone: Backbone, text: str = "ab", **params: object) -> TextOutput:
 
 
 def write(output: TextOutput, ids: list[int]) -> list[Delta]:
-    """As the engine does it: nothing is added behind an end."""
+    """As the engine does it: nothing is added after an end."""
     deltas = []
     for token_id in ids:
         output.sequence.num_pending += 1

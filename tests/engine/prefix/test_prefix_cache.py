@@ -39,7 +39,7 @@ def test_equal_content_is_one_prefix_whoever_names_it(cache: PrefixCache) -> Non
     assert len(cache) == 2
 
 
-def test_a_sequence_begins_behind_its_prefix(cache: PrefixCache) -> None:
+def test_a_sequence_begins_after_its_prefix(cache: PrefixCache) -> None:
     sequence = acquired(cache, make_sequence(10, prompt=make_prompt(7), num_shared_tokens=4))
     assert sequence.num_computed_tokens == sequence.num_parent_tokens == 11
     assert sequence.num_uncomputed_tokens == 6
@@ -123,7 +123,7 @@ def test_a_prefix_in_use_is_never_dropped(cache: PrefixCache, blocks: BlockManag
     blocks.audit(list(cache.prefixes))
 
 
-def test_a_forgotten_prefix_serves_its_users_and_nobody_after(cache: PrefixCache, blocks: BlockManager) -> None:
+def test_a_forgotten_prefix_serves_its_users_and_none_after(cache: PrefixCache, blocks: BlockManager) -> None:
     old = acquired(cache, make_sequence(prompt=make_prompt(7)))
     compute(blocks, old.parent)
     assert old.parent is not None
@@ -151,7 +151,7 @@ def test_forgetting_an_unused_or_unknown_prefix_frees_it_or_does_nothing(
     assert (len(cache), blocks.num_used_blocks) == (0, 0)
 
 
-def test_a_text_behind_a_forgotten_prompt_can_still_be_shared(cache: PrefixCache, blocks: BlockManager) -> None:
+def test_a_text_after_a_forgotten_prompt_can_still_be_shared(cache: PrefixCache, blocks: BlockManager) -> None:
     old = acquired(cache, make_sequence(prompt=make_prompt(7), num_shared_tokens=3))
     compute(blocks, old.parent)
     cache.forget(old.parent.parent)  # type: ignore[union-attr, arg-type]

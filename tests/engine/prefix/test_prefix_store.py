@@ -127,7 +127,7 @@ def test_a_torn_file_is_found_out(tmp_path: Path, size: int) -> None:
     assert found(store, 1) is None
 
 
-def test_a_file_that_somebody_else_removed_is_not_kept(tmp_path: Path) -> None:
+def test_a_file_that_another_server_removed_is_not_kept(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     keep(store, 1)
     only_file(tmp_path).unlink()

@@ -1,4 +1,4 @@
-"""A warmed prompt gives what a computed one gives, to the bit, and takes room from nobody."""
+"""A warmed prompt gives what a computed one gives, to the bit, and takes room from no other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_in_memory_half_of_the_blocks_stay_free_and_used_prompts_stay() -> None:
     kept = [prompt.digest in engine.scheduler.prefix_cache for prompt in prompts]
     assert kept == [True] * 3 + [False] * 5
     answer(engine, prompt_of(150, seed=200))  # ten blocks, and some for the text
-    assert used.digest in engine.scheduler.prefix_cache, "those nobody asked for go first"
+    assert used.digest in engine.scheduler.prefix_cache, "those that were not asked for go first"
     assert sum(prompt.digest in engine.scheduler.prefix_cache for prompt in prompts) < 3
 
 

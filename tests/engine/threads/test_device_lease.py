@@ -1,4 +1,4 @@
-"""A guest gets the device when nobody else wants it, its share when somebody does, and nothing under load."""
+"""A guest gets the device when no request wants it, its share when some do, and nothing under load."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def give(lease: DeviceLease, *, is_idle: bool = False, is_loaded: bool = False) 
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
-def test_beside_running_sequences_turns_take_the_share(share: float, clock: Clock) -> None:
+def test_with_running_sequences_turns_take_the_share(share: float, clock: Clock) -> None:
     lease = DeviceLease(lambda: None, share=share, clock=clock)
     guest = Guest(lease, clock, duration_s=0.02)
     served_s = lent_s = 0.0
@@ -140,7 +140,7 @@ def engine() -> Iterator[AsyncEngine]:
     engine.close()
 
 
-def test_work_runs_on_the_engines_thread_beside_sequences_that_all_end(engine: AsyncEngine) -> None:
+def test_work_runs_on_the_engines_thread_between_steps_of_sequences_that_all_end(engine: AsyncEngine) -> None:
     names: list[str] = []
 
     def work() -> int:

@@ -49,7 +49,7 @@ def test_what_the_work_raises_reaches_the_caller():
         on_passing_thread(lambda: 1 // 0)
 
 
-def test_what_was_begun_is_done_without_anybody_waiting_and_its_thread_ends():
+def test_what_was_begun_is_done_without_waiting_and_its_thread_ends():
     may_go_on = threading.Event()
 
     def work():

@@ -85,7 +85,7 @@ def test_cores_are_counted_by_who_shares_them(tmp_path: Path, threads_per_core: 
 
 
 def pretend(seconds: dict[int, float]) -> tuple[object, list[int]]:
-    """Work that takes so long with so many threads, and the numbers it was done with."""
+    """Work that takes a given time with each number of threads, and the numbers it was done with."""
     done: list[int] = []
 
     def work() -> None:

@@ -52,7 +52,7 @@ def test_the_kernel_is_the_reference(
         torch.testing.assert_close(attend_triton(*arguments), attend_reference(*arguments), atol=1e-5, rtol=1e-5)
 
 
-def test_what_stands_behind_the_end_of_a_sequence_changes_no_bit() -> None:
+def test_what_lies_after_the_end_of_a_sequence_changes_no_bit() -> None:
     query, batch = on_device(*make_batch([1, 1], [4, 40], num_heads=4, num_kv_heads=2, block_size=16))
     keys, values = batch.kv_cache.layers[0]
     clean = attend_triton(query, keys, values, batch, 0.4, None)

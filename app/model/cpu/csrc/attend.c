@@ -1,9 +1,9 @@
 /* Attention of packed tokens over KV blocks: softmax(q k^T * scale) v for every token, without gathering or padding.
  *
- * The softmax is computed on the way over the keys, with a running maximum and sum (Milakov and Gimelshein 2018,
+ * The softmax is computed while passing over the keys, with a running maximum and sum (Milakov and Gimelshein 2018,
  * "Online normalizer calculation for softmax", algorithm 3), in tiles as in FlashAttention (Dao et al. 2022). What a
- * token gets depends on its own query, keys and values only, to the last bit: not on other tokens, on how its text is
- * cut into chunks, on places or sizes of blocks, or on threads.
+ * token gets depends only on its own query, keys and values, to the last bit: not on other tokens, on how its text is
+ * cut into chunks, on the places or sizes of blocks, or on threads.
  *
  * Compiled once for each HEAD_DIM and type of the cache: float, or bfloat16 with -DBFLOAT16. Sums are float32. */
 
@@ -21,7 +21,7 @@
 #define MAX_HEADS 1
 #endif
 
-/* Keys are multiplied as the cache holds them where units are pairs, and queries rounded to their type, as torch does. */
+/* If units are pairs, keys are multiplied as the cache holds them, and queries rounded to their type, as torch does. */
 #if PER_UNIT == 2
 typedef element key_number;
 static inline key_number as_key(float x) { return narrow(x); }
@@ -76,7 +76,7 @@ static inline float sum_of(vector x) {
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
-/* The sum over each of LANES vectors, which are used up: of two vectors neighbours are added, then pairs of them, ... */
+/* The sum over each of LANES vectors, which are used up: neighbors of two vectors are added, then pairs of them, ... */
 static inline vector sums_of(vector x[LANES]) {
 #define ADD(size) \
     for (int i = 0; i < LANES; i += 2 * size) x[i] = LOWER##size(x[i], x[i + size]) + UPPER##size(x[i], x[i + size]);
@@ -87,8 +87,8 @@ static inline vector sums_of(vector x[LANES]) {
     return x[0];
 }
 
-/* What one query head gives each of `size` keys: weights that are not divided by the softmax's sum yet. Returns what all
- * it has seen before fades by. */
+/* What one query head gives each of `size` keys: weights that are not divided by the softmax's sum yet. Returns the
+ * factor for all it has seen before. */
 static inline float weigh(const key_number *query, const key_number *const *keys, int size, float scale,
                           struct softmax *softmax, float weights[TILE]) {
     vector q[NUM_KEY_VECTORS], sums = {0};
@@ -96,7 +96,7 @@ static inline float weigh(const key_number *query, const key_number *const *keys
     for (int t = 0; t < TILE; t++) weights[t] = -INFINITY;
     for (int t = 0; t < size; t += LANES) {
         vector products[LANES];
-        for (int lane = 0; lane < LANES; lane++) { /* the last key's as often as keys are missing */
+        for (int lane = 0; lane < LANES; lane++) { /* the last key's score fills the lanes of missing keys */
             const key_number *key = keys[t + lane < size ? t + lane : size - 1];
             products[lane] = (vector){0};
             for (int i = 0; i < NUM_KEY_VECTORS; i++)
@@ -119,7 +119,7 @@ static inline float weigh(const key_number *query, const key_number *const *keys
     return faded;
 }
 
-/* Add weighted values to what some heads have seen. Together, or each sum would wait for the one in front. */
+/* Add weighted values to what some heads have seen. Together, or each sum would wait for the previous one. */
 static inline __attribute__((always_inline)) void add_values(const float (*weights)[TILE], const float *faded,
                                                              const element *const *values, int size,
                                                              float (*outputs)[HEAD_DIM], const int heads) {
@@ -170,7 +170,7 @@ struct tile {
 #endif
 };
 
-/* Find a tile in the blocks. All of it begins to be loaded before any is read: hardware foresees no block. */
+/* Find a tile in the blocks. All of it is prefetched before any is read: hardware cannot predict the next block. */
 static inline void find_tile(const struct attend_job *job, const int32_t *block_table, int64_t kv_head,
                              int64_t position, int size, struct tile *tile) {
     int64_t block = position / job->block_size, offset = position % job->block_size, places[TILE];

@@ -1,8 +1,8 @@
-/* A decoder layer as Llama has it (Touvron et al. 2023), over packed tokens: normalise, project, rotate, attend, project
- * and add; normalise, gated feed-forward and add. Ten calls of torch's operators would each wake a team of threads and
- * bring their results through memory.
+/* A decoder layer as Llama has it (Touvron et al. 2023), over packed tokens: normalize, project, rotate, attend,
+ * project and add; normalize, gated feed-forward and add. Ten calls of torch's operators would each wake a team of
+ * threads and pass their results through memory.
  *
- * Everything is computed token by token in an order of its own, so what a token gets does not depend on the others. */
+ * Everything is computed token by token in its own order, so what a token gets does not depend on the others. */
 
 #include "layer.h"
 
@@ -36,7 +36,7 @@ struct norm_job {
     int64_t next_item;
 };
 
-static void normalise_row(const struct norm_job *job, int64_t row) {
+static void normalize_row(const struct norm_job *job, int64_t row) {
     const element *input = job->input + row * job->width;
     element *output = job->output + row * (job->width + PADDING);
     float wide[job->width];
@@ -45,11 +45,11 @@ static void normalise_row(const struct norm_job *job, int64_t row) {
     for (int64_t i = 0; i < job->width; i++) output[i] = narrow(widen_one(job->weight[i]) * (wide[i] * scale));
 }
 
-static void normalise(void *argument) {
+static void normalize(void *argument) {
     struct norm_job *job = argument;
     int64_t row;
     while ((row = CHUNK * __atomic_fetch_add(&job->next_item, 1, __ATOMIC_RELAXED)) < job->num_rows)
-        for (int64_t end = smaller(row + CHUNK, job->num_rows); row < end; row++) normalise_row(job, row);
+        for (int64_t end = smaller(row + CHUNK, job->num_rows); row < end; row++) normalize_row(job, row);
 }
 
 struct place_job {
@@ -59,7 +59,7 @@ struct place_job {
     int64_t next_item;
 };
 
-/* Rotary positions (Su et al. 2021), halves of a head as pairs; normalised before where the layer does so. */
+/* Rotary positions (Su et al. 2021), halves of a head as pairs; normalized before if the layer does so. */
 static void rotate(float *head, const element *cosines, const element *sines, const element *norm, float epsilon) {
     if (norm) {
         const float scale = inverse_rms(head, HEAD_DIM, epsilon);
@@ -112,7 +112,7 @@ static void multiply_all(void *argument) {
     for (int i = 0; i < products->num_jobs; i++) multiply(&products->jobs[i]);
 }
 
-/* Some sixteen products go with a number. */
+/* A number takes part in about sixteen products. */
 static void multiply_in_team(const struct step *step, struct products *products) {
     int64_t size = 0;
     for (int i = 0; i < products->num_jobs; i++)
@@ -136,16 +136,16 @@ static int64_t num_seen(const struct step *step) {
     return pairs;
 }
 
-static void normalise_all(const struct layer *layer, const struct step *step, const element *input,
+static void normalize_all(const struct layer *layer, const struct step *step, const element *input,
                           const element *weight, float epsilon) {
     struct norm_job job = {input, weight, step->normal, step->num_tokens, layer->hidden_size, epsilon, 0};
-    run(step, normalise, &job, job.num_rows * job.width);
+    run(step, normalize, &job, job.num_rows * job.width);
 }
 
-/* output = input + attention(normalised input) */
+/* output = input + attention(normalized input) */
 static void attend_layer(const struct layer *layer, const struct step *step, const element *input, element *output,
                          element *keys, element *values) {
-    normalise_all(layer, step, input, layer->input_norm, layer->input_epsilon);
+    normalize_all(layer, step, input, layer->input_norm, layer->input_epsilon);
     struct products projected = {{product(step, layer->query, step->normal), product(step, layer->key, step->normal),
                                   product(step, layer->value, step->normal)}, 3};
     projected.jobs[0].wide_output = step->query;
@@ -171,9 +171,9 @@ static void attend_layer(const struct layer *layer, const struct step *step, con
     multiply_in_team(step, &added);
 }
 
-/* output += feed_forward(normalised output) */
+/* output += feed_forward(normalized output) */
 static void feed_forward(const struct layer *layer, const struct step *step, element *output) {
-    normalise_all(layer, step, output, layer->output_norm, layer->output_epsilon);
+    normalize_all(layer, step, output, layer->output_norm, layer->output_epsilon);
     struct products gated = {{product(step, layer->up, step->normal)}, 1};
     gated.jobs[0].output = step->gated;
     gated.jobs[0].output_stride += PADDING;

@@ -9,14 +9,14 @@
 /* GOMP_parallel(work, job, num_threads, flags) of the OpenMP runtime that torch computes with. */
 typedef void (*team)(void (*work)(void *), void *job, unsigned num_threads, unsigned flags);
 
-/* Between the rows that are multiplied: at distances of a power of two they would get into each other's way in caches. */
+/* Between rows that are multiplied: at distances of a power of two they would compete for the same cache lines. */
 #define PADDING (64 / (int64_t)sizeof(element))
 
 /* What all layers are given in a step. Field for field `_Step` in compiled_layer.py. */
 struct step {
     const element *cosines, *sines; /* (num_tokens, HEAD_DIM): the rotation of each token's position */
-    const int64_t *slots; /* (num_tokens,): where each token's keys and values go in the cache */
-    const int64_t *sources, *targets; /* (num_copies,): slots copied in this order behind that */
+    const int64_t *slots; /* (num_tokens,): each token's place for keys and values in the cache */
+    const int64_t *sources, *targets; /* (num_copies,): slots copied in this order after that */
     element *normal; /* (num_tokens, hidden_size + PADDING), to work in, as are the following */
     float *query, *key, *value; /* (num_tokens, num_heads or num_kv_heads, HEAD_DIM) */
     element *attended; /* (num_tokens, num_heads * HEAD_DIM + PADDING) */
@@ -30,7 +30,7 @@ struct step {
 
 /* What a layer is made of. Field for field `_Layer` in compiled_layer.py. */
 struct layer {
-    const element *input_norm, *output_norm; /* (hidden_size,): in front of attention and of the feed-forward */
+    const element *input_norm, *output_norm; /* (hidden_size,): before attention and before the feed-forward */
     const element *query_norm, *key_norm; /* (HEAD_DIM,) or null */
     struct multiply_job query, key, value, output, up, down; /* weights and their sizes only */
     int64_t num_heads, num_kv_heads, hidden_size, window;

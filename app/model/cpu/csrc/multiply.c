@@ -1,10 +1,10 @@
 /* Linear layers: input times weight transposed, plus bias, for any number of rows of input.
  *
  * The weight stays as torch holds it, (num_columns, depth), and there is no second copy. A thread takes some columns
- * and turns them on the way, a panel at a time, so that they lie side by side in its cache; then each number of input
- * is multiplied with a whole panel's width, and a tile of sums stays in registers (Goto and van de Geijn 2008,
+ * and turns them on the way, a panel at a time, so that they are adjacent in its cache; then each number of input
+ * is multiplied by a whole panel's width, and a tile of sums stays in registers (Goto and van de Geijn 2008,
  * "Anatomy of high-performance matrix multiplication"). Turning costs a third of a cycle a number, which with few rows
- * passes while memory brings the next ones, and with many is little beside the products. Weights of 8 bits, with
+ * is hidden while memory loads the next ones, and with many is little compared to the products. Weights of 8 bits, with
  * -DINT8, lie in panels already; all else is the same.
  *
  * A sum is added up in the order of the depth whatever the number of rows: what a row gets depends on that row and on
@@ -30,7 +30,7 @@ static inline vector load_some_units(const element *values, int64_t size) {
 }
 
 #ifdef INT8
-/* A panel is read where it is stored: PANEL columns lie side by side, each number of the depth behind the other, so
+/* A panel is read where it is stored: PANEL columns are adjacent, one number of the depth after another, so
  * that nothing has to be turned, and numbers are widened in registers. */
 #define IS_SCALED 1
 #define PANEL 16 /* as in quantized_linear.py */
@@ -49,7 +49,7 @@ static inline vector widen_bytes(const int8_t *values) {
 #endif
 }
 
-/* A unit of LANES columns; what stands behind the depth is 0. All of int8 is exact in bfloat16, a float's upper half. */
+/* A unit of LANES columns; what lies beyond the depth is 0. All of int8 is exact in bfloat16, a float's upper half. */
 static inline vector panel_units(const int8_t *panel, int64_t left) {
 #if PER_UNIT == 2
     const bits first = (bits)widen_bytes(panel) >> 16;
@@ -60,7 +60,7 @@ static inline vector panel_units(const int8_t *panel, int64_t left) {
 #endif
 }
 
-/* From depth `k` of a column on. Where that of the columns `ahead` lies is prefetched. */
+/* From depth `k` of a column on. That of the columns `ahead` is prefetched. */
 static const int8_t *panel_of(const int8_t *weight, int64_t column, int64_t k, int64_t ahead, int64_t stride,
                               int64_t depth, int64_t num_columns, vector *room) {
     (void)num_columns, (void)room;
@@ -81,7 +81,7 @@ typedef vector panel_element;
 static inline vector panel_units(const vector *panel, int64_t left) { return (void)left, *panel; }
 static inline int64_t other_half(int64_t stride, int64_t num_columns) { return (void)stride, (void)num_columns, 1; }
 
-/* Swap the blocks beside the diagonal: of size 1, then 2, 4, ... (Eklundh 1972). */
+/* Swap the blocks next to the diagonal: of size 1, then 2, 4, ... (Eklundh 1972). */
 #define SWAP(x, size) \
     _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) \
         if (!(i & size)) { \
@@ -97,8 +97,8 @@ static inline __attribute__((always_inline)) void transpose(vector x[LANES]) {
 #endif
 }
 
-/* Turn LANES columns of weight, of which there are `num_columns`, into one half of a panel (units, WIDTH). Those that
- * stand `ahead` behind them are prefetched. */
+/* Turn LANES columns of weight, of which there are `num_columns`, into one half of a panel (units, WIDTH). Those
+ * `ahead` of them are prefetched. */
 static void turn(const element *weight, int64_t ahead, int64_t stride, int64_t depth, int64_t num_columns,
                  vector *panel) {
     for (int64_t k = 0; k < depth; k += LANES * PER_UNIT) {

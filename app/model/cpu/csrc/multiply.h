@@ -14,7 +14,7 @@ typedef element stored; /* (num_columns, depth), as torch holds it */
 /* A linear layer's own. Field for field `Weights` in compiled_linear.py. */
 struct weights {
     const stored *weight;
-    const float *scale; /* (num_columns,): what the weights of a column are times; with -DINT8 only */
+    const float *scale; /* (num_columns,): what a column's weights are multiplied by; with -DINT8 only */
     const element *bias; /* (num_columns,) or null */
 };
 
@@ -25,7 +25,7 @@ struct multiply_job {
     struct weights gate; /* of a layer of the same size: the result is times silu of what it gives; or nulls */
     const element *addend; /* (num_rows, num_columns), may be the output; or null */
     element *output; /* (num_rows, num_columns), or null */
-    float *wide_output; /* where there is no output */
+    float *wide_output; /* instead of output */
     int64_t num_rows, num_columns, depth;
     int64_t input_stride, output_stride; /* numbers from row to row, of the input, and of output and addend */
     int64_t next_item; /* starts at 0 */

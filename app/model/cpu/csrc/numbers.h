@@ -13,7 +13,7 @@
 #ifdef __AVX512F__
 #define LANES 16
 #else
-#define LANES 8 /* compilers split this where registers are narrower */
+#define LANES 8 /* compilers split this if registers are narrower */
 #endif
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
@@ -42,7 +42,7 @@ static inline float widen_one(element x) { return x; }
 static inline element narrow(float x) { return x; }
 #endif
 
-/* Compilers fuse a product and a sum as they like, here but not there, which would change the last bit. */
+/* Compilers fuse a product and a sum in one place and not in another, which would change the last bit. */
 #if defined(__AVX512F__)
 static inline vector fused(vector a, vector b, vector sums) {
     return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sums);
@@ -55,7 +55,7 @@ static inline vector fused(vector a, vector b, vector sums) {
 static inline vector fused(vector a, vector b, vector sums) { return sums + a * b; }
 #endif
 
-/* A unit is what one step of a sum of products multiplies: a number, or two where the CPU has bfloat16. */
+/* A unit is what one step of a sum of products multiplies: a number, or two if the CPU has bfloat16. */
 #if defined(BFLOAT16) && defined(__AVX512BF16__)
 #define PER_UNIT 2
 typedef vector units;
@@ -98,7 +98,7 @@ static inline float exp_of(float x) {
     return x < -87.0f ? 0.0f : p * power_of_two.value;
 }
 
-/* Of blocks of 1, 2, 4 or 8 lanes: every second one of a and of b in turns, beginning with the first or the second. */
+/* Of blocks of 1, 2, 4 or 8 lanes: every second one of a and of b in turn, beginning with the first or the second. */
 #if LANES == 16
 #define LOWER1(a, b) __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
 #define UPPER1(a, b) __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31)
