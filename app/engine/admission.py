@@ -19,7 +19,7 @@ MAX_TAIL_COPIES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """One sequence, which fits an idle engine.
+    """One sequence that is asked for; once admitted, one that fits an idle engine.
 
     Attributes:
         token_ids: the text, beginning-of-sequence id included if the backbone has one.
@@ -30,8 +30,8 @@ class EngineRequest:
     """
 
     token_ids: Sequence[int]
-    prompt: TaskPrompt | None
-    params: SamplingParams
+    prompt: TaskPrompt | None = None
+    params: SamplingParams = NOTHING_MORE
     num_shared_tokens: int = 0
     cache_salt: str = ""
     flow: str = ""
@@ -67,30 +67,11 @@ class Admission:
         num_blocks = self._config.num_usable_blocks - MAX_TAIL_COPIES
         return min(self._config.max_model_len, max(1, num_blocks) * self._config.block_size)
 
-    def admit(
-        self,
-        token_ids: Sequence[int],
-        *,
-        prompt: TaskPrompt | None,
-        params: SamplingParams,
-        num_shared_tokens: int = 0,
-        cache_salt: str = "",
-        flow: str = "",
-        score_targets: Mapping[int, tuple[int, ...]] | None = None,
-    ) -> EngineRequest:
-        """The request, if it could run on an idle engine; see its attributes. Raises InvalidInput, BackboneMismatch."""
-        request = EngineRequest(
-            token_ids=token_ids,
-            prompt=prompt,
-            params=params,
-            num_shared_tokens=num_shared_tokens,
-            cache_salt=cache_salt,
-            flow=flow,
-            score_targets=score_targets,
-        )
+    def admit(self, request: EngineRequest) -> EngineRequest:
+        """The request, if it could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
         self._check_text(request)
-        self._check_length(len(token_ids), prompt, params)
-        if params.prompt_logprobs is not None:
+        self._check_length(len(request.token_ids), request.prompt, request.params)
+        if request.params.prompt_logprobs is not None:  # siblings would not compute its rows of logits
             request = replace(request, num_shared_tokens=0)
         return self._require_blocks(request)
 
@@ -103,25 +84,16 @@ class Admission:
             self._check_ids("labels", continuation)
         return plan
 
-    def admit_scoring(
-        self,
-        token_ids: Sequence[int],
-        plan: ScoringPlan,
-        *,
-        prompt: TaskPrompt | None,
-        cache_salt: str = "",
-        flow: str = "",
-    ) -> list[EngineRequest]:
-        """One request for each path of the plan. Raises InvalidInput, BackboneMismatch."""
-        text = EngineRequest(token_ids=token_ids, prompt=prompt, params=NOTHING_MORE, cache_salt=cache_salt, flow=flow)
+    def admit_scoring(self, text: EngineRequest, plan: ScoringPlan) -> list[EngineRequest]:
+        """One request for each path of the plan after the text. Raises InvalidInput, BackboneMismatch."""
         self._check_text(text)
-        self._check_length(len(token_ids) + plan.max_path_len, prompt, NOTHING_MORE)
-        last = len(token_ids) - 1
+        self._check_length(len(text.token_ids) + plan.max_path_len, text.prompt, text.params)
+        last = len(text.token_ids) - 1
         return [
             self._require_blocks(
                 replace(
                     text,
-                    token_ids=(*token_ids, *path.token_ids),
+                    token_ids=(*text.token_ids, *path.token_ids),
                     num_shared_tokens=last if plan.num_sequences > 1 else 0,
                     score_targets={last + place: ids for place, ids in path.targets.items()},
                 )

@@ -112,12 +112,14 @@ class AsyncEngine:
         """
         self._require_open()
         request = self._engine.admission.admit(
-            token_ids,
-            prompt=prompt,
-            params=params,
-            num_shared_tokens=num_shared_tokens,
-            cache_salt=cache_salt,
-            flow=flow,
+            EngineRequest(
+                token_ids=token_ids,
+                prompt=prompt,
+                params=params,
+                num_shared_tokens=num_shared_tokens,
+                cache_salt=cache_salt,
+                flow=flow,
+            )
         )
         reader = _DeltaReader(partial(self._engine.submit, request, deadline_s=deadline_s))
         with self._following(reader):
@@ -140,9 +142,8 @@ class AsyncEngine:
         """
         at_once = self.num_scored_at_once(plan.num_sequences)
         self._require_open(at_once)
-        requests = self._engine.admission.admit_scoring(
-            token_ids, plan, prompt=prompt, cache_salt=cache_salt, flow=flow
-        )
+        text = EngineRequest(token_ids=token_ids, prompt=prompt, cache_salt=cache_salt, flow=flow)
+        requests = self._engine.admission.admit_scoring(text, plan)
         ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         paths = (self._score_path(each, ends_at, is_begun=i >= at_once) for i, each in enumerate(requests))
         found = await all_of(paths, at_once=at_once)
@@ -229,7 +230,7 @@ class _DeltaReader(Reader):
         return self.is_finished and self._items.empty()
 
     async def next(self) -> Delta:
-        """Raises what ended the sequence instead."""
+        """The next delta. Raises the error that came instead."""
         delta = _require_good(await self._items.get())
         assert isinstance(delta, Delta)
         return delta

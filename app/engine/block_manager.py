@@ -32,7 +32,7 @@ class BlockManager:
     is copied, so sharing is exact at any prompt length. Block 0 pads block tables and is never handed out.
 
     A block that is remembered under a key keeps what it holds after its last owner gave it back: it is free, and until
-    it is handed out anew it can be had again by its key. Free blocks without a key go first, then the least recently
+    it is handed out anew it can be found again by its key. Free blocks without a key go first, then the least recently
     used.
     """
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
-from app.engine.admission import NOTHING_MORE, Admission, EngineRequest
+from app.engine.admission import Admission, EngineRequest
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
@@ -28,14 +29,13 @@ from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
 from app.model.replacements import Replacements
-from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
 
 
 @dataclass(frozen=True, eq=False)
 class _PendingStep:
-    """A step that the device was given, and whose results were not looked at yet.
+    """A step that the device was given, and whose results have not been looked at yet.
 
     Attributes:
         ending: sequences that generate nothing and are computed to their end by this step.
@@ -120,29 +120,10 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
         )
 
-    def add(
-        self,
-        token_ids: Ids[int],
-        *,
-        prompt: TaskPrompt | None = None,
-        params: SamplingParams = NOTHING_MORE,
-        deadline_s: float | None = None,
-        num_shared_tokens: int = 0,
-        cache_salt: str = "",
-        flow: str = "",
-        score_targets: Mapping[int, tuple[int, ...]] | None = None,
-    ) -> int:
+    def add(self, token_ids: Ids[int], *, deadline_s: float | None = None, **request: Any) -> int:
         """Admit a request and queue it; see `EngineRequest` and `submit`. Raises what both raise."""
-        request = self.admission.admit(
-            token_ids,
-            prompt=prompt,
-            params=params,
-            num_shared_tokens=num_shared_tokens,
-            cache_salt=cache_salt,
-            flow=flow,
-            score_targets=score_targets,
-        )
-        return self.submit(request, deadline_s=deadline_s)
+        admitted = self.admission.admit(EngineRequest(token_ids=token_ids, **request))
+        return self.submit(admitted, deadline_s=deadline_s)
 
     def submit(self, request: EngineRequest, *, deadline_s: float | None = None, is_begun: bool = False) -> int:
         """Queue what was admitted; returns the sequence's id.
@@ -211,7 +192,7 @@ class Engine:
         return deltas
 
     def take_scores(self) -> list[tuple[int, PathScores]]:
-        """What scored sequences found that ended since the last call."""
+        """What the scored sequences that ended since the last call have found."""
         return self._outputs.take_scores()
 
     def warm(self, prompt: TaskPrompt, should_stop: Callable[[], bool] = lambda: False) -> bool:

@@ -14,6 +14,7 @@ from itertools import groupby
 import torch
 
 from app.engine.block_manager import TailCopy
+from app.engine.output.logit_rows import LogitRow, logit_rows
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
@@ -26,19 +27,6 @@ from app.model.transfer import tensor_to_device, to_device
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LogitRow:
-    """A row of logits and why it was computed: it follows text token `index` of `sequence`.
-
-    Attributes:
-        is_choice: the next token of the sequence is chosen from it.
-    """
-
-    sequence: Sequence
-    index: int
-    is_choice: bool
 
 
 class ModelRunner:
@@ -101,7 +89,7 @@ class ModelRunner:
             return [], torch.empty(0, self._backbone.vocab_size)
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
         late_ids = _LateIds.of(items, chosen)
-        rows, places = _logit_rows(items)
+        rows, places = logit_rows(items)
         if self._decode_graphs is not None and _is_plain_decode(items, batch.copies):
             logits = self._decode_graphs.run(self._decode_rows(items), late_ids.put)
             return rows, logits if len(places) == len(items) else logits.index_select(0, self._tensor(places))
@@ -296,31 +284,3 @@ def _prompt_rows(item: Item) -> torch.Tensor | None:
     if not isinstance(segment, Prefix) or not isinstance(segment.content, TaskPrompt) or segment.content.rows is None:
         return None
     return segment.content.rows[item.start : item.end]
-
-
-def _logit_rows(items: list[Item]) -> tuple[list[LogitRow], list[int]]:
-    """Which rows of logits are wanted, and their places in the packed batch."""
-    rows, places, first = [], [], 0
-    for item in items:
-        if isinstance(item.segment, Sequence):
-            start = item.start - item.segment.num_virtual_tokens
-            for row in _wanted(item.segment, start, start + item.num_tokens):
-                rows.append(row)
-                places.append(first + row.index - start)
-        first += item.num_tokens
-    return rows, places
-
-
-def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
-    """Text tokens from `start` to before `end` after which logits are wanted."""
-    if sequence.score_targets is not None:
-        return [LogitRow(sequence, index, False) for index in range(start, end) if index in sequence.score_targets]
-    wanted: list[LogitRow] = []
-    if sequence.params.prompt_logprobs is not None:
-        first = max(start, sequence.num_reported_logprobs)
-        reported = range(first, min(end, sequence.num_prompt_tokens - 1))
-        wanted += [LogitRow(sequence, index, False) for index in reported]
-    if not sequence.has_all_tokens:
-        last = len(sequence.token_ids) + sequence.num_pending - 1  # tokens of a speculation follow it
-        wanted += [LogitRow(sequence, index, True) for index in range(max(start, last), end)]
-    return wanted

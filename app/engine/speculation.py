@@ -26,7 +26,7 @@ class Proposer(Protocol):
     """Proposes tokens of one sequence."""
 
     def propose(self, token_ids: Ids[int], max_tokens: int) -> list[int]:
-        """At most that many ids that may follow.
+        """Ids that may follow, at most that many.
 
         Args: token_ids: those of the previous call, and what came since.
         """

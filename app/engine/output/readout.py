@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from app.engine.model_runner import LogitRow
+from app.engine.output.logit_rows import LogitRow
 from app.engine.sequence import Sequence
 from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, sample
 from app.model.transfer import HostCopy, to_device

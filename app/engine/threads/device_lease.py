@@ -38,7 +38,7 @@ class DeviceLease:
     and for REST_S after it, none.
 
     Args:
-        wake: makes the engine's thread look again, when it waits for something to do.
+        wake: wakes the engine's thread if it waits for something to do.
         share: of the device's time, 0 to below 1.
         clock: monotonic seconds; tests give their own.
     """
@@ -80,7 +80,7 @@ class DeviceLease:
         self._credit_s = min(MAX_CREDIT_S, self._credit_s + duration_s * self._ratio)
 
     def give_turn(self, *, is_idle: bool, is_loaded: bool) -> float:
-        """Do one piece of work, if one waits and it is its time. Returns the seconds it took.
+        """Do one piece of work, if one waits and its time has come. Returns the seconds it took.
 
         Args:
             is_idle: no sequence wants the device.
