@@ -137,7 +137,7 @@ class WeightRun:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for chunk in self._chunker.chunks(rows, 1):
-            losses = self._objective.loss_per_row(PromptPrefix.empty(), chunk.rows, chunk.prompt_index)
+            losses = self._objective.loss_per_row(PromptPrefix.empty(), chunk)
             loss = losses.sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
@@ -152,7 +152,7 @@ class WeightRun:
     def _measure(self, step: int) -> None:
         figures: dict[int, torch.Tensor] = {}
         for chunk in self._chunker.chunks(self._rows.validation, 1):
-            judged = run_to_end(self._objective.judge(PromptPrefix.empty(), chunk.rows, chunk.prompt_index))
+            judged = run_to_end(self._objective.judge(PromptPrefix.empty(), chunk))
             figures |= {row: values for (row, _), values in zip(chunk.places, judged, strict=True)}
         score = self._objective.score(torch.stack([figures[row] for row in range(len(figures))]))
         if score.is_finite and (self._best is None or score.rank > self._best.score.rank):

@@ -47,11 +47,7 @@ class Order(StrEnum):
         return _ORDER_TO_STATUS[self]
 
 
-_ORDER_TO_STATUS = {
-    Order.CANCEL: JobStatus.CANCELLED,
-    Order.PAUSE: JobStatus.PAUSED,
-    Order.RESUME: JobStatus.QUEUED,
-}
+_ORDER_TO_STATUS = {Order.CANCEL: JobStatus.CANCELLED, Order.PAUSE: JobStatus.PAUSED, Order.RESUME: JobStatus.QUEUED}
 _PARTICIPLE = {Order.CANCEL: "cancelled", Order.PAUSE: "paused", Order.RESUME: "resumed"}
 _PAST = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "been cancelled"}
 

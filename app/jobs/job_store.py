@@ -157,14 +157,7 @@ class JobStore:
         with self._changing(job_id) as connection:
             self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
 
-    def record(
-        self,
-        job: Job,
-        events: Sequence[NewEvent],
-        progress: Progress,
-        *,
-        redone: range,
-    ) -> None:
+    def record(self, job: Job, events: Sequence[NewEvent], progress: Progress, *, redone: range) -> None:
         """Events, and how far the run has come. Nothing of an ended job changes.
 
         Args: redone: see EventLog.drop_stale.

@@ -17,13 +17,7 @@ from app.jobs.retries import RETRY_S, Retries
 from app.jobs.stores import JobStores
 from app.jobs.work import JobKind
 
-DISK_FAULTS: Final = (
-    OSError,
-    OperationalError,
-    sqlite3.OperationalError,
-    RegistryUnavailable,
-    TuningUnavailable,
-)
+DISK_FAULTS: Final = (OSError, OperationalError, sqlite3.OperationalError, RegistryUnavailable, TuningUnavailable)
 """They say nothing against a job, and may pass: a full disk is cleared, a folder is mounted again."""
 STOP_TIMEOUT_S: Final = 30.0
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import TrainableCopy, WeightRun
 from app.model.loading.checkpoint import weights_digest
 from app.model.prompted_forward import PromptPrefix
+from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.rows import RunRows
 from tests.support.comparison_setting import EXAMPLES, toy_setting
@@ -99,7 +100,7 @@ def test_a_run_has_the_objective_and_the_rows_of_prompt_tuning() -> None:
     run = WeightRun(copied, plan)
     rows = RunRows.of(backbone, plan).train
     objective = choose_objective(twin.backbone, plan, rows)
-    objective.loss_per_row(PromptPrefix.empty(), rows, [0] * len(rows)).mean().backward()
+    objective.loss_per_row(PromptPrefix.empty(), Chunk(rows, [(i, 0) for i in range(len(rows))])).mean().backward()
     assert run.update(rows, 0)
     for parameter, old, other in zip(copied.parameters, before, twin.parameters, strict=True):
         assert other.grad is not None

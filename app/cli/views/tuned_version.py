@@ -47,13 +47,7 @@ def publish_all(
 
 
 def publish_result(
-    backbone: Backbone,
-    registry: Registry,
-    task: str,
-    result: TuneResult,
-    *,
-    description: str,
-    alias: str,
+    backbone: Backbone, registry: Registry, task: str, result: TuneResult, *, description: str, alias: str
 ) -> Version:
     """Onto the alias if its gate allows it, else without one: what was tuned is not lost."""
     from app.measure.plain_model import measure

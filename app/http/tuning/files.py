@@ -58,8 +58,8 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
                             },
                             "purpose": {"type": "string", "enum": list(UPLOADED)},
                         },
-                    },
-                },
+                    }
+                }
             },
         },
     },
@@ -101,11 +101,7 @@ async def list_files(
 
 
 @router.get(
-    "/{file_id}",
-    operation_id="retrieveFile",
-    summary="Show an upload",
-    response_model=FileObject,
-    responses=READ,
+    "/{file_id}", operation_id="retrieveFile", summary="Show an upload", response_model=FileObject, responses=READ
 )
 async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Its name, its size, and how many examples it has."""
@@ -133,11 +129,7 @@ async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
 
 
 @router.delete(
-    "/{file_id}",
-    operation_id="deleteFile",
-    summary="Delete an upload",
-    response_model=FileDeleted,
-    responses=WRITE,
+    "/{file_id}", operation_id="deleteFile", summary="Delete an upload", response_model=FileDeleted, responses=WRITE
 )
 async def delete_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Refused while a job that has not ended needs it. What was learned from it stays."""

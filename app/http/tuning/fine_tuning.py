@@ -46,11 +46,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
     responses=WRITE,
 )
 async def create_job(
-    request: JobRequest,
-    backbone: BackboneDep,
-    registry: RegistryDep,
-    readiness: ReadinessDep,
-    tuning: TuningDep,
+    request: JobRequest, backbone: BackboneDep, registry: RegistryDep, readiness: ReadinessDep, tuning: TuningDep
 ) -> Any:
     """A job tunes prompts for the frozen backbone while it serves, and publishes the best.
 

@@ -13,13 +13,7 @@ import torch.nn.functional as F
 
 from app.engine.threads.slices import Slices
 from app.measure.encoding import EncodedExample, collate
-from app.measure.label_tree import (
-    LabelTree,
-    encode_labels,
-    exceeds_window,
-    label_log_likelihoods,
-    node_log_likelihoods,
-)
+from app.measure.label_tree import LabelTree, encode_labels, exceeds_window, label_log_likelihoods, node_log_likelihoods
 from app.measure.metrics import accuracy, macro_f1, shares_of
 from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
@@ -27,6 +21,7 @@ from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
+from app.tuning.run.chunks import Chunk
 
 MAX_TREE_NODES = 48
 """Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""
@@ -47,18 +42,14 @@ class Score:
 
 
 class Objective(ABC):
-    """Rows of any number of prompts in one call: `prompt_index` says which prompt of the prefix each row belongs to."""
+    """Rows of any number of prompts in one call: a chunk says which prompt of the prefix each row belongs to."""
 
     @abstractmethod
-    def loss_per_row(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
+    def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows,) float32, differentiable."""
 
     @abstractmethod
-    def judge(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> Slices[torch.Tensor]:
+    def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
         """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
 
     @abstractmethod
@@ -87,17 +78,13 @@ class TokenObjective(Objective):
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def loss_per_row(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
-        batch = collate(rows, self._backbone.device, prompt_index)
+    def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
+        batch = collate(chunk.rows, self._backbone.device, chunk.prompt_index)
         log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
         return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
 
-    def judge(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> Slices[torch.Tensor]:
-        losses = self.loss_per_row(prefix, rows, prompt_index)[:, None].cpu()
+    def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
+        losses = self.loss_per_row(prefix, chunk)[:, None].cpu()
         yield
         return losses
 
@@ -117,14 +104,12 @@ class WritingObjective(TokenObjective):
         super().__init__(backbone)
         self._metric = metric
 
-    def judge(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> Slices[torch.Tensor]:
+    def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
         """Answers are cut at twice the longest target: a longer one is wrong, however it would end."""
-        losses = yield from super().judge(prefix, rows, prompt_index)
-        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        losses = yield from super().judge(prefix, chunk)
+        rows, texts = chunk.rows, [EncodedExample(row.text_ids, ()) for row in chunk.rows]
         most = 2 * max(len(row.target_ids) for row in rows)
-        written = yield from generate_in_slices(self._backbone, prefix, texts, most, len(rows), prompt_index)
+        written = yield from generate_in_slices(self._backbone, prefix, texts, most, len(rows), chunk.prompt_index)
         tokenizer = self._backbone.tokenizer
         targets = [tokenizer.decode(row.target_ids, skip_special_tokens=True).strip() for row in rows]
         shares = [shares_of(self._metric, *pair) for pair in zip(written, targets, strict=True)]
@@ -161,23 +146,19 @@ class LabelObjective(Objective):
         self._token_weight = token_weight
         self._metric = metric
 
-    def loss_per_row(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
+    def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         if not self._reads_tree:
-            return self._tokens.loss_per_row(prefix, rows, prompt_index)
-        nodes = self._node_scores(prefix, rows, prompt_index)
-        wanted = self._label_index(rows).to(nodes.device)
+            return self._tokens.loss_per_row(prefix, chunk)
+        nodes = self._node_scores(prefix, chunk)
+        wanted = self._label_index(chunk.rows).to(nodes.device)
         among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
-        lengths = torch.tensor([len(row.target_ids) for row in rows], device=nodes.device)
+        lengths = torch.tensor([len(row.target_ids) for row in chunk.rows], device=nodes.device)
         tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
         return among_labels + self._token_weight * tokens
 
-    def judge(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> Slices[torch.Tensor]:
-        scores = label_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._label_tree)
-        wanted = self._label_index(rows).to(scores.device)
+    def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
+        scores = label_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._label_tree)
+        wanted = self._label_index(chunk.rows).to(scores.device)
         figures = [scores.argmax(dim=1), wanted, F.cross_entropy(scores, wanted, reduction="none")]
         yield
         return torch.stack([figure.float() for figure in figures], dim=1).cpu()
@@ -199,21 +180,17 @@ class LabelObjective(Objective):
     def max_rows(self) -> int:
         return self._tree.max_rows(self._backbone.vocab_size)
 
-    def _label_scores(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
+    def _label_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
-        nodes = self._node_scores(prefix, rows, prompt_index)
+        nodes = self._node_scores(prefix, chunk)
         return nodes @ self._scored.to(nodes.device)
 
-    def _node_scores(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
-        return node_log_likelihoods(self._backbone, prefix, self._texts(rows, prompt_index), self._tree)
+    def _node_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
+        return node_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._tree)
 
-    def _texts(self, rows: Sequence[EncodedExample], prompt_index: Sequence[int]) -> PaddedBatch:
-        texts = [EncodedExample(row.text_ids, ()) for row in rows]
-        return collate(texts, self._backbone.device, prompt_index)
+    def _texts(self, chunk: Chunk) -> PaddedBatch:
+        texts = [EncodedExample(row.text_ids, ()) for row in chunk.rows]
+        return collate(texts, self._backbone.device, chunk.prompt_index)
 
     def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
         return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
@@ -267,11 +244,9 @@ class DistillationObjective(LabelObjective):
         super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
         self._taught = taught
 
-    def loss_per_row(
-        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], prompt_index: Sequence[int]
-    ) -> torch.Tensor:
-        scores = self._label_scores(prefix, rows, prompt_index)
-        taught = torch.stack([self._taught[row.text_ids] for row in rows]).to(scores.device)
+    def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
+        scores = self._label_scores(prefix, chunk)
+        taught = torch.stack([self._taught[row.text_ids] for row in chunk.rows]).to(scores.device)
         divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
         return divergence.sum(dim=1) + self._token_weight * _binary_divergence(scores.logsumexp(1), taught.logsumexp(1))
 

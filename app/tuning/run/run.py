@@ -67,7 +67,7 @@ class TuningRun:
         on_event: OnEvent = ignore_event,
     ) -> None:
         self._backbone = backbone
-        self._plan = plan
+        self.plan = plan
         self._digest = plan.digest(backbone.fingerprint)
         if state is not None and state.record.get("plan") != self._digest:
             raise InvalidInput("the saved state belongs to another tuning run", param="state")
@@ -75,8 +75,7 @@ class TuningRun:
         self._train, self._validation = rows.train, rows.validation
         objective = choose_objective(backbone, plan, self._train)
         self._chunker = Chunker(
-            max_rows=min(plan.config.micro_batch_size, objective.max_rows),
-            num_extra_tokens=objective.num_extra_tokens,
+            max_rows=min(plan.config.micro_batch_size, objective.max_rows), num_extra_tokens=objective.num_extra_tokens
         )
         self._population = Population(backbone)
         self._trainer = Trainer(backbone, objective, self._population, self._chunker, on_event)
@@ -92,10 +91,6 @@ class TuningRun:
         """Whether the last slice completed an update; a run can only be saved then."""
         self._result: TuneResult | None = None
         self._work = self._slices(state)
-
-    @property
-    def plan(self) -> TuningPlan:
-        return self._plan
 
     @property
     def is_done(self) -> bool:
@@ -159,8 +154,8 @@ class TuningRun:
             yield from self._begin()
         else:
             self._restore(state)
-        order = torch.Generator().manual_seed(self._plan.config.seed)
-        config = self._plan.config
+        order = torch.Generator().manual_seed(self.plan.config.seed)
+        config = self.plan.config
         batches = shuffled_batches(self._train, config.batch_size, order, balance=config.balance)
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
@@ -172,7 +167,7 @@ class TuningRun:
         yield from _parts(self._finish(reason))
 
     def _make_members(self) -> Iterator[None]:
-        configs = self._plan.members
+        configs = self.plan.members
         for number, config in enumerate(configs):
             self._population.members.append(self._member(number, config))
             yield
@@ -188,7 +183,7 @@ class TuningRun:
         )
 
     def _member(self, number: int, config: TuneConfig) -> Member:
-        backbone, plan = self._backbone, self._plan
+        backbone, plan = self._backbone, self.plan
         rows = initial_rows(
             backbone,
             config,
@@ -223,7 +218,7 @@ class TuningRun:
             member.restore(known, state.tensors_of(member.number))
 
     def _reason_to_end(self) -> str | None:
-        patience = self._plan.config.patience
+        patience = self.plan.config.patience
         if not self._population.alive:
             return "not finite"
         if self.step >= self.num_steps:
@@ -249,18 +244,18 @@ class TuningRun:
         self._on_event(StepDone(self.step, self.num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far))
 
     def _is_time_to_measure(self) -> bool:
-        every = self._plan.config.num_steps_between_evals(self.num_steps)
+        every = self.plan.config.num_steps_between_evals(self.num_steps)
         return self.step % every == 0 or self.step == self.num_steps or self._is_time_to_cut
 
     @property
     def _is_time_to_cut(self) -> bool:
-        is_moment = self._plan.search.is_cut_at(self.step, self.num_steps)
-        return is_moment and len(self._population.alive) > self._plan.search.num_kept
+        is_moment = self.plan.search.is_cut_at(self.step, self.num_steps)
+        return is_moment and len(self._population.alive) > self.plan.search.num_kept
 
     @property
     def _is_settled(self) -> bool:
         """Whether no cut is to come. Until then, members that learn late may still catch up."""
-        return self._plan.search.is_settled_at(self.step, self.num_steps)
+        return self.plan.search.is_settled_at(self.step, self.num_steps)
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best
@@ -282,7 +277,7 @@ class TuningRun:
         """Drop the worse half of the members, if it is time."""
         if self._is_time_to_cut:
             alive = self._population.alive
-            kept = keep_better_half([member.best_rank for member in alive], self._plan.search.num_kept)
+            kept = keep_better_half([member.best_rank for member in alive], self.plan.search.num_kept)
             self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
 
     def _drop(self, members: Sequence[Member], reason: str) -> None:
@@ -293,7 +288,7 @@ class TuningRun:
             self._on_event(MembersDropped(self.step, tuple(member.number for member in members), reason))
 
     def _finish(self, reason: str) -> Iterator[None]:
-        ranked = self._population.ranked[: self._plan.search.num_kept]
+        ranked = self._population.ranked[: self.plan.search.num_kept]
         assert ranked[0].best is not None
         self._on_event(TuningStopped(self.step, reason, ranked[0].best.step))
         results = []
@@ -303,7 +298,7 @@ class TuningRun:
 
     def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
         """Measure a member's best state on all validation examples."""
-        plan = self._plan
+        plan = self.plan
         assert member.best is not None
         prompt = member.best_prompt(self._backbone)
         served = ServedPrompt(

@@ -74,7 +74,7 @@ class Trainer:
         prefix = PromptPrefix.stack(prefixes)
         figures: dict[tuple[int, int], torch.Tensor] = {}
         for chunk in self._chunker.chunks(rows, len(alive)):
-            judged = yield from self._objective.judge(prefix, chunk.rows, chunk.prompt_index)
+            judged = yield from self._objective.judge(prefix, chunk)
             self.num_tokens_computed += self._objective.num_readings * self._chunker.num_tokens(chunk)
             figures |= zip(chunk.places, judged, strict=True)
         by_row = range(len(rows))
@@ -114,7 +114,7 @@ class Trainer:
         leaves = [leaf for _, leaf in parts]
         losses = torch.zeros(len(population.alive), dtype=torch.float64)
         for chunk in self._chunker.chunks(rows, len(losses)):
-            per_row = self._objective.loss_per_row(PromptPrefix.stack(leaves), chunk.rows, chunk.prompt_index)
+            per_row = self._objective.loss_per_row(PromptPrefix.stack(leaves), chunk)
             (per_row.sum() / len(rows)).backward()
             self.num_tokens_computed += 2 * self._chunker.num_tokens(chunk)
             losses.index_add_(0, torch.tensor(chunk.prompt_index), per_row.detach().double().cpu() / len(rows))
@@ -128,7 +128,7 @@ class Trainer:
     def _time(self, prefixes: Sequence[PromptPrefix], chunk: Chunk) -> float:
         """Seconds of a forward and a backward, whose gradients are discarded."""
         began = time.perf_counter()
-        self._objective.loss_per_row(PromptPrefix.stack(prefixes), chunk.rows, chunk.prompt_index).sum().backward()
+        self._objective.loss_per_row(PromptPrefix.stack(prefixes), chunk).sum().backward()
         if self._backbone.device.type == "cuda":
             torch.cuda.synchronize(self._backbone.device)
         return time.perf_counter() - began

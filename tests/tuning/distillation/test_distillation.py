@@ -18,6 +18,7 @@ from app.tuning.config import TuneConfig
 from app.tuning.distillation.distillation import DistillationPlan, DistillationReport, plan_student, teach_in_slices
 from app.tuning.plan import TeacherAnswers
 from app.tuning.result import TuneResult
+from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.search import Search
 from app.tuning.tune import distill_prompt
@@ -66,20 +67,20 @@ def test_the_loss_is_the_divergence_of_the_labels_and_nothing_if_student_and_tea
     student_plan = plan_student(backbone, plan(LABELS), answers, answers)
     ids = tuple(TEMPLATE.encode_input(backbone.tokenizer, INPUTS[0]))
     target = tuple(TEMPLATE.encode_target(backbone.tokenizer, "no"))
-    rows = [EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))]
+    chunk = Chunk([EncodedExample(ids, (*target, backbone.tokenizer.eos_token_id))], [(0, 0)])
     prompts = torch.randn(2, 4, backbone.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.2
     student, other = (PromptPrefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
     judge = choose_objective(backbone, student_plan, [_row((i,)) for i in range(len(student_plan.train))])
     assert isinstance(judge, DistillationObjective)
-    own = judge._label_scores(student, rows, [0]).detach()[0]
+    own = judge._label_scores(student, chunk).detach()[0]
     objective = DistillationObjective(backbone, TEMPLATE, LABELS, {ids: own}, mass_weight=0.5)
-    assert float(objective.loss_per_row(student, rows, [0])) == pytest.approx(0.0, abs=1e-5)
-    found = judge._label_scores(other, rows, [0]).detach()[0].double()
+    assert float(objective.loss_per_row(student, chunk)) == pytest.approx(0.0, abs=1e-5)
+    found = judge._label_scores(other, chunk).detach()[0].double()
     p, q = own.double().softmax(0), found.softmax(0)
     mass, its_mass = (float(each.double().logsumexp(0).exp()) for each in (own, found))
     pairs = [(mass, its_mass), (1 - mass, 1 - its_mass)]
     expected = float((p * (p / q).log()).sum()) + 0.5 * sum(a * float(torch.tensor(a / b).log()) for a, b in pairs)
-    assert float(objective.loss_per_row(other, rows, [0])) == pytest.approx(expected, rel=1e-3)
+    assert float(objective.loss_per_row(other, chunk)) == pytest.approx(expected, rel=1e-3)
 
 
 def _row(ids: tuple[int, ...]) -> EncodedExample:

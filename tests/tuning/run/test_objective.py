@@ -17,6 +17,7 @@ from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Metric, TuneConfig
 from app.tuning.plan import TuningPlan
+from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.rows import MAX_WRITTEN_ROWS, RunRows
 from app.tuning.tune import tune_task
@@ -59,7 +60,8 @@ def judged_alike(asked: TuningPlan, prompts: torch.Tensor, number: int) -> float
     objective = choose_objective(backbone, asked, rows.train)
     with torch.no_grad():
         prefix = PromptPrefix.of_kv(backbone, prompts)
-        figures = run_to_end(objective.judge(prefix, rows.validation, [number] * len(rows.validation)))
+        chunk = Chunk(rows.validation, [(i, number) for i in range(len(rows.validation))])
+        figures = run_to_end(objective.judge(prefix, chunk))
     prompt = TaskPrompt.from_kv(prompts[number], backbone.fingerprint)
     most = 2 * max(len(row.target_ids) for row in rows.validation)
     measured = evaluate(backbone, ServedPrompt(prompt, TEMPLATE, asked.labels, max_new_tokens=most), asked.validation)

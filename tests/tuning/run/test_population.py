@@ -162,10 +162,10 @@ def test_memory_for_not_even_one_row_ends_the_run(monkeypatch: pytest.MonkeyPatc
 
 
 def _short_of_memory(loss_per_row, *, max_rows):  # type: ignore[no-untyped-def]
-    def short(self, prefix, rows, prompt_index):  # type: ignore[no-untyped-def]
-        if len(rows) > max_rows:
+    def short(self, prefix, chunk):  # type: ignore[no-untyped-def]
+        if len(chunk.rows) > max_rows:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
-        return loss_per_row(self, prefix, rows, prompt_index)
+        return loss_per_row(self, prefix, chunk)
 
     return short
 
