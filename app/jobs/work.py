@@ -41,7 +41,7 @@ class SavedState(Protocol):
     def to_bytes(self) -> bytes: ...
 
 
-class Run(Protocol):
+class SlicedRun(Protocol):
     """What is computed, slice by slice."""
 
     @property
@@ -75,7 +75,7 @@ class Work(Protocol):
     """
 
     @property
-    def run(self) -> Run: ...
+    def run(self) -> SlicedRun: ...
 
     def find_candidate(self, published_step: int) -> Candidate | None:
         """The best state, if it was measured after `published_step`. On the device's thread."""

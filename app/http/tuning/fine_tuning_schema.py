@@ -68,7 +68,7 @@ class DistillationMethod(PromptTuningMethod):
         return self
 
 
-class Method(Strict):
+class MethodObject(Strict):
     """A method, configured under its own name."""
 
     type: Literal["supervised", "prompt_tuning", "distillation"]
@@ -112,7 +112,7 @@ class JobRequest(Strict):
     suffix: Annotated[str, Field(pattern=TASK_PATTERN, max_length=MAX_SUFFIX_CHARS)] | None = Field(
         None, description="The task to publish under; named after the training file without it."
     )
-    method: Method | None = None
+    method: MethodObject | None = None
     hyperparameters: SupervisedHyperparameters | None = Field(None, description="OpenAI's older place for them.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(None, description="Of initialization and order.")
     metadata: Annotated[Metadata, Field(max_length=MAX_METADATA)] | None = Field(

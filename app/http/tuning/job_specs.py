@@ -13,7 +13,7 @@ from app.errors import InvalidInput, NotFound
 from app.http.tuning.fine_tuning_schema import (
     DistillationMethod,
     JobRequest,
-    Method,
+    MethodObject,
     PromptTuningMethod,
     SupervisedMethod,
 )
@@ -85,10 +85,10 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
     )
 
 
-def _require_method(request: JobRequest) -> Method:
+def _require_method(request: JobRequest) -> MethodObject:
     """The request's method; OpenAI's older clients give `hyperparameters` instead."""
     if request.method is None:
-        return Method(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
+        return MethodObject(type="supervised", supervised=SupervisedMethod(hyperparameters=request.hyperparameters))
     if request.hyperparameters is not None:
         raise InvalidInput("give hyperparameters inside method, if there is one", param="hyperparameters")
     if request.method.type == "distillation" and request.method.distillation is None:
@@ -99,11 +99,11 @@ def _require_method(request: JobRequest) -> Method:
     return request.method
 
 
-def _tuning(method: Method) -> PromptTuningMethod:
+def _tuning(method: MethodObject) -> PromptTuningMethod:
     return method.prompt_tuning or method.distillation or PromptTuningMethod()
 
 
-def _given(method: Method) -> dict[str, Any]:
+def _given(method: MethodObject) -> dict[str, Any]:
     """What the request says, under its own names."""
     supervised = method.supervised or SupervisedMethod()
     asked = (_tuning(method).hyperparameters, supervised.hyperparameters)
@@ -173,7 +173,7 @@ def _hyperparameters(given: dict[str, Any], seed: int | None) -> dict[str, Any]:
     return fields | ({} if seed is None else {"seed": seed})
 
 
-def _search(method: Method, given: dict[str, Any], seed: int | None, origin: Version | None) -> dict[str, Any]:
+def _search(method: MethodObject, given: dict[str, Any], seed: int | None, origin: Version | None) -> dict[str, Any]:
     """Fields of Search that the request says something about. A prompt to continue from determines the shape."""
     fields = {axis.plural: given[axis.job_name] for axis in AXES if axis.job_name in given}
     fields |= {each.name: given[each.job_name] for each in SEARCH_HYPERPARAMETERS if each.job_name in given}

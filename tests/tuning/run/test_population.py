@@ -1,4 +1,4 @@
-"""Members trained side by side go where each would go alone, and a run goes on as if it had never been interrupted."""
+"""Members trained side by side go where each would go alone; an interrupted run continues as if it never stopped."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def curves(backbone: Backbone, asked: TuningPlan) -> dict[int, list[tuple[int, f
 
 @pytest.mark.parametrize("optimizer", OptimizerKind)
 @pytest.mark.parametrize("labels", [LABELS, ()])
-def test_a_run_goes_on_from_its_state_bit_for_bit(optimizer: OptimizerKind, labels: tuple[str, ...]) -> None:
+def test_a_run_continues_from_its_state_bit_for_bit(optimizer: OptimizerKind, labels: tuple[str, ...]) -> None:
     backbone = tiny_backbone()
     asked = plan(replace(CONFIG, optimizer=optimizer), replace(SEARCH, num_cuts=2), labels)
     whole: list[TuneEvent] = []
