@@ -272,7 +272,7 @@ def test_a_job_outlives_a_kill_and_a_stop_of_its_server(checkpoint: Path, tmp_pa
 
 
 def _follow_for(url: str, path: str, num_events: int, seen: list[str]) -> list[str]:
-    """Ids of at most so many events behind those that were seen."""
+    """Ids of at most `num_events` events after those that were seen."""
     ids: list[str] = []
     headers = {"last-event-id": seen[-1]} if seen else {}
     with httpx.stream("GET", f"{url}{path}?stream=true", headers=headers, timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""PromptWarmer: what the registry may be asked for next is computed while nobody asks for anything."""
+"""PromptWarmer: computes prompts that are likely to be asked for next while no request runs."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Backbones of several sizes are pre-trained on the same tokens, and on each the methods of `softswap compare` are tried
 with the same budget. Whatever is done already is not done again, so the study can be run in pieces: every trial (size,
-method, seed) has a file of its own, and an interrupted pre-training goes on. `--plot` draws what is there and writes
+method, seed) has a file of its own, and an interrupted pre-training continues. `--plot` draws what is there and writes
 the page.
 """
 

@@ -56,7 +56,7 @@ def prepare_tokens(work: Path, data: Path) -> Path:
 
 
 def pretrain(size: Size, work: Path, tokens: Path, num_tokens: int) -> Path:
-    """The folder of the backbone in Hugging Face layout; goes on where an interrupted call stopped."""
+    """The folder of the backbone in Hugging Face layout; continues where an interrupted call stopped."""
     decay_at, num_steps = schedule(size.recipe, num_tokens)
     seen = num_steps * size.recipe.batch_tokens
     folder = work / f"{size.name}-{seen}"  # a checkpoint belongs to its schedule

@@ -99,7 +99,7 @@ def make_warmer(registry: Registry, engine: object, fingerprint: str = BACKBONE.
 
 
 @pytest.mark.parametrize("hindrance", ["num_busy", "num_full"])
-def test_it_goes_on_once_requests_have_ended_or_there_is_room(tmp_path: Path, hindrance: str) -> None:
+def test_it_continues_once_requests_have_ended_or_there_is_room(tmp_path: Path, hindrance: str) -> None:
     with run_server(make_settings(tmp_path), BACKBONE) as live:
         publish_tasks(live.registry, BACKBONE)
         engine = PretendEngine(**{hindrance: 5})
@@ -121,7 +121,7 @@ def test_closing_does_not_wait_for_an_engine_that_is_never_idle(tmp_path: Path) 
         assert time.monotonic() - began_s < 5
 
 
-def test_what_cannot_be_computed_is_said_once_and_keeps_nobody_waiting(
+def test_what_cannot_be_computed_is_said_once_and_keeps_no_one_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with run_server(make_settings(tmp_path), BACKBONE) as live:

@@ -26,9 +26,9 @@ def log(database: Database) -> EventLog:
     return EventLog(database)
 
 
-def record(database: Database, log: EventLog, run: int, *happenings: NewEvent) -> None:
+def record(database: Database, log: EventLog, run: int, *events: NewEvent) -> None:
     with database.writing() as connection:
-        log.record(connection, JOB, run, happenings)
+        log.record(connection, JOB, run, events)
 
 
 def step(number: int, words: str = "first") -> NewEvent:

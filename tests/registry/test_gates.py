@@ -245,7 +245,7 @@ def test_a_score_of_another_prompt_under_the_same_number_is_none(folder: Path, b
     assert registry.evaluations.find(registry.resolve("a"), DATA) is None
 
 
-def test_figures_on_the_same_examples_are_replaced_and_a_version_keeps_so_many(
+def test_figures_on_the_same_examples_are_replaced_and_a_version_keeps_a_limited_number(
     store: Store, backbone: Backbone
 ) -> None:
     registry = Registry(store, backbone)

@@ -59,7 +59,7 @@ def message_cues(rng: random.Random) -> MessageCues:
         for kind, nouns in TYPE_TO_CLASSES.items()
         for noun in nouns.split()
     }
-    return MessageCues(articles, lambda: "Nobody went to see Anna that day.", rng)
+    return MessageCues(articles, lambda: "No one went to see Anna that day.", rng)
 
 
 def test_the_listed_names_are_words_of_the_message_in_its_order() -> None:

@@ -53,7 +53,7 @@ def test_labels_can_be_denied() -> None:
     assert result.labels == ()
 
 
-def test_a_task_goes_on_from_another_prompt() -> None:
+def test_a_task_continues_from_another_prompt() -> None:
     backbone = tiny_backbone()
     first = tune_task(backbone, TuningPlan.make(DATA, None, CONFIG))
     config = TuneConfig(num_virtual_tokens=4, max_steps=1, batch_size=8, init="prompt")  # type: ignore[arg-type]

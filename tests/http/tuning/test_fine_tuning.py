@@ -220,7 +220,7 @@ def test_events_are_typed_and_paged_newest_first(client: OpenAI, live: LiveServe
     assert any("valid_accuracy" in each and each["member"] == 0 for each in figures)
 
 
-def test_a_broken_stream_goes_on_where_it_broke(live: LiveServer, done: FineTuningJob) -> None:
+def test_a_broken_stream_continues_where_it_broke(live: LiveServer, done: FineTuningJob) -> None:
     events = follow(live, done.id)
     for place in (0, len(events) // 2, len(events) - 1):
         assert follow(live, done.id, **{"last-event-id": events[place]["id"]}) == events[place + 1 :]
@@ -261,7 +261,7 @@ def test_clients_of_openai_need_to_name_nothing_but_the_model(client: OpenAI, fi
     client.fine_tuning.jobs.cancel(old.id)
 
 
-def test_tuning_goes_on_from_a_version(client: OpenAI, live: LiveServer, backbone: Backbone) -> None:
+def test_tuning_continues_from_a_version(client: OpenAI, live: LiveServer, backbone: Backbone) -> None:
     rows = [{"input": f"film {n}", "target": LABELS[n % 2]} for n in range(60)]
     data = "\n".join(json.dumps(row) for row in rows).encode()
     file = client.files.create(file=("r.jsonl", data), purpose="fine-tune")
@@ -413,7 +413,7 @@ def test_followers_are_bounded_and_told_when_the_server_stops(
     assert answer.headers["retry-after"] == "5"
 
 
-def test_a_closed_bell_wakes_everybody() -> None:
+def test_a_closed_notifier_wakes_everyone() -> None:
     async def listen() -> None:
         ringer = notifier.Notifier()
         with ringer.listening("a") as listener:

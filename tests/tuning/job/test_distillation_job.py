@@ -43,7 +43,7 @@ def _finish(shop: TuningService, folder: Path, job: Job) -> Version:
 
 
 def _whole(folder: Path, **changes: object) -> tuple[Version, list[tuple[int, int, float]]]:
-    """What a job comes to that nobody interrupts."""
+    """What a job comes to that is not interrupted."""
     shop = open_shop(folder)
     shop.start()
     job = shop.create_job(_spec(shop, **changes))

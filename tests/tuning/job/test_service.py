@@ -92,7 +92,7 @@ def test_jobs_run_one_at_a_time_in_the_order_of_their_creation(shops: OpenShop) 
     assert firsts == sorted(firsts)
 
 
-def test_a_paused_job_goes_on_as_if_it_had_never_stopped(shops: OpenShop) -> None:
+def test_a_paused_job_continues_as_if_it_had_never_stopped(shops: OpenShop) -> None:
     gate = Gate()
     shop = shops(gate)
     spec = make_spec(shop)
