@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.aliases import AliasTarget, compare_targets
-from app.registry.formats.json_file import refuse_newer_schema, seal, unseal
-from app.registry.gate import Gate, Sha256
+from app.registry.formats.json_file import Sha256, refuse_newer_schema, seal, unseal
+from app.registry.gate import Gate
 from app.registry.stores.store import Store
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Annotated, TypeAlias
 from pydantic import ConfigDict, Field
 
 from app.errors import GateFailed
+from app.registry.formats.json_file import Sha256
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ScoreOf: TypeAlias = Callable[[int], float | None]
 
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput, complain
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SCHEMA_VERSION = 1
 _BLANK = "0" * 64
 _SEAL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')

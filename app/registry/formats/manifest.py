@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from app.errors import CorruptPrompt, InvalidInput
 from app.model.layout import Template
 from app.registry.formats.initial_rows import INITIAL_FILE
-from app.registry.formats.json_file import describe_fault, refuse_newer_schema, seal, unseal
+from app.registry.formats.json_file import Sha256, describe_fault, refuse_newer_schema, seal, unseal
 from app.registry.formats.peft_checkpoint import TENSOR_FILE
 from app.sampling import SamplingParams
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
@@ -23,8 +23,6 @@ MAX_MANIFEST_BYTES = 2**20
 MAX_NUMBER = 999_999_999
 """Of a version: nine digits."""
 MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
