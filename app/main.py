@@ -139,7 +139,7 @@ def make_answers(opened: OpenEngine, readiness: Readiness) -> tuple[object, ...]
     backbone, registry, engine = opened.backbone, opened.registry, opened.engine
     finder = TaskFinder(backbone, registry)
     texts, labels = TextGenerator(engine), LabelScorer(backbone, engine, opened.metrics)
-    evaluator = Evaluator(backbone, engine)
+    evaluator = Evaluator(backbone, registry, engine)
     return (
         finder,
         labels,

@@ -89,7 +89,7 @@ async def _evaluate_here(
     from app.answers.call import Call
     from app.answers.ensembles import Combine
     from app.answers.finder import TaskFinder
-    from app.answers.measuring.evaluation import Evaluator, record_evaluation
+    from app.answers.measuring.evaluation import Evaluator
     from app.answers.views.evaluations import evaluation_object
     from app.main import open_engine
 
@@ -99,12 +99,12 @@ async def _evaluate_here(
         target = await TaskFinder(backbone, opened.registry).find(task, param="task")
         if target.labels:
             dataset.require_labels(target.labels)
-        asked = None if combine is None else Combine(combine)
-        examples = dataset.examples
-        measured = await Evaluator(backbone, engine).evaluate_asked(
-            target, examples, asked, Call(math.inf), record=record
+        measured = await Evaluator(backbone, opened.registry, engine).evaluate(
+            target,
+            dataset.examples,
+            Call(math.inf),
+            combine=None if combine is None else Combine(combine),
+            data_name=dataset.name if record else None,
         )
-        if record:
-            record_evaluation(opened.registry, target, examples, measured, dataset.name)
-    shown = evaluation_object(target.model_id, examples, measured, with_predictions=with_predictions)
+    shown = evaluation_object(target.model_id, dataset.examples, measured, with_predictions=with_predictions)
     return shown.model_dump(exclude_unset=True)

@@ -16,6 +16,7 @@ from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
     from app.answers.call import Call
+    from app.answers.targets import Target
     from app.engine.async_engine import AsyncEngine
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
@@ -24,50 +25,44 @@ MAX_EXAMPLES: Final = 5000
 
 
 class Evaluator:
-    """Measures with the engine."""
+    """Measures with the engine, and keeps the figures on request."""
 
-    def __init__(self, backbone: Backbone, engine: AsyncEngine) -> None:
+    def __init__(self, backbone: Backbone, registry: Registry, engine: AsyncEngine) -> None:
         self._backbone = backbone
+        self._registry = registry
         self._engine = engine
 
     def model(self, flow: str, call: Call) -> EngineModel:
         """The engine as a source of answers. Args: flow: whose fair share the work counts against."""
         return EngineModel(self._engine, self._backbone, flow=flow, call=call)
 
-    async def evaluate_asked(
+    async def evaluate(
         self,
         target: AnyTarget,
         examples: Sequence[Example],
-        combine: Combine | None,
         call: Call,
         *,
-        record: bool = False,
+        combine: Combine | None = None,
+        data_name: str | None = None,
     ) -> Evaluation:
-        """As a request asks for it.
+        """Args:
+            combine: of an ensemble; None takes the average of labels, and the vote of texts.
+            data_name: keeps the figures with the version, as those on examples of this name; None keeps nothing.
 
-        Args: record: whether the figures are to be kept afterwards (`record_evaluation`).
-
-        Raises InvalidInput: `combine` or `record` does not apply; and what `evaluate` raises.
+        Raises InvalidInput: `combine` does not apply, or there is no one version to keep figures with; and what
+        Measurement, EngineModel and `Registry.record_evaluation` raise.
         """
         how = target.choose_combine(combine)
-        if record and target.is_ensemble:
-            raise InvalidInput("figures are kept with one version, and an ensemble is several", param="record")
-        if record and target.members[0].prompt is None:
-            raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")
-        return await self.evaluate(target, examples, call, combine=how)
-
-    async def evaluate(
-        self, target: AnyTarget, examples: Sequence[Example], call: Call, *, combine: Combine | None = None
-    ) -> Evaluation:
-        """Args: combine: of an ensemble, whose members are measured one after the other.
-
-        Raises what Measurement and EngineModel raise.
-        """
+        if data_name is not None:
+            _require_version(target)
         if target.is_ensemble:
-            return await self._evaluate_ensemble(target, examples, combine, call)
+            return await self._evaluate_ensemble(target, examples, how, call)
         [single] = target.members
         asked = Measurement(ServedPrompt.of(single.prompt, single), examples)
-        return await self.model(single.flow, call).evaluate(asked)
+        measured = await self.model(single.flow, call).evaluate(asked)
+        if data_name is not None:
+            await asyncio.to_thread(self._record, single, examples, measured, data_name)
+        return measured
 
     async def _evaluate_ensemble(
         self, ensemble: AnyTarget, examples: Sequence[Example], combine: Combine | None, call: Call
@@ -93,12 +88,14 @@ class Evaluator:
         values = [chances.to_log_likelihoods() for _, chances in combined]
         return await asyncio.to_thread(Evaluation.of_scores, values, labels, targets)
 
+    def _record(self, target: Target, examples: Sequence[Example], measured: Evaluation, data_name: str) -> None:
+        assert target.prompt is not None
+        recorded = measured.record(target.prompt.digest, hash_examples(examples), data_name)
+        self._registry.record_evaluation(self._registry.resolve(target.model_id), recorded)
 
-def record_evaluation(
-    registry: Registry, target: AnyTarget, examples: Sequence[Example], measured: Evaluation, name: str
-) -> None:
-    """Keep the figures, as `evaluate_asked` was told. Raises what `Registry.record_evaluation` raises."""
-    [single] = target.members
-    assert single.prompt is not None
-    version = registry.resolve(single.model_id)
-    registry.record_evaluation(version, measured.record(single.prompt.digest, hash_examples(examples), name))
+
+def _require_version(target: AnyTarget) -> None:
+    if target.is_ensemble:
+        raise InvalidInput("figures are kept with one version, and an ensemble is several", param="record")
+    if target.members[0].prompt is None:
+        raise InvalidInput("the backbone is no version, which figures could be kept with", param="record")

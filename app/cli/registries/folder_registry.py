@@ -112,7 +112,7 @@ class FolderRegistry:
         with open_engine(self._settings) as opened:
             backbone, registry, engine = opened.backbone, opened.registry, opened.engine
             engine.start()
-            finder, evaluator = TaskFinder(backbone, registry), Evaluator(backbone, engine)
+            finder, evaluator = TaskFinder(backbone, registry), Evaluator(backbone, registry, engine)
             return await TokenReporter(backbone, registry, finder, evaluator).report(
                 name,
                 num_nearest=asked.num_nearest,

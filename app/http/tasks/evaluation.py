@@ -7,14 +7,12 @@ import asyncio
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.answers.measuring.evaluation import record_evaluation
 from app.answers.views.evaluations import EvaluationObject, evaluation_object
 from app.errors import InvalidInput
 from app.http.dependencies import (
     EngineCallDep,
     EvaluatorDep,
     FinderDep,
-    RegistryDep,
     Serving,
     ServingDep,
 )
@@ -43,7 +41,6 @@ async def evaluate_task(
     request: EvaluateRequest,
     finder: FinderDep,
     evaluator: EvaluatorDep,
-    registry: RegistryDep,
     serving: ServingDep,
     call: EngineCallDep,
 ) -> Response:
@@ -57,10 +54,8 @@ async def evaluate_task(
         raise InvalidInput("data_name belongs to record", param="data_name")
     target = await finder.find(task, param="task")
     examples = await read_examples(request, serving)
-    measured = await evaluator.evaluate_asked(target, examples, request.combine, call, record=bool(request.record))
-    if request.record:
-        name = _name_data(serving, request)
-        await asyncio.to_thread(record_evaluation, registry, target, examples, measured, name)
+    name = _name_data(serving, request) if request.record else None
+    measured = await evaluator.evaluate(target, examples, call, combine=request.combine, data_name=name)
     shown = await asyncio.to_thread(
         evaluation_object, target.model_id, examples, measured, with_predictions=bool(request.with_predictions)
     )
