@@ -29,6 +29,11 @@ class FairQueue:
         for sequences in self._flow_to_sequences.values():
             yield from sequences
 
+    @property
+    def num_counters(self) -> int:
+        """Flows, present and past, whose served tokens are remembered."""
+        return len(self._flow_to_num_served)
+
     def push(self, sequence: Sequence) -> None:
         self._open(sequence.flow).append(sequence)
         self._count(sequence, 1)

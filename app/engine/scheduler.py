@@ -166,6 +166,15 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._give_back(sequence)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """Take the blocks of a running sequence back; it waits to be computed again."""
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        sequence.spec_token_ids = []
+        self.waiting.push_front(sequence)
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+
     def audit(self) -> None:
         """Check the block manager's counts against every segment alive."""
         self.block_manager.audit([*self.running, *self.waiting, *self.prefix_cache.prefixes])
@@ -217,7 +226,7 @@ class Scheduler:
             victim = self._victim(owner, batch)
             if victim is None:
                 return False
-            self._preempt(victim)
+            self.preempt(victim)
         return True
 
     def _victim(self, owner: Sequence, batch: Batch) -> Sequence | None:
@@ -228,14 +237,6 @@ class Scheduler:
             if not any(segment in batch.planned for segment in _chain(sequence)):
                 return sequence
         return None
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._give_back(sequence)
-        sequence.spec_token_ids = []
-        self.waiting.push_front(sequence)
-        sequence.num_preemptions += 1
-        self.num_preemptions += 1
 
     def _give_back(self, sequence: Sequence) -> None:
         self.block_manager.free(sequence)

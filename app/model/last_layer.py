@@ -88,7 +88,7 @@ def _forward(plain: Callable[..., torch.Tensor], columns: torch.Tensor, *args: A
     keys_values = _keys_values(plain, hidden, inputs)
     if columns.shape[1] == 0:
         return torch.zeros_like(hidden)
-    asked = plain(_pick(hidden, columns), **_only_at(inputs, columns, hidden.shape[1]), meet=lambda *_: keys_values)
+    asked = plain(pick(hidden, columns), **_only_at(inputs, columns, hidden.shape[1]), meet=lambda *_: keys_values)
     return torch.zeros_like(hidden).scatter(1, columns[..., None].expand_as(asked), asked)
 
 
@@ -115,15 +115,15 @@ def _only_at(inputs: dict[str, Any], columns: torch.Tensor, num_columns: int) ->
         mask = (seen <= seen[:, None])[None, None]
     if mask.ndim != 4 or mask.shape[2] != num_columns:
         raise ValueError("this attention mask is not that of columns and what they see")
-    chosen = {"attention_mask": _pick(mask.transpose(1, 2), columns).transpose(1, 2), "use_cache": False}
+    chosen = {"attention_mask": pick(mask.transpose(1, 2), columns).transpose(1, 2), "use_cache": False}
     if inputs.get("position_ids") is not None:
-        chosen["position_ids"] = _pick(inputs["position_ids"], columns)
+        chosen["position_ids"] = pick(inputs["position_ids"], columns)
     if inputs.get("position_embeddings") is not None:
-        chosen["position_embeddings"] = tuple(_pick(each, columns) for each in inputs["position_embeddings"])
+        chosen["position_embeddings"] = tuple(pick(each, columns) for each in inputs["position_embeddings"])
     return {**inputs, "past_key_values": None, **chosen}
 
 
-def _pick(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def pick(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Args: values: (num_rows or 1, num_columns, ...). Returns: (num_rows, num_asked, ...)."""
     index = columns.view(*columns.shape, *[1] * (values.ndim - 2))
     return torch.take_along_dim(values.expand(columns.shape[0], *values.shape[1:]), index, dim=1)

@@ -94,4 +94,4 @@ def test_names_of_flows_do_not_pile_up() -> None:
     for i in range(2 * MAX_IDLE_COUNTERS):
         push(queue, f"flow-{i}")
         serve(queue, 1)
-    assert len(queue._flow_to_num_served) <= MAX_IDLE_COUNTERS + 2
+    assert queue.num_counters <= MAX_IDLE_COUNTERS + 2

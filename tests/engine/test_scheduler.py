@@ -208,7 +208,7 @@ def test_preempting_the_one_whose_prefix_is_being_computed_leaves_no_half_prefix
     scheduler.add(young)
     step(scheduler)
     assert len(scheduler.prefix_cache) == 1
-    scheduler._preempt(young)
+    scheduler.preempt(young)
     scheduler.audit()
     assert len(scheduler.prefix_cache) == 0
     run(scheduler)

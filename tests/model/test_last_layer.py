@@ -75,5 +75,5 @@ def test_a_layer_that_others_have_changed_is_left_alone() -> None:
 
 def test_a_model_whose_layer_says_something_else_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
-    monkeypatch.setattr("app.model.last_layer._pick", lambda values, columns: values[:, : columns.shape[1]])
+    monkeypatch.setattr("app.model.last_layer.pick", lambda values, columns: values[:, : columns.shape[1]])
     assert LastLayer.find(backbone.model, backbone.num_layers) is None

@@ -59,6 +59,9 @@ class PrefixStore:
         computed_by: what the numbers depend on besides the prompt: backbone, dtype, code, device.
         clock: monotonic seconds; tests give their own.
 
+    Attributes:
+        writer: its thread.
+
     Raises: InvalidInput: the folder cannot be written to.
     """
 
@@ -88,7 +91,7 @@ class PrefixStore:
             raise InvalidInput(f"prefix_store cannot be written to: {error.strerror}", param="prefix_store") from error
         self._pending: set[str] = set()
         self._last: tuple[str, torch.Tensor] | None = None
-        self._writer = ThreadPoolExecutor(1, "prefix-store")
+        self.writer = ThreadPoolExecutor(1, "prefix-store")
         logger.info("prefix store: %d files, %.1f MB, in %s", len(self), self._num_bytes / 1e6, folder)
 
     def __len__(self) -> int:
@@ -126,7 +129,7 @@ class PrefixStore:
             return self._last[1]  # one that waits for room is asked for again in every step
         if self._clock() >= self._next_look_s:
             self._next_look_s = self._clock() + LOOK_INTERVAL_S
-            self._writer.submit(self._tidy)
+            self.writer.submit(self._tidy)
         path = self._path(digest)
         is_known = path in self._path_to_bytes
         try:  # if it is not known, another server may have written it
@@ -154,7 +157,7 @@ class PrefixStore:
         """
         if digest not in self and len(self._pending) < MAX_PENDING:
             self._pending.add(digest)
-            self._writer.submit(self._write, digest, copy_rows())
+            self.writer.submit(self._write, digest, copy_rows())
 
     def forget(self, digest: str) -> None:
         """Let no server find it again."""
@@ -165,7 +168,7 @@ class PrefixStore:
 
     def close(self) -> None:
         """Finish what is being written."""
-        self._writer.shutdown()
+        self.writer.shutdown()
         self._next_look_s = math.inf
 
     def _path(self, digest: str) -> Path:
@@ -222,7 +225,7 @@ class PrefixStore:
     def _look(self) -> None:
         began_s = self._clock()
         self._next_look_s = began_s + LOOK_INTERVAL_S
-        path_to_bytes = OrderedDict(_kept_files(self._folder.parent))
+        path_to_bytes = OrderedDict(kept_files(self._folder.parent))
         with self._lock:
             self._path_to_bytes = path_to_bytes
             self._num_bytes = sum(path_to_bytes.values())
@@ -255,7 +258,7 @@ def _bytes_of(rows: torch.Tensor) -> memoryview:
     return rows.view(torch.uint8).numpy().data.cast("B")
 
 
-def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
+def kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Files and their sizes, the least recently used first. What a crash left unfinished is removed."""
     found = []
     for item in _own_items(folder):

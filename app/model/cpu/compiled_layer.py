@@ -108,7 +108,7 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
     if not layers or shape.head_dim % 2:
         return []
     is_quantized = any(isinstance(module, QuantizedLinear) for module in layers[0].modules())
-    compute = _compile(model.dtype, shape.head_dim, is_quantized=is_quantized)
+    compute = compile_layer(model.dtype, shape.head_dim, is_quantized=is_quantized)
     kv_cache = KVCache(shape, num_blocks=3, block_size=BLOCK_SIZE, dtype=model.dtype, device=model.device)
     before = torch.randn(kv_cache.blocks.shape, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     kv_cache.blocks.copy_(before)
@@ -124,7 +124,7 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
 
 
 @cache
-def _compile(dtype: torch.dtype, head_dim: int, *, is_quantized: bool) -> Callable[..., None]:
+def compile_layer(dtype: torch.dtype, head_dim: int, *, is_quantized: bool) -> Callable[..., None]:
     library = load_library(SOURCES, {"HEAD_DIM": head_dim, **macros_for(dtype, is_quantized=is_quantized)})
     library.compute_layer.argtypes = (ctypes.c_void_p,) * 6
     library.compute_layer.restype = None

@@ -64,7 +64,7 @@ def keep(store: PrefixStore, *seeds: int, dtype: torch.dtype = torch.float32) ->
     """Keep them one after the other, each written before the next."""
     for seed in seeds:
         store.keep(digest_of(seed), lambda seed=seed: rows_of(seed, dtype))
-        store._writer.submit(int).result()
+        store.writer.submit(int).result()
 
 
 def found(store: PrefixStore, seed: int) -> torch.Tensor | None:
@@ -163,14 +163,14 @@ def test_servers_that_share_a_folder_find_each_other_s_files_and_keep_its_limit_
 ) -> None:
     clock = Clock()
     first, second = (open_store(tmp_path, max_bytes=3 * FILE_BYTES, clock=clock) for _ in range(2))
-    look = prefix_store._kept_files
+    look = prefix_store.kept_files
     lookers: set[str] = set()
 
     def seen_look(folder: Path) -> Iterator[tuple[Path, int]]:
         lookers.add(threading.current_thread().name)
         return look(folder)
 
-    monkeypatch.setattr(prefix_store, "_kept_files", seen_look)
+    monkeypatch.setattr(prefix_store, "kept_files", seen_look)
     keep(first, 1, 2)
     keep(second, 3, 4)
     assert found(second, 1) is not None
@@ -196,7 +196,7 @@ def test_a_file_that_another_server_used_is_not_the_least_recently_used(tmp_path
 
 
 def test_a_look_that_took_long_is_good_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, look, looked_s = Clock(), prefix_store._kept_files, []
+    clock, look, looked_s = Clock(), prefix_store.kept_files, []
     store = open_store(tmp_path, max_bytes=2 * FILE_BYTES, clock=clock)
 
     def slow_look(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -204,7 +204,7 @@ def test_a_look_that_took_long_is_good_for_longer(tmp_path: Path, monkeypatch: p
         looked_s.append(clock.now_s)
         return look(folder)
 
-    monkeypatch.setattr(prefix_store, "_kept_files", slow_look)
+    monkeypatch.setattr(prefix_store, "kept_files", slow_look)
     keep(store, 1, 2, 3, 4)
     clock.now_s += 0.9 / MAX_LOOKING
     keep(store, 5)
@@ -230,7 +230,7 @@ def test_the_size_is_of_what_is_there(tmp_path: Path) -> None:
 
 def test_what_two_servers_write_counts_once(tmp_path: Path, gate: threading.Event) -> None:
     first, second = open_store(tmp_path), open_store(tmp_path)
-    first._writer.submit(gate.wait)
+    first.writer.submit(gate.wait)
     first.keep(digest_of(1), lambda: rows_of(1))
     keep(second, 1)
     assert found(first, 1) is not None
@@ -267,7 +267,7 @@ def gate() -> Iterator[threading.Event]:
 
 def test_forgotten_before_it_is_written_is_not_written(tmp_path: Path, gate: threading.Event) -> None:
     store = open_store(tmp_path)
-    store._writer.submit(gate.wait)
+    store.writer.submit(gate.wait)
     store.keep(digest_of(1), lambda: rows_of(1))
     store.forget(digest_of(1))
     gate.set()
@@ -277,7 +277,7 @@ def test_forgotten_before_it_is_written_is_not_written(tmp_path: Path, gate: thr
 
 def test_when_too_many_wait_to_be_written_no_more_are_copied(tmp_path: Path, gate: threading.Event) -> None:
     store = open_store(tmp_path)
-    store._writer.submit(gate.wait)
+    store.writer.submit(gate.wait)
     for index in range(MAX_PENDING):
         store.keep(digest_of(index), lambda: rows_of(1))
     store.keep(digest_of(MAX_PENDING), lambda: pytest.fail("copied"))
@@ -436,6 +436,6 @@ def test_many_tasks_in_little_memory_are_computed_once_each(tmp_path: Path) -> N
     metrics = Metrics()
     engine = stored_engine(tmp_path, metrics, num_blocks=16)
     wanted = [answer(engine, prompt) for prompt in prompts]
-    engine.prefix_store._writer.submit(int).result()  # type: ignore[union-attr]
+    engine.prefix_store.writer.submit(int).result()  # type: ignore[union-attr]
     assert [answer(engine, prompt) for prompt in prompts] == wanted
     assert read(metrics, "prefix_store_loads_total") == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_where_memory_has_no_room_prompts_go_to_the_store_and_only_while_it_has(
     found = []
     for prompt in prompts:
         found.append(warm(engine, prompt))
-        engine.prefix_store._writer.submit(int).result()  # type: ignore[union-attr]
+        engine.prefix_store.writer.submit(int).result()  # type: ignore[union-attr]
     assert found == [True] * 4 + [False] * 2
     assert len(engine.prefix_store) == 4  # type: ignore[arg-type]
     in_memory = [prompt.digest in engine.scheduler.prefix_cache for prompt in prompts]
@@ -178,8 +179,12 @@ def test_while_too_many_wait_to_be_written_none_is_computed_for_the_store(tmp_pa
     engine = make_engine(num_blocks=1 + 4, prefix_store=tmp_path, prefix_store_bytes=2**20)
     assert engine.prefix_store is not None
     warm(engine, prompt_of(30, seed=0))
-    engine.prefix_store._pending.update(str(number) for number in range(MAX_PENDING))
+    gate = threading.Event()
+    engine.prefix_store.writer.submit(gate.wait)
+    for number in range(MAX_PENDING):
+        engine.prefix_store.keep(f"{number:064x}", lambda: torch.zeros(1, BACKBONE.kv_row_size))
     assert not warm(engine, prompt_of(30, seed=1))
-    engine.prefix_store._pending.clear()
+    gate.set()
+    engine.prefix_store.writer.submit(int).result()
     assert warm(engine, prompt_of(30, seed=1))
     engine.close()

@@ -86,7 +86,7 @@ def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypat
     wrong = folder / "layer.c"
     wrong.write_text(wrong.read_text().replace("head[e] = b *", "head[e] = a *"))
     monkeypatch.setattr(compiled_layer, "SOURCES", [folder / source.name for source in compiled_layer.SOURCES])
-    monkeypatch.setattr(compiled_layer, "_compile", compiled_layer._compile.__wrapped__)
+    monkeypatch.setattr(compiled_layer, "compile_layer", compiled_layer.compile_layer.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     backbone = tiny_backbone()
     assert compile_layers(backbone.model, backbone.kv_shape) == []
