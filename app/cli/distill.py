@@ -12,7 +12,7 @@ from app.cli.options.json_output import AsJson, write_json
 from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
 from app.cli.options.task_options import Alias, Description, NewTask
 from app.cli.options.tuning_options import split_asked, takes_hyperparameters
-from app.cli.views.tuned_version import open_to_publish, publish_result, report_result
+from app.cli.views.tuned_version import open_to_publish, publish_all, report_result
 from app.cli.views.tuning_view import TuningView, interruptible
 from app.errors import InvalidInput
 
@@ -64,7 +64,7 @@ def distill(
     from app.measure.example_file import read_inputs
     from app.tuning.distillation.distillation import DistillationPlan
     from app.tuning.search import Search
-    from app.tuning.tune import distill_prompt
+    from app.tuning.tune import tune_task
 
     texts = read_inputs(inputs)
     backbone = load_backbone(settings)
@@ -78,8 +78,8 @@ def distill(
         found, texts, config, search, template=parse_template(template) or its_template, labels=chosen
     )
     with interruptible() as should_stop, TuningView(as_json=as_json) as view:
-        result = distill_prompt(backbone, plan, on_event=view.show, should_stop=should_stop)
-    version = publish_result(backbone, opened, task, result, description=description, alias=alias)
+        result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop)
+    [version] = publish_all(backbone, opened, task, result, description=description, alias=alias)
     if as_json:
         write_json({"id": version.id, **result.origin["distillation"], "stop_reason": result.stop_reason})
         return

@@ -11,11 +11,12 @@ from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import OnEvent, ignore_event
 from app.tuning.run.run import TuningRun
+from app.tuning.run.run_state import RunState
 
 
 def tune_task(
     backbone: Backbone,
-    plan: TuningPlan,
+    plan: TuningPlan | DistillationPlan,
     *,
     on_event: OnEvent = ignore_event,
     should_stop: Callable[[], bool] = lambda: False,
@@ -24,27 +25,26 @@ def tune_task(
 
     Args: should_stop: asked after every update; the best state so far is kept.
 
-    Raises what TuningRun and `TuningRun.advance` raise.
+    Raises what the run and its `advance` raise.
     """
-    return run_alone(TuningRun(backbone, plan, on_event=on_event), should_stop)
-
-
-def distill_prompt(
-    backbone: Backbone,
-    plan: DistillationPlan,
-    *,
-    on_event: OnEvent = ignore_event,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> TuneResult:
-    """Lets the teacher answer and the student learn, alone on the device. Raises what DistillationRun raises."""
-    return run_alone(DistillationRun(backbone, plan, on_event=on_event), should_stop)
-
-
-def run_alone(run: TuningRun | DistillationRun, should_stop: Callable[[], bool]) -> TuneResult:
-    """Every slice of a run, one after another."""
+    run = make_run(backbone, plan, on_event=on_event)
     while not run.is_done:
         run.prepare()
         run.advance()
         if run.can_save and run.step and should_stop():
             run.stop()
     return run.result
+
+
+def make_run(
+    backbone: Backbone,
+    plan: TuningPlan | DistillationPlan,
+    *,
+    state: RunState | None = None,
+    slice_s: float | None = None,
+    on_event: OnEvent = ignore_event,
+) -> TuningRun | DistillationRun:
+    """Args: as TuningRun has them. Raises what the run raises."""
+    if isinstance(plan, DistillationPlan):
+        return DistillationRun(backbone, plan, state=state, slice_s=slice_s, on_event=on_event)
+    return TuningRun(backbone, plan, state=state, slice_s=slice_s, on_event=on_event)

@@ -68,7 +68,7 @@ def test_what_a_redone_update_did_not_record_again_goes(database: Database, log:
     assert len(log.since(JOB, None, 100)) == 3
 
 
-def test_pages_go_back_from_the_newest_and_streams_go_on_from_the_last(database: Database, log: EventLog) -> None:
+def test_pages_go_back_from_the_newest_and_streams_continue_after_the_last(database: Database, log: EventLog) -> None:
     record(database, log, 1, *map(step, range(1, 8)))
     events = log.since(JOB, None, 100)
     page, has_more = log.page(JOB, None, 3)

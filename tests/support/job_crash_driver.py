@@ -1,6 +1,6 @@
 """A process that forks the tuning half of a server and kills it; test_crash.py talks to it in JSON lines.
 
-Started once, because importing torch takes seconds. A command on standard input is one life of a tuning:
+Started once, because importing torch takes seconds. A command on standard input is one life of a service:
     {"folder": DIR, "kill_after_s": 0.3 or null}
 It creates the one job of the folder if there is none, and works until the job has ended or it is killed. The answer:
     {"left_running": jobs that a start found marked as running, "status": exit code,
@@ -23,7 +23,7 @@ import torch
 from app.jobs.job import JobStatus
 from app.tuning.job.service import TuningService
 from tests.support.models import tiny_backbone
-from tests.support.tuning_jobs import curve, make_spec, open_registry, open_shop
+from tests.support.tuning_jobs import curve, make_spec, open_registry, open_service
 
 HYPERPARAMETERS = {"max_steps": 24, "patience": 0}
 SEARCH = {"learning_rates": [0.03, 0.1], "num_cuts": 1}
@@ -39,27 +39,27 @@ def hash_weights() -> str:
 def live(folder: Path, pipe: int) -> None:
     """One life, from fork to exit or SIGKILL."""
     before = hash_weights()
-    shop = open_shop(folder, save_every_s=0.02)
-    found, _ = shop.jobs.page(None, 10)
+    service = open_service(folder, save_every_s=0.02)
+    found, _ = service.jobs.page(None, 10)
     running = [job.id for job in found if job.status is JobStatus.RUNNING]
     tell(pipe, {"left_running": running})
-    job = found[0] if found else shop.create_job(make_spec(shop, hyperparameters=HYPERPARAMETERS, search=SEARCH))
-    shop.start()
-    while not (job := shop.jobs.get(job.id)).status.is_final:
+    job = found[0] if found else service.create_job(make_spec(service, hyperparameters=HYPERPARAMETERS, search=SEARCH))
+    service.start()
+    while not (job := service.jobs.get(job.id)).status.is_final:
         time.sleep(0.005)
-    shop.close()
-    shop = open_shop(folder)
-    tell(pipe, {"job": describe(shop, job.id, folder), "weights": [before, hash_weights()]})
-    shop.close()
+    service.close()
+    service = open_service(folder)
+    tell(pipe, {"job": describe(service, job.id, folder), "weights": [before, hash_weights()]})
+    service.close()
 
 
-def describe(shop: TuningService, job_id: str, folder: Path) -> dict[str, Any]:
-    job, registry = shop.jobs.get(job_id), open_registry(folder)
-    checkpoints = shop.checkpoints.of(job_id)
+def describe(service: TuningService, job_id: str, folder: Path) -> dict[str, Any]:
+    job, registry = service.jobs.get(job_id), open_registry(folder)
+    checkpoints = service.checkpoints.of(job_id)
     return {
         "status": job.status,
         "num_runs": job.num_runs,
-        "curve": curve(shop, job),
+        "curve": curve(service, job),
         "checkpoints": [[each.step, each.value] for each in checkpoints],
         "digests": [registry.resolve(each.version).digest for each in checkpoints],
         "result": registry.resolve(job.version).digest if job.version else None,

@@ -1,4 +1,4 @@
-"""A tuning on the tiny backbone, whose device tests can hold back, slow down and break: through its lease."""
+"""A tuning service on the tiny backbone; through its lease tests hold the device back, slow it down and break it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Gate:
         return work()
 
 
-def open_shop(
+def open_service(
     folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0, retry_s: float = RETRY_S
 ) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
@@ -67,7 +67,7 @@ def open_registry(folder: Path) -> Registry:
     return Registry(FileStore(folder / "prompts"), tiny_backbone())
 
 
-def make_spec(shop: TuningService, **changes: object) -> JobSpec:
+def make_spec(service: TuningService, **changes: object) -> JobSpec:
     """A quick job for the task `likes`, with its file uploaded. `hyperparameters` and `search` are added."""
     hyperparameters = {**QUICK, **changes.pop("hyperparameters", {})}
     search = {**ONE_MEMBER, **changes.pop("search", {})}
@@ -75,7 +75,7 @@ def make_spec(shop: TuningService, **changes: object) -> JobSpec:
         task="likes",
         alias="live",
         model=tiny_backbone().name,
-        training_file=changes.pop("training_file", None) or shop.files.add("likes.jsonl", DATA).id,
+        training_file=changes.pop("training_file", None) or service.files.add("likes.jsonl", DATA).id,
         method={"type": "prompt_tuning"},
         hyperparameters=hyperparameters,
         search=search,
@@ -86,7 +86,7 @@ def make_spec(shop: TuningService, **changes: object) -> JobSpec:
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to be in time"
+        assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.002)
 
 
@@ -102,21 +102,21 @@ def allow_until(gate: Gate, condition: Callable[[], bool]) -> None:
     wait_until(is_there)
 
 
-def wait_for(shop: TuningService, job: Job, status: JobStatus) -> Job:
-    wait_until(lambda: shop.jobs.get(job.id).status is status or shop.jobs.get(job.id).status.is_final)
-    now = shop.jobs.get(job.id)
+def wait_for(service: TuningService, job: Job, status: JobStatus) -> Job:
+    wait_until(lambda: service.jobs.get(job.id).status is status or service.jobs.get(job.id).status.is_final)
+    now = service.jobs.get(job.id)
     assert now.status is status, now
     return now
 
 
-def all_events(shop: TuningService, job: Job) -> list[JobEvent]:
-    return shop.events.since(job.id, None, 100_000)
+def all_events(service: TuningService, job: Job) -> list[JobEvent]:
+    return service.events.since(job.id, None, 100_000)
 
 
-def curve(shop: TuningService, job: Job) -> list[tuple[int, int, float]]:
+def curve(service: TuningService, job: Job) -> list[tuple[int, int, float]]:
     """(step, member or -1 for the training loss, value) of every figure recorded, in order."""
     figures = []
-    for event in all_events(shop, job):
+    for event in all_events(service, job):
         data = event.data or {}
         if "train_loss" in data:
             figures.append((data["step"], -1, data["train_loss"]))

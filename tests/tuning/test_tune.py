@@ -1,4 +1,4 @@
-"""One call goes from examples to a prompt with everything that is published beside it."""
+"""One call goes from examples to a prompt with everything that is published with it."""
 
 from __future__ import annotations
 

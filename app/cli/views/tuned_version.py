@@ -38,28 +38,17 @@ def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: st
 def publish_all(
     backbone: Backbone, registry: Registry, task: str, result: TuneResult, *, description: str, alias: str
 ) -> list[Version]:
-    """The best result as `publish_result` does it, and the others without an alias."""
-    best = publish_result(backbone, registry, task, result, description=description, alias=alias)
-    others = (
-        publish_result(backbone, registry, task, other, description=description, alias="") for other in result.others
-    )
-    return [best, *others]
-
-
-def publish_result(
-    backbone: Backbone, registry: Registry, task: str, result: TuneResult, *, description: str, alias: str
-) -> Version:
-    """Onto the alias if its gate allows it, else without one: what was tuned is not lost."""
+    """The best result under the alias if its gate allows it, else without one like the others: no prompt is lost."""
     from app.measure.plain_model import measure
     from app.measure.promote import publish, run_with
 
-    publication = result.publication(description)
+    best, *others = (each.publication(description) for each in (result, *result.others))
     try:
-        promotion = publish(registry, task, publication, alias=alias or None)
-        return run_with(partial(measure, backbone), promotion)
+        version = run_with(partial(measure, backbone), publish(registry, task, best, alias=alias or None))
     except GateFailed as error:
         typer.echo(f"{alias} stays where it is: {error.message}", err=True)
-        return registry.publish(task, publication, alias=None)
+        version = registry.publish(task, best, alias=None)
+    return [version, *(registry.publish(task, each, alias=None) for each in others)]
 
 
 def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: bool) -> None:

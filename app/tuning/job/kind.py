@@ -9,15 +9,14 @@ from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
 from app.tuning.distillation.distillation import DistillationPlan
-from app.tuning.distillation.distillation_run import DistillationRun
 from app.tuning.job.figures import write_figures
 from app.tuning.job.reporter import Reporter
 from app.tuning.job.spec import JobSpec
 from app.tuning.job.work import TuningWork
 from app.tuning.plan import TuningPlan
-from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
+from app.tuning.tune import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,8 +58,7 @@ class TuningJobs:
         """Raises InvalidInput, CorruptPrompt."""
         saved = None if state is None else RunState.from_bytes(state)
         reporter = Reporter(progress)
-        make = DistillationRun if isinstance(plan, DistillationPlan) else TuningRun
-        run = make(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)  # type: ignore[arg-type]
+        run = make_run(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)
         return TuningWork(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run, reporter)
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:

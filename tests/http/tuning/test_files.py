@@ -225,22 +225,22 @@ def test_uploads_outlive_the_server(backbone: Backbone, tmp_path: Path) -> None:
 
 
 class Desk:
-    """Where files are checked, which a test holds up. `num_begun` counts the checks."""
+    """Checks files only when a test lets it. `num_begun` counts the checks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_begun = 0
-        self._may_go_on = threading.Event()
+        self._may_continue = threading.Event()
         real = file_book._read
 
         def check(*arguments: object) -> object:
             self.num_begun += 1
-            assert self._may_go_on.wait(60)
+            assert self._may_continue.wait(60)
             return real(*arguments)
 
         monkeypatch.setattr(file_book, "_read", check)
 
     def open(self) -> None:
-        self._may_go_on.set()
+        self._may_continue.set()
 
 
 @pytest.fixture

@@ -415,15 +415,15 @@ def test_followers_are_bounded_and_told_when_the_server_stops(
 
 def test_a_closed_notifier_wakes_everyone() -> None:
     async def listen() -> None:
-        ringer = notifier.Notifier()
-        with ringer.listening("a") as listener:
-            ringer.notify("b")
+        notified = notifier.Notifier()
+        with notified.listening("a") as listener:
+            notified.notify("b")
             await asyncio.sleep(0)
             assert not listener.news.is_set()
-            ringer.close()
+            notified.close()
             with pytest.raises(Draining):
                 await listener.wait()
-        with ringer.listening("a") as late, pytest.raises(Draining):
+        with notified.listening("a") as late, pytest.raises(Draining):
             await late.wait()
 
     asyncio.run(listen())

@@ -21,7 +21,7 @@ from app.tuning.result import TuneResult
 from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.search import Search
-from app.tuning.tune import distill_prompt
+from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")
@@ -48,7 +48,7 @@ def teach(labels: tuple[str, ...]) -> TeacherAnswers:
 
 
 def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
-    return distill_prompt(tiny_backbone(), plan(labels, config, search))
+    return tune_task(tiny_backbone(), plan(labels, config, search))
 
 
 def test_the_answers_are_those_of_the_teacher_when_it_is_served() -> None:

@@ -1,4 +1,4 @@
-"""A job that is killed at any moment continues, and ends as if nothing had happened."""
+"""A job killed at any moment continues and ends as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -37,23 +37,23 @@ from tests.support.tuning_jobs import (
     curve,
     make_spec,
     open_registry,
-    open_shop,
+    open_service,
     wait_for,
     wait_until,
 )
 
-OpenShop = Callable[..., TuningService]
+Reopen = Callable[..., TuningService]
 
 
 @pytest.fixture
-def shops(tmp_path: Path) -> Iterator[OpenShop]:
+def reopen(tmp_path: Path) -> Iterator[Reopen]:
     """Opens services on one folder, one after another, and closes what the test leaves open."""
     opened: list[TuningService] = []
 
     def open_next(*arguments: object, **options: object) -> TuningService:
         if opened:
             opened[-1].close()
-        opened.append(open_shop(tmp_path, *arguments, **options))
+        opened.append(open_service(tmp_path, *arguments, **options))
         return opened[-1]
 
     yield open_next
@@ -61,17 +61,17 @@ def shops(tmp_path: Path) -> Iterator[OpenShop]:
         opened[-1].close()
 
 
-def test_a_job_publishes_its_result_and_its_checkpoints(shops: OpenShop, tmp_path: Path) -> None:
-    shop = shops()
-    job = shop.create_job(make_spec(shop))
+def test_a_job_publishes_its_result_and_its_checkpoints(reopen: Reopen, tmp_path: Path) -> None:
+    service = reopen()
+    job = service.create_job(make_spec(service))
     assert (job.status, job.version) == (JobStatus.QUEUED, None)
-    shop.start()
-    done = wait_for(shop, job, JobStatus.SUCCEEDED)
+    service.start()
+    done = wait_for(service, job, JobStatus.SUCCEEDED)
     registry = open_registry(tmp_path)
     assert registry.resolve("likes").id == done.version
     assert (done.step, done.num_steps, done.error) == (12, 12, None)
     assert done.finished_at is not None
-    checkpoints = shop.checkpoints.of(job.id)
+    checkpoints = service.checkpoints.of(job.id)
     steps = [checkpoint.step for checkpoint in checkpoints]
     assert len(steps) >= 2
     assert steps == sorted(set(steps))
@@ -79,51 +79,51 @@ def test_a_job_publishes_its_result_and_its_checkpoints(shops: OpenShop, tmp_pat
         version = registry.resolve(checkpoint.version)
         assert registry.prompt(version).num_virtual_tokens == 2
         assert version.provenance["job"] == job.id
-    assert shop.jobs.get(job.id) == done
+    assert service.jobs.get(job.id) == done
 
 
-def test_jobs_run_one_at_a_time_in_the_order_of_their_creation(shops: OpenShop) -> None:
-    shop = shops()
-    jobs = [shop.create_job(make_spec(shop, task=name)) for name in ("one", "two", "three")]
-    shop.start()
-    ends = [wait_for(shop, job, JobStatus.SUCCEEDED) for job in jobs]
+def test_jobs_run_one_at_a_time_in_the_order_of_their_creation(reopen: Reopen) -> None:
+    service = reopen()
+    jobs = [service.create_job(make_spec(service, task=name)) for name in ("one", "two", "three")]
+    service.start()
+    ends = [wait_for(service, job, JobStatus.SUCCEEDED) for job in jobs]
     assert [job.finished_at for job in ends] == sorted(job.finished_at for job in ends)
-    firsts = [all_events(shop, job)[1].created_at for job in jobs]
+    firsts = [all_events(service, job)[1].created_at for job in jobs]
     assert firsts == sorted(firsts)
 
 
-def test_a_paused_job_continues_as_if_it_had_never_stopped(shops: OpenShop) -> None:
+def test_a_paused_job_continues_as_if_it_had_never_stopped(reopen: Reopen) -> None:
     gate = Gate()
-    shop = shops(gate)
-    spec = make_spec(shop)
-    job = shop.create_job(spec)
-    shop.start()
-    allow_until(gate, lambda: shop.jobs.get(job.id).step >= 3)
-    assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
+    service = reopen(gate)
+    spec = make_spec(service)
+    job = service.create_job(spec)
+    service.start()
+    allow_until(gate, lambda: service.jobs.get(job.id).step >= 3)
+    assert service.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
     gate.open()
-    other = shop.create_job(make_spec(shop, task="other"))
-    wait_for(shop, other, JobStatus.SUCCEEDED)
-    assert shop.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
-    assert 0 < shop.jobs.get(job.id).step < 12
-    assert shop.give(job.id, Order.RESUME).status in (JobStatus.QUEUED, JobStatus.RUNNING)
-    wait_for(shop, job, JobStatus.SUCCEEDED)
-    assert curve(shop, job) == curve(shop, other)
-    assert shop.jobs.get(job.id).num_runs == 2
+    other = service.create_job(make_spec(service, task="other"))
+    wait_for(service, other, JobStatus.SUCCEEDED)
+    assert service.give(job.id, Order.PAUSE).status is JobStatus.PAUSED
+    assert 0 < service.jobs.get(job.id).step < 12
+    assert service.give(job.id, Order.RESUME).status in (JobStatus.QUEUED, JobStatus.RUNNING)
+    wait_for(service, job, JobStatus.SUCCEEDED)
+    assert curve(service, job) == curve(service, other)
+    assert service.jobs.get(job.id).num_runs == 2
 
 
-def test_a_cancelled_job_ends_within_a_slice_and_its_checkpoints_stay(shops: OpenShop, tmp_path: Path) -> None:
+def test_a_cancelled_job_ends_within_a_slice_and_its_checkpoints_stay(reopen: Reopen, tmp_path: Path) -> None:
     gate = Gate()
-    shop = shops(gate)
-    job = shop.create_job(make_spec(shop))
-    shop.start()
-    allow_until(gate, lambda: bool(shop.checkpoints.of(job.id)))
-    assert shop.give(job.id, Order.CANCEL).status is JobStatus.CANCELLED
+    service = reopen(gate)
+    job = service.create_job(make_spec(service))
+    service.start()
+    allow_until(gate, lambda: bool(service.checkpoints.of(job.id)))
+    assert service.give(job.id, Order.CANCEL).status is JobStatus.CANCELLED
     before = gate.num_slices
     gate.open()
     wait_until(lambda: not list((tmp_path / "prompts/.state/runs").iterdir()))
     assert gate.num_slices <= before + 2
-    assert shop.jobs.get(job.id).status is JobStatus.CANCELLED
-    [checkpoint] = shop.checkpoints.of(job.id)
+    assert service.jobs.get(job.id).status is JobStatus.CANCELLED
+    [checkpoint] = service.checkpoints.of(job.id)
     assert open_registry(tmp_path).resolve(checkpoint.version)
 
 
@@ -158,15 +158,15 @@ def test_an_order_means_the_same_whenever_it_comes(status: str, order: str, beco
         assert Order(order).apply(JobStatus(status)) == becomes
 
 
-def test_a_stopping_server_saves_its_job_and_the_next_one_finishes_it(shops: OpenShop) -> None:
+def test_a_stopping_server_saves_its_job_and_the_next_one_finishes_it(reopen: Reopen) -> None:
     gate = Gate()
-    shop = shops(gate, save_every_s=3600)
-    job = shop.create_job(make_spec(shop))
-    shop.start()
+    service = reopen(gate, save_every_s=3600)
+    job = service.create_job(make_spec(service))
+    service.start()
     allow_until(gate, lambda: gate.num_slices == 9)
-    shop.stop()
+    service.stop()
     gate.open()
-    after = shops()
+    after = reopen()
     stopped = after.jobs.get(job.id)
     assert stopped.status is JobStatus.QUEUED
     assert stopped.step > 0
@@ -178,26 +178,26 @@ def test_a_stopping_server_saves_its_job_and_the_next_one_finishes_it(shops: Ope
 
 
 @pytest.mark.parametrize("fault", [Draining("stopping"), OutOfMemory("not even one row fits"), RuntimeError("oops")])
-def test_a_job_whose_device_fails_says_so_and_the_next_one_runs(shops: OpenShop, fault: Exception) -> None:
+def test_a_job_whose_device_fails_says_so_and_the_next_one_runs(reopen: Reopen, fault: Exception) -> None:
     gate = Gate()
-    shop = shops(gate)
-    job = shop.create_job(make_spec(shop))
-    shop.start()
+    service = reopen(gate)
+    job = service.create_job(make_spec(service))
+    service.start()
     allow_until(gate, lambda: gate.num_slices == 5)
     gate.fault = fault
     gate.open()
     if isinstance(fault, Draining):
-        wait_for(shop, job, JobStatus.QUEUED)
+        wait_for(service, job, JobStatus.QUEUED)
         return
-    failed = wait_for(shop, job, JobStatus.FAILED)
+    failed = wait_for(service, job, JobStatus.FAILED)
     assert failed.error is not None
     assert failed.error.code == getattr(fault, "code", "internal_error")
     assert "oops" not in failed.error.message
     gate.fault = None
-    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
 
 
-def test_a_run_that_diverges_fails_and_leaves_what_was_good(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_diverges_fails_and_leaves_what_was_good(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.tuning.run.trainer import Trainer
 
     real = Trainer.update
@@ -207,216 +207,216 @@ def test_a_run_that_diverges_fails_and_leaves_what_was_good(shops: OpenShop, mon
         return {} if step >= 8 else losses
 
     monkeypatch.setattr(Trainer, "update", diverging)
-    shop = shops()
-    shop.start()
-    failed = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.FAILED)
+    service = reopen()
+    service.start()
+    failed = wait_for(service, service.create_job(make_spec(service)), JobStatus.FAILED)
     assert failed.error is not None
     assert failed.error.code == "numerical_error"
     assert failed.version is None
-    assert shop.checkpoints.of(failed.id)
+    assert service.checkpoints.of(failed.id)
 
 
-def test_damaged_files_and_states_fail_the_job_and_not_the_server(shops: OpenShop, tmp_path: Path) -> None:
+def test_damaged_files_and_states_fail_the_job_and_not_the_server(reopen: Reopen, tmp_path: Path) -> None:
     gate = Gate()
-    shop = shops(gate)
-    first = shop.create_job(make_spec(shop))
-    shop.start()
-    allow_until(gate, lambda: shop.jobs.get(first.id).step >= 2)
-    shop.stop()
+    service = reopen(gate)
+    first = service.create_job(make_spec(service))
+    service.start()
+    allow_until(gate, lambda: service.jobs.get(first.id).step >= 2)
+    service.stop()
     gate.open()
-    shop.close()
+    service.close()
     state = tmp_path / "prompts/.state"
     [saved] = (state / "runs").iterdir()
     saved.write_bytes(saved.read_bytes()[:-1] + b"x")
-    shop = shops()
-    content = shop.files.add("other.jsonl", DATA + b"\n" + DATA)
-    second = shop.create_job(make_spec(shop, training_file=content.id))
+    service = reopen()
+    content = service.files.add("other.jsonl", DATA + b"\n" + DATA)
+    second = service.create_job(make_spec(service, training_file=content.id))
     (state / "files" / content.digest).write_bytes(b"damaged")
-    third = shop.create_job(make_spec(shop))
-    shop.start()
+    third = service.create_job(make_spec(service))
+    service.start()
     for job, word in ((first, "saved state"), (second, "content")):
-        failed = wait_for(shop, job, JobStatus.FAILED)
+        failed = wait_for(service, job, JobStatus.FAILED)
         assert failed.error is not None
         assert (failed.error.code, word in failed.error.message) == ("corrupt_state", True)
-    wait_for(shop, third, JobStatus.SUCCEEDED)
+    wait_for(service, third, JobStatus.SUCCEEDED)
 
 
-def test_what_a_job_needs_is_checked_when_it_is_created(shops: OpenShop) -> None:
-    shop = shops()
+def test_what_a_job_needs_is_checked_when_it_is_created(reopen: Reopen) -> None:
+    service = reopen()
     with pytest.raises(NoSuchFile):
-        shop.create_job(make_spec(shop, training_file="file-none"))
+        service.create_job(make_spec(service, training_file="file-none"))
     with pytest.raises(InvalidInput, match=r"likes\.jsonl, line 2: the target is none of the 2 labels"):
-        shop.create_job(make_spec(shop, labels=("no", "maybe")))
+        service.create_job(make_spec(service, labels=("no", "maybe")))
     with pytest.raises(InvalidInput, match="template"):
-        shop.create_job(make_spec(shop, template="{input}"))
-    spec = make_spec(shop)
-    shop.stores.folder.remove_file(shop.files.get(spec.training_file).digest)
+        service.create_job(make_spec(service, template="{input}"))
+    spec = make_spec(service)
+    service.stores.folder.remove_file(service.files.get(spec.training_file).digest)
     with pytest.raises(CorruptState):
-        shop.create_job(spec)
-    assert shop.jobs.page(None, 10) == ([], False)
+        service.create_job(spec)
+    assert service.jobs.page(None, 10) == ([], False)
 
 
-def test_the_queue_and_the_number_of_jobs_are_bounded(shops: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = shops()
-    spec = make_spec(shop)
+def test_the_queue_and_the_number_of_jobs_are_bounded(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = reopen()
+    spec = make_spec(service)
     monkeypatch.setattr(job_store, "MAX_UNFINISHED_JOBS", 2)
     monkeypatch.setattr(job_store, "MAX_JOBS", 3)
-    first = shop.create_job(spec)
-    shop.create_job(spec)
+    first = service.create_job(spec)
+    service.create_job(spec)
     with pytest.raises(Overloaded):
-        shop.create_job(spec)
-    shop.give(first.id, Order.CANCEL)
-    shop.create_job(spec)
+        service.create_job(spec)
+    service.give(first.id, Order.CANCEL)
+    service.create_job(spec)
     with pytest.raises(InvalidInput, match="keeps 3 jobs"):
-        shop.create_job(spec)
+        service.create_job(spec)
     with pytest.raises(InvalidInput, match="not ended"):
-        shop.jobs.delete(shop.jobs.page(None, 1)[0][0].id)
-    shop.jobs.delete(first.id)
+        service.jobs.delete(service.jobs.page(None, 1)[0][0].id)
+    service.jobs.delete(first.id)
     with pytest.raises(NoSuchJob):
-        shop.jobs.get(first.id)
+        service.jobs.get(first.id)
 
 
-def test_a_file_is_parsed_once_from_a_jobs_creation_to_its_end_and_again_after_a_restart(shops: OpenShop) -> None:
+def test_a_file_is_parsed_once_from_a_jobs_creation_to_its_end_and_again_after_a_restart(reopen: Reopen) -> None:
     num_loads = []
 
-    def count(shop: TuningService) -> TuningService:
-        load = shop.files.load
-        shop.files.load = lambda *arguments, **options: (num_loads.append(1), load(*arguments, **options))[1]
-        return shop
+    def count(service: TuningService) -> TuningService:
+        load = service.files.load
+        service.files.load = lambda *arguments, **options: (num_loads.append(1), load(*arguments, **options))[1]
+        return service
 
-    shop = count(shops())
-    shop.start()
-    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    service = count(reopen())
+    service.start()
+    wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
     assert len(num_loads) == 1
-    shop = count(shops())
-    job = shop.create_job(make_spec(shop))
-    shop = count(shops())
-    shop.start()
-    wait_for(shop, job, JobStatus.SUCCEEDED)
+    service = count(reopen())
+    job = service.create_job(make_spec(service))
+    service = count(reopen())
+    service.start()
+    wait_for(service, job, JobStatus.SUCCEEDED)
     assert len(num_loads) == 3
 
 
-def test_a_file_that_a_job_needs_cannot_go(shops: OpenShop) -> None:
-    shop = shops()
-    job = shop.create_job(make_spec(shop))
+def test_a_file_that_a_job_needs_cannot_go(reopen: Reopen) -> None:
+    service = reopen()
+    job = service.create_job(make_spec(service))
     with pytest.raises(InvalidInput, match="needs this file"):
-        shop.delete_file(job.spec["training_file"])
-    shop.give(job.id, Order.CANCEL)
-    shop.delete_file(job.spec["training_file"])
+        service.delete_file(job.spec["training_file"])
+    service.give(job.id, Order.CANCEL)
+    service.delete_file(job.spec["training_file"])
 
 
-def test_a_folder_has_one_service_at_a_time(shops: OpenShop, tmp_path: Path) -> None:
-    shop = shops()
+def test_a_folder_has_one_service_at_a_time(reopen: Reopen, tmp_path: Path) -> None:
+    service = reopen()
     with pytest.raises(TuningUnavailable, match="another server"):
-        open_shop(tmp_path)
-    shop.close()
-    shops()
+        open_service(tmp_path)
+    service.close()
+    reopen()
 
 
-def test_a_damaged_database_is_said_and_the_registry_is_untouched(shops: OpenShop, tmp_path: Path) -> None:
-    shop = shops()
-    shop.start()
-    wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
-    shop.close()
+def test_a_damaged_database_is_said_and_the_registry_is_untouched(reopen: Reopen, tmp_path: Path) -> None:
+    service = reopen()
+    service.start()
+    wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
+    service.close()
     (tmp_path / "prompts/.state/jobs.sqlite3").write_bytes(b"no database" * 1000)
     with pytest.raises(TuningUnavailable, match="start afresh"):
-        open_shop(tmp_path)
+        open_service(tmp_path)
     assert open_registry(tmp_path).resolve("likes")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_version_published_before_a_crash_is_found_again(shops: OpenShop, tmp_path: Path) -> None:
+def test_a_version_published_before_a_crash_is_found_again(reopen: Reopen, tmp_path: Path) -> None:
     """The crash comes between the publication and its entry in the database."""
-    shop = shops()
-    job = shop.create_job(make_spec(shop))
-    real = shop.jobs.succeed
-    shop.jobs.succeed = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-    shop.start()
-    wait_until(lambda: not shop.runner.is_alive)
-    shop.jobs.succeed = real
+    service = reopen()
+    job = service.create_job(make_spec(service))
+    real = service.jobs.succeed
+    service.jobs.succeed = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    service.start()
+    wait_until(lambda: not service.runner.is_alive)
+    service.jobs.succeed = real
     published = [version.id for version in open_registry(tmp_path).versions("likes")]
-    after = shops()
+    after = reopen()
     after.start()
     done = wait_for(after, job, JobStatus.SUCCEEDED)
     assert done.version == published[-1]
     assert [version.id for version in open_registry(tmp_path).versions("likes")] == published
 
 
-def test_each_member_of_a_population_has_its_curve(shops: OpenShop) -> None:
-    shop = shops()
-    shop.start()
-    job = shop.create_job(make_spec(shop, search={"learning_rates": [0.01, 0.1], "seeds": [0, 1], "num_cuts": 0}))
-    wait_for(shop, job, JobStatus.SUCCEEDED)
-    assert {member for _, member, _ in curve(shop, job)} == {-1, 0, 1, 2, 3}
+def test_each_member_of_a_population_has_its_curve(reopen: Reopen) -> None:
+    service = reopen()
+    service.start()
+    job = service.create_job(make_spec(service, search={"learning_rates": [0.01, 0.1], "seeds": [0, 1], "num_cuts": 0}))
+    wait_for(service, job, JobStatus.SUCCEEDED)
+    assert {member for _, member, _ in curve(service, job)} == {-1, 0, 1, 2, 3}
 
 
-def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(shops: OpenShop, tmp_path: Path) -> None:
-    shop = shops()
-    shop.start()
-    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
-    registry = shop.registry
+def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(reopen: Reopen, tmp_path: Path) -> None:
+    service = reopen()
+    service.start()
+    first = wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
+    registry = service.registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(4)] + [Example(f"bad {n}", "yes") for n in range(4)]
     gate = GateRequest(examples).make_gate(live.labels)
     perfect = RecordedEvaluation(digest=live.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 1.0})
     registry.record_evaluation(live, perfect)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
-    second = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+    second = wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
     assert second.version != first.version
     assert registry.resolve("likes").id == first.version
-    [warning] = [event.message for event in all_events(shop, second) if event.level == "warn"]
+    [warning] = [event.message for event in all_events(service, second) if event.level == "warn"]
     assert warning.startswith("live stays where it is: version")
     assert registry.evaluations.find(registry.resolve(second.version), gate.data_sha256) is not None
 
 
 def test_nothing_comes_of_a_job_after_it_was_cancelled_and_forgotten(
-    shops: OpenShop, caplog: pytest.LogCaptureFixture
+    reopen: Reopen, caplog: pytest.LogCaptureFixture
 ) -> None:
     def forget_before_it_publishes(work: Callable[[], object]) -> object:
         done = work()
-        if getattr(done, "candidate", None) is not None and shop.jobs.unfinished():
-            shop.give(job.id, Order.CANCEL)
-            shop.jobs.delete(job.id)
+        if getattr(done, "candidate", None) is not None and service.jobs.unfinished():
+            service.give(job.id, Order.CANCEL)
+            service.jobs.delete(job.id)
         return done
 
-    shop = shops(forget_before_it_publishes)
-    job = shop.create_job(make_spec(shop))
-    shop.start()
-    wait_until(lambda: not shop.jobs.unfinished())
-    shop.runner.close()
-    assert shop.checkpoints.of(job.id) == []
-    assert shop.registry.tasks() == []
-    shop.jobs.fail(job.id, JobError("internal_error", "too late"))
+    service = reopen(forget_before_it_publishes)
+    job = service.create_job(make_spec(service))
+    service.start()
+    wait_until(lambda: not service.jobs.unfinished())
+    service.runner.close()
+    assert service.checkpoints.of(job.id) == []
+    assert service.registry.tasks() == []
+    service.jobs.fail(job.id, JobError("internal_error", "too late"))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("order", [Order.CANCEL, Order.PAUSE, None])
-def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(shops: OpenShop, order: Order | None) -> None:
-    shop = shops()
-    shop.start()
-    first = wait_for(shop, shop.create_job(make_spec(shop)), JobStatus.SUCCEEDED)
+def test_a_job_is_called_off_while_its_result_is_measured_for_a_gate(reopen: Reopen, order: Order | None) -> None:
+    service = reopen()
+    service.start()
+    first = wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
     lease = Gate()
-    shop = shops(lease)
-    registry = shop.registry
+    service = reopen(lease)
+    registry = service.registry
     live = registry.resolve("likes")
     examples = [Example(f"good {n}", "no") for n in range(400)]
     gate = GateRequest(examples).make_gate(live.labels)
     registry.set_alias("likes", "live", live.number, gate=gate, gate_examples=pack_examples(examples))
-    shop.start()
-    job = shop.create_job(make_spec(shop))
+    service.start()
+    job = service.create_job(make_spec(service))
     allow_until(lease, lambda: sum("result_step" in each.provenance for each in registry.versions("likes")) == 2)
     num_slices = lease.num_slices
     if order is None:
-        shop.stop()
+        service.stop()
         lease.open()
-        wait_until(lambda: not shop.runner.is_alive)
+        wait_until(lambda: not service.runner.is_alive)
     else:
-        shop.give(job.id, order)
-        other = shop.create_job(make_spec(shop))
+        service.give(job.id, order)
+        other = service.create_job(make_spec(service))
         lease.allow(1)
-        wait_until(lambda: shop.jobs.get(other.id).status is JobStatus.RUNNING)
+        wait_until(lambda: service.jobs.get(other.id).status is JobStatus.RUNNING)
     expected = {Order.CANCEL: JobStatus.CANCELLED, Order.PAUSE: JobStatus.PAUSED, None: JobStatus.QUEUED}[order]
-    assert shop.jobs.get(job.id).status is expected
+    assert service.jobs.get(job.id).status is expected
     assert lease.num_slices <= num_slices + 1
     assert registry.evaluations.find(live, gate.data_sha256) is None
     assert registry.resolve("likes").id == first.version
@@ -447,38 +447,43 @@ class Disk:
 
 TABLES_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
 PLACES = {
-    "a checkpoint is published": (lambda shop: shop.registry._store, "create", 0, None),
+    "a checkpoint is published": (lambda service: service.registry._store, "create", 0, None),
     "the result is published": (lambda _: TuningWork, "publish_result", 0, None),
-    "a read-only folder": (lambda shop: shop.registry._store, "replace", 0, OSError(errno.EROFS, "")),
-    "the state is saved": (lambda shop: shop.stores.folder, "save_run", 3, None),
-    "the figures are kept": (lambda shop: shop.stores.folder, "put_file", 0, None),
-    "events are recorded": (lambda shop: shop.jobs, "record", 3, TABLES_FULL),
-    "a checkpoint is entered": (lambda shop: shop.checkpoints, "add", 1, TABLES_FULL),
-    "the end is entered": (lambda shop: shop.jobs, "succeed", 0, TABLES_FULL),
-    "the file is read": (lambda shop: shop.stores.folder, "read_file", 0, OSError(errno.EIO, os.strerror(errno.EIO))),
+    "a read-only folder": (lambda service: service.registry._store, "replace", 0, OSError(errno.EROFS, "")),
+    "the state is saved": (lambda service: service.stores.folder, "save_run", 3, None),
+    "the figures are kept": (lambda service: service.stores.folder, "put_file", 0, None),
+    "events are recorded": (lambda service: service.jobs, "record", 3, TABLES_FULL),
+    "a checkpoint is entered": (lambda service: service.checkpoints, "add", 1, TABLES_FULL),
+    "the end is entered": (lambda service: service.jobs, "succeed", 0, TABLES_FULL),
+    "the file is read": (
+        lambda service: service.stores.folder,
+        "read_file",
+        0,
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+    ),
 }
 
 
 @pytest.mark.parametrize(("find_owner", "name", "first", "fault"), PLACES.values(), ids=PLACES.keys())
 def test_a_job_outlives_a_disk_that_fails_for_a_while(
-    shops: OpenShop,
+    reopen: Reopen,
     monkeypatch: pytest.MonkeyPatch,
     find_owner: Callable[[TuningService], object],
     name: str,
     first: int,
     fault: Exception | None,
 ) -> None:
-    before = shops()
+    before = reopen()
     job = before.create_job(make_spec(before))
-    shop = shops(retry_s=0.01)
+    service = reopen(retry_s=0.01)
     disk = Disk(monkeypatch, fault)
-    disk.spoil(find_owner(shop), name, first=first)
-    shop.start()
+    disk.spoil(find_owner(service), name, first=first)
+    service.start()
     wait_until(lambda: disk.num_faults >= 3)
-    assert not shop.jobs.get(job.id).status.is_final
+    assert not service.jobs.get(job.id).status.is_final
     disk.is_full = False
-    done = wait_for(shop, job, JobStatus.SUCCEEDED)
-    warnings = [event.message for event in all_events(shop, job) if event.level == "warn"]
+    done = wait_for(service, job, JobStatus.SUCCEEDED)
+    warnings = [event.message for event in all_events(service, job) if event.level == "warn"]
     assert [text.rpartition(" in ")[2] for text in warnings[:3]] == ["0.01 seconds", "0.02 seconds", "0.04 seconds"]
     reasons = {
         errno.ENOSPC: "the server's disk failed (No space left on device)",
@@ -488,56 +493,56 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
     }
     reason = reasons[getattr(disk._fault, "errno", None)]
     assert all(text.startswith(f"Job queued again: {reason}; it is tried again") for text in warnings)
-    other = wait_for(shop, shop.create_job(make_spec(shop, task="other")), JobStatus.SUCCEEDED)
-    assert curve(shop, done) == curve(shop, other)
-    steps = [each.step for each in shop.checkpoints.of(job.id)]
-    assert steps == [each.step for each in shop.checkpoints.of(other.id)]
-    registry = shop.registry
+    other = wait_for(service, service.create_job(make_spec(service, task="other")), JobStatus.SUCCEEDED)
+    assert curve(service, done) == curve(service, other)
+    steps = [each.step for each in service.checkpoints.of(job.id)]
+    assert steps == [each.step for each in service.checkpoints.of(other.id)]
+    registry = service.registry
     assert len(registry.versions("likes")) == len(registry.versions("other"))
 
 
 @pytest.mark.parametrize("order", [Order.CANCEL, Order.PAUSE])
 def test_a_job_that_waits_for_the_disk_obeys_and_lets_others_go_first(
-    shops: OpenShop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: Order
+    reopen: Reopen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: Order
 ) -> None:
-    shop = shops(retry_s=3600.0)
+    service = reopen(retry_s=3600.0)
     disk = Disk(monkeypatch)
-    disk.spoil(shop.registry._store, "create", first=1)
-    job = shop.create_job(make_spec(shop))
-    shop.start()
+    disk.spoil(service.registry._store, "create", first=1)
+    job = service.create_job(make_spec(service))
+    service.start()
     wait_until(lambda: disk.num_faults == 1)
-    wait_for(shop, job, JobStatus.QUEUED)
+    wait_for(service, job, JobStatus.QUEUED)
     disk.is_full = False
-    wait_for(shop, shop.create_job(make_spec(shop, task="other")), JobStatus.SUCCEEDED)
-    assert shop.jobs.get(job.id).status is JobStatus.QUEUED
+    wait_for(service, service.create_job(make_spec(service, task="other")), JobStatus.SUCCEEDED)
+    assert service.jobs.get(job.id).status is JobStatus.QUEUED
     runs = tmp_path / "prompts/.state/runs"
     wait_until(lambda: [path.name for path in runs.iterdir()] == [job.id])  # the other's goes once its end is written
-    shop.give(job.id, order)
+    service.give(job.id, order)
     if order is Order.CANCEL:
         wait_until(lambda: not list(runs.iterdir()))
-        assert shop.jobs.get(job.id).status is JobStatus.CANCELLED
+        assert service.jobs.get(job.id).status is JobStatus.CANCELLED
         return
-    wait_until(lambda: not shop.runner.has_retries)
-    assert shop.jobs.get(job.id).status is JobStatus.PAUSED
-    shop.give(job.id, Order.RESUME)
-    wait_for(shop, job, JobStatus.SUCCEEDED)
+    wait_until(lambda: not service.runner.has_retries)
+    assert service.jobs.get(job.id).status is JobStatus.PAUSED
+    service.give(job.id, Order.RESUME)
+    wait_for(service, job, JobStatus.SUCCEEDED)
 
 
 def test_an_end_that_could_not_be_written_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = open_shop(tmp_path)
+    service = open_service(tmp_path)
     counted: list[str] = []
-    monkeypatch.setattr(shop.jobs._metrics, "observe_job_ended", counted.append)
-    job = shop.create_job(make_spec(shop))
+    monkeypatch.setattr(service.jobs._metrics, "observe_job_ended", counted.append)
+    job = service.create_job(make_spec(service))
 
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as full:
-        full.setattr(shop.jobs, "_note", fail)
+        full.setattr(service.jobs, "_note", fail)
         with pytest.raises(OSError, match="full"):
-            shop.jobs.give(job.id, Order.CANCEL)
+            service.jobs.give(job.id, Order.CANCEL)
     assert counted == []
-    assert shop.jobs.get(job.id).status is JobStatus.QUEUED
-    shop.jobs.give(job.id, Order.CANCEL)
+    assert service.jobs.get(job.id).status is JobStatus.QUEUED
+    service.jobs.give(job.id, Order.CANCEL)
     assert counted == [JobStatus.CANCELLED]
-    shop.close()
+    service.close()

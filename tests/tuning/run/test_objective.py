@@ -79,7 +79,7 @@ def test_the_best_state_is_the_one_that_writes_best() -> None:
     assert result.metrics["validation_token_f1"] == pytest.approx(best)
 
 
-def test_a_limited_number_of_answers_is_written() -> None:
+def test_a_bounded_number_of_answers_is_written() -> None:
     data = Dataset("e.jsonl", LETTERS.examples * 10)
     backbone = tiny_backbone()
     assert len(RunRows.of(backbone, plan(data, Metric.ROUGE_L, writes=True)).validation) == MAX_WRITTEN_ROWS

@@ -125,7 +125,7 @@ def test_the_worse_half_goes_at_every_cut_and_the_best_stays() -> None:
     assert result.validation.metrics["accuracy"] == pytest.approx(best.value)
 
 
-def test_a_member_that_is_not_finite_leaves_and_the_others_go_on() -> None:
+def test_a_member_that_is_not_finite_leaves_and_the_others_continue() -> None:
     seen: list[TuneEvent] = []
     search = Search({"num_virtual_tokens": (3, 8)}, num_cuts=0)
     run = TuningRun(tiny_backbone(), plan(CONFIG, search), on_event=seen.append)
