@@ -313,9 +313,11 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        address = socket.socket(family, kind, protocol)
-        address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        address.bind(where)
+        with ExitStack() as closed_on_error:
+            address = closed_on_error.enter_context(socket.socket(family, kind, protocol))
+            address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            address.bind(where)
+            closed_on_error.pop_all()
     except OSError as error:
         raise InvalidInput(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another with --host or --port", param="port"
