@@ -46,27 +46,24 @@ class Answer:
         return [later - earlier for earlier, later in pairwise(self.token_s)]
 
 
-class Client:
-    """Streams completions, each over a connection of its own."""
+async def complete(host: str, port: int, body: bytes, due_s: float) -> Answer:
+    """A streamed completion, over a connection of its own.
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
-
-    async def complete(self, body: bytes, due_s: float) -> Answer:
-        """Raises: OSError. AssertionError: the server does not answer with 200."""
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
-        try:
-            *token_s, ended_s = await connection.ask(
-                b"POST /v1/completions HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
-                + b"Content-Length: %d\r\n\r\n" % len(body)
-                + body
-            )
-        finally:
-            await connection.close()
-        return Answer(due_s, tuple(token_s), ended_s)
+    Raises: OSError. AssertionError: a status other than 200, or less than a whole answer.
+    """
+    _, connection = await asyncio.get_running_loop().create_connection(_Connection, host, port)
+    try:
+        *token_s, ended_s = await connection.ask(
+            b"POST /v1/completions HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
+            + b"Content-Length: %d\r\n\r\n" % len(body)
+            + body
+        )
+    finally:
+        await connection.close()
+    return Answer(due_s, tuple(token_s), ended_s)
 
 
-class Connection(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """Counts an answer's events as they arrive, without waking its reader before the last one or parsing any."""
 
     def __init__(self) -> None:
@@ -74,10 +71,7 @@ class Connection(asyncio.Protocol):
         self._closed = asyncio.get_running_loop().create_future()
 
     async def ask(self, request: bytes) -> list[float]:
-        """The arrival of each event, the last of which says that the answer is complete.
-
-        Raises: AssertionError: a status other than 200, or less than a whole answer.
-        """
+        """The arrival of each event, the last of which says that the answer is complete."""
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._rest, self._event_s = b"", b"", list[float]()
         self._transport.write(request)
@@ -114,7 +108,7 @@ class Connection(asyncio.Protocol):
 
 
 async def arrive_at_random(
-    client: Client, bodies: Sequence[bytes], rate: float, duration_s: float, seed: int
+    address: tuple[str, int], bodies: Sequence[bytes], rate: float, duration_s: float, seed: int
 ) -> list[Answer]:
     """Requests at exponential distances (a Poisson process), whether or not earlier ones are answered.
 
@@ -124,21 +118,20 @@ async def arrive_at_random(
     asked = []
     for body, offset_s in zip(_endless(bodies, seed), arrivals(rate, duration_s, seed), strict=False):
         await asyncio.sleep(start_s + offset_s - time.perf_counter())
-        asked.append(asyncio.create_task(client.complete(body, start_s + offset_s)))
+        asked.append(asyncio.create_task(complete(*address, body, start_s + offset_s)))
     return await asyncio.gather(*asked)
 
 
 async def keep_busy(
-    client: Client, bodies: Sequence[bytes], num_clients: int, duration_s: float, seed: int
+    address: tuple[str, int], bodies: Sequence[bytes], num_clients: int, duration_s: float, seed: int
 ) -> list[Answer]:
     """Clients, each of which asks again as soon as it is answered."""
-    source = _endless(bodies, seed)
-    end_s = time.perf_counter() + duration_s
+    source, end_s = _endless(bodies, seed), time.perf_counter() + duration_s
     answers: list[Answer] = []
 
     async def ask() -> None:
         while (now_s := time.perf_counter()) < end_s:
-            answers.append(await client.complete(next(source), now_s))
+            answers.append(await complete(*address, next(source), now_s))
 
     await asyncio.gather(*(ask() for _ in range(num_clients)))
     return answers

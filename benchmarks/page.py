@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.part import RESULTS, columns_of, read_runs
-from benchmarks.pictures import PICTURES
+from benchmarks.pictures import PICTURES, draw_speeds
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 DTYPES = ("float32", "bfloat16")
@@ -59,11 +59,11 @@ def write_page(names: Iterable[str], folder: Path = DOCS, results: Path = RESULT
     """Writes results.md and the pictures it shows. Args: names: of all parts."""
     runs = read_runs(results)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
+    for name, one in PICTURES.items():
         dtype_to_parts = {dtype: [shown.part for shown in choose(runs, name, dtype)] for dtype in DTYPES}
         measured = {dtype: parts for dtype, parts in dtype_to_parts.items() if parts}
         if measured:
-            (folder / f"{name}.svg").write_text(draw(measured), encoding="utf-8")
+            (folder / f"{name}.svg").write_text(draw_speeds(measured, one), encoding="utf-8")
     (folder / "results.md").write_text(render_page(runs, names), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import statistics
@@ -40,11 +41,8 @@ class Ratio:
 
     @property
     def is_reached(self) -> bool:
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
-        too_low = self.at_least is not None and high < self.at_least
-        too_high = self.at_most is not None and low > self.at_most
-        return not (too_low or too_high)
+        low, high = (self.value if end is None else end for end in (self.low, self.high))
+        return (self.at_least is None or high >= self.at_least) and (self.at_most is None or low <= self.at_most)
 
     @property
     def target(self) -> str:
@@ -66,21 +64,15 @@ class Ratio:
 def speed(found: Mapping[str, Measurement], ours: str, theirs: str, at_least: float | None = None) -> Ratio:
     """Tokens per second of `ours` over those of `theirs`: more is better."""
     one, other = found[ours], found[theirs]
-    return Ratio(
-        one.median_tokens_per_s / other.median_tokens_per_s,
-        other.median_cpu_s_per_token / one.median_cpu_s_per_token,
-        at_least=at_least,
-    )
+    cpu_value = other.median_cpu_s_per_token / one.median_cpu_s_per_token
+    return Ratio(one.median_tokens_per_s / other.median_tokens_per_s, cpu_value, at_least=at_least)
 
 
 def duration(found: Mapping[str, Measurement], ours: str, theirs: str, at_most: float | None = None) -> Ratio:
     """Seconds of `ours` over those of `theirs` for the same requests: less is better."""
     one, other = found[ours], found[theirs]
-    return Ratio(
-        statistics.median(one.wall_s) / statistics.median(other.wall_s),
-        one.median_cpu_s_per_token / other.median_cpu_s_per_token,
-        at_most=at_most,
-    )
+    cpu_value = one.median_cpu_s_per_token / other.median_cpu_s_per_token
+    return Ratio(statistics.median(one.wall_s) / statistics.median(other.wall_s), cpu_value, at_most=at_most)
 
 
 @dataclass(frozen=True)
@@ -109,16 +101,11 @@ class Part:
     foreign_cores: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "question": self.question,
-            "setting": dict(self.setting),
-            "contenders": {name: each.as_json() for name, each in self.contenders.items()},
-            "ratios": {name: ratio.as_json() for name, ratio in self.ratios.items()},
-            "agreement": {name: dict(each) for name, each in self.agreement.items()},
-            "figures": {name: dict(columns) for name, columns in self.figures.items()},
-            "rounds": {name: {key: list(values) for key, values in each.items()} for name, each in self.rounds.items()},
-            "cannot": dict(self.cannot),
-            "foreign_cores": None if self.foreign_cores is None else round(self.foreign_cores, 3),
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "name"}
+        contenders = {name: each.as_json() for name, each in self.contenders.items()}
+        return fields | {
+            "contenders": contenders,
+            "ratios": {name: each.as_json() for name, each in self.ratios.items()},
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,36 +62,32 @@ class Workload:
         """The first `count` requests."""
         return replace(self, requests=self.requests[:count])
 
+    def each(self, change: Callable[[Request], Request]) -> Workload:
+        return replace(self, requests=tuple(map(change, self.requests)))
+
     def rotated(self, number: int) -> Workload:
         """The same requests, their texts rotated by `number` tokens, so that no prefix cache knows them."""
-        requests = tuple(
-            replace(request, token_ids=request.token_ids[number:] + request.token_ids[:number])
-            for request in self.requests
-        )
-        return replace(self, requests=requests)
+        return self.each(lambda request: replace(request, token_ids=_rotated(request.token_ids, number)))
 
     def one_token_each(self) -> Workload:
         """The same tasks with texts of one token and one token to generate: enough to compute every prefix."""
-        short = tuple(replace(request, token_ids=request.token_ids[:1]) for request in self.requests)
-        return replace(self, requests=short, num_new_tokens=1)
+        short = self.each(lambda request: replace(request, token_ids=request.token_ids[:1]))
+        return replace(short, num_new_tokens=1)
 
     def of_one_task(self) -> Workload:
         """The same texts, all of the first task."""
-        return replace(self, requests=tuple(replace(request, task=0) for request in self.requests))
+        return self.each(lambda request: replace(request, task=0))
 
     def without_prompts(self) -> Workload:
         """The same texts without their prompts."""
-        return replace(self, requests=tuple(replace(request, task=None) for request in self.requests))
+        return self.each(lambda request: replace(request, task=None))
 
     def with_private_prompts(self, salt: str) -> Workload:
         """Each request with a prompt of the same values under a digest of its own, so that no cache knows it."""
-        prompts = tuple(
-            _renamed(self.prompts[request.task], f"{salt}/{index}")
-            for index, request in enumerate(self.requests)
-            if request.task is not None
-        )
+        prompts = [self.prompts[request.task or 0] for request in self.requests]
+        renamed = tuple(_renamed(prompt, f"{salt}/{index}") for index, prompt in enumerate(prompts))
         requests = tuple(replace(request, task=index) for index, request in enumerate(self.requests))
-        return replace(self, requests=requests, prompts=prompts)
+        return replace(self, requests=requests, prompts=renamed)
 
     def with_cold_prompts(self, salt: str) -> Workload:
         """The same tasks under digests no cache knows yet: what the first requests after a start meet."""
@@ -137,13 +133,18 @@ class Dimensions:
 MIXED = Dimensions()
 
 
-def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_size: int, seed: int = 0) -> Workload:
+def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_size: int) -> Workload:
     """Texts of random length and content; tasks take turns, so that a server that switches must switch every time."""
-    texts = _texts(dimensions, vocab_size, seed)
-    requests = tuple(
-        Request(task=index % len(prompts), token_ids=next(texts)) for index in range(dimensions.num_requests)
-    )
-    return Workload(requests=requests, prompts=prompts, num_new_tokens=dimensions.num_new_tokens)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int, count: int) -> list[int]:
+        return torch.randint(low, high, (count,), generator=generator).tolist()
+
+    requests = []
+    for index in range(dimensions.num_requests):
+        (length,) = draw(dimensions.min_input_tokens, dimensions.max_input_tokens + 1, 1)
+        requests.append(Request(index % len(prompts), tuple(draw(0, vocab_size, length))))
+    return Workload(tuple(requests), prompts, dimensions.num_new_tokens)
 
 
 def decisions(
@@ -151,10 +152,8 @@ def decisions(
 ) -> Workload:
     """One label for each request. Args: letters: ids the texts are made of. labels: text to id."""
     mixed = mixed_tasks(replace(dimensions, num_new_tokens=1), prompts, len(letters))
-    requests = tuple(
-        replace(request, token_ids=tuple(letters[index] for index in request.token_ids)) for request in mixed.requests
-    )
-    return replace(mixed, requests=requests, labels=tuple(labels.values()), label_texts=tuple(labels))
+    spelled = mixed.each(lambda request: replace(request, token_ids=tuple(letters[i] for i in request.token_ids)))
+    return replace(spelled, labels=tuple(labels.values()), label_texts=tuple(labels))
 
 
 def random_prompts(backbone: Backbone, dimensions: Dimensions) -> tuple[TaskPrompt, ...]:
@@ -169,12 +168,8 @@ def random_prompts(backbone: Backbone, dimensions: Dimensions) -> tuple[TaskProm
     )
 
 
-def _texts(dimensions: Dimensions, vocab_size: int, seed: int) -> Iterator[tuple[int, ...]]:
-    generator = torch.Generator().manual_seed(seed)
-    shortest, longest = dimensions.min_input_tokens, dimensions.max_input_tokens
-    while True:
-        length = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
-        yield tuple(torch.randint(0, vocab_size, (length,), generator=generator).tolist())
+def _rotated(token_ids: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return token_ids[number:] + token_ids[:number]
 
 
 def _renamed(prompt: TaskPrompt, salt: str) -> TaskPrompt:

@@ -24,7 +24,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from app.settings import DEMO_BACKBONE
-from benchmarks.load import Answer, Client, arrive_at_random, keep_busy
+from benchmarks.load import Answer, arrive_at_random, keep_busy
 from benchmarks.machine import Stopwatch
 from benchmarks.part import Part, Ratio, Say
 from benchmarks.server import ROOT, RunningServer, serve
@@ -39,50 +39,40 @@ NUM_CLIENTS = 64
 """As many as the engine computes at a time on a CPU by default."""
 NUM_EXAMPLES, NUM_SMOKE_EXAMPLES = 800, 60
 SETTLE_S = 1.0
+P99, SHARE = "request p99, ms", "tuning's share"
 TUNING_S = "softswap_tuning_device_seconds_total"
 LOADS = HALF, HALF_WITH_JOB, FULL, FULL_WITH_JOB = "half", "half, with a job", "full", "full, with a job"
 
 
 @dataclass
 class Phase:
-    """One load with or without a job, all rounds together.
-
-    Attributes:
-        tokens_per_s, p99_ms: of a request; by round.
-        lent_share: of the time, which the device computed for tuning; by round.
-    """
+    """One load with or without a job, all rounds together. Attributes: rounds: columns with a value for each round."""
 
     answers: list[Answer] = field(default_factory=list)
-    tokens_per_s: list[float] = field(default_factory=list)
-    p99_ms: list[float] = field(default_factory=list)
-    lent_share: list[float] = field(default_factory=list)
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {"tokens/s": [], P99: [], SHARE: []})
 
     def add(self, answers: Sequence[Answer], lent_share: float, duration_s: float) -> None:
-        """Args: duration_s: tokens that came later than that do not count into the throughput."""
+        """Args:
+        lent_share: of the time, which the device computed for tuning.
+        duration_s: tokens that came later than that do not count into the throughput.
+        """
         end_s = min(answer.due_s for answer in answers) + duration_s
         num_tokens = sum(token_s <= end_s for answer in answers for token_s in answer.token_s)
+        p99_ms = _quantiles([answer.latency_s for answer in answers])[1]
         self.answers += answers
-        self.tokens_per_s.append(num_tokens / duration_s)
-        self.p99_ms.append(_quantiles([answer.latency_s for answer in answers])[1])
-        self.lent_share.append(lent_share)
+        for column, value in zip(self.rounds.values(), (num_tokens / duration_s, p99_ms, lent_share), strict=True):
+            column.append(value)
 
     @property
     def figures(self) -> dict[str, float]:
-        columns = {
-            "request": _quantiles([answer.latency_s for answer in self.answers]),
-            "first token": _quantiles([answer.first_token_s for answer in self.answers]),
-            "between tokens": _quantiles([gap_s for answer in self.answers for gap_s in answer.gaps_s]),
-        }
-        return {
-            "requests": len(self.answers),
-            **{
-                f"{name} {p}, ms": ms
-                for name, both in columns.items()
-                for p, ms in zip(("p50", "p99"), both, strict=True)
-            },
-            "tokens/s": float(np.mean(self.tokens_per_s)),
-            "tuning's share": float(np.mean(self.lent_share)),
-        }
+        found: dict[str, float] = {"requests": len(self.answers)}
+        for name, seconds in (
+            ("request", [answer.latency_s for answer in self.answers]),
+            ("first token", [answer.first_token_s for answer in self.answers]),
+            ("between tokens", [gap_s for answer in self.answers for gap_s in answer.gaps_s]),
+        ):
+            found[f"{name} p50, ms"], found[f"{name} p99, ms"] = _quantiles(seconds)
+        return found | {name: float(np.mean(self.rounds[name])) for name in ("tokens/s", SHARE)}
 
 
 class SteadyJob:
@@ -178,10 +168,7 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
         question="What does a job that runs cost those who ask meanwhile?",
         setting=facts,
         figures={name: phase.figures for name, phase in phases.items()},
-        rounds={
-            name: {"tokens/s": each.tokens_per_s, "request p99, ms": each.p99_ms, "tuning's share": each.lent_share}
-            for name, each in phases.items()
-        },
+        rounds={name: phase.rounds for name, phase in phases.items()},
         ratios=ratios | {"tokens/s at full capacity, with a job / without": throughput},
         foreign_cores=stopwatch.foreign_cores_without(served_s),
     )
@@ -190,12 +177,12 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
 async def _measure(server: RunningServer, setting: Setting, say: Say) -> tuple[dict[str, Phase], dict[str, object]]:
     texts = Texts()
     bodies = [_body(MODELS[number % len(MODELS)], texts.draw()[0]) for number in range(256)]
-    client, duration_s = Client(server.host, server.port), setting.phase_s
+    address, duration_s = (server.host, server.port), setting.phase_s
     num_examples = NUM_SMOKE_EXAMPLES if setting.is_smoke else NUM_EXAMPLES
     job = await asyncio.to_thread(SteadyJob, server, texts.examples(num_examples))
     say("measuring the capacity")
-    await keep_busy(client, bodies, NUM_CLIENTS, min(2.0, duration_s), seed=0)
-    answers = await keep_busy(client, bodies, NUM_CLIENTS, duration_s, seed=1)
+    await keep_busy(address, bodies, NUM_CLIENTS, min(2.0, duration_s), seed=0)
+    answers = await keep_busy(address, bodies, NUM_CLIENTS, duration_s, seed=1)
     capacity = len(answers) / (max(each.ended_s for each in answers) - min(each.due_s for each in answers))
     phases = {name: Phase() for name in LOADS}
     for number in range(setting.num_rounds):
@@ -206,14 +193,18 @@ async def _measure(server: RunningServer, setting: Setting, say: Say) -> tuple[d
             watch = asyncio.create_task(_keep_running(job)) if name.endswith("job") else None
             before_s, began_s = await asyncio.to_thread(lambda: job.device_s), time.perf_counter()
             if name.startswith(HALF):
-                answers = await arrive_at_random(client, bodies, capacity / 2, duration_s, seed=number)
+                answers = await arrive_at_random(address, bodies, capacity / 2, duration_s, seed=number)
             else:
-                answers = await keep_busy(client, bodies, NUM_CLIENTS, duration_s, seed=number)
+                answers = await keep_busy(address, bodies, NUM_CLIENTS, duration_s, seed=number)
             lent_s = await asyncio.to_thread(lambda: job.device_s) - before_s
             phases[name].add(answers, lent_s / (time.perf_counter() - began_s), duration_s)
             if watch is not None:
                 watch.cancel()
-    alone_share = await _share_alone(job, duration_s)
+    await asyncio.to_thread(job.set_running, True)
+    await asyncio.sleep(SETTLE_S)
+    before_s = await asyncio.to_thread(lambda: job.device_s)
+    await asyncio.sleep(duration_s)
+    alone_share = (await asyncio.to_thread(lambda: job.device_s) - before_s) / duration_s
     facts: dict[str, object] = {
         "capacity, requests/s": round(capacity, 1),
         "new_tokens": NUM_NEW_TOKENS,
@@ -221,15 +212,6 @@ async def _measure(server: RunningServer, setting: Setting, say: Say) -> tuple[d
     }
     facts |= {"clients_at_full": NUM_CLIENTS, "rounds": setting.num_rounds, "seconds_of_a_load": duration_s}
     return phases, facts | {"examples_of_the_job": num_examples, "share_of_a_job_alone": round(alone_share, 3)}
-
-
-async def _share_alone(job: SteadyJob, duration_s: float) -> float:
-    """Of the time, which a job gets from a server that nothing else is asked of."""
-    await asyncio.to_thread(job.set_running, True)
-    await asyncio.sleep(SETTLE_S)
-    before_s = await asyncio.to_thread(lambda: job.device_s)
-    await asyncio.sleep(duration_s)
-    return (await asyncio.to_thread(lambda: job.device_s) - before_s) / duration_s
 
 
 async def _keep_running(job: SteadyJob) -> None:

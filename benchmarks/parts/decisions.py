@@ -10,9 +10,6 @@ from benchmarks.rounds import Contender, interleave, whole
 from benchmarks.setup import Setup
 
 BOUND = 3.0
-NAME_TO_REASON = {
-    "vLLM, LoRA adapters": "not tried: changing among 64 adapters took longer than all the others together"
-}
 
 
 def measure(setup: Setup, say: Say) -> Iterator[Part]:
@@ -21,7 +18,7 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
     workload = setup.decisions(4 * setting.num_decision_tasks)
     engine = setup.softswap(len(workload.prompts))
     engine.run(workload.rotated(-1))
-    with start_peers(setup, workload, say, NAME_TO_REASON) as peers:
+    with start_peers(setup, workload, say) as peers:
         found = interleave(
             [
                 Contender("softswap", workload.rotated, whole(engine.run)),
@@ -49,7 +46,7 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
                 "requests": sum(one == other for one, other in zip(ours, each.first_tokens, strict=True))
             }
             for name, each in found.items()
-            if name != "softswap" and "LoRA" not in name
+            if name != "softswap"
         },
         ratios={
             f"softswap / {name}": speed(found, "softswap", name, BOUND if name == best else None) for name in speeds

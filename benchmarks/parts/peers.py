@@ -73,7 +73,6 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
     name_to_few = {
         name: each.first_tokens[:: 1 if name == ONE_BY_ONE else setting.one_by_one_stride]
         for name, each in found.items()
-        if "LoRA" not in name
     }
     yield Part(
         name="peers",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -26,10 +27,11 @@ from app.tuning.run.initialization import embedding_rms, kv_rms
 from app.tuning.run.objective import TokenObjective
 from app.tuning.run.population import Member, Population
 from app.tuning.run.trainer import Trainer
-from benchmarks.machine import Stopwatch
+from benchmarks.machine import Device, Stopwatch
 from benchmarks.part import Part, Ratio, Say
 from benchmarks.setup import Setup
 
+TOGETHER, SEPARATELY = "together", "separately"
 NUM_PROMPTS = 8
 NUM_VIRTUAL_TOKENS = 20
 MIN_TOKENS, MAX_TOKENS, NUM_TARGET_TOKENS = 20, 60, 3
@@ -42,12 +44,11 @@ MICRO_BATCH_SIZE = 32
 
 @dataclass
 class Pair:
-    """One kind and batch size. Attributes: together_s, separate_s: of an update of all prompts, by round."""
+    """One kind and batch size. Attributes: seconds: of an update of all prompts, each way, by round."""
 
     kind: PromptKind
     batch_size: int
-    together_s: list[float] = field(default_factory=list)
-    separate_s: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {TOGETHER: [], SEPARATELY: []})
 
     @property
     def name(self) -> str:
@@ -55,8 +56,8 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Median over the rounds of together / separate: both halves of a round meet the same moment."""
-        return statistics.median(one / other for one, other in zip(self.together_s, self.separate_s, strict=True))
+        """Median over the rounds of together / separately: both halves of a round meet the same moment."""
+        return statistics.median(one / other for one, other in zip(*self.seconds.values(), strict=True))
 
 
 def measure(setup: Setup, say: Say) -> Iterator[Part]:
@@ -77,22 +78,12 @@ def measure_pairs(
     return Part(
         name=name,
         question=f"Is an update of {NUM_PROMPTS} prompts in one batch cheaper than {NUM_PROMPTS} updates?",
-        setting={
-            "backbone": backbone.name,
-            "threads": torch.get_num_threads(),
-            "virtual_tokens": NUM_VIRTUAL_TOKENS,
-            "text_tokens": f"{MIN_TOKENS}-{MAX_TOKENS}",
-            "rows_of_a_forward": MICRO_BATCH_SIZE,
-            "rounds": num_rounds,
-        },
+        setting={"backbone": backbone.name, "threads": torch.get_num_threads(), "rows_of_a_forward": MICRO_BATCH_SIZE},
         figures={
-            pair.name: {
-                "together, ms": 1000 * statistics.median(pair.together_s),
-                "separately, ms": 1000 * statistics.median(pair.separate_s),
-            }
+            pair.name: {f"{key}, ms": 1000 * statistics.median(each) for key, each in pair.seconds.items()}
             for pair in pairs
         },
-        rounds={pair.name: {"together, s": pair.together_s, "separately, s": pair.separate_s} for pair in pairs},
+        rounds={pair.name: {f"{key}, s": each for key, each in pair.seconds.items()} for pair in pairs},
         ratios={f"{pair.name}: together / separately": Ratio(pair.ratio, at_most=at_most) for pair in pairs},
         foreign_cores=stopwatch.foreign_cores,
     )
@@ -100,20 +91,25 @@ def measure_pairs(
 
 def time_pair(backbone: Backbone, pair: Pair, num_rounds: int) -> None:
     """Adds to the pair's seconds."""
-    numbers = range(NUM_PROMPTS)
-    together = [make_trainer(backbone, make_population(backbone, pair.kind, numbers))]
-    separate = [make_trainer(backbone, make_population(backbone, pair.kind, [number])) for number in numbers]
-    batches = draw_batches(backbone, pair.batch_size)
-    for trainers in (together, separate[:1]):
-        update(trainers, next(batches))
+    device, batches = Device(backbone.device, backbone.dtype), draw_batches(backbone, pair.batch_size)
+    groups: dict[str, list[Sequence[int]]] = {
+        TOGETHER: [range(NUM_PROMPTS)],
+        SEPARATELY: [[number] for number in range(NUM_PROMPTS)],
+    }
+    trainers = {
+        way: [make_trainer(backbone, make_population(backbone, pair.kind, numbers)) for numbers in each]
+        for way, each in groups.items()
+    }
+    for each in trainers.values():
+        update(each[:1], next(batches))
     for _ in range(num_rounds):
         rows = next(batches)
-        for trainers, wall_s in ((together, pair.together_s), (separate, pair.separate_s)):
-            _settle(backbone)
-            with Stopwatch() as stopwatch:
-                update(trainers, rows)
-                _settle(backbone)
-            wall_s.append(stopwatch.wall_s)
+        for way, each in trainers.items():
+            device.settle()
+            began_s = time.perf_counter()
+            update(each, rows)
+            device.settle()
+            pair.seconds[way].append(time.perf_counter() - began_s)
 
 
 def update(trainers: Sequence[Trainer], rows: Sequence[EncodedExample]) -> None:
@@ -148,12 +144,6 @@ def draw_batches(backbone: Backbone, batch_size: int) -> Iterator[list[EncodedEx
             EncodedExample(draw(max(1, length - generator.randint(0, 2))), draw(NUM_TARGET_TOKENS))
             for _ in range(batch_size)
         ]
-
-
-def _settle(backbone: Backbone) -> None:
-    """Wait for a device that works on its own."""
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize(backbone.device)
 
 
 def _member(backbone: Backbone, kind: PromptKind, number: int) -> Member:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.part import Part, Say, duration
-from benchmarks.pictures import NO_PROMPT
 from benchmarks.rounds import Contender, interleave
 from benchmarks.setup import Setup
 
+NO_PROMPT = "no virtual tokens"
 BOUNDS = {10: None, 50: 1.05, 200: 1.2}
 
 

@@ -16,8 +16,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -40,54 +41,64 @@ NUM_REPEATS_OF_TINY = 2
 SETTLE_S = 0.1
 """What a server still does after its last answer counts too."""
 
-Answers = list[Any]
-
-
-@dataclass(frozen=True)
-class Load:
-    """Attributes:
-    send: asks a server, and gives what came back: it must be the same from both trees.
-    unit: what the CPU time is divided by, and how many of them a round has.
-    """
-
-    name: str
-    send: Callable[[RunningServer], Answers]
-    unit: str
-    num_units: int
+Trees = tuple[RunningServer, RunningServer]
+"""The server of this tree and that of the other."""
 
 
 @dataclass
-class Comparison:
-    """One load. Attributes: ours, theirs: seconds of the process's CPU by round; *_wall_s: of the clock."""
+class Load:
+    """Attributes:
+    send: asks a server, and gives what came back: it must be the same from both trees.
+    unit: what CPU time is divided by, and how many of them a round has.
+    cpu_s, wall_s: of this tree's server and of the other's, by round.
+    """
 
-    load: Load
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-    ours_wall_s: list[float] = field(default_factory=list)
-    theirs_wall_s: list[float] = field(default_factory=list)
+    name: str
+    send: Callable[[RunningServer], object]
+    unit: str
+    num_units: int
+    cpu_s: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    wall_s: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     num_equal: int = 0
+
+    def run(self, trees: Trees, *, is_reversed: bool) -> None:
+        """One round."""
+        answers = []
+        for index in (1, 0) if is_reversed else (0, 1):
+            found, cpu_s, wall_s = self.ask(trees[index])
+            answers.append(found)
+            self.cpu_s[index].append(cpu_s)
+            self.wall_s[index].append(wall_s)
+        self.num_equal += answers[0] == answers[1]
+
+    def ask(self, server: RunningServer) -> tuple[object, float, float]:
+        """(answers, CPU seconds of the server, seconds)."""
+        os.kill(server.process_id, signal.SIGCONT)
+        try:
+            before_s, began_s = server.cpu_s, time.perf_counter()
+            answers = self.send(server)
+            took_s = time.perf_counter() - began_s
+            time.sleep(SETTLE_S)
+            return answers, server.cpu_s - before_s, took_s
+        finally:
+            os.kill(server.process_id, signal.SIGSTOP)
 
     @property
     def figures(self) -> dict[str, float]:
-        ratio, low, high = ratio_with_interval(self.ours, self.theirs)
-        wall, wall_low, wall_high = ratio_with_interval(self.ours_wall_s, self.theirs_wall_s)
-        per_unit = 1000 / self.load.num_units
+        ours, theirs = (1000 * statistics.median(each) / self.num_units for each in self.cpu_s)
+        wall, low, high = ratio_with_interval(*self.wall_s)
+        wall_time = {"ratio of wall time": wall, "from": low, "to": high}
         return {
-            "this tree, CPU ms": per_unit * statistics.median(self.ours),
-            "the other, CPU ms": per_unit * statistics.median(self.theirs),
-            "ratio": ratio, "from": low, "to": high,
-            "ratio of wall time": wall, "wall from": wall_low, "wall to": wall_high,
+            "this tree, CPU ms": ours,
+            "the other": theirs,
+            **wall_time,
             "rounds with equal answers": self.num_equal,
-        }  # fmt: skip
+        }
 
     @property
     def rounds(self) -> dict[str, list[float]]:
-        return {
-            "this tree, CPU s": self.ours,
-            "the other, CPU s": self.theirs,
-            "this tree, wall s": self.ours_wall_s,
-            "the other, wall s": self.theirs_wall_s,
-        }
+        names = ("this tree, CPU s", "the other, CPU s", "this tree, wall s", "the other, wall s")
+        return dict(zip(names, (*self.cpu_s, *self.wall_s), strict=True))
 
 
 def ratio_with_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
@@ -109,126 +120,89 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
     setting, other = setup.setting, setup.setting.other
     if other is None or not (other / "app").is_dir():
         raise SystemExit("trees: --other names a folder that holds the other tree's app")
-    comparisons = []
     with Stopwatch() as stopwatch, ExitStack() as stack:
-        for load, ours, theirs in _start(stack, setup, other, say):
-            comparison = Comparison(load)
-            comparisons.append((comparison, ours, theirs))
-            for server in (ours, theirs):
-                _ask(server, load)  # warms up
+        pairs = list(_start(stack, setup, other, say))
+        for load, trees in pairs:
+            for server in trees:
+                load.ask(server)  # warms up
         for number in range(setting.num_rounds):
-            say(f"round {number + 1} of {setting.num_rounds}")
-            for comparison, ours, theirs in comparisons:
-                _compare(comparison, ours, theirs, ours_first=number % 2 == 0)
-        served_s = sum(server.cpu_s for server in {id(s): s for _, *both in comparisons for s in both}.values())
-    found = [comparison for comparison, *_ in comparisons]
+            for load, trees in pairs:
+                say(f"round {number + 1} of {setting.num_rounds}: {load.name}")
+                load.run(trees, is_reversed=number % 2 == 1)
+        served_s = sum(server.cpu_s for server in {server for _, trees in pairs for server in trees})
+    loads = [load for load, _ in pairs]
+    ratios = {load.name: ratio_with_interval(*load.cpu_s) for load in loads}
     yield Part(
         name="trees",
         question="Is this tree of softswap slower than another one?",
-        setting={
-            "this": _commit(ROOT),
-            "other": _commit(other),
-            "threads": setting.threads or 1,
-            "rounds": setting.num_rounds,
-        },
-        figures={f"{each.load.name}, each {each.load.unit}": each.figures for each in found},
-        rounds={each.load.name: each.rounds for each in found},
+        setting={"this": _commit(ROOT), "other": _commit(other), "threads": setting.threads or 1},
+        figures={f"{load.name}, each {load.unit}": load.figures for load in loads},
+        rounds={load.name: load.rounds for load in loads},
         ratios={
-            f"{each.load.name}: CPU time, this tree / the other": Ratio(value, low=low, high=high, at_most=1.0)
-            for each in found
-            for value, low, high in [ratio_with_interval(each.ours, each.theirs)]
+            f"{name}: CPU time, this tree / the other": Ratio(value, low=low, high=high, at_most=1.0)
+            for name, (value, low, high) in ratios.items()
         },
         foreign_cores=stopwatch.foreign_cores_without(served_s),
     )
 
 
-def _start(
-    stack: ExitStack, setup: Setup, other: Path, say: Say
-) -> Iterator[tuple[Load, RunningServer, RunningServer]]:
+def _start(stack: ExitStack, setup: Setup, other: Path, say: Say) -> Iterator[tuple[Load, Trees]]:
     """Every load with the servers that it goes to; servers of one model and workload are shared."""
     setting = setup.setting
     models = [(Setup(replace(setting, shape=TINY)), ", tiny model", setting.num_decisions, NUM_REPEATS_OF_TINY)]
     if not setting.is_smoke:
         models.append((setup, "", NUM_DECISIONS, 1))
-    for each, word, num_decisions, num_repeats in models:
+    for each, word, num_decisions, repeats in models:
         mixed, choices = each.workload, each.decisions(num_decisions)
+        texts, num_tokens = each.texts(choices), repeats * mixed.num_generated_tokens
+        bodies = [completion_body(request, mixed, stream=False) for request in mixed.requests]
+        completions = _repeated(repeats, partial(_post_all, bodies=bodies))
+        streams = _repeated(repeats, partial(_stream, load=mixed))
+        decisions = _repeated(repeats, partial(_decide, load=choices, texts=texts))
         say(f"starting servers of both trees with {each.setting.shape.name}")
-        for workload, loads in (
-            (mixed, [_completions(mixed, word, num_repeats), _streams(mixed, word, num_repeats)]),
-            (choices, [_decisions(choices, each.texts(choices), word, num_repeats)]),
-        ):
-            ours, theirs = (
-                stack.enter_context(
-                    _stopped(stack.enter_context(each.server(workload, tree=tree, threads=setting.threads or 1)))
-                )
-                for tree in (ROOT, other)
-            )
-            for load in loads:
-                yield load, ours, theirs
+        trees = _serve(stack, each, mixed, other)
+        yield Load(f"completions{word}", completions, "token", num_tokens), trees
+        yield Load(f"streams{word}", streams, "token", num_tokens), trees
+        num_units = repeats * num_decisions
+        yield (
+            Load(f"decisions in one call{word}", decisions, "decision", num_units),
+            _serve(stack, each, choices, other),
+        )
 
 
-@contextmanager
-def _stopped(server: RunningServer) -> Iterator[RunningServer]:
-    """Stops a server; whoever asks it continues it meanwhile."""
-    os.kill(server.process_id, signal.SIGSTOP)
-    try:
-        yield server
-    finally:
-        os.kill(server.process_id, signal.SIGCONT)
-
-
-def _completions(workload: Workload, word: str, num_repeats: int) -> Load:
-    bodies = [completion_body(request, workload, stream=False) for request in workload.requests]
-
-    def send(server: RunningServer) -> Answers:
-        with ThreadPoolExecutor(len(bodies)) as clients:
-            for _ in range(num_repeats):
-                found = list(clients.map(lambda body: _post(server, "/v1/completions", body), bodies))
-        return [answer["choices"][0]["text"] for answer in found]
-
-    return Load(f"completions{word}", send, "token", num_repeats * workload.num_generated_tokens)
-
-
-def _streams(workload: Workload, word: str, num_repeats: int) -> Load:
-    def send(server: RunningServer) -> Answers:
-        return [HttpPeer(server).streams(workload).num_tokens for _ in range(num_repeats)]
-
-    return Load(f"streams{word}", send, "token", num_repeats * workload.num_generated_tokens)
-
-
-def _decisions(workload: Workload, texts: Sequence[str], word: str, num_repeats: int) -> Load:
-    def send(server: RunningServer) -> Answers:
-        return [HttpPeer(server).one_call(workload, texts).tokens for _ in range(num_repeats)]
-
-    return Load(f"decisions in one call{word}", send, "decision", num_repeats * len(workload.requests))
-
-
-def _post(server: RunningServer, route: str, body: bytes) -> Any:
-    with urlopen(Request(f"{server.url}{route}", body, {"content-type": "application/json"})) as answer:
-        return json.load(answer)
-
-
-def _ask(server: RunningServer, load: Load) -> tuple[Answers, float, float]:
-    """(answers, CPU seconds of the server, seconds)."""
-    os.kill(server.process_id, signal.SIGCONT)
-    try:
-        before_s, began_s = server.cpu_s, time.perf_counter()
-        answers = load.send(server)
-        took_s = time.perf_counter() - began_s
-        time.sleep(SETTLE_S)
-        return answers, server.cpu_s - before_s, took_s
-    finally:
+def _serve(stack: ExitStack, setup: Setup, workload: Workload, other: Path) -> Trees:
+    """Both are stopped until they are asked, and continued before they end."""
+    servers = []
+    for tree in (ROOT, other):
+        server = stack.enter_context(setup.server(workload, tree=tree, threads=setup.setting.threads or 1))
         os.kill(server.process_id, signal.SIGSTOP)
+        stack.callback(os.kill, server.process_id, signal.SIGCONT)
+        servers.append(server)
+    return servers[0], servers[1]
 
 
-def _compare(comparison: Comparison, ours: RunningServer, theirs: RunningServer, *, ours_first: bool) -> None:
-    """One round."""
-    found = {}
-    for server in (ours, theirs) if ours_first else (theirs, ours):
-        found[server], cpu_s, wall_s = _ask(server, comparison.load)
-        (comparison.ours if server is ours else comparison.theirs).append(cpu_s)
-        (comparison.ours_wall_s if server is ours else comparison.theirs_wall_s).append(wall_s)
-    comparison.num_equal += found[ours] == found[theirs]
+def _repeated(number: int, send: Callable[[RunningServer], object]) -> Callable[[RunningServer], object]:
+    return lambda server: [send(server) for _ in range(number)]
+
+
+def _stream(server: RunningServer, load: Workload) -> object:
+    return HttpPeer(server).streams(load).num_tokens
+
+
+def _decide(server: RunningServer, load: Workload, texts: Sequence[str]) -> object:
+    return HttpPeer(server).one_call(load, texts).tokens
+
+
+def _post_all(server: RunningServer, bodies: Sequence[bytes]) -> list[str]:
+    """The texts of completions that are asked for at once."""
+
+    def post(body: bytes) -> Any:
+        request = Request(f"{server.url}/v1/completions", body, {"content-type": "application/json"})
+        with urlopen(request) as answer:
+            return json.load(answer)["choices"][0]["text"]
+
+    with ThreadPoolExecutor(len(bodies)) as clients:
+        return list(clients.map(post, bodies))
 
 
 def _commit(tree: Path) -> str:

@@ -53,17 +53,19 @@ def read_safetensors(path: Path) -> dict[str, Array]:
 
 
 def _write_config(writer: Any, config: dict[str, Any]) -> None:
-    head_size = config["hidden_size"] // config["num_attention_heads"]
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_dimension_count(head_size)
+    for add, name in (
+        (writer.add_context_length, "max_position_embeddings"),
+        (writer.add_embedding_length, "hidden_size"),
+        (writer.add_block_count, "num_hidden_layers"),
+        (writer.add_feed_forward_length, "intermediate_size"),
+        (writer.add_head_count, "num_attention_heads"),
+        (writer.add_head_count_kv, "num_key_value_heads"),
+        (writer.add_layer_norm_rms_eps, "rms_norm_eps"),
+        (writer.add_vocab_size, "vocab_size"),
+    ):
+        add(config[name])
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
 
 
@@ -81,7 +83,7 @@ def _renamed(name: str, values: Array, config: dict[str, Any]) -> tuple[str, Arr
 
 
 def _interleaved(values: Array, num_heads: int) -> Array:
-    """llama.cpp turns neighbouring pairs of a head's values, transformers its two halves."""
+    """llama.cpp rotates neighboring pairs of a head's values, transformers its two halves."""
     size = values.shape[0] // num_heads
     return values.reshape(num_heads, 2, size // 2, -1).swapaxes(1, 2).reshape(values.shape)
 

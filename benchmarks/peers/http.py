@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
-from benchmarks.load import Answer, Client
+from benchmarks.load import Answer, complete
 from benchmarks.server import RunningServer
 from benchmarks.workloads import Outcome, Request, Workload
 
@@ -46,8 +46,8 @@ class HttpPeer:
         return Outcome.of(chosen, (took_s,) * len(chosen), elsewhere_s=self._server.cpu_s - before_s)
 
     async def _stream_all(self, bodies: Sequence[bytes]) -> list[Answer]:
-        client, now_s = Client(self._server.host, self._server.port), time.perf_counter()
-        return await asyncio.gather(*(client.complete(body, now_s) for body in bodies))
+        host, port, now_s = self._server.host, self._server.port, time.perf_counter()
+        return await asyncio.gather(*(complete(host, port, body, now_s) for body in bodies))
 
 
 def completion_body(request: Request, workload: Workload, *, stream: bool = True) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 
 from app.task_prompt import TaskPrompt
-from benchmarks.machine import Stopwatch
 from benchmarks.workloads import Outcome, Request, Workload
 
 PAD_ID = 0
@@ -24,7 +24,7 @@ class PeftPeer:
         self.model = model
         self._peft: PeftModel | None = None
         for index, prompt in enumerate(prompts):
-            self._add_adapter(_adapter_name(index), prompt)
+            self._add_adapter(f"task{index}", prompt)
 
     def one_by_one(self, workload: Workload) -> Outcome:
         """One request after the other, unpadded: right, and what PEFT's documentation shows."""
@@ -45,19 +45,16 @@ class PeftPeer:
             return self._peft(input_ids=torch.tensor([request.token_ids + generated])).logits[0, -1]
 
     def _run(self, workload: Workload, batches: list[list[int]]) -> Outcome:
-        index_to_tokens: dict[int, tuple[int, ...]] = {}
-        index_to_first_token_s: dict[int, float] = {}
-        with Stopwatch() as stopwatch:
-            for indices in batches:
-                stamp = _FirstToken(stopwatch)
-                rows = self._generate([workload.requests[index] for index in indices], workload.num_new_tokens, stamp)
-                index_to_tokens.update(zip(indices, rows, strict=True))
-                index_to_first_token_s.update(dict.fromkeys(indices, stamp.elapsed_s))
+        tokens: dict[int, tuple[int, ...]] = {}
+        first_token_s: dict[int, float] = {}
+        began_s = time.perf_counter()
+        for indices in batches:
+            requests = [workload.requests[index] for index in indices]
+            rows, first_s = self._generate(requests, workload.num_new_tokens)
+            tokens.update(zip(indices, rows, strict=True))
+            first_token_s.update(dict.fromkeys(indices, first_s - began_s))
         order = range(len(workload.requests))
-        return Outcome.of(
-            tokens=tuple(index_to_tokens[index] for index in order),
-            first_token_s=tuple(index_to_first_token_s[index] for index in order),
-        )
+        return Outcome.of(tuple(tokens[index] for index in order), tuple(first_token_s[index] for index in order))
 
     def _add_adapter(self, name: str, prompt: TaskPrompt) -> None:
         assert prompt.rows is not None
@@ -74,16 +71,22 @@ class PeftPeer:
     def _switch(self, request: Request) -> None:
         assert self._peft is not None
         assert request.task is not None
-        self._peft.set_adapter(_adapter_name(request.task), inference_mode=True)
+        self._peft.set_adapter(f"task{request.task}", inference_mode=True)
 
-    def _generate(self, requests: list[Request], num_new_tokens: int, stamp: _FirstToken) -> list[tuple[int, ...]]:
-        """The requests share a task; rows shorter than the longest are padded on the left."""
+    def _generate(self, requests: list[Request], num_new_tokens: int) -> tuple[list[tuple[int, ...]], float]:
+        """(tokens of each, when the first ones were there). The requests share a task; shorter rows are left-padded."""
         assert self._peft is not None
         self._switch(requests[0])
         width = max(len(request.token_ids) for request in requests)
         pads = [width - len(request.token_ids) for request in requests]
         rows = [[PAD_ID] * pad + list(request.token_ids) for pad, request in zip(pads, requests, strict=True)]
         mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        seen_s: list[float] = []
+
+        def note(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            seen_s.append(time.perf_counter())
+            return scores
+
         with torch.inference_mode():
             output = self._peft.generate(
                 input_ids=torch.tensor(rows),
@@ -92,21 +95,9 @@ class PeftPeer:
                 do_sample=False,
                 use_cache=True,
                 pad_token_id=PAD_ID,
-                logits_processor=[stamp],
+                logits_processor=[note],
             )
-        return [tuple(row) for row in output[:, width:].tolist()]
-
-
-class _FirstToken:
-    """A logits processor that changes nothing and notes when it is first called."""
-
-    def __init__(self, stopwatch: Stopwatch) -> None:
-        self._stopwatch = stopwatch
-        self.elapsed_s = 0.0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.elapsed_s = self.elapsed_s or self._stopwatch.elapsed_s
-        return scores
+        return [tuple(row) for row in output[:, width:].tolist()], seen_s[0]
 
 
 def _batches(requests: tuple[Request, ...], batch_size: int) -> list[list[int]]:
@@ -119,7 +110,3 @@ def _batches(requests: tuple[Request, ...], batch_size: int) -> list[list[int]]:
         for indices in task_to_indices.values()
         for start in range(0, len(indices), batch_size)
     ]
-
-
-def _adapter_name(task: int) -> str:
-    return f"task{task}"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,7 +40,6 @@ class Entry:
 ENTRIES = (
     Entry("transformers, continuous batching", "transformers_peer", "virtual-ids"),
     Entry("vLLM, prompt_embeds", "vllm_peer", "prompt_embeds", "vllm"),
-    Entry("vLLM, LoRA adapters", "vllm_peer", "lora", "vllm"),
     Entry("llama.cpp, 8 slots", "llama_cpp_peer", "slots-8", "llama.cpp"),
     Entry("llama.cpp, 32 slots", "llama_cpp_peer", "slots-32", "llama.cpp"),
 )
@@ -110,17 +109,12 @@ class Peers:
 
 
 @contextmanager
-def start_peers(
-    setup: Setup, workload: Workload, say: Say, name_to_reason: Mapping[str, str] | None = None
-) -> Iterator[Peers]:
-    """Every peer that is wanted, loaded and warm; one that fails says why.
-
-    Args: name_to_reason: those that are not even tried.
-    """
-    peers = Peers({}, dict(name_to_reason or {}))
+def start_peers(setup: Setup, workload: Workload, say: Say) -> Iterator[Peers]:
+    """Every peer that is wanted, loaded and warm; one that fails says why."""
+    peers = Peers({}, {})
     with ExitStack() as stack:
         for entry in ENTRIES:
-            if entry.name in peers.name_to_reason or not setup.setting.wants(entry.name):
+            if not setup.setting.wants(entry.name):
                 continue
             if entry.environment and not python_of(entry.environment).exists():
                 reason = f"not installed: python -m benchmarks install {entry.environment}"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.load import Client
+from benchmarks.load import complete
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENTS = [b'data: {"text":"a data: b"}\n\n', b'data: {"text":"\\ndata: "}\n\n', b"data: [DONE]\n\n"]
@@ -25,8 +25,8 @@ async def _ask(answer: bytes, piece: int) -> int:
             await writer.wait_closed()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        client = Client(*server.sockets[0].getsockname()[:2])
-        return len((await client.complete(b"{}", 0.0)).token_s)
+        host, port, *_ = server.sockets[0].getsockname()
+        return len((await complete(host, port, b"{}", 0.0)).token_s)
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 13, 1000])

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import page
 from benchmarks.__main__ import PARTS
 from benchmarks.part import RESULTS, read_runs
-from benchmarks.pictures import NO_PROMPT
+from benchmarks.parts.prompt_length import NO_PROMPT
 
 
 def contender(tokens_per_s: float) -> dict[str, Any]:

@@ -29,5 +29,5 @@ def test_eight_prompts_in_one_batch_become_what_eight_updates_make_of_them(kind:
 
 def test_the_ratio_compares_the_halves_of_a_round() -> None:
     """A round in which the machine was slow says as much as any other."""
-    pair = Pair(PromptKind.KV, 4, together_s=[1.0, 10.0, 1.0], separate_s=[2.0, 20.0, 2.0])
+    pair = Pair(PromptKind.KV, 4, {"together": [1.0, 10.0, 1.0], "separately": [2.0, 20.0, 2.0]})
     assert pair.ratio == 0.5
