@@ -37,7 +37,7 @@ def python_of(name: str) -> Path:
 
 
 def variables_of(name: str) -> dict[str, str]:
-    """What a peer's process gets besides our own variables.
+    """Environment variables of a peer's process, in addition to our own.
 
     vLLM asks that Intel's OpenMP, which its wheel requires, and tcmalloc, if the system has it, are loaded first.
     """

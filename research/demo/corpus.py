@@ -27,7 +27,7 @@ PART_TO_BYTES = {
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus; `title`, `author` and `decade` are empty where the source states none."""
+    """One text of a corpus; `title`, `author` and `decade` are empty if the source states none."""
 
     part: str
     text: str
@@ -82,7 +82,7 @@ def is_held_out(title: str, text: str, keys: frozenset[str]) -> bool:
 
 
 def speak_plainly(text: str) -> str:
-    """Lower case with spaces around punctuation, as tokenised review and dialogue sets are written."""
+    """Lower case with spaces around punctuation, as tokenized review and dialogue sets are written."""
     return re.sub(r"\s*([.,!?;:()\"])\s*", r" \1 ", text.lower()).strip()
 
 

@@ -2,7 +2,7 @@
 
 A soft prompt can steer a model that has learned to read a text and answer about it. Four layouts teach that: the
 examples of one document, one example per document in a run of documents, an instruction within the document, and an
-instruction or examples in front of `<s>`, which is where a soft prompt will stand.
+instruction or examples before `<s>`, where a soft prompt will be.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FREE_LABELS = (
 )
 
 
-LAYOUTS = ("run", "in front", "in front", "in front", "in front", "one document", "instructed")
+LAYOUTS = ("run", "before", "before", "before", "before", "one document", "instructed")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Cue:
     """A task: ways to say it, and a source of examples.
 
     Attributes:
-        labels: empty where the answers are open.
+        labels: empty if the answers are open.
         asks: words of its own that may stand between a text and its answer ("Headline").
         is_short: its texts are single words, of which one document holds many.
     """
@@ -86,7 +86,7 @@ def lay_out(cue: Cue, rng: random.Random) -> str:
     layout = rng.choice(LAYOUTS)
     if layout == "run":
         return "".join(f"{BOS}{shot}{EOS}" for shot in shots)
-    if layout == "in front":
+    if layout == "before":
         head = "\n\n".join([name, *shots[:-1]]) if rng.random() < 0.3 else name
         tail = shots[-1:] if len(head) > len(name) else shots
         return "".join(f"{head}{BOS}{shot}{EOS}" for shot in tail)
@@ -98,7 +98,7 @@ def lay_out(cue: Cue, rng: random.Random) -> str:
 
 
 def split_answers(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text without the marks, and where its answers stand: first character, character behind the last."""
+    """The text without the marks, and where its answers are: first character, character after the last."""
     clean, spans = "", []
     for piece in text.split(ANSWER_OPENS):
         answer, marked, rest = piece.partition(ANSWER_ENDS)

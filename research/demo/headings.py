@@ -24,7 +24,7 @@ _SMALL = re.compile(r"\b(?:[Tt]he|[Aa]n?|has been|have been|was|were|has|have|ha
 def heading_of(text: str) -> str:
     """The first sentence in the words of a heading: without dates, asides, articles and what follows the main clause.
 
-    Empty where fewer than three words are left.
+    Empty if fewer than three words are left.
     """
     line = _SOURCE.sub("", sentences_of(text)[0])
     line = _ASIDE.sub(" ", _WHEN.sub(" ", line))

@@ -71,7 +71,7 @@ class TokenRows:
     def take(self, num_rows: int, row_tokens: int) -> Tensor:
         """int64 (2, num_rows, row_tokens + 1): the tokens and whether each is of an answer.
 
-        Neighbouring rows share one token.
+        Neighboring rows share one token.
         """
         length = num_rows * row_tokens
         start = self.num_read % (len(self._tokens) - length - 1)

@@ -75,7 +75,7 @@ def explain(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def weakness(result: dict[str, Any]) -> str:
-    """What the row must not be read as; empty where there is nothing to warn of."""
+    """What the row must not be read as; empty if there is nothing to warn of."""
     metric, metrics = main_metric(result), result["tuned"]["metrics"]
     name, value = f"`{result['task']}`", metrics[metric]
     rivals = [result[kind]["metrics"][metric] for kind in ("zero_shot", "few_shot") if kind in result]

@@ -22,7 +22,7 @@ TYPE_TO_PATTERN = {
 
 
 def names_of(text: str) -> list[str]:
-    """Capitalised runs that do not open a sentence, in order, each once."""
+    """Capitalized runs that do not open a sentence, in order, each once."""
     found = re.finditer(rf"(?<=[a-z,;:(\"“] ){NAME}", text)
     return list(dict.fromkeys(match[0] for match in found if match[0] not in {"I", "I'm", "I'll", "I've"}))
 

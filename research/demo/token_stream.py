@@ -69,7 +69,7 @@ def prepare(
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE with ids 0, 1, 2 for `<s>`, `</s>`, `<pad>`; encoding puts `<s>` in front and nothing behind."""
+    """Byte-level BPE with ids 0, 1, 2 for `<s>`, `</s>`, `<pad>`; encoding begins with `<s>` and adds no end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Sentences that are clearly favourable, unfavourable or neither by two lexicons, and short reviews made of words.
+"""Sentences that are clearly favorable, unfavorable or neither by two lexicons, and short reviews made of words.
 
 The lexicons are dependencies of pre-training alone: `vaderSentiment` (MIT; Hutto and Gilbert 2014) and the adjectives
 that `textblob` ships (`en-sentiment.xml`, public domain by its PDDL; De Smedt and Daelemans 2012).
@@ -55,7 +55,7 @@ class Tone:
         }
 
     def of(self, sentence: str) -> str:
-        """`positive` or `negative` where both lexicons say so clearly, `neutral` where neither knows a word, or ``."""
+        """`positive` or `negative` if both lexicons say so clearly, `neutral` if neither knows a word, or ``."""
         polarities = [
             self._polarity[word] for word in re.findall(r"[a-z]+", sentence.lower()) if word in self._polarity
         ]
@@ -70,7 +70,7 @@ class Tone:
         return "negative" if compound <= -0.4 and mean < 0 else ""
 
     def review(self, tone: str) -> str:
-        """A made-up sentence of a review, plain and lower case as tokenised review sets are."""
+        """A made-up sentence of a review, plain and lower case as tokenized review sets are."""
         other = {"positive": "negative", "negative": "positive"}[tone]
         slot_to_words = {
             "{a}": self._adjectives[tone],
@@ -83,7 +83,7 @@ class Tone:
         return re.sub(r"\{[abwpn]\}", lambda slot: self._rng.choice(slot_to_words[slot[0]]), shape)
 
     def words(self, tone: str) -> str:
-        """One or two words of a tone, sometimes behind "very" or in front of a thing."""
+        """One or two words of a tone, sometimes after "very" or before a thing."""
         word = self._rng.choice(self._rng.choice((self._adjectives[tone], self._adjectives[tone], self._words[tone])))
         other = self._rng.choice(self._adjectives[tone])
         thing = self._rng.choice(self._phrases["things"])
@@ -169,7 +169,7 @@ class ToneCues:
 
 
 def load_vader() -> Any:
-    """VADER's analyser.
+    """VADER's analyzer.
 
     Raises:
         RuntimeError: `vaderSentiment` is not installed.
