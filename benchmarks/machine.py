@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
@@ -104,6 +105,12 @@ class Device:
         """Wait until all its work is done."""
         if self.place.type == "cuda":
             torch.cuda.synchronize(self.place)
+
+    def forget(self) -> None:
+        """Give unused memory back; an engine and its graphs hold each other."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def seconds(self, work: Callable[[], object], num_rounds: int = 6) -> float:
         """The median over the rounds, host and device together; one round more warms up."""

@@ -8,7 +8,6 @@ tiny models.
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -60,9 +59,7 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
             raise SystemExit(f"the device answers something else than the reference: {error}") from error
         except Exception as error:
             yield failed(f"gpu: {name}", error)
-        gc.collect()  # an engine and its graphs hold each other
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        setup.device.forget()
 
 
 def _steps(setting: Setting, device: torch.device, say: Say) -> Iterator[Step]:
@@ -76,7 +73,7 @@ def _steps(setting: Setting, device: torch.device, say: Say) -> Iterator[Step]:
         contexts.backbone = setup.backbone
         yield (
             f"decode, {shape.name}",
-            lambda setup=contexts, bounds=bounds: decode.measure(setup, say, ways=WAYS, bounds=bounds),  # type: ignore[misc]
+            lambda setup=contexts, bounds=bounds: decode.measure(setup, say, WAYS, bounds),  # type: ignore[misc]
         )
         yield f"prompts, {shape.name}", lambda setup=setup: prompt_length.measure(setup, say)  # type: ignore[misc]
         yield f"batching, {shape.name}", lambda setup=setup: [_measure_batching(setup, say)]  # type: ignore[misc]

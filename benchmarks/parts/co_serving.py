@@ -99,6 +99,9 @@ class SteadyJob:
             device_s = now_s
             time.sleep(0.5)
 
+    def close(self) -> None:
+        self._client.close()
+
     def keep_running(self) -> None:
         """Resume the job, or begin the next one if it has ended."""
         status = self._status
@@ -205,6 +208,7 @@ async def _measure(server: RunningServer, setting: Setting, say: Say) -> tuple[d
     before_s = await asyncio.to_thread(lambda: job.device_s)
     await asyncio.sleep(duration_s)
     alone_share = (await asyncio.to_thread(lambda: job.device_s) - before_s) / duration_s
+    job.close()
     facts: dict[str, object] = {
         "capacity, requests/s": round(capacity, 1),
         "new_tokens": NUM_NEW_TOKENS,

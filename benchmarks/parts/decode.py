@@ -20,39 +20,35 @@ from benchmarks.workloads import Workload
 MIN_NEW_TOKENS = 16
 """So that the first sequences are not done before the last ones begin."""
 PREFILL = "reading texts"
+ONE_WAY: Mapping[str, dict[str, Any]] = {"step": {}}
 
 
 def measure(
-    setup: Setup,
-    say: Say,
-    *,
-    ways: Mapping[str, dict[str, Any]] | None = None,
-    bounds: Mapping[int, float] | None = None,
+    setup: Setup, say: Say, ways: Mapping[str, dict[str, Any]] = ONE_WAY, bounds: Mapping[int, float] | None = None
 ) -> Iterator[Part]:
     """The mixed load's first requests in batches that all generate, and all its texts in as few steps as they take.
 
     Args:
-        ways: names of engines to what their configurations differ in, by default one.
+        ways: names to what engines' configurations differ in; one engine after the other, since each has a KV cache.
         bounds: a step of that many sequences, by the last way, may take that multiple of its floor.
     """
-    setting, workload, device, ways = setup.setting, setup.workload, setup.device, ways or {"step": {}}
-    config = setup.config(len(workload.prompts))
-    engines = {way: Engine(setup.backbone, replace(config, **fields), Metrics()) for way, fields in ways.items()}
-    figures, ratios = {}, {}
+    setting, workload, device, backbone = setup.setting, setup.workload, setup.device, setup.backbone
+    loads = {f"batch {batch}": workload.first(batch) for batch in setting.decode_batches}
+    texts = replace(workload, num_new_tokens=1)
+    floors_s = {name: decode_floor_s(backbone, device, load) for name, load in loads.items()}
+    floors_s[PREFILL] = texts.num_input_tokens * num_flops_per_token(backbone) / device.flops_per_s
+    figures = {name: {"floor, ms": 1000 * floor_s} for name, floor_s in floors_s.items()}
     with Stopwatch() as stopwatch:
-        for batch in setting.decode_batches:
-            say(f"decode steps of {batch}")
-            load = workload.first(batch)
-            step_s = {
-                way: statistics.median(each) for way, each in decode_steps(engines, load, setting.num_rounds).items()
-            }
-            figures[f"batch {batch}"], ratio = _row(step_s, decode_floor_s(setup.backbone, device, load))
-            ratios[f"batch {batch}: step / floor"] = replace(ratio, at_most=(bounds or {}).get(batch))
-        say("steps that read texts")
-        texts = replace(workload, num_new_tokens=1)
-        read_s = {way: _read_s(device, engine, texts, setting.num_rounds) for way, engine in engines.items()}
-        floor_s = texts.num_input_tokens * num_flops_per_token(setup.backbone) / device.flops_per_s
-        figures[PREFILL], ratios[f"{PREFILL}: all steps / floor"] = _row(read_s, floor_s)
+        for way, fields in ways.items():
+            say(f"{way}: decode steps of {', '.join(map(str, setting.decode_batches))}, and steps that read texts")
+            engine = Engine(backbone, replace(setup.config(len(workload.prompts)), **fields), Metrics())
+            for name, load in loads.items():
+                step_s = decode_steps({way: engine}, load, setting.num_rounds)[way]
+                figures[name][f"{way}, ms"] = 1000 * statistics.median(step_s)
+            figures[PREFILL][f"{way}, ms"] = 1000 * _read_s(device, engine, texts, setting.num_rounds)
+            del engine
+            device.forget()
+    batch_bounds = {f"batch {batch}": bound for batch, bound in (bounds or {}).items()}
     yield Part(
         name="decode",
         question="How close does a step come to what the machine allows?",
@@ -62,7 +58,12 @@ def measure(
             "tokens_of_the_texts": texts.num_input_tokens,
         },
         figures=figures,
-        ratios=ratios,
+        ratios={
+            f"{name}: {[*ways][-1]} / floor": Ratio(
+                [*row.values()][-1] / row["floor, ms"], at_most=batch_bounds.get(name)
+            )
+            for name, row in figures.items()
+        },
         foreign_cores=stopwatch.foreign_cores,
     )
 
@@ -95,9 +96,3 @@ def decode_floor_s(backbone: Backbone, device: Device, load: Workload) -> float:
     num_bytes = num_weights + num_kv_tokens * backbone.kv_shape.num_bytes_per_token(backbone.dtype)
     num_flops = 2 * len(load.requests) * num_weights / backbone.dtype.itemsize
     return max(num_bytes / device.bytes_per_s, num_flops / device.flops_per_s)
-
-
-def _row(way_to_s: Mapping[str, float], floor_s: float) -> tuple[dict[str, float], Ratio]:
-    """Milliseconds, and the last way's ratio to the floor."""
-    row = {f"{way}, ms": 1000 * seconds for way, seconds in way_to_s.items()}
-    return row | {"floor, ms": 1000 * floor_s}, Ratio([*way_to_s.values()][-1] / floor_s)
