@@ -1,4 +1,4 @@
-"""create_app: the one place where everything is wired. What was opened first is closed last."""
+"""create_app: wires everything, in one place. What was opened first is closed last."""
 
 from __future__ import annotations
 

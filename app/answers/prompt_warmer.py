@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
-"""Between two looks at the registry, which take some 6 ms where it has 10,000 tasks."""
+"""Between two looks at the registry, which take about 6 ms each with 10,000 tasks."""
 REST_S = 0.5
-"""After requests had the device, before it is asked for again."""
+"""After requests had the device, before asking whether it is free again."""
 
 
 class PromptWarmer:
-    """Call `start` once; from then on a thread sees to it that every version an alias names is warm, room permitting.
+    """Call `start` once; from then on a thread keeps every version that an alias names warm, if there is room.
 
-    Which prompts are worth it, and where they go, is the engine's business (`Warmer`).
+    The engine decides which prompts are worth it and where their keys and values are kept (`Warmer`).
 
     Args:
-        backbone_fingerprint: versions of other backbones are left alone.
+        backbone_fingerprint: versions for other backbones are skipped.
     """
 
     def __init__(self, registry: Registry, engine: AsyncEngine, backbone_fingerprint: str) -> None:
@@ -51,11 +51,11 @@ class PromptWarmer:
         while not self._stop.is_set():
             num_warmed = self._sweep()
             if num_warmed:
-                logger.info("%d prompts were computed before anybody asked for them", num_warmed)
+                logger.info("%d prompts were computed ahead of requests", num_warmed)
             self._stop.wait(INTERVAL_S)
 
     def _sweep(self) -> int:
-        """Warm what is wanted, as far as room and requests allow. Returns how many are warm that were not."""
+        """Warm what is wanted, as far as room and requests allow. Returns how many were newly warmed."""
         num_warmed = 0
         for version in filter(self._is_wanted, self._registry.aliased_versions()):
             while not self._engine.is_idle and not self._stop.is_set():
@@ -70,7 +70,7 @@ class PromptWarmer:
         return is_possible and self._engine.wants_warm(version.digest, version.kind, version.num_virtual_tokens)
 
     def _warm(self, version: Version) -> bool:
-        """False where it has to wait for another time. One that fails is logged, and left to who asks for it."""
+        """False if it has to wait. One that fails is logged, and not tried again before a request asks for it."""
         try:
             prompt = on_passing_thread(lambda: self._registry.prompt(version, may_displace=False))
             return self._engine.warm(prompt)

@@ -97,6 +97,8 @@ class RunService:
         Raises:
             SoftswapError: the first one; if an input is at fault, `param` names it.
         """
+        if len(runs) == 1:
+            return [await self._run(runs[0], given, call)]
         targets = {id(run.target): run.target for run in runs}.values()
         at_once = self._labels.num_at_once(max(map(self._num_sequences, targets)))
         return await all_of((self._run(run, given, call) for run in runs), at_once=at_once)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,3 +11,8 @@ class Reply(BaseModel):
     """Over HTTP, or printed with --json."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def fields_of(cls, source: object) -> dict[str, Any]:
+        """Its fields that `source` has under the same names."""
+        return {name: getattr(source, name) for name in cls.model_fields if hasattr(source, name)}

@@ -77,11 +77,11 @@ def task_object(summary: TaskSummary) -> TaskObject:
 
 
 def gate_object(gate: Gate) -> GateObject:
-    return GateObject(data_sha256=gate.data_sha256, metric=gate.metric, tolerance=gate.tolerance)
+    return GateObject(**GateObject.fields_of(gate))
 
 
 def recorded_object(evaluation: RecordedEvaluation) -> RecordedEvaluationObject:
-    return RecordedEvaluationObject(**evaluation.model_dump(exclude={"schema_version", "digest"}))
+    return RecordedEvaluationObject(**RecordedEvaluationObject.fields_of(evaluation))
 
 
 def target_object(target: AliasTarget) -> int | dict[str, float]:
@@ -89,23 +89,15 @@ def target_object(target: AliasTarget) -> int | dict[str, float]:
 
 
 def version_object(version: Version) -> VersionObject:
-    return VersionObject(
-        id=version.id,
-        task=version.task,
-        number=version.number,
-        digest=version.digest,
-        kind=version.kind.value,
-        num_virtual_tokens=version.num_virtual_tokens,
-        backbone_fingerprint=version.backbone_fingerprint,
-        template=None if version.template is None else version.template.text,
-        labels=list(version.labels),
-        label_temperature=version.label_temperature,
-        sampling={name: _jsonable(value) for name, value in version.sampling.items()},
-        metrics=dict(version.metrics),
-        provenance=dict(version.provenance),
-        description=version.description,
-        created_at=version.created_at,
-    )
+    converted = {
+        "kind": version.kind.value,
+        "template": None if version.template is None else version.template.text,
+        "labels": list(version.labels),
+        "sampling": {name: _jsonable(value) for name, value in version.sampling.items()},
+        "metrics": dict(version.metrics),
+        "provenance": dict(version.provenance),
+    }
+    return VersionObject(**VersionObject.fields_of(version) | converted)
 
 
 def _jsonable(value: Any) -> Any:

@@ -33,7 +33,7 @@ class LegacyLogprobs:
         self._offset = 0
 
     def format(self, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None]) -> Logprobs:
-        """Args: entries: one for each token, None where nothing stood in front of it."""
+        """Args: entries: one for each token; None for a token that nothing precedes."""
         return Logprobs(
             tokens=[self._show(token_id) for token_id in token_ids],
             token_logprobs=[None if entry is None else max(entry.logprob, LOWEST) for entry in entries],

@@ -88,33 +88,13 @@ async def describe_server(
     serving: ServingDep,
 ) -> Response:
     """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
-    config, stats = engine.config, engine.stats
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    of_backbone = BackboneObject.fields_of(backbone) | {"device": str(backbone.device), "dtype": dtype}
+    of_engine = EngineObject.fields_of(engine.stats) | EngineObject.fields_of(engine.config)
     shown = ServerObject(
         versions={name: package_version(name) for name in ("softswap", "torch", "transformers", "fastapi")},
-        backbone=BackboneObject(
-            name=backbone.name,
-            fingerprint=backbone.fingerprint,
-            device=str(backbone.device),
-            dtype=str(backbone.dtype).removeprefix("torch."),
-            quantize=backbone.quantize,
-            num_layers=backbone.num_layers,
-            hidden_size=backbone.hidden_size,
-            vocab_size=backbone.vocab_size,
-            has_chat_template=backbone.has_chat_template,
-        ),
-        engine=EngineObject(
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            block_size=config.block_size,
-            num_blocks=config.num_blocks,
-            max_waiting_requests=config.max_waiting_requests,
-            max_waiting_tokens=config.max_waiting_tokens,
-            prompt_lookup=config.prompt_lookup,
-            num_running=stats.num_running,
-            num_waiting=stats.num_waiting,
-            num_free_blocks=stats.num_free_blocks,
-        ),
+        backbone=BackboneObject(**of_backbone),
+        engine=EngineObject(**of_engine),
         tuning=await asyncio.to_thread(_describe_tuning, serving.tuning),
         num_tasks=len(await asyncio.to_thread(registry.tasks)),
         limits=LIMITS,
@@ -148,7 +128,7 @@ def _read_page() -> str:
 
 
 def package_version(name: str) -> str:
-    """Of an installed distribution; "source" where softswap runs from a checkout that was never installed."""
+    """Of an installed distribution; "source" if softswap runs from a checkout that was never installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
