@@ -83,12 +83,7 @@ def _text_norms(backbone: Backbone) -> torch.Tensor:
     2024, section 3.1) and whose keys and values are like no other's."""
     token_ids = encode_text(backbone.tokenizer, REFERENCE_TEXT)[: backbone.max_model_len]
     cache = DynamicCache()
-    backbone.model(
-        input_ids=torch.tensor([token_ids], device=backbone.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    backbone.forward(cache, input_ids=torch.tensor([token_ids], device=backbone.device), logits_to_keep=1)
     pairs = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
     width_last = torch.stack(pairs).permute(3, 0, 1, 2, 4).flatten(start_dim=3)
     return width_last[1:].float().norm(dim=3).cpu()

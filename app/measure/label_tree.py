@@ -128,10 +128,10 @@ def node_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, texts: Padded
     logits = logits_at(
         backbone,
         torch.cat([last, nodes], dim=1),
+        prefix.cache_for(texts.prompt_index),
         inputs_embeds=backbone.embed(torch.cat([texts.token_ids, inner_ids.expand(num_rows, -1)], dim=1)),
         attention_mask=_tree_mask(texts, tree, prefix),
         position_ids=prefix.lengths_for(texts.prompt_index) + positions,
-        past_key_values=prefix.cache_for(texts.prompt_index),
     )
     return _read_nodes(logits, tree)
 

@@ -126,12 +126,11 @@ def _decode(
     is_done = torch.zeros(num_rows, dtype=torch.bool, device=device)
     written = []
     for step in range(max_new_tokens):
-        output = backbone.model(
+        output = backbone.forward(
+            cache,
             inputs_embeds=backbone.embed(step_ids),
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
             logits_to_keep=asked,
         )
         chosen = output.logits[:, -1].argmax(dim=-1)

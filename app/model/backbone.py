@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from app.model.loading.exactness import check_packing, probe_kv_shape
 from app.model.loading.quantized_linear import quantize_linears
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -203,6 +204,15 @@ class Backbone:
     @property
     def has_chat_template(self) -> bool:
         return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """What the model calls its cache: before transformers 5.24 `past_key_values`."""
+        return "cache" if "cache" in signature(type(self.model).forward).parameters else "past_key_values"
+
+    def forward(self, cache: DynamicCache | None, **inputs: Any) -> Any:
+        """A plain forward of the model, differentiable; a cache is read, and added to."""
+        return self.model(**inputs, **{self._cache_argument: cache}, use_cache=cache is not None)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(...) int64 to (..., hidden_size), scaled as the model itself scales its embeddings."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_RELATIVE_ERROR = 1e-3
 MAX_RELATIVE_ERROR_OF_HALVES = 0.05
 
+CACHE_ARGUMENTS = {"cache", "past_key_values"}
+"""What layers call their cache: transformers from 5.24 on, and before."""
+
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -120,7 +123,8 @@ def _only_at(inputs: dict[str, Any], columns: torch.Tensor, num_columns: int) ->
         chosen["position_ids"] = pick(inputs["position_ids"], columns)
     if inputs.get("position_embeddings") is not None:
         chosen["position_embeddings"] = tuple(pick(each, columns) for each in inputs["position_embeddings"])
-    return {**inputs, "past_key_values": None, **chosen}
+    caches = dict.fromkeys(inputs.keys() & CACHE_ARGUMENTS)
+    return {**inputs, **caches, **chosen}
 
 
 def pick(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ class PromptPrefix:
         """Args: rows: (num_prompts, num_virtual_tokens, hidden_size), any floating dtype; differentiable."""
         cache = DynamicCache()
         nowhere = torch.empty((rows.shape[0], 0), dtype=torch.int64, device=backbone.device)
-        logits_at(backbone, nowhere, inputs_embeds=rows.to(backbone.device, backbone.dtype), past_key_values=cache)
+        logits_at(backbone, nowhere, cache, inputs_embeds=rows.to(backbone.device, backbone.dtype))
         return cls(_read(cache), (rows.shape[1],) * rows.shape[0])
 
     @classmethod
@@ -208,27 +208,28 @@ def text_logits(backbone: Backbone, prefix: PromptPrefix, batch: PaddedBatch, is
     return logits_at(
         backbone,
         asked_first[:, : int(is_asked.sum(dim=1).max())],
+        prefix.cache_for(batch.prompt_index),
         inputs_embeds=backbone.embed(batch.token_ids),
         attention_mask=torch.cat([prefix.is_real_for(batch.prompt_index), batch.is_real], dim=1),
         position_ids=prefix.lengths_for(batch.prompt_index) + columns,
-        past_key_values=prefix.cache_for(batch.prompt_index),
         logits_to_keep=is_asked,
     )
 
 
-def logits_at(backbone: Backbone, columns: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def logits_at(backbone: Backbone, columns: torch.Tensor, cache: DynamicCache, **inputs: Any) -> torch.Tensor:
     """A plain forward, differentiable, whose last layer computes no more than is asked for.
 
     Args:
         columns: (num_rows, num_asked) int64, all that `logits_to_keep` names.
-        inputs: of the model.
+        cache: of the rows' prompts; what the forward computes is added to it.
+        inputs: the model's others.
 
     Returns: the logits that `logits_to_keep` names, float32; of all `columns` if it is not given.
     """
     is_worth_it = columns.shape[1] * MIN_COLUMNS_PER_ASKED <= inputs["inputs_embeds"].shape[1]
     last_layer = backbone.last_layer if is_worth_it else None
     with nullcontext() if last_layer is None else last_layer.only_at(columns):
-        output = backbone.model(**{"logits_to_keep": columns, **inputs}, use_cache=True)
+        output = backbone.forward(cache, **{"logits_to_keep": columns, **inputs})
     logits: torch.Tensor = output.logits
     return logits.float()
 

@@ -154,12 +154,11 @@ def _reference_logprobs(backbone: Backbone, case: Case, tokens: Sequence[int]) -
     elif rows is not None:
         embeds = torch.cat([rows, embeds])
     start = cache.get_seq_length()
-    output = backbone.model(
-        past_key_values=cache,
+    output = backbone.forward(
+        cache,
         inputs_embeds=embeds[None],
         position_ids=torch.arange(start, start + len(embeds))[None],
         attention_mask=torch.ones(1, start + len(embeds), dtype=torch.int64),
-        use_cache=True,
     )
     logits: torch.Tensor = output.logits[0, -len(tokens) :]
     return logits.log_softmax(-1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.backbone import Backbone, choose_device
@@ -292,3 +292,16 @@ def test_an_unknown_dtype_is_refused(checkpoint: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         load(checkpoint, dtype="int8")
     assert caught.value.param == "dtype"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("architecture", ARCHITECTURE_TO_CONFIG)
+def test_a_plain_forward_with_a_cache_reads_it_and_warns_of_nothing(architecture: str) -> None:
+    backbone, cache = tiny_backbone(architecture), DynamicCache()
+    embeds = backbone.embed(torch.arange(3, 10))[None]
+    with torch.no_grad():
+        whole = backbone.forward(None, inputs_embeds=embeds).logits
+        first = backbone.forward(cache, inputs_embeds=embeds[:, :4]).logits
+        rest = backbone.forward(cache, inputs_embeds=embeds[:, 4:]).logits
+    torch.testing.assert_close(torch.cat([first, rest], dim=1), whole, atol=1e-4, rtol=1e-4)
+    assert cache.get_seq_length() == 7

@@ -33,16 +33,15 @@ def logits_and_gradient(backbone: Backbone, layer: LastLayer | None = None) -> t
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, NUM_PAST + NUM_TOKENS, backbone.hidden_size, generator=generator).requires_grad_()
     cache = DynamicCache()
-    backbone.model(inputs_embeds=embeds[:, :NUM_PAST], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    backbone.forward(cache, inputs_embeds=embeds[:, :NUM_PAST], logits_to_keep=1)
     is_real = torch.ones(2, NUM_PAST + NUM_TOKENS, dtype=torch.int64)
     is_real[1, NUM_PAST + NUM_REAL :] = 0
     with layer.only_at(COLUMNS) if layer else nullcontext():
-        logits = backbone.model(
+        logits = backbone.forward(
+            cache,
             inputs_embeds=embeds[:, NUM_PAST:],
             attention_mask=is_real,
             position_ids=torch.arange(NUM_PAST, NUM_PAST + NUM_TOKENS).expand(2, -1),
-            past_key_values=cache,
-            use_cache=True,
             logits_to_keep=COLUMNS,
         ).logits
     (gradient,) = torch.autograd.grad(logits.square().sum(), embeds)

@@ -25,12 +25,11 @@ def text_logits(backbone: Backbone, prompt: TaskPrompt | None, token_ids: Sequen
     num_cached = cache.get_seq_length() if cache is not None else 0
     length = num_cached + len(embeds)
     with torch.no_grad():
-        output = backbone.model(
+        output = backbone.forward(
+            cache,
             inputs_embeds=embeds[None],
             attention_mask=torch.ones(1, length, dtype=torch.int64),
             position_ids=torch.arange(num_cached, length)[None],
-            past_key_values=cache,
-            use_cache=cache is not None,
         )
     logits: torch.Tensor = output.logits[0, -len(token_ids) :]
     return logits
