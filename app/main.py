@@ -41,7 +41,7 @@ from app.model.backbone import Backbone
 from app.model.kernels import kernels_for
 from app.model.replacements import Replacements
 from app.registry.registry import Registry
-from app.registry.stores.layered_store import open_store
+from app.registry.store import open_store
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics

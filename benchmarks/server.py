@@ -20,7 +20,7 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from benchmarks.peers.protocol import resident_bytes
 

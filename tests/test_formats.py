@@ -16,7 +16,7 @@ from app.jobs.job import Job, JobStatus, Order
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import PromptKind
 from app.tuning.job.service import TuningService
 from tests.support.tuning_jobs import all_events, curve, wait_for

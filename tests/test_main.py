@@ -27,7 +27,7 @@ from app.main import bind, describe_tasks, open_engine
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.settings import Settings
 from tests.support.models import tiny_backbone
 from tests.support.server import soft_prompt

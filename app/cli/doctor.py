@@ -171,7 +171,7 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
     """Reads every version and checks its digest."""
     from app.errors import BackboneMismatch, CorruptPrompt, NotFound
     from app.registry.registry import Registry
-    from app.registry.stores.layered_store import open_store
+    from app.registry.store import open_store
 
     if settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no folder {settings.registry}")

@@ -18,7 +18,7 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.plan import TuningPlan
 from app.tuning.run.rows import spread

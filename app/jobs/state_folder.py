@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import CorruptState, NotFound, TuningUnavailable
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 
 FILES, RUNS = "files", "runs"
 DATABASE_FILE, LOCK_FILE = "jobs.sqlite3", "server.lock"

@@ -17,8 +17,7 @@ from app.measure import metrics
 from app.measure.dataset import Example, hash_examples, pack_examples, unpack_examples
 from app.measure.evaluation import Evaluation, Measurement
 from app.measure.served_prompt import ServedPrompt
-from app.registry.aliases import AliasTarget, compare_targets, main_number, numbers_of
-from app.registry.gate import Gate
+from app.registry.aliases import AliasTarget, Gate, main_number, numbers_of, numbers_to_compare
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.version import Version
@@ -120,9 +119,8 @@ def score_move(
     counts = gate or find_gate(registry, task, alias)
     if counts is None:
         return
-    comparison = compare_targets(registry.aliases(task).get(alias), target)
-    if comparison is not None:
-        yield from _score(registry, task, counts, comparison.numbers, examples)
+    numbers = numbers_to_compare(registry.aliases(task).get(alias), target)
+    yield from _score(registry, task, counts, numbers, examples)
 
 
 def find_gate(registry: Registry, task: str, alias: str) -> Gate | None:

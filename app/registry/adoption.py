@@ -19,7 +19,7 @@ from app.registry.formats.initial_rows import INITIAL_FILE
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
 from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
-from app.registry.stores.store import Entry, Store
+from app.registry.store import Entry, Store
 from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
 
 if TYPE_CHECKING:

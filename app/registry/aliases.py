@@ -5,18 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.errors import CorruptPrompt, InvalidInput
-from app.registry.formats.json_file import describe_fault, is_sealed, refuse_newer_schema, seal, unseal
-from app.registry.gate import Comparison, Gate
+from app.registry.formats.json_file import Sha256, describe_fault, is_sealed, refuse_newer_schema, seal, unseal
 
 # A version's number, or two versions' numbers with each one's share of the requests.
 AliasTarget: TypeAlias = int | dict[int, float]
 ALIASES_FILE = "aliases.json"
 MAX_ALIASES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What keeps an alias from moving to a version that scores lower than the one it means now.
+
+    Attributes:
+        data_sha256: of the examples that versions are compared on; the task keeps them under this name.
+        metric: of an evaluation; more of it must be better.
+        tolerance: how much lower a version may score, 0 to 1.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    data_sha256: Sha256
+    metric: Annotated[str, Field(pattern="^[a-z0-9_]{1,64}$")]
+    tolerance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +104,16 @@ def main_number(target: AliasTarget) -> int:
     return max(target, key=lambda number: target[number]) if isinstance(target, dict) else target
 
 
-def compare_targets(before: AliasTarget | None, after: AliasTarget) -> Comparison | None:
-    """What a gate asks of a move; None if there is nothing to compare: a new alias, or one that stays put."""
+def numbers_to_compare(before: AliasTarget | None, after: AliasTarget) -> tuple[int, ...]:
+    """What a gate needs the scores of when an alias moves: of the version it means now, then of those it is to mean.
+
+    Empty if there is nothing to compare: a new alias, or one that stays put.
+    """
     if before is None:
-        return None
+        return ()
     baseline = main_number(before)
-    candidates = tuple(number for number in numbers_of(after) if number != baseline)
-    return Comparison(baseline, candidates) if candidates else None
+    candidates = [number for number in numbers_of(after) if number != baseline]
+    return (baseline, *candidates) if candidates else ()
 
 
 def require_target(target: int | Mapping[int, float]) -> AliasTarget:

@@ -19,7 +19,7 @@ from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
 from app.registry.evaluations import Evaluations
 from app.registry.reference import is_task_name, require_task_name
-from app.registry.stores.store import READ_ONLY_ERRNOS, Entry, Store
+from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_record import TaskFolder, TaskRecord, version_key
 
 _MAX_WATCHING = 0.05

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.errors import CorruptPrompt, InvalidInput, NotFound
-from app.registry.aliases import AliasTarget, compare_targets
+from app.errors import CorruptPrompt, GateFailed, InvalidInput, NotFound
+from app.registry.aliases import AliasTarget, Gate, numbers_to_compare
 from app.registry.formats.json_file import Sha256, refuse_newer_schema, seal, unseal
-from app.registry.gate import Gate
-from app.registry.stores.store import Store
+from app.registry.store import Store
 
 if TYPE_CHECKING:
     from app.registry.task_record import TaskRecord
@@ -151,17 +150,24 @@ class Evaluations:
         Raises GateFailed.
         """
         asked = gate or record.table.gates.get(alias)
-        comparison = compare_targets(record.table.aliases.get(alias), target)
-        if asked is None or comparison is None or comparison.baseline not in record.versions:
+        numbers = numbers_to_compare(record.table.aliases.get(alias), target)
+        if asked is None or not numbers or numbers[0] not in record.versions:
             return
-        unpublished = {each.data_sha256: each for each in evaluations}
-
-        def score_of(number: int) -> float | None:
+        unpublished = {each.data_sha256: each for each in evaluations}.get(asked.data_sha256)
+        standard = None
+        for number in numbers:
             version = record.versions.get(number)
-            known = self.find(version, asked.data_sha256) if version else unpublished.get(asked.data_sha256)
-            return None if known is None else known.metrics.get(asked.metric)
-
-        comparison.require(asked, score_of)
+            known = self.find(version, asked.data_sha256) if version else unpublished
+            if known is None or asked.metric not in known.metrics:
+                raise GateFailed(f"version {number} has no {asked.metric} on the gate's examples yet", param="version")
+            score = known.metrics[asked.metric]
+            standard = score if standard is None else standard
+            if score < standard - asked.tolerance:
+                raise GateFailed(
+                    f"version {number} has {asked.metric} {score:.4f} on the gate's examples, and version "
+                    f"{numbers[0]}, which it would replace, {standard:.4f}; force moves the alias all the same",
+                    param="version",
+                )
 
     def _matches(self, task: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
         names = self._store.entries(f"{task}/{FOLDER}")

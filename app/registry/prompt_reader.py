@@ -10,7 +10,7 @@ from app.registry.formats.initial_rows import INITIAL_FILE, decode_initial
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, TensorFile
 from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
-from app.registry.stores.store import Store
+from app.registry.store import Store
 from app.registry.task_record import version_key
 from app.registry.version import Version
 from app.task_prompt import PromptKind, TaskPrompt

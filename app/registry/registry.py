@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import AliasTarget, numbers_of, require_target
+from app.registry.aliases import AliasTarget, Gate, numbers_of, require_target
 from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
-from app.registry.gate import Gate
 from app.registry.prompt_cache import PromptCache
 from app.registry.prompt_reader import PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
-from app.registry.stores.store import Store
+from app.registry.store import Store
 from app.registry.task_record import version_key
 from app.registry.version import TaskSummary, Version
 from app.task_prompt import TaskPrompt

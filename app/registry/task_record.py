@@ -16,7 +16,7 @@ from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_num
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
 from app.registry.reference import LIVE, Reference, is_number
-from app.registry.stores.store import Entry, Store
+from app.registry.store import Entry, Store
 from app.registry.version import TaskSummary, Version
 
 OWN_FOLDER = 0

@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from app.model.layout import Template
-from app.registry.aliases import AliasTarget
+from app.registry.aliases import AliasTarget, Gate
 from app.registry.formats.manifest import Manifest, read_sampling
-from app.registry.gate import Gate
 from app.task_prompt import PromptKind
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})

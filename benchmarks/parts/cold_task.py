@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from benchmarks.part import Part, Say, duration
 from benchmarks.parts.many_tasks import store_prefixes

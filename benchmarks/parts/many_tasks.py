@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from benchmarks.part import Part, Ratio, Say, speed
 from benchmarks.peers.protocol import resident_bytes

@@ -28,7 +28,7 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult

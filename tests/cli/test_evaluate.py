@@ -7,7 +7,7 @@ import pytest
 
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from tests.support.commands import call
 from tests.support.server import LiveServer, publish_tasks
 

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from tests.support.commands import call
 from tests.support.models import tiny_backbone
 from tests.support.server import LABELS, LiveServer, publish_tasks, soft_prompt

@@ -8,7 +8,7 @@ import pytest
 from app.model.backbone import Backbone
 from app.registry.evaluations import RecordedEvaluation
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.settings import demo_tasks
 from tests.support.commands import call
 from tests.support.server import LABELS, LiveServer, publish_tasks

@@ -19,7 +19,7 @@ from app.registry.aliases import AliasTable
 from app.registry.formats.importers import read_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import PromptKind
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt, write_checkpoint

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.registry.registry import Registry
-from app.registry.stores.layered_store import open_store
+from app.registry.store import open_store
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder
 

@@ -10,11 +10,11 @@ import pytest
 
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
+from app.registry.aliases import Gate
 from app.registry.evaluations import MAX_EVALUATIONS, RecordedEvaluation
-from app.registry.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore, Store
+from app.registry.store import FileStore, Store
 from app.registry.version import Version
 from tests.support.memory_store import MemoryStore
 from tests.support.models import tiny_backbone

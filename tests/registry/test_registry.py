@@ -19,7 +19,7 @@ from app.registry.formats.binding import bind_text
 from app.registry.formats.importers import read_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore, Store
+from app.registry.store import FileStore, Store
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support.memory_store import MemoryStore
 from tests.support.models import tiny_backbone

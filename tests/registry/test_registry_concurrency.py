@@ -18,7 +18,7 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt
 

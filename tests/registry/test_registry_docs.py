@@ -10,7 +10,7 @@ from app.registry.formats.importers import MAX_UPLOAD_BYTES
 from app.registry.formats.peft_checkpoint import PEFT_TYPE_TO_KIND
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt
 

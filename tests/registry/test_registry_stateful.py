@@ -16,7 +16,7 @@ from app.errors import Conflict, InvalidInput, NotFound
 from app.registry.aliases import AliasTable
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt, write_checkpoint

@@ -13,7 +13,7 @@ from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from research.demo import tasks
 from research.demo.recipes import RECIPES, Recipe
 from tests.support.models import tiny_backbone

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from app.errors import Conflict, NotFound
-from app.registry.stores.store import Entry
+from app.registry.store import Entry
 
 
 class MemoryStore:

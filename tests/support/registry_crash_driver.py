@@ -26,12 +26,11 @@ import torch
 
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
+from app.registry.aliases import Gate
 from app.registry.evaluations import RecordedEvaluation
-from app.registry.gate import Gate
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.layered_store import open_store
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore, open_store
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 

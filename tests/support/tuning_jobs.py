@@ -15,7 +15,7 @@ from app.jobs.event_log import JobEvent
 from app.jobs.job import Job, JobStatus
 from app.jobs.retries import RETRY_S
 from app.registry.registry import Registry
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore
 from app.tuning.job.service import TuningService
 from app.tuning.job.spec import JobSpec
 from tests.support.models import tiny_backbone

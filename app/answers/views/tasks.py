@@ -7,9 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from app.answers.views.reply import Reply
-from app.registry.aliases import AliasTarget
+from app.registry.aliases import AliasTarget, Gate
 from app.registry.evaluations import RecordedEvaluation
-from app.registry.gate import Gate
 from app.registry.version import TaskSummary, Version
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: str) -> Registry:
     """Raises InvalidInput before anything is computed that could not be published."""
     from app.registry.registry import Registry
-    from app.registry.stores.layered_store import open_store
+    from app.registry.store import open_store
 
     folder = settings.registry_folder
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -8,11 +8,10 @@ import random
 import pytest
 
 from app.errors import CorruptPrompt, InvalidInput
-from app.registry.aliases import AliasTable, require_target
+from app.registry.aliases import AliasTable, Gate, require_target
 from app.registry.formats.json_file import seal
 from app.registry.formats.manifest import BackboneName, Manifest, TensorFile, read_sampling
 from app.registry.formats.model_card import render_card
-from app.registry.gate import Gate
 from app.registry.version import Version
 from app.task_prompt import PromptKind
 

@@ -13,8 +13,7 @@ from app.errors import NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.stores.layered_store import open_store
-from app.registry.stores.store import FileStore
+from app.registry.store import FileStore, open_store
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import Conflict, NotFound
-from app.registry.stores.layered_store import LayeredStore
-from app.registry.stores.store import FileStore, Store
+from app.registry.store import FileStore, LayeredStore, Store
 from tests.support.memory_store import MemoryStore
 
 

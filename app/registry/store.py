@@ -14,7 +14,7 @@ import stat
 import time
 import uuid
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -118,32 +118,17 @@ class FileStore:
         target = self._root / folder
         if target.exists():
             raise Conflict(f"{folder} exists already")
-        _make_folder(target.parent)
-        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
+        with _renamed_to(target) as temporary:
             temporary.mkdir()
             for name, content in name_to_content.items():
                 _make_folder((temporary / name).parent)
                 _write_file(temporary / name, content)
             for folder_written in {temporary, *((temporary / name).parent for name in name_to_content)}:
                 _sync_folder(folder_written)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync_folder(target.parent)
 
     def replace(self, key: str, content: bytes) -> None:
-        target = self._root / key
-        _make_folder(target.parent)
-        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
+        with _renamed_to(self._root / key) as temporary:
             _write_file(temporary, content)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
 
     def remove(self, key: str) -> None:
         target = self._root / key
@@ -172,11 +157,11 @@ class FileStore:
         """Looks into the root, the tasks and the versions: wherever something is written."""
         num_leftovers, level = 0, [str(self._root)] if self._root.is_dir() else []
         for _ in range(3):
-            items = [item for folder in level for item in _items(folder)]
-            for item in items:
-                if _is_leftover(item.name):
-                    _discard(Path(item))
-                    num_leftovers += 1
+            items = [item for folder in level for item in os.scandir(folder)]
+            leftovers = [item for item in items if item.name.startswith((TEMPORARY, DELETED))]
+            for item in leftovers:
+                _discard(Path(item))
+            num_leftovers += len(leftovers)
             level = [item.path for item in items if not item.name.startswith(".") and item.is_dir()]
         return num_leftovers
 
@@ -195,6 +180,64 @@ class FileStore:
             raise
 
 
+class LayeredStore:
+    """A writable store over one that is only read, such as the demo tasks. Every task is read from one as a whole.
+
+    It is the lower one's until something in it changes. Then all of it is copied up first, in one step, and the lower
+    copy no longer counts: a deleted task keeps a file in the upper layer, so it stays deleted.
+    """
+
+    def __init__(self, upper: Store, lower: Store) -> None:
+        self._upper = upper
+        self._lower = lower
+
+    def __repr__(self) -> str:
+        return f"LayeredStore({self._upper!r}, {self._lower!r})"
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        if folder:
+            return self._layer_of(folder).entries(folder)
+        return self._lower.entries("") | self._upper.entries("")
+
+    def entry(self, key: str) -> Entry | None:
+        return self._layer_of(key).entry(key) if key else self._upper.entry("")
+
+    def read(self, key: str) -> bytes:
+        return self._layer_of(key).read(key)
+
+    def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
+        self._copy_up(folder)
+        self._upper.create(folder, name_to_content)
+
+    def replace(self, key: str, content: bytes) -> None:
+        self._copy_up(key)
+        self._upper.replace(key, content)
+
+    def remove(self, key: str) -> None:
+        self._copy_up(key)
+        self._upper.remove(key)
+
+    def lock(self, *, may_make_root: bool = True) -> AbstractContextManager[None]:
+        return self._upper.lock(may_make_root=may_make_root)
+
+    def sweep(self) -> int:
+        return self._upper.sweep()
+
+    def _layer_of(self, key: str) -> Store:
+        return self._lower if self._upper.entry(_task_of(key)) is None else self._upper
+
+    def _copy_up(self, key: str) -> None:
+        task = _task_of(key)
+        if self._layer_of(task) is self._lower and (files := _read_all(self._lower, task)):
+            self._upper.create(task, {name.removeprefix(f"{task}/"): content for name, content in files.items()})
+
+
+def open_store(folder: Path, below: Path | None) -> Store:
+    """Args: below: a folder that is only read, if any."""
+    own = FileStore(folder)
+    return own if below is None else LayeredStore(own, FileStore(below))
+
+
 def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
     try:
         facts = os.stat(place) if isinstance(place, str) else place.stat()
@@ -205,13 +248,18 @@ def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
     return Entry(stat.S_ISDIR(facts.st_mode), facts.st_size, stamp, age_s)
 
 
-def _is_leftover(name: str) -> bool:
-    return name.startswith((TEMPORARY, DELETED))
-
-
-def _items(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        return list(found)
+@contextmanager
+def _renamed_to(target: Path) -> Iterator[Path]:
+    """A temporary name for what is to become `target`, durably, when the block ends; an error leaves no trace."""
+    _make_folder(target.parent)
+    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        temporary.rename(target)
+    except BaseException:
+        _discard(temporary)
+        raise
+    _sync_folder(target.parent)
 
 
 def _make_folder(folder: Path) -> None:
@@ -242,7 +290,18 @@ def _discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
-    try:
+    with suppress(OSError):
         path.unlink()
-    except OSError:
-        return
+
+
+def _task_of(key: str) -> str:
+    return key.partition("/")[0]
+
+
+def _read_all(store: Store, folder: str) -> dict[str, bytes]:
+    """Keys to contents of all files under a folder."""
+    files: dict[str, bytes] = {}
+    for name, entry in store.entries(folder).items():
+        key = f"{folder}/{name}"
+        files |= _read_all(store, key) if entry.is_folder else {key: store.read(key)}
+    return files
