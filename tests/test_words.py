@@ -91,7 +91,6 @@ def test_no_class_name_is_defined_twice() -> None:
     assert not twice, twice
 
 
-@pytest.mark.xfail(reason="app/jobs still holds fourteen", strict=False)
 def test_no_folder_holds_more_than_twelve_files() -> None:
     files = (path for path in (ROOT / "app").rglob("*") if path.suffix in {".py", ".c", ".h"})
     counts = Counter(name_of(path.parent) for path in files if path.name != "__init__.py")

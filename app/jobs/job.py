@@ -93,6 +93,16 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run has come, under the names of the job's columns."""
+
+    step: int
+    num_steps: int
+    trained_tokens: int
+    estimated_finish: int | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A state of an unfinished run, published under a name of its own.
 

@@ -15,9 +15,8 @@ from app.errors import InvalidInput, NoSuchJob, Overloaded
 from app.jobs.checkpoints import drop_checkpoints
 from app.jobs.database import Database, jobs
 from app.jobs.event_log import NOTE, EventLog, NewEvent
-from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, new_id
+from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, Progress, new_id
 from app.jobs.notifier import Notifier
-from app.jobs.progress import Progress
 from app.telemetry import Metrics
 
 MAX_UNFINISHED_JOBS = 32

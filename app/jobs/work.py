@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from app.engine.threads.slices import Lease
     from app.errors import SoftswapError
+    from app.jobs.attempt import ProgressLog
     from app.jobs.event_log import JobEvent
     from app.jobs.job import Job
-    from app.jobs.progress import ProgressLog
 
 
 @dataclass(frozen=True)

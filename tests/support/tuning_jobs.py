@@ -13,7 +13,7 @@ from typing import TypeVar
 from app.engine.threads.slices import Lease, own_device
 from app.jobs.event_log import JobEvent
 from app.jobs.job import Job, JobStatus
-from app.jobs.retries import RETRY_S
+from app.jobs.runner import RETRY_S
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.tuning.job.service import TuningService

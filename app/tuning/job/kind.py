@@ -21,10 +21,10 @@ from app.tuning.tune import make_run
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from app.jobs.attempt import ProgressLog
     from app.jobs.event_log import JobEvent
     from app.jobs.files import UploadStore
     from app.jobs.job import Job
-    from app.jobs.progress import ProgressLog
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from app.jobs.attempt import ProgressLog
 from app.jobs.event_log import NewEvent
-from app.jobs.progress import ProgressLog
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,

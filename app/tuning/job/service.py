@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from app.jobs.job import Job, Order
-from app.jobs.retries import RETRY_S
-from app.jobs.runner import JobRunner
+from app.jobs.runner import RETRY_S, JobRunner
 from app.jobs.stores import JobStores
 from app.telemetry import Metrics
 from app.tuning.job.kind import TuningJobs

@@ -1,8 +1,8 @@
-"""Retries: waits that grow to a bound, each job's on its own."""
+"""The runner's retries: waits that grow to a bound, separately for each job."""
 
 from __future__ import annotations
 
-from app.jobs.retries import MAX_RETRY_S, RETRY_S, Retries
+from app.jobs.runner import MAX_RETRY_S, RETRY_S, Retries
 
 
 class Clock:
