@@ -1,4 +1,4 @@
-"""attend_compiled for whatever the blocks hold, with the signature of the other implementations."""
+"""The compiled attention for any dtype and head size, with the signature of the other implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, one per architecture, and a byte-level tokenizer: everything tests need offline."""
+"""Tiny models with random weights, one for each architecture, and a byte-level tokenizer; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ARCHITECTURE_TO_CONFIG: dict[str, dict[str, object]] = {
 
 @cache
 def byte_tokenizer(*, has_chat_template: bool = True) -> PreTrainedTokenizerFast:
-    """259 ids: <s>, </s>, <pad> and the 256 bytes; puts <s> in front."""
+    """259 ids: <s>, </s>, <pad> and the 256 bytes; puts <s> first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([BOS, EOS, PAD, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -84,7 +84,7 @@ def tiny_backbone(
 ) -> Backbone:
     """A float32 model of three layers with weights large enough that greedy choices are clear.
 
-    One for all tests, so none of inference mode's tensors, whatever test asks first: others differentiate through it.
+    All tests share it. Its tensors are not made in inference mode, because some tests differentiate through them.
     """
     settings = dict(ARCHITECTURE_TO_CONFIG[architecture])
     config = AutoConfig.for_model(architecture, **settings)

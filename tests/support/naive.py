@@ -1,4 +1,4 @@
-"""The slow truth the engine is held to: one sequence, one plain forward over everything for every token."""
+"""The slow reference for the engine: one sequence, and for every token one plain forward over all that came before."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def greedy(
 
 
 def step(engine: Engine) -> list[tuple[int, Any]]:
-    """What one step gave to which sequence: deltas, and the scores of scored ones."""
+    """Sequence ids and what one step gave them: deltas, or scores."""
     return [*engine.step(), *engine.take_scores()]
 
 
 def run(engine: Engine, *, is_audited: bool = True) -> dict[int, list[Any]]:
-    """Step until nothing is unfinished: sequence id to its deltas, or to its scores."""
+    """Step until every sequence has finished. Gives each sequence id its deltas or its scores."""
     id_to_deltas: dict[int, list[Any]] = {}
     for _ in range(10_000):
         if not engine.has_unfinished:

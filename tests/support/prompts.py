@@ -30,7 +30,7 @@ def random_prompt(
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder in memory where the machine has one, else on disk."""
+    """A folder in memory if the machine has one, else on disk."""
     with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         yield Path(folder)
 

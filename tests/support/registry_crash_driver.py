@@ -142,7 +142,7 @@ def run_writer(command: dict[str, Any], backbone: Backbone, serial: int) -> dict
 
 
 def kill_in_time(pid: int, lines: TextIO, num_operations: float) -> list[str]:
-    """Wait for the whole operations, then for the fraction of the time one of them took; the rest is SIGKILL."""
+    """Kill the writer after `num_operations`, of which the fraction is a share of the time that one of them takes."""
     lines.readline()
     started = time.perf_counter()
     whole = int(num_operations)

@@ -112,12 +112,12 @@ def read_metric(live: LiveServer, name: str) -> float:
 
 
 def make_settings(folder: Path, **changes: object) -> Settings:
-    """An idle server computes nothing, so that tests may compute with the same model in their own thread."""
+    """A server that computes nothing while idle, so that a test can use the same model in its own thread."""
     return Settings(**{"registry": folder, "watch_interval": 0, "warm_prompts": False, **changes})
 
 
 def watch_deadlines(monkeypatch: pytest.MonkeyPatch, live: LiveServer, method: str) -> list[float]:
-    """The seconds that each call of this method of the engine is given, as they come."""
+    """A list that grows by the seconds left to each call of an engine's method."""
     left_s: list[float] = []
     plain = getattr(live.engine, method)
 
