@@ -50,7 +50,7 @@ imported: a machine with a GPU need not have what servers and peers want."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parse(given)
+    options = parse(given)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"peft\.|transformers\.")  # once for each adapter, nothing to do about
@@ -100,7 +100,8 @@ def _setting(options: argparse.Namespace) -> Setting:
     )
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises SystemExit, after saying why on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -72,16 +72,11 @@ class Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wall_s = self.elapsed_s
+        self.wall_s = time.perf_counter() - self._started_s
         self.cpu_s = time.process_time() - self._cpu_started_s
         foreign_s = _foreign_cpu_s()
         if foreign_s is not None and self._foreign_started_s is not None:
             self.foreign_cores = max(0.0, foreign_s - self._foreign_started_s) / self.wall_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since entry."""
-        return time.perf_counter() - self._started_s
 
     def foreign_cores_without(self, elsewhere_s: float) -> float | None:
         """Args: elsewhere_s: CPU seconds of processes that belong to the measurement too."""

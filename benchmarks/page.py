@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.part import RESULTS, columns_of, read_runs
+from benchmarks.part import RESULTS, read_runs
 from benchmarks.pictures import PICTURES, draw_speeds
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -140,7 +140,7 @@ def _contender_table(contenders: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _figure_table(figures: Mapping[str, Mapping[str, float]]) -> str:
-    columns = columns_of(figures.values())
+    columns = list(dict.fromkeys(column for row in figures.values() for column in row))
     rows = [[name, *(_figure(row[key]) if key in row else "" for key in columns)] for name, row in figures.items()]
     return _table(("", *columns), rows)
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,8 +152,3 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     """The newest first."""
     runs = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     return sorted(runs, key=lambda run: str(run["measured_at"]), reverse=True)
-
-
-def columns_of(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """All columns of any row, in the order in which they appear."""
-    return list(dict.fromkeys(column for row in rows for column in row))
