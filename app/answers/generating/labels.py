@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app.engine.gather import all_of
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from app.model.layout import Template
     from app.telemetry import Metrics
 
-MAX_CACHED = 1024
+MAX_PLANS = 1024
+"""Tasks whose labels stay encoded: for 150 labels that would cost every request milliseconds."""
 TINY = 1e-300
 
 
@@ -82,28 +83,6 @@ class LabelScores:
     members: tuple[LabelChances, ...]
 
 
-class LabelCache:
-    """The scoring plan of each task's labels, made once: for 150 labels it would cost every request milliseconds."""
-
-    def __init__(self, backbone: Backbone, engine: AsyncEngine) -> None:
-        self._backbone = backbone
-        self._engine = engine
-        self._key_to_plan: OrderedDict[tuple[str, tuple[str, ...]], ScoringPlan] = OrderedDict()
-
-    def plan(self, template: Template, labels: Sequence[str]) -> ScoringPlan:
-        """How the labels are scored as continuations of the template.
-
-        Raises InvalidInput: two labels are the same to the tokenizer, or one is empty.
-        """
-        key = template.text, tuple(labels)
-        if key not in self._key_to_plan:
-            self._key_to_plan[key] = self._engine.plan_scoring(encode_labels(self._backbone, template, labels))
-        self._key_to_plan.move_to_end(key)
-        while len(self._key_to_plan) > MAX_CACHED:
-            self._key_to_plan.popitem(last=False)
-        return self._key_to_plan[key]
-
-
 class LabelScorer:
     """Scores labels as continuations of a text, through the engine."""
 
@@ -111,16 +90,21 @@ class LabelScorer:
         self._tokenizer = backbone.tokenizer
         self._engine = engine
         self._metrics = metrics
-        self._cache = LabelCache(backbone, engine)
+
+        def make_plan(template: Template, answers: tuple[str, ...]) -> ScoringPlan:
+            """Raises InvalidInput: two answers are the same to the tokenizer, or one is empty."""
+            return engine.plan_scoring(encode_labels(backbone, template, answers))
+
+        self._make_plan, self._keep_plan = make_plan, lru_cache(MAX_PLANS)(make_plan)
 
     def plan(self, target: Target) -> ScoringPlan:
-        """Of the target's own labels. Raises what `LabelCache.plan` raises."""
-        return self._cache.plan(target.input_template, target.labels)
+        """How the target's own labels are scored. Raises as `make_plan`."""
+        return self._keep_plan(target.input_template, target.labels)
 
     async def score(self, target: AnyTarget, text: str, call: Call, *, combine: Combine | None = None) -> LabelScores:
         """How likely each of the task's labels is; the members of an ensemble are asked in one batch."""
         found = await all_of(
-            self.score_answers(member, member.input_template, text, member.labels, call) for member in target.members
+            self._score_text(member, member.input_template, text, self.plan(member), call) for member in target.members
         )
         members = tuple(each.chances for each in found)
         best, together = target.combine_chances(members, combine)
@@ -128,11 +112,16 @@ class LabelScorer:
         return LabelScores(best, together, num_prompt, num_cached, members)
 
     async def score_answers(
-        self, target: Target, template: Template, text: str, answers: Sequence[str], call: Call
+        self, target: Target, template: Template, text: str, answers: tuple[str, ...], call: Call
     ) -> LabelScores:
-        """How likely each answer is to this text. Raises InvalidInput: two of them are the same."""
+        """As `score`, of answers that are not the target's labels, so that nothing of them is kept."""
+        return await self._score_text(target, template, text, self._make_plan(template, answers), call)
+
+    async def _score_text(
+        self, target: Target, template: Template, text: str, plan: ScoringPlan, call: Call
+    ) -> LabelScores:
         token_ids = await target.encode(self._tokenizer, template.render(text))
-        return await self.score_after(target, token_ids, self._cache.plan(template, answers), call)
+        return await self.score_after(target, token_ids, plan, call)
 
     async def score_after(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> LabelScores:
         """How likely each label of the plan is after the target's prompt and `token_ids`."""

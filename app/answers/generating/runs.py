@@ -51,7 +51,7 @@ class Run:
 class MemberAnswer:
     """What one member of an ensemble says by itself: its label with its probability, or its text."""
 
-    model_id: str
+    model: str
     label: str | None = None
     probability: float | None = None
     text: str | None = None
@@ -61,7 +61,7 @@ class MemberAnswer:
 class RunResult:
     """What a task says about one input: a label with every label's probability, likeliest first, or a text."""
 
-    model_id: str
+    model: str
     usage: Usage
     label: str | None = None
     probabilities: dict[str, float] | None = None
@@ -168,9 +168,9 @@ class RunService:
         texts = [result.text or "" for result in found]
         return replace(
             found[choose_text(texts)],
-            model_id=run.target.model_id,
+            model=run.target.model_id,
             usage=Usage.total([result.usage for result in found]),
-            members=tuple(MemberAnswer(result.model_id, text=text) for result, text in zip(found, texts, strict=True)),
+            members=tuple(MemberAnswer(result.model, text=text) for result, text in zip(found, texts, strict=True)),
         )
 
     async def _generate(self, target: Target, text: str, given: dict[str, Any], call: Call) -> RunResult:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from app.answers.generating.runs import MemberAnswer, RunResult
+from app.answers.generating.runs import RunResult
 from app.answers.views.reply import Reply
 
 
@@ -40,19 +40,5 @@ def run_object(result: RunResult) -> RunObject:
 
 def run_fields(result: RunResult) -> dict[str, Any]:
     """Those of RunObject that this result has."""
-    fields = {
-        "model": result.model_id,
-        "label": result.label,
-        "probabilities": result.probabilities,
-        "label_mass": result.label_mass,
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "members": [_member_object(each) for each in result.members] or None,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _member_object(answer: MemberAnswer) -> MemberObject:
-    if answer.label is None:
-        return MemberObject(model=answer.model_id, text=answer.text)
-    return MemberObject(model=answer.model_id, label=answer.label, probability=answer.probability)
+    members = [MemberObject(**MemberObject.given_in(member)) for member in result.members]
+    return RunObject.given_in(result) | ({"members": members} if members else {})
