@@ -23,7 +23,7 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         """Raises TuningUnavailable: another server holds the folder, or it cannot be written."""
-        self._path = path
+        self.path = path
         self._store = FileStore(path)
         self._lock = _lock(path)
         with self._store.lock():
@@ -31,7 +31,7 @@ class StateFolder:
 
     @property
     def database_path(self) -> Path:
-        return self._path / DATABASE_FILE
+        return self.path / DATABASE_FILE
 
     def close(self) -> None:
         """Release it for another server."""
@@ -84,7 +84,7 @@ class StateFolder:
                 self._store.remove(f"{folder}/{name}")
 
     def _replace(self, key: str, content: bytes) -> None:
-        if not self._path.is_dir():  # creating it would also create the registry's folder, which it usually is in
+        if not self.path.is_dir():  # creating it would also create the registry's folder, which it usually is in
             raise TuningUnavailable("the server's state folder is gone; put it back, or restart the server")
         self._store.replace(key, content)
 

@@ -180,7 +180,7 @@ class LabelObjective(Objective):
     def max_rows(self) -> int:
         return self._tree.max_rows(self._backbone.vocab_size)
 
-    def _label_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
+    def label_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
         nodes = self._node_scores(prefix, chunk)
         return nodes @ self._scored.to(nodes.device)
@@ -245,7 +245,7 @@ class DistillationObjective(LabelObjective):
         self._taught = taught
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
-        scores = self._label_scores(prefix, chunk)
+        scores = self.label_scores(prefix, chunk)
         taught = torch.stack([self._taught[row.text_ids] for row in chunk.rows]).to(scores.device)
         divergence = F.kl_div(scores.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
         return divergence.sum(dim=1) + self._token_weight * _binary_divergence(scores.logsumexp(1), taught.logsumexp(1))

@@ -71,18 +71,17 @@ class TuningRun:
         self._digest = plan.digest(backbone.fingerprint)
         if state is not None and state.record.get("plan") != self._digest:
             raise InvalidInput("the saved state belongs to another tuning run", param="state")
-        rows = RunRows.of(backbone, plan)
-        self._train, self._validation = rows.train, rows.validation
-        objective = choose_objective(backbone, plan, self._train)
-        self._chunker = Chunker(
+        self.rows = RunRows.of(backbone, plan)
+        objective = choose_objective(backbone, plan, self.rows.train)
+        self.chunker = Chunker(
             max_rows=min(plan.config.micro_batch_size, objective.max_rows), num_extra_tokens=objective.num_extra_tokens
         )
-        self._population = Population(backbone)
-        self._trainer = Trainer(backbone, objective, self._population, self._chunker, on_event)
+        self.population = Population(backbone)
+        self._trainer = Trainer(backbone, objective, self.population, self.chunker, on_event)
         self._on_event = on_event
         self._slice_s = slice_s
         self.step = 0
-        self.num_steps = plan.config.num_steps(len(self._train))
+        self.num_steps = plan.config.num_steps(len(self.rows.train))
         self._history: list[Evaluated] = []
         self._num_worse = 0
         self._elapsed_s = 0.0
@@ -99,7 +98,7 @@ class TuningRun:
     @property
     def leader(self) -> Member | None:
         """The member with the best state so far, which is its `best`."""
-        return self._population.leader
+        return self.population.leader
 
     @property
     def result(self) -> TuneResult:
@@ -109,7 +108,7 @@ class TuningRun:
     @property
     def num_rows_at_once(self) -> int:
         """Rows of a forward that measures: as many as fit a slice at any length."""
-        return self._chunker.num_rows_within(self._validation)
+        return self.chunker.num_rows_within(self.rows.validation)
 
     def prepare(self) -> None:
         """Before each slice, whatever needs no device: here nothing."""
@@ -132,7 +131,7 @@ class TuningRun:
 
     def state(self) -> RunState:
         assert self.can_save, "a run can only be saved between two updates"
-        members = self._population.members
+        members = self.population.members
         record = {
             "plan": self._digest,
             "step": self.step,
@@ -140,7 +139,7 @@ class TuningRun:
             "elapsed_s": self._elapsed_s,
             "num_tokens_computed": self._trainer.num_tokens_computed,
             "num_tokens_trained": self._trainer.num_tokens_trained,
-            "chunker": self._chunker.as_dict(),
+            "chunker": self.chunker.as_dict(),
             "history": [asdict(event) for event in self._history],
             "members": [member.record() for member in members],
         }
@@ -156,11 +155,11 @@ class TuningRun:
             self._restore(state)
         order = torch.Generator().manual_seed(self.plan.config.seed)
         config = self.plan.config
-        batches = shuffled_batches(self._train, config.batch_size, order, balance=config.balance)
+        batches = shuffled_batches(self.rows.train, config.batch_size, order, balance=config.balance)
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
-            yield from _parts(self._update([self._train[i] for i in next(batches)]))
-            if self._population.alive and self._is_time_to_measure():
+            yield from _parts(self._update([self.rows.train[i] for i in next(batches)]))
+            if self.population.alive and self._is_time_to_measure():
                 yield from _parts(self._measure())
                 self._cut()
             yield True
@@ -169,14 +168,14 @@ class TuningRun:
     def _make_members(self) -> Iterator[None]:
         configs = self.plan.members
         for number, config in enumerate(configs):
-            self._population.members.append(self._member(number, config))
+            self.population.members.append(self._member(number, config))
             yield
-        num_parameters = sum(member.initial.numel() for member in self._population.members)
+        num_parameters = sum(member.initial.numel() for member in self.population.members)
         self._on_event(
             TuningStarted(
                 self.num_steps,
-                len(self._train),
-                len(self._validation),
+                len(self.rows.train),
+                len(self.rows.validation),
                 num_parameters,
                 tuple(_describe(config) for config in configs),
             )
@@ -189,7 +188,7 @@ class TuningRun:
             config,
             labels=plan.labels,
             template=plan.template,
-            train=self._train,
+            train=self.rows.train,
             init_prompt=plan.init_prompt,
         )
         if config.kind is PromptKind.EMBEDDINGS:
@@ -201,7 +200,7 @@ class TuningRun:
 
     def _begin(self) -> Iterator[bool]:
         if self._slice_s is not None:
-            yield from _parts(self._trainer.calibrate(self._train, self._slice_s))
+            yield from _parts(self._trainer.calibrate(self.rows.train, self._slice_s))
         yield from _parts(self._measure())
         if self.leader is None:
             raise NumericalError("the backbone's answers are not finite even before tuning")
@@ -212,14 +211,14 @@ class TuningRun:
         self.step, self._num_worse, self._elapsed_s = record["step"], record["num_worse"], record["elapsed_s"]
         self._trainer.num_tokens_computed = record["num_tokens_computed"]
         self._trainer.num_tokens_trained = record["num_tokens_trained"]
-        self._chunker.restore(record["chunker"])
+        self.chunker.restore(record["chunker"])
         self._history = [Evaluated(**event) for event in record["history"]]
-        for member, known in zip(self._population.members, record["members"], strict=True):
+        for member, known in zip(self.population.members, record["members"], strict=True):
             member.restore(known, state.tensors_of(member.number))
 
     def _reason_to_end(self) -> str | None:
         patience = self.plan.config.patience
-        if not self._population.alive:
+        if not self.population.alive:
             return "not finite"
         if self.step >= self.num_steps:
             return "finished"
@@ -228,7 +227,7 @@ class TuningRun:
         return "stopped" if self._is_stopping else None
 
     def _update(self, rows: Sequence[EncodedExample]) -> Iterator[None]:
-        alive, num_before = self._population.alive, self._trainer.num_tokens_trained
+        alive, num_before = self.population.alive, self._trainer.num_tokens_trained
         member_to_loss = yield from self._trainer.update(rows, self.step, self.num_steps)
         self.step += 1
         self._drop([member for member in alive if member not in member_to_loss], "not finite")
@@ -250,7 +249,7 @@ class TuningRun:
     @property
     def _is_time_to_cut(self) -> bool:
         is_moment = self.plan.search.is_cut_at(self.step, self.num_steps)
-        return is_moment and len(self._population.alive) > self.plan.search.num_kept
+        return is_moment and len(self.population.alive) > self.plan.search.num_kept
 
     @property
     def _is_settled(self) -> bool:
@@ -259,7 +258,7 @@ class TuningRun:
 
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best
-        member_to_score = yield from self._trainer.measure(self._validation)
+        member_to_score = yield from self._trainer.measure(self.rows.validation)
         for member, score in member_to_score.items():
             member.keep_if_best(score, self.step)
         has_improved = self.leader is not None and self.leader.best is not best_before
@@ -276,7 +275,7 @@ class TuningRun:
     def _cut(self) -> None:
         """Drop the worse half of the members, if it is time."""
         if self._is_time_to_cut:
-            alive = self._population.alive
+            alive = self.population.alive
             kept = keep_better_half([member.best_rank for member in alive], self.plan.search.num_kept)
             self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
 
@@ -288,7 +287,7 @@ class TuningRun:
             self._on_event(MembersDropped(self.step, tuple(member.number for member in members), reason))
 
     def _finish(self, reason: str) -> Iterator[None]:
-        ranked = self._population.ranked[: self.plan.search.num_kept]
+        ranked = self.population.ranked[: self.plan.search.num_kept]
         assert ranked[0].best is not None
         self._on_event(TuningStopped(self.step, reason, ranked[0].best.step))
         results = []
@@ -315,7 +314,7 @@ class TuningRun:
             prompt=prompt,
             initial=member.initial.cpu(),
             plan=plan,
-            members=tuple(each.config for each in self._population.members),
+            members=tuple(each.config for each in self.population.members),
             member=member.number,
             validation=measured,
             history=tuple(self._history),

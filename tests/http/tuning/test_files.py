@@ -42,7 +42,7 @@ def http(live: LiveServer) -> Iterator[httpx.Client]:
 
 
 def stored(live: LiveServer) -> set[str]:
-    folder = Path(live.tuning.stores.folder._path) / "files"
+    folder = live.tuning.stores.folder.path / "files"
     return {path.name for path in folder.glob("*")}
 
 

@@ -72,10 +72,10 @@ def test_the_loss_is_the_divergence_of_the_labels_and_nothing_if_student_and_tea
     student, other = (PromptPrefix.of_embeddings(backbone, prompts[i : i + 1]) for i in (0, 1))
     judge = choose_objective(backbone, student_plan, [_row((i,)) for i in range(len(student_plan.train))])
     assert isinstance(judge, DistillationObjective)
-    own = judge._label_scores(student, chunk).detach()[0]
+    own = judge.label_scores(student, chunk).detach()[0]
     objective = DistillationObjective(backbone, TEMPLATE, LABELS, {ids: own}, mass_weight=0.5)
     assert float(objective.loss_per_row(student, chunk)) == pytest.approx(0.0, abs=1e-5)
-    found = judge._label_scores(other, chunk).detach()[0].double()
+    found = judge.label_scores(other, chunk).detach()[0].double()
     p, q = own.double().softmax(0), found.softmax(0)
     mass, its_mass = (float(each.double().logsumexp(0).exp()) for each in (own, found))
     pairs = [(mass, its_mass), (1 - mass, 1 - its_mass)]

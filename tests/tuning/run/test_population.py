@@ -64,7 +64,7 @@ def curves(backbone: Backbone, asked: TuningPlan) -> dict[int, list[tuple[int, f
     while not run.is_done:
         run.advance()
         if run.can_save and run.step % 2 == 0:
-            for member in run._population.members:
+            for member in run.population.members:
                 score = member.best.score if member.best else None
                 found.setdefault(member.number, []).append((run.step, score.rank[-1] if score else math.nan))
     return found
@@ -131,7 +131,7 @@ def test_a_member_that_is_not_finite_leaves_and_the_others_continue() -> None:
     run = TuningRun(tiny_backbone(), plan(CONFIG, search), on_event=seen.append)
     while not run.can_save:
         run.advance()
-    poisoned = run._population.members[1]
+    poisoned = run.population.members[1]
     poisoned.scaled.data.fill_(math.nan)
     while not run.is_done:
         run.advance()
@@ -182,6 +182,6 @@ def test_slices_are_as_small_as_the_time_asked_for(monkeypatch: pytest.MonkeyPat
     assert 50 <= max_tokens <= 200
     tokens = [
         len(chunk.rows) * max(row.num_tokens for row in chunk.rows)
-        for chunk in run._chunker.chunks(run._train, SEARCH.num_members)
+        for chunk in run.chunker.chunks(run.rows.train, SEARCH.num_members)
     ]
     assert max(tokens) <= max_tokens
