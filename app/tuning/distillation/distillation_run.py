@@ -26,7 +26,7 @@ STUDENT: Final = "student."
 
 
 class DistillationRun:
-    """Used as a TuningRun is, and saved and resumed as one is, bit for bit.
+    """Used, saved and resumed like a TuningRun, bit for bit.
 
     Raises InvalidInput: the state of another run.
     """

@@ -60,7 +60,7 @@ def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | No
             names = ", ".join(map(str, event.members))
             who = f"Member {names} is" if len(event.members) == 1 else f"Members {names} are"
             level, why = ("info", "others do better") if event.reason == "halving" else ("warn", event.reason)
-            return NewEvent("dropped", f"{who} tuned no more: {why}", level, event.step, event.members[0])
+            return NewEvent("dropped", f"{who} no longer tuned: {why}", level, event.step, event.members[0])
         case MicroBatchLowered():
             message = f"Memory is short: forwards have {event.num_rows} rows from now on"
             return NewEvent("micro_batch", message, "warn", step)

@@ -51,11 +51,11 @@ class Chunker:
         return [chunk for i, chunk in enumerate(chunks) if i == 0 or len(chunk.rows) > len(chunks[i - 1].rows)]
 
     def num_tokens(self, chunk: Chunk) -> int:
-        """Padding left out."""
+        """Without padding."""
         return sum(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
 
     def num_padded_tokens(self, chunk: Chunk) -> int:
-        """What `max_tokens` bounds."""
+        """Padding included, as `max_tokens` bounds it."""
         return len(chunk.rows) * max(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
 
     def num_rows_within(self, rows: Sequence[EncodedExample]) -> int:

@@ -68,12 +68,12 @@ class Objective(ABC):
 
     @property
     def num_readings(self) -> int:
-        """How often `judge` computes a row."""
+        """Forward passes of `judge` for each row."""
         return 1
 
 
 class TokenObjective(Objective):
-    """Mean over rows of the mean negative log-likelihood of the target's tokens; measured as the same on validation."""
+    """Mean over rows of the mean negative log-likelihood of the target's tokens, in training and on validation."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone

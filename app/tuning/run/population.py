@@ -66,7 +66,7 @@ class Member:
         return self.scaled.grad is not None and bool(self.scaled.grad.isfinite().all())
 
     def update(self, step: int, num_steps: int) -> None:
-        """One update from the gradients there are. Args: step: 0 for the first."""
+        """One update from the present gradients. Args: step: 0 for the first."""
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_([self.scaled], self.config.max_grad_norm)
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate_at(step, num_steps)
@@ -118,7 +118,7 @@ class Member:
 
 
 class Population:
-    """All members of a run, and the keys and values of those alive, computed in as few forwards as can be."""
+    """All members of a run, and the keys and values of those alive, computed in as few forwards as possible."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone

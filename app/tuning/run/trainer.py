@@ -134,7 +134,7 @@ class Trainer:
         return time.perf_counter() - began
 
     def _lower_micro_batch(self, error: Exception) -> None:
-        """Raises OutOfMemory when it is one row already, and the error itself when it is of another kind."""
+        """Raises OutOfMemory if a forward has one row already, and the error itself if it is of another kind."""
         if not _is_out_of_memory(error):
             raise error
         self._population.clear_gradients()
