@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -58,7 +59,8 @@ class TrainableCopy:
             lora_dropout=0.0,
             target_modules="all-linear",
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 calls transformers by old names
             torch.manual_seed(seed)
             adapted = peft.get_peft_model(copy.deepcopy(backbone.model), config)
         adapted.eval()

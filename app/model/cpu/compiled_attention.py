@@ -8,12 +8,12 @@ from functools import cache
 import torch
 
 from app.model.attention import Attend, AttentionBatch, attend_reference
+from app.model.cpu.compiled_linear import macros_for
 from app.model.cpu.compiler import C_FOLDER, CompilationError, load_library
 from app.model.cpu.team import find_team
 from app.model.kv_cache import KVCache, KVShape
 
 SOURCE = C_FOLDER / "attend.c"
-DTYPE_TO_MACROS: dict[torch.dtype, dict[str, int]] = {torch.float32: {}, torch.bfloat16: {"BFLOAT16": 1}}
 RUN_LENGTH = 4
 """Tokens of a chunk that are computed together; 2 to 16 measured, this was the fastest on long texts."""
 MAX_WINDOW = 2**62
@@ -38,9 +38,7 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
 
     Raises: CompilationError.
     """
-    if dtype not in DTYPE_TO_MACROS:
-        raise CompilationError(f"the C code does not read {dtype}")
-    library = load_library([SOURCE], {"HEAD_DIM": head_dim, **DTYPE_TO_MACROS[dtype]})
+    library = load_library([SOURCE], {"HEAD_DIM": head_dim, **macros_for(dtype)})
     work = ctypes.cast(library.attend, ctypes.c_void_p)
     run_in_team = find_team()
 

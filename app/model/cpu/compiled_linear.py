@@ -78,7 +78,7 @@ def address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def macros_for(dtype: torch.dtype, *, is_quantized: bool) -> dict[str, int]:
+def macros_for(dtype: torch.dtype, *, is_quantized: bool = False) -> dict[str, int]:
     """What C sources are compiled with to read numbers of this type, or weights of 8 bits. Raises: CompilationError."""
     if dtype not in DTYPE_TO_MACROS:
         raise CompilationError(f"the C code does not read {dtype}")

@@ -34,6 +34,8 @@ def on_device(query, batch):
                                                  slots=batch.slots.to(DEVICE))  # fmt: skip
 
 
+# rows that only pad the kernel's product divide nought by nought
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
 @pytest.mark.parametrize("window", [None, 24])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 2), (9, 3), (6, 1)])
 @pytest.mark.parametrize(
