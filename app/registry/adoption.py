@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.formats.binding import bind_rows, norm_warnings
 from app.registry.formats.importers import require_possible_size, why_missing
-from app.registry.formats.initial_rows import INITIAL_FILE
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
-from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
+from app.registry.formats.safetensors_file import INITIAL_FILE
+from app.registry.publication import CARD_FILE
 from app.registry.store import Entry, Store
 from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
 

@@ -67,7 +67,7 @@ class Catalog:
         return f"; is it {near[0]}?" if near else ""
 
     @contextmanager
-    def writing(self, task: str, if_match: str | None = None) -> Iterator[TaskRecord]:
+    def writing(self, task: str, if_match: str | None = None, *, may_be_new: bool = False) -> Iterator[TaskRecord]:
         """Gives the task's record, empty for a new one, to a caller who may then change its folder.
 
         Args: if_match: the etag the caller has seen, or "*" for any; None does not ask.
@@ -78,6 +78,7 @@ class Catalog:
             OSError: a fault of the disk.
             Conflict: the task is not in the state `if_match` names.
             CorruptPrompt: its aliases cannot be read, and a change would lose them.
+            NotFound: it has no versions, and may not be new.
         """
         require_task_name(task)
         try:
@@ -85,7 +86,7 @@ class Catalog:
                 self._reload([task])
                 try:
                     record = self._name_to_record.get(task) or TaskRecord.empty(task)
-                    record.require_state(if_match)
+                    record.require_state(if_match, may_be_new=may_be_new)
                     yield record
                 finally:
                     self._reload([task])
@@ -170,15 +171,9 @@ class Catalog:
 
     def _reload(self, tasks: Iterable[str]) -> None:
         """To be called under both locks. Raises RegistryUnavailable: the folder is gone; what was read may be wrong."""
-        name_to_record = dict(self._name_to_record)
-        for task in tasks:
-            record = self._read(task)
-            if record is None:
-                name_to_record.pop(task, None)
-            else:
-                name_to_record[task] = record
+        name_to_record = {**self._name_to_record, **{task: self._read(task) for task in tasks}}
         self._require_root()
-        self._name_to_record = name_to_record
+        self._name_to_record = {name: record for name, record in name_to_record.items() if record is not None}
 
     def _read(self, task: str) -> TaskRecord | None:
         """A folder that cannot be read leaves what was known of it, and the other tasks, in service."""

@@ -13,18 +13,16 @@ import logging
 import re
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from app.errors import CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.registry.aliases import AliasTarget, Gate, numbers_to_compare
-from app.registry.formats.json_file import Sha256, refuse_newer_schema, seal, unseal
+from app.registry.formats.json_file import SealedFile, Sha256
 from app.registry.store import Store
-
-if TYPE_CHECKING:
-    from app.registry.task_record import TaskRecord
-    from app.registry.version import Version
+from app.registry.task_record import TaskRecord
+from app.registry.version import Version
 
 FOLDER = "evaluations"
 MAX_EVALUATIONS = 256
@@ -36,7 +34,7 @@ _EXAMPLES = re.compile(r"([0-9a-f]{64})\.jsonl")
 _logger = logging.getLogger(__name__)
 
 
-class RecordedEvaluation(BaseModel):
+class RecordedEvaluation(SealedFile):
     """The figures of a version on some examples.
 
     Attributes:
@@ -47,26 +45,12 @@ class RecordedEvaluation(BaseModel):
         created_at: seconds since 1970, UTC.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    schema_version: Literal[1] = 1
+    file_name = "evaluation"
     digest: Sha256
     data_sha256: Sha256
     data_name: Annotated[str, Field(max_length=1_000)] = ""
     metrics: Annotated[dict[str, float], Field(max_length=64)]
     created_at: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: int(time.time()))
-
-    @classmethod
-    def decode(cls, content: bytes) -> RecordedEvaluation:
-        """Raises CorruptPrompt."""
-        try:
-            return cls.model_validate_json(unseal(content))
-        except (CorruptPrompt, ValidationError) as error:
-            refuse_newer_schema(content)
-            raise CorruptPrompt("an evaluation's file is damaged") from error
-
-    def encode(self) -> bytes:
-        return seal(self.model_dump(mode="json"))
 
 
 class Evaluations:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidInput
 from app.model.layout import Template
-from app.registry.formats.initial_rows import INITIAL_FILE, encode_initial
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
-from app.registry.formats.model_card import CARD_FILE, render_card
 from app.registry.formats.peft_checkpoint import TENSOR_FILE, encode_checkpoint
-from app.task_prompt import TaskPrompt
+from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
+from app.task_prompt import PromptKind, TaskPrompt
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +23,13 @@ if TYPE_CHECKING:
 _JSON_FIELDS = ("sampling", "metrics", "tuning", "provenance")
 _OTHER_FORM = ("prompt", "initial", "template")
 """What a manifest says in another form; every other field has the same name there."""
+CARD_FILE = "README.md"
+_KIND_TO_SENTENCE = {
+    PromptKind.EMBEDDINGS: "A soft prompt: {n} virtual tokens before the text (Lester et al. 2021).",
+    PromptKind.KV: "A key-value prefix: {n} virtual tokens in every layer's cache (Li and Liang 2021).",
+    PromptKind.TEXT: "A text of {n} tokens before the input.",
+}
+_MAX_LABELS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +94,49 @@ def _as_json(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} must hold what JSON can say, and finite numbers", param=name) from error
     return plain
+
+
+def render_card(manifest: Manifest) -> str:
+    """Markdown with the hub's front matter."""
+    name, library = manifest.backbone.name, "softswap" if manifest.kind is PromptKind.TEXT else "peft"
+    tags = "tags: [softswap, prompt-tuning]"
+    sections = [
+        f"---\nbase_model: {json.dumps(name)}\nlibrary_name: {library}\n{tags}\n---",
+        f"# {manifest.task}, version {manifest.number}",
+        manifest.description,
+        _KIND_TO_SENTENCE[manifest.kind].format(n=manifest.num_virtual_tokens)
+        + f" Made for `{name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
+        " refuses it.",
+        _fenced("Template", manifest.template),
+        _labels(manifest.labels, manifest.label_temperature),
+        _table("Metrics", manifest.metrics),
+        _table("Tuning", manifest.tuning),
+        _table("Provenance", manifest.provenance),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _fenced(title: str, text: str | None) -> str:
+    return f"## {title}\n\n~~~~\n{text}\n~~~~" if text is not None else ""
+
+
+def _labels(labels: tuple[str, ...], temperature: float | None) -> str:
+    if not labels:
+        return ""
+    shown = ", ".join(f"`{label}`" for label in labels[:_MAX_LABELS])
+    rest = len(labels) - _MAX_LABELS
+    more = f" and {rest} more" if rest > 0 else ""
+    tempered = "" if temperature is None else f"\n\nTheir probabilities have the temperature {temperature:.4g}."
+    return f"## Labels\n\n{shown}{more}{tempered}"
+
+
+def _table(title: str, name_to_value: Mapping[str, Any]) -> str:
+    if not name_to_value:
+        return ""
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in name_to_value.items()]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -13,8 +13,7 @@ from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
 from app.registry.formats.manifest import Manifest
-from app.registry.prompt_cache import PromptCache
-from app.registry.prompt_reader import PromptReader
+from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
 from app.registry.store import Store
@@ -165,7 +164,7 @@ class Registry:
         """
         backbone = self.require_names(task, alias)
         require_fit(publication.prompt, backbone)
-        with self._catalog.writing(task, if_match) as record:
+        with self._catalog.writing(task, if_match, may_be_new=True) as record:
             number = record.last_number + 1
             if alias is not None and not force:
                 self.evaluations.require_passing(record, alias, number, evaluations=evaluations)
@@ -222,9 +221,8 @@ class Registry:
         require_alias_name(alias)
         checked = require_target(target)
         with self._catalog.writing(task, if_match) as record:
-            record.require_versions()
             for number in numbers_of(checked):
-                version = record.find(Reference(task, number=number), None)
+                version = record.numbered(number)
                 if self._backbone is not None:
                     require_same_backbone(version.backbone_fingerprint, self._backbone)
             if not force:
@@ -243,14 +241,13 @@ class Registry:
             InvalidInput: it has as many as it may have.
         """
         with self._catalog.writing(version.task) as record:
-            if record.find(Reference(version.task, number=version.number), None).digest != evaluation.digest:
+            if record.numbered(version.number).digest != evaluation.digest:
                 raise NotFound(f"{version.id} is another version by now", param="version")
             self.evaluations.write(version.task, version.number, evaluation)
 
     def delete_alias(self, task: str, alias: str, *, if_match: str | None = None) -> None:
         """Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
-            record.require_versions()
             if alias not in record.table.aliases:
                 raise NotFound("the task has no such alias", param="alias")
             self._catalog.write_table(task, record.table.without_alias(alias))
@@ -258,7 +255,6 @@ class Registry:
     def delete_gate(self, task: str, alias: str, *, if_match: str | None = None) -> None:
         """The alias stays, and moves freely. Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
-            record.require_versions()
             if alias not in record.table.gates:
                 raise NotFound("the alias has no gate", param="alias")
             self._catalog.write_table(task, record.table.without_gate(alias))
@@ -284,7 +280,6 @@ class Registry:
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
         """With all versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
-            record.require_versions()
             self._catalog.write_table(task, record.table_without(record.numbers, aliases={}))
 
     def refresh(self) -> None:

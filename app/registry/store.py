@@ -98,18 +98,18 @@ class FileStore:
     def entries(self, folder: str) -> dict[str, Entry]:
         now = time.time()
         try:
-            with os.scandir(self._path(folder)) as found:
+            with os.scandir(f"{self._root}/{folder}") as found:
                 names = [item for item in found if not item.name.startswith(".")]
                 return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def entry(self, key: str) -> Entry | None:
-        return _entry(self._path(key), time.time())
+        return _entry(f"{self._root}/{key}", time.time())
 
     def read(self, key: str) -> bytes:
         try:
-            with open(self._path(key), "rb") as file:
+            with open(f"{self._root}/{key}", "rb") as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"nothing is stored under {key}") from error
@@ -164,9 +164,6 @@ class FileStore:
             num_leftovers += len(leftovers)
             level = [item.path for item in items if not item.name.startswith(".") and item.is_dir()]
         return num_leftovers
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{key}"
 
     def _open_lock(self, *, may_make_root: bool) -> int | None:
         try:

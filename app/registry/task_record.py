@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from app.errors import Conflict, CorruptPrompt, NotFound
 from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_number, numbers_of
@@ -22,6 +23,8 @@ from app.registry.version import TaskSummary, Version
 OWN_FOLDER = 0
 """Takes the place of a version's number for files that lie directly in the task's folder."""
 _DROPPED_FILES = {MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE, "adapter_model.bin"}
+_Outcome: TypeAlias = tuple[Hashable, Version | str]
+"""What reading one version's folder gave: its signature, and a version or the reason why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +102,13 @@ class TaskRecord:
             last_number=self.last_number,
         )
 
-    def require_state(self, if_match: str | None) -> None:
-        """Args: if_match: see `Catalog.writing`. Raises Conflict, CorruptPrompt."""
+    def require_state(self, if_match: str | None, *, may_be_new: bool) -> None:
+        """Args: see `Catalog.writing`. Raises Conflict, CorruptPrompt, NotFound."""
         if if_match is not None and (not self.numbers or if_match not in ("*", self.etag)):
             raise Conflict("the task changed since it was read; read it again", param="if_match")
         if self.table_fault is not None:
             raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
-
-    def require_versions(self) -> None:
-        """Raises NotFound: it has none, so there is no such task."""
-        if not self.numbers:
+        if not self.numbers and not may_be_new:
             raise NotFound(f"there is no task {self.name}", param="task")
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
@@ -121,7 +121,7 @@ class TaskRecord:
         if reference.digest is not None:
             return self._with_digest(reference.digest)
         if reference.number is not None:
-            return self._numbered(reference.number)
+            return self.numbered(reference.number)
         target = self.table.aliases.get(reference.alias or LIVE)
         if target is None and self.table_fault is not None:
             raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
@@ -129,9 +129,12 @@ class TaskRecord:
             raise NotFound(
                 f"task {self.name} has no alias {reference.alias}; pin a version as {self.name}@1", param="alias"
             )
-        return self._numbered(_choose(target, rng))
+        if isinstance(target, dict):
+            [target] = (rng or random).choices(list(target), weights=list(target.values()))
+        return self.numbered(target)
 
-    def _numbered(self, number: int) -> Version:
+    def numbered(self, number: int) -> Version:
+        """Raises as `find` does."""
         if number in self.versions:
             return self.versions[number]
         if number in self.faults:
@@ -145,14 +148,6 @@ class TaskRecord:
         if not found:
             raise NotFound(f"task {self.name} has no version with this digest", param="version")
         return next(iter(found.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What reading one version's folder gave: a version, or the reason why not."""
-
-    signature: Hashable
-    result: Version | str
 
 
 class TaskFolder:
@@ -175,11 +170,9 @@ class TaskFolder:
         """The folder as it is now; versions whose folder looks as it did are taken from `previous`."""
         stamp = self.stamp(self._store.entry(self.name))
         table, table_fault = self._read_table(previous)
-        entries = self._store.entries(self.name)
-        folders = _version_folders(entries, () if table is None else table.deleting)
-        outcomes = {number: self._read_version(number, entry, previous) for number, entry in folders} | _drop(entries)
-        versions = {number: each.result for number, each in outcomes.items() if isinstance(each.result, Version)}
-        faults = {number: each.result for number, each in outcomes.items() if isinstance(each.result, str)}
+        outcomes = self._read_versions(previous, () if table is None else table.deleting)
+        versions = {number: result for number, (_, result) in outcomes.items() if isinstance(result, Version)}
+        faults = {number: result for number, (_, result) in outcomes.items() if isinstance(result, str)}
         return TaskRecord(
             name=self.name,
             stamp=stamp,
@@ -187,7 +180,7 @@ class TaskFolder:
             table_fault=table_fault,
             versions=versions,
             faults=faults,
-            signatures={number: each.signature for number, each in outcomes.items()},
+            signatures={number: signature for number, (signature, _) in outcomes.items()},
         )
 
     def _read_table(self, previous: TaskRecord | None) -> tuple[AliasTable | None, str | None]:
@@ -199,21 +192,31 @@ class TaskFolder:
         except CorruptPrompt as error:
             return (previous.table if previous else AliasTable()), error.message
 
+    def _read_versions(self, previous: TaskRecord | None, deleting: tuple[int, ...]) -> dict[int, _Outcome]:
+        """Ascending, without those whose deletion is decided; last, files that belong in a version's folder."""
+        entries = self._store.entries(self.name)
+        numbered = {int(name): entry for name, entry in entries.items() if is_number(name) and entry.is_folder}
+        present = [(number, numbered[number]) for number in sorted(numbered) if number not in deleting]
+        outcomes = {number: self._read_version(number, entry, previous) for number, entry in present}
+        if dropped := [entry for name, entry in entries.items() if name in _DROPPED_FILES]:
+            outcomes[OWN_FOLDER] = (_stamp(dropped), "its files are not in a version's folder")
+        return outcomes
+
     def _read_version(self, number: int, entry: Entry, previous: TaskRecord | None) -> _Outcome:
         """A good version's folder never changes, so its own stamp is enough; another may still be on its way in.
 
         Damage to a version that was good is found when its prompt is read.
         """
         if previous and number in previous.versions and previous.signatures[number] == entry.stamp:
-            return _Outcome(entry.stamp, previous.versions[number])
+            return entry.stamp, previous.versions[number]
         files = self._store.entries(version_key(self.name, number))
         signature = _stamp([entry, *files.values()])
         if previous and number in previous.faults and previous.signatures.get(number) == signature:
-            return _Outcome(signature, previous.faults[number])
+            return signature, previous.faults[number]
         try:
-            return _Outcome(entry.stamp, Version.from_manifest(self._read_manifest(number, files)))
+            return entry.stamp, Version.from_manifest(self._read_manifest(number, files))
         except (CorruptPrompt, NotFound, OSError) as error:
-            return _Outcome(signature, str(error))
+            return signature, str(error)
 
     def _read_manifest(self, number: int, files: Mapping[str, Entry]) -> Manifest:
         """Raises CorruptPrompt: not all of it is there, or it is another version's."""
@@ -234,26 +237,7 @@ def version_key(task: str, number: int) -> str:
     return task if number == OWN_FOLDER else f"{task}/{number}"
 
 
-def _version_folders(entries: Mapping[str, Entry], deleting: tuple[int, ...]) -> list[tuple[int, Entry]]:
-    """Ascending, without those whose deletion is decided."""
-    numbered = {int(name): entry for name, entry in entries.items() if is_number(name) and entry.is_folder}
-    return [(number, numbered[number]) for number in sorted(numbered) if number not in deleting]
-
-
-def _drop(entries: Mapping[str, Entry]) -> dict[int, _Outcome]:
-    """Files in the task's own folder that belong in a version's."""
-    dropped = [entry for name, entry in entries.items() if name in _DROPPED_FILES]
-    return {OWN_FOLDER: _Outcome(_stamp(dropped), "its files are not in a version's folder")} if dropped else {}
-
-
 def _stamp(entries: Iterable[Entry]) -> Hashable:
     """Equal ones mean that nothing changed. What has not settled equals nothing."""
     chosen = list(entries)
     return frozenset(entry.stamp for entry in chosen) if all(entry.is_settled for entry in chosen) else object()
-
-
-def _choose(target: AliasTarget, rng: random.Random | None) -> int:
-    if not isinstance(target, dict):
-        return target
-    chosen: int = (rng or random).choices(list(target), weights=list(target.values()))[0]
-    return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -49,21 +49,17 @@ class Version:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Version:
+        said = {each.name: getattr(manifest, each.name) for each in fields(cls) if each.name in Manifest.model_fields}
         return cls(
-            task=sys.intern(manifest.task),
-            number=manifest.number,
-            digest=manifest.digest,
-            kind=manifest.kind,
-            num_virtual_tokens=manifest.num_virtual_tokens,
-            backbone_fingerprint=sys.intern(manifest.backbone.fingerprint),
-            template=None if manifest.template is None else Template(manifest.template),
-            labels=manifest.labels,
-            label_temperature=manifest.label_temperature,
-            sampling=read_sampling(manifest.sampling) or _NOTHING,
-            metrics=manifest.metrics or _NOTHING,
-            provenance=manifest.provenance or _NOTHING,
-            description=manifest.description,
-            created_at=manifest.created_at,
+            **said
+            | {
+                "task": sys.intern(manifest.task),
+                "backbone_fingerprint": sys.intern(manifest.backbone.fingerprint),
+                "template": None if manifest.template is None else Template(manifest.template),
+                "sampling": read_sampling(manifest.sampling) or _NOTHING,
+                "metrics": manifest.metrics or _NOTHING,
+                "provenance": manifest.provenance or _NOTHING,
+            }
         )
 
     @property

@@ -11,13 +11,7 @@ import torch
 
 from app.errors import InvalidInput
 from app.registry.formats.binding import bind_rows, check_shape
-from app.registry.formats.peft_checkpoint import (
-    CONFIG_FILE,
-    TENSOR_FILE,
-    TENSOR_NAME,
-    PeftConfig,
-    read_rows,
-)
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 

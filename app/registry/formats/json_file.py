@@ -6,16 +6,42 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.errors import CorruptPrompt, InvalidInput, complain
+from app.errors import CorruptPrompt, InvalidInput, SoftswapError, complain
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SCHEMA_VERSION = 1
 _BLANK = "0" * 64
 _SEAL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
+
+
+class StrictModel(BaseModel):
+    """Nothing is converted, and nothing unknown is accepted."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SealedFile(StrictModel):
+    """A file's fields, in the order in which it holds them."""
+
+    file_name: ClassVar[str]
+    schema_version: Literal[1] = 1
+
+    @classmethod
+    def decode(cls, content: bytes) -> Self:
+        """Raises CorruptPrompt: damaged, cut short, or of a schema this program does not know."""
+        try:
+            return cls.model_validate_json(unseal(content))
+        except (SoftswapError, ValidationError) as error:
+            refuse_newer_schema(content)
+            reason = describe_fault(error)[1] if isinstance(error, ValidationError) else error.message
+            raise CorruptPrompt(f"{cls.file_name}: {reason}") from error
+
+    def encode(self) -> bytes:
+        return seal(self.model_dump(mode="json"))
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:

@@ -6,15 +6,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
-from app.errors import CorruptPrompt, InvalidInput
+from app.errors import InvalidInput
 from app.model.layout import Template
-from app.registry.formats.initial_rows import INITIAL_FILE
-from app.registry.formats.json_file import Sha256, describe_fault, refuse_newer_schema, seal, unseal
+from app.registry.formats.json_file import SealedFile, Sha256, StrictModel, describe_fault
 from app.registry.formats.peft_checkpoint import TENSOR_FILE
+from app.registry.formats.safetensors_file import INITIAL_FILE
 from app.sampling import SamplingParams
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
@@ -25,18 +25,14 @@ MAX_NUMBER = 999_999_999
 MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BackboneName(_Part):
+class BackboneName(StrictModel):
     """The backbone a prompt belongs to. The name is for people; the fingerprint decides."""
 
     fingerprint: Sha256
     name: Annotated[str, Field(max_length=1_000)]
 
 
-class TensorFile(_Part):
+class TensorFile(StrictModel):
     """A safetensors file as it was written."""
 
     sha256: Sha256
@@ -47,7 +43,7 @@ class TensorFile(_Part):
         return cls(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
 
 
-class Manifest(_Part):
+class Manifest(SealedFile):
     """One version of a task.
 
     Attributes:
@@ -66,7 +62,7 @@ class Manifest(_Part):
         created_at: seconds since 1970, UTC.
     """
 
-    schema_version: Literal[1] = 1
+    file_name = MANIFEST_FILE
     task: str
     number: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
     digest: Sha256
@@ -80,11 +76,11 @@ class Manifest(_Part):
     template: Annotated[str, Field(max_length=16_384)] | None = None
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1_024)] = ()
     label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = None
-    sampling: dict[str, JsonValue] = {}
-    metrics: dict[str, JsonValue] = {}
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
+    metrics: dict[str, JsonValue] = Field(default_factory=dict)
     data_sha256: Sha256 | None = None
-    tuning: dict[str, JsonValue] = {}
-    provenance: dict[str, JsonValue] = {}
+    tuning: dict[str, JsonValue] = Field(default_factory=dict)
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
     description: Annotated[str, Field(max_length=4_096)] = ""
     created_at: Annotated[int, Field(ge=0)]
 
@@ -97,18 +93,8 @@ class Manifest(_Part):
             field, fault = describe_fault(error)
             raise InvalidInput(fault, param=field) from error
 
-    @classmethod
-    def decode(cls, content: bytes) -> Manifest:
-        """Raises CorruptPrompt: damaged, cut short, or of a schema this program does not know."""
-        try:
-            return cls.model_validate_json(unseal(content))
-        except (CorruptPrompt, InvalidInput, ValidationError) as error:
-            refuse_newer_schema(content)
-            reason = describe_fault(error)[1] if isinstance(error, ValidationError) else error.message
-            raise CorruptPrompt(f"task.json: {reason}") from error
-
     def encode(self) -> bytes:
-        content = seal(self.model_dump(mode="json"))
+        content = super().encode()
         if len(content) > MAX_MANIFEST_BYTES:
             raise InvalidInput(f"labels, metrics, text and the rest may take {MAX_MANIFEST_BYTES} bytes as JSON")
         return content

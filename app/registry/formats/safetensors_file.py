@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import safetensors
+import safetensors.torch
 import torch
 
 from app.errors import InvalidInput
+from app.task_prompt import TaskPrompt
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_METADATA_BYTES = 4 * 1024
 MAX_DIMENSIONS = 3
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _LENGTH_BYTES = 8
+INITIAL_FILE = "initial.safetensors"
+"""The rows that tuning started from, kept with those it ended with. PEFT does not read it."""
+_INITIAL_NAME = "initial_rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,21 @@ def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]
     except safetensors.SafetensorError:
         _refuse("the file is cut short, or its header does not describe exactly the bytes that follow it")
     return {name: StoredTensor(DTYPES[t["dtype"]], tuple(t["shape"]), t["data"]) for name, t in stored.items()}
+
+
+def encode_initial(rows: torch.Tensor, prompt: TaskPrompt) -> bytes:
+    """Args: rows: of the prompt's shape, any floating dtype and device. Raises InvalidInput: they do not fit it."""
+    if prompt.rows is None or rows.shape != prompt.rows.shape:
+        raise InvalidInput("the initial rows must have the shape of the prompt's", param="initial")
+    values = rows.detach().to("cpu", torch.float32).contiguous()
+    if not bool(torch.isfinite(values).all()):
+        raise InvalidInput("every initial value must be finite", param="initial")
+    return safetensors.torch.save({_INITIAL_NAME: values})
+
+
+def decode_initial(content: bytes) -> torch.Tensor:
+    """(num_virtual_tokens, width) float32. Raises InvalidInput."""
+    return open_tensors(content, names={_INITIAL_NAME}, dtypes=("F32",))[_INITIAL_NAME].read()
 
 
 def _read_header(data: bytes) -> dict[str, Any]:

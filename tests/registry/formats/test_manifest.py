@@ -11,7 +11,7 @@ from app.errors import CorruptPrompt, InvalidInput
 from app.registry.aliases import AliasTable, Gate, require_target
 from app.registry.formats.json_file import seal
 from app.registry.formats.manifest import BackboneName, Manifest, TensorFile, read_sampling
-from app.registry.formats.model_card import render_card
+from app.registry.publication import render_card
 from app.registry.version import Version
 from app.task_prompt import PromptKind
 

@@ -27,8 +27,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForCondit
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.formats.importers import describe_checkpoint, read_checkpoint
-from app.registry.formats.initial_rows import INITIAL_FILE, encode_initial
 from app.registry.formats.peft_checkpoint import encode_checkpoint
+from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind
 from tests.registry.formats.test_importers import shared_file
 from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone

@@ -1,15 +1,17 @@
-"""PromptReader: a version's files back into the task prompt that was published, bit for bit or not at all."""
+"""Versions' prompts: read back from their files, and kept in memory."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput
 from app.registry.formats.binding import require_fit
-from app.registry.formats.initial_rows import INITIAL_FILE, decode_initial
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, TensorFile
-from app.registry.formats.model_card import CARD_FILE
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
+from app.registry.formats.safetensors_file import INITIAL_FILE, decode_initial
+from app.registry.publication import CARD_FILE
 from app.registry.store import Store
 from app.registry.task_record import version_key
 from app.registry.version import Version
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
 
 MAX_CARD_BYTES = 2**20
+_OVERHEAD_BYTES = 2_048
+"""Python's and torch's objects around a prompt's values, measured generously."""
 
 
 class PromptReader:
-    """Args: backbone: what the prompt must fit; None for looking at a registry without loading a model."""
+    """A version's files back into the task prompt that was published, bit for bit or not at all.
+
+    Args: backbone: what the prompt must fit; None for looking at a registry without loading a model.
+    """
 
     def __init__(self, store: Store, backbone: Backbone | None) -> None:
         self._store = store
@@ -95,3 +102,46 @@ class PromptReader:
         if entry is not None and entry.num_bytes > max_bytes:
             raise CorruptPrompt(f"{version.id}: {name} is larger than when it was published")
         return self._store.read(key)
+
+
+class PromptCache:
+    """Prompts by digest, at most `max_bytes` of them: the least recently used goes first; a larger one is not kept."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._digest_to_prompt: OrderedDict[str, TaskPrompt] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def __len__(self) -> int:
+        return len(self._digest_to_prompt)
+
+    def get(self, digest: str) -> TaskPrompt | None:
+        with self._lock:
+            prompt = self._digest_to_prompt.get(digest)
+            if prompt is not None:
+                self._digest_to_prompt.move_to_end(digest)
+            return prompt
+
+    def put(self, prompt: TaskPrompt, *, may_displace: bool = True) -> None:
+        """Args: may_displace: whether others may be dropped for it; if not, it is kept only if there is room."""
+        with self._lock:
+            if prompt.digest in self._digest_to_prompt:
+                self._digest_to_prompt.move_to_end(prompt.digest)
+                return
+            size = _size(prompt)
+            if size > self._max_bytes or (not may_displace and self._num_bytes + size > self._max_bytes):
+                return
+            self._digest_to_prompt[prompt.digest] = prompt
+            self._num_bytes += size
+            while self._num_bytes > self._max_bytes:
+                _, dropped = self._digest_to_prompt.popitem(last=False)
+                self._num_bytes -= _size(dropped)
+
+
+def _size(prompt: TaskPrompt) -> int:
+    return prompt.num_bytes + _OVERHEAD_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.registry.prompt_cache import PromptCache
+from app.registry.prompts import PromptCache
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 
