@@ -53,12 +53,12 @@ class TaskPrompt:
     @classmethod
     def from_embeddings(cls, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
         """Args: rows: any floating dtype, (num_virtual_tokens, hidden_size). Raises InvalidInput."""
-        return cls._from_rows(PromptKind.EMBEDDINGS, rows, backbone_fingerprint)
+        return cls.from_rows(PromptKind.EMBEDDINGS, rows, backbone_fingerprint)
 
     @classmethod
     def from_kv(cls, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
         """Args: rows: any floating dtype, (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim)."""
-        return cls._from_rows(PromptKind.KV, rows, backbone_fingerprint)
+        return cls.from_rows(PromptKind.KV, rows, backbone_fingerprint)
 
     @classmethod
     def from_text(cls, text: str, token_ids: list[int] | tuple[int, ...], backbone_fingerprint: str) -> TaskPrompt:
@@ -69,7 +69,8 @@ class TaskPrompt:
         return cls(PromptKind.TEXT, backbone_fingerprint, None, text, tuple(token_ids), digest)
 
     @classmethod
-    def _from_rows(cls, kind: PromptKind, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+    def from_rows(cls, kind: PromptKind, rows: torch.Tensor, backbone_fingerprint: str) -> TaskPrompt:
+        """Args: kind: EMBEDDINGS or KV. rows: as `from_embeddings` and `from_kv` take them. Raises InvalidInput."""
         import torch
 
         if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():

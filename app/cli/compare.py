@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,10 +86,11 @@ def compare(
     settings = read_settings(model=model, device=device)
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
-    from app.compare.comparison import BackboneSource, require_packages
     from app.compare.comparison import compare as compare_methods
+    from app.compare.comparison import require_packages
     from app.compare.setting import Setting
     from app.measure.example_file import read_dataset
+    from app.model.backbone import Backbone
     from app.tuning.config import TuneConfig
 
     if plot is not None:
@@ -104,8 +106,10 @@ def compare(
         template=parse_template(template), labels=parse_labels(labels),
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
-    source = BackboneSource(str(settings.model), settings.revision, settings.dtype, settings.device)
-    found = compare_methods(source, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
+    load = partial(
+        Backbone.load, str(settings.model), revision=settings.revision, dtype=settings.dtype, device=settings.device
+    )
+    found = compare_methods(load, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
     if plot is not None:
         from app.compare.plot import plot_methods
 

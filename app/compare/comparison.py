@@ -9,15 +9,16 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
+from transformers.utils import logging as transformers_logging
 
 from app.compare.method import Method
 from app.compare.setting import Setting
@@ -26,22 +27,8 @@ from app.compare.trial import Trial, run_trial
 from app.errors import InvalidInput, OutOfMemory
 from app.model.backbone import Backbone
 
-
-@dataclass(frozen=True)
-class BackboneSource:
-    """What `Backbone.load` needs to load the same backbone in another process."""
-
-    source: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-
-    def load(self) -> Backbone:
-        """Raises UnsupportedModel, InvalidInput."""
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-        return Backbone.load(self.source, revision=self.revision, dtype=self.dtype, device=self.device)
+Load: TypeAlias = Callable[[], Backbone]
+"""Loads the same backbone in another process: a call that can be pickled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +55,13 @@ class ComparisonReport:
                 "transformers": transformers.__version__,
             },
             "num_threads": torch.get_num_threads(),
-            "methods": [summary.as_json() for summary in self.summaries],
-            "trials": [trial.as_json() for trial in self.trials],
+            "methods": [asdict(summary) for summary in self.summaries],
+            "trials": [asdict(trial) for trial in self.trials],
         }
 
 
 def compare(
-    source: BackboneSource,
+    load: Load,
     setting: Setting,
     methods: Sequence[Method],
     seeds: Sequence[int],
@@ -84,7 +71,7 @@ def compare(
     require_packages(package for method in methods for package in method.packages)
     trials = []
     for method, seed in planned(methods, seeds):
-        trials.append(run_isolated(source, setting, method, seed))
+        trials.append(run_isolated(load, setting, method, seed))
         on_trial(trials[-1])
     return ComparisonReport(setting, tuple(trials))
 
@@ -103,14 +90,14 @@ def require_packages(names: Iterable[str]) -> None:
         raise InvalidInput(f"{' and '.join(missing)} is missing: pip install 'softswap[compare]'", param="methods")
 
 
-def run_isolated(source: BackboneSource, setting: Setting, method: Method, seed: int) -> Trial:
+def run_isolated(load: Load, setting: Setting, method: Method, seed: int) -> Trial:
     """`run_trial` in a fresh process that loads the backbone itself.
 
     Raises what that raises, and OutOfMemory when the system kills the process.
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=_context()) as pool:
         try:
-            return pool.submit(_run, source, setting, method, seed).result()
+            return pool.submit(_run, load, setting, method, seed).result()
         except BrokenProcessPool as error:
             raise OutOfMemory(f"{method.words} was killed, most likely because of its memory") from error
 
@@ -124,7 +111,8 @@ def _context() -> BaseContext:
     return context
 
 
-def _run(source: BackboneSource, setting: Setting, method: Method, seed: int) -> Trial:
+def _run(load: Load, setting: Setting, method: Method, seed: int) -> Trial:
     for package in method.packages:
         import_module(package)  # before memory is measured
-    return run_trial(source.load(), setting, method, seed)
+    transformers_logging.disable_progress_bar()
+    return run_trial(load(), setting, method, seed)

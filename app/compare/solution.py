@@ -28,12 +28,11 @@ from app.tuning.tune import tune_task
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Attributes:
-    backbone: the resident one, or a copy with other weights.
+    backbone: the resident one, which the engine can serve with the prompt, or a copy with other weights.
     prompt: what precedes every text; None for nothing.
     validation: what it was chosen by: accuracy if there are labels; if not, the loss of what is tuned and the main
         metric of written prompts.
     store: writes what is kept of the task into an empty folder.
-    is_served: whether the engine can serve it: the resident backbone with a prompt and nothing else.
 
     The others are as in Trial.
     """
@@ -45,12 +44,8 @@ class Solution:
     store: Callable[[Path], None]
     num_tries: int
     chosen: dict[str, Any]
-    is_served: bool
     num_steps: int = 0
     best_step: int = 0
-
-    def evaluate(self, plan: TuningPlan, examples: Sequence[Example]) -> Evaluation:
-        return _evaluate(self.backbone, self.prompt, plan, examples)
 
 
 def solve(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Solution:
@@ -77,7 +72,7 @@ def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]
     room = setting.max_prompt_tokens(backbone)
     scored = []
     for prompt in written_prompts(backbone, plan.template, setting.instructions, shots, room):
-        measured = _evaluate(backbone, prompt, plan, rows)
+        measured = evaluate_on(backbone, prompt, plan, rows)
         scored.append((measured.metrics[measured.main_metric], prompt))
     value, prompt = max(scored, key=lambda pair: pair[0])
     return Solution(
@@ -88,7 +83,6 @@ def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]
         store=lambda folder: _publish(backbone, prompt, plan, folder),
         num_tries=len(scored),
         chosen={"text": prompt.text if prompt else "", "num_tokens": prompt.num_virtual_tokens if prompt else 0},
-        is_served=True,
     )
 
 
@@ -103,7 +97,6 @@ def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Solution:
         store=lambda folder: _publish(backbone, result.prompt, plan, folder),
         num_tries=len(result.members),
         chosen={"learning_rate": config.learning_rate, "init": config.init.value, "member_seed": config.seed},
-        is_served=True,
         num_steps=result.num_steps,
         best_step=result.best_step,
     )
@@ -127,26 +120,20 @@ def _best_weights(
         store=best.trained.save,
         num_tries=len(learning_rates),
         chosen={"learning_rate": best.config.learning_rate},
-        is_served=False,
         num_steps=best.num_steps,
         best_step=best.best.step,
     )
 
 
-def _evaluate(
+def evaluate_on(
     backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]
 ) -> Evaluation:
-    return evaluate(
-        backbone,
-        ServedPrompt(
-            prompt,
-            plan.template,
-            plan.labels,
-            max_input_tokens=plan.config.max_input_tokens,
-            max_new_tokens=plan.config.max_target_tokens,
-        ),
-        examples,
+    """With the plan's template, labels and lengths. Raises as `evaluate` does."""
+    max_input_tokens, max_new_tokens = plan.config.max_input_tokens, plan.config.max_target_tokens
+    served = ServedPrompt(
+        prompt, plan.template, plan.labels, max_input_tokens=max_input_tokens, max_new_tokens=max_new_tokens
     )
+    return evaluate(backbone, served, examples)
 
 
 def _publish(backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, folder: Path) -> None:

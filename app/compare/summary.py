@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from scipy.stats import t as student_t
 
@@ -89,9 +88,6 @@ class Summary:
             peak_memory_bytes=max(peaks, default=None),
             latency_s=statistics.median(latencies) if latencies else None,
         )
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"method": self.method.value}
 
 
 def summarize(trials: Sequence[Trial]) -> list[Summary]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.compare.latency import median_latency_s
+from app.compare.cost import PeakMemory, median_latency_s
 from app.compare.method import Method
-from app.compare.peak_memory import PeakMemory
 from app.compare.setting import Setting
-from app.compare.solution import Solution, solve
+from app.compare.solution import Solution, evaluate_on, solve
 from app.model.backbone import Backbone
 from app.tuning.run.rows import spread
 
@@ -65,9 +64,6 @@ class Trial:
     memory_measure: str
     latency_s: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"method": self.method.value}
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Trial:
         return cls(**{**values, "method": Method(values["method"])})
@@ -80,7 +76,9 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         began, began_cpu = time.monotonic(), time.process_time()
         found = solve(backbone, fitted, method, seed)
         tuning_s, tuning_cpu_s = time.monotonic() - began, time.process_time() - began_cpu
-    measured = found.evaluate(fitted.plan, fitted.test)
+    measured = evaluate_on(found.backbone, found.prompt, fitted.plan, fitted.test)
+    timed = [example.input for example in spread(fitted.test, NUM_TIMED_REQUESTS)]
+    is_served = found.backbone is backbone
     return Trial(
         method=method,
         seed=seed,
@@ -95,14 +93,9 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         tuning_cpu_s=tuning_cpu_s,
         peak_memory_bytes=memory.num_bytes,
         memory_measure=memory.measure,
-        latency_s=_latency_s(found, fitted) if found.is_served else None,
+        latency_s=median_latency_s(backbone, found.prompt, fitted.plan, timed) if is_served else None,
         **{name: getattr(found, name) for name in _FOUND},
     )
-
-
-def _latency_s(found: Solution, fitted: Setting) -> float:
-    inputs = [example.input for example in spread(fitted.test, NUM_TIMED_REQUESTS)]
-    return median_latency_s(found.backbone, found.prompt, fitted.plan, inputs)
 
 
 def _stored_bytes(found: Solution) -> int:

@@ -55,13 +55,7 @@ class KeyValueNorms:
         text, prompt = _text_norms(backbone), split_rows(backbone, rows).norm(dim=3)
         units = text.median(dim=0).values.clamp(min=1e-12)
         layers = tuple(
-            LayerNorms(
-                layer,
-                text_keys=percentiles_of(text[:, layer, 0]),
-                text_values=percentiles_of(text[:, layer, 1]),
-                keys=percentiles_of(prompt[:, layer, 0]),
-                values=percentiles_of(prompt[:, layer, 1]),
-            )
+            LayerNorms(layer, *(percentiles_of(norms[:, layer, part]) for norms in (text, prompt) for part in (0, 1)))
             for layer in range(backbone.num_layers)
         )
         return cls(layers, units, prompt / units)

@@ -1,12 +1,17 @@
-"""PromptReport: everything that is shown of one version's virtual tokens."""
+"""PromptReport: everything that is shown of one version's virtual tokens, and the variants that tell what they do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from app.insight.similarity import PromptDifference
 from app.insight.view import PromptView
+from app.model.backbone import Backbone
+from app.task_prompt import TaskPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +67,22 @@ class PromptReport:
     compared: str | None = None
     difference: PromptDifference | None = None
     effects: TokenEffects | None = None
+
+
+def without_token(prompt: TaskPrompt, index: int) -> TaskPrompt | None:
+    """The prompt without one virtual token, so that the text follows one position earlier; None if it was the only one.
+
+    Args: prompt: of kind embeddings or kv.
+    """
+    assert prompt.rows is not None
+    if len(prompt.rows) == 1:
+        return None
+    rows = torch.cat([prompt.rows[:index], prompt.rows[index + 1 :]])
+    return TaskPrompt.from_rows(prompt.kind, rows, prompt.backbone_fingerprint)
+
+
+@torch.no_grad()
+def made_of_tokens(backbone: Backbone, token_ids: Sequence[int]) -> TaskPrompt:
+    """The prompt whose virtual tokens are these tokens of the vocabulary."""
+    rows = backbone.embed(torch.tensor(token_ids, device=backbone.device)).float()
+    return TaskPrompt.from_embeddings(rows, backbone.fingerprint)

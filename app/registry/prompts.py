@@ -15,7 +15,7 @@ from app.registry.publication import CARD_FILE
 from app.registry.store import Store
 from app.registry.task_record import version_key
 from app.registry.version import Version
-from app.task_prompt import PromptKind, TaskPrompt
+from app.task_prompt import TaskPrompt
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +82,9 @@ class PromptReader:
 
     def _tensor_prompt(self, version: Version, manifest: Manifest, tensor: TensorFile) -> TaskPrompt:
         content = self._checked_content(version, TENSOR_FILE, tensor)
-        make = TaskPrompt.from_kv if manifest.kind is PromptKind.KV else TaskPrompt.from_embeddings
         try:
             config = PeftConfig.decode(self._content(version, CONFIG_FILE, MAX_CONFIG_BYTES))
-            return make(read_rows(config, content), manifest.backbone.fingerprint)
+            return TaskPrompt.from_rows(manifest.kind, read_rows(config, content), manifest.backbone.fingerprint)
         except InvalidInput as error:
             raise CorruptPrompt(f"{version.id}: {error.message}") from error
 

@@ -13,11 +13,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from app.compare.comparison import BackboneSource, planned, run_isolated
+from app.compare.comparison import planned, run_isolated
 from app.compare.method import Method
 from app.compare.setting import Setting
+from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.loading.checkpoint import fingerprint_files
 from app.tuning.config import TuneConfig
@@ -52,14 +54,15 @@ def _try(size: Size, model: Path, setting: Setting, method: Method, seed: int, o
     digest = setting.digest(fingerprint_files(model))
     if path.exists() and json.loads(path.read_text())["trial"]["setting_digest"] == digest:
         return
-    trial = run_isolated(BackboneSource(str(model), dtype="float32", device="cpu"), setting, method, seed)
+    load = partial(Backbone.load, str(model), dtype="float32", device="cpu")
+    trial = run_isolated(load, setting, method, seed)
     pretraining = json.loads((model.parent / "pretrained.json").read_text())
     write_json(
         path,
         {
             "size": size.name,
             "task": options.task,
-            "trial": trial.as_json(),
+            "trial": asdict(trial),
             "setting": setting.as_json(),
             "pretraining": pretraining,
             "machine": asdict(Machine.here()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_summary_has_means_of_times_and_the_largest_peak() -> None:
     assert (found.value, found.tuning_s, found.peak_memory_bytes) == (pytest.approx(0.8), 3.0, 12)
     assert found.seeds == (0, 1, 2)
     assert found.latency_s is None
-    assert json.loads(json.dumps(found.as_json()))["interval"]["kind"] == "t over 3 seeds"
+    assert json.loads(json.dumps(asdict(found)))["interval"]["kind"] == "t over 3 seeds"
 
 
 def test_methods_stand_in_their_order_and_untold_memory_stays_untold() -> None:

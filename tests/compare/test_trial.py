@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app.compare.method import Method
-from app.compare.solution import solve
+from app.compare.solution import evaluate_on, solve
 from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import TrainableCopy, WeightRun
 from app.model.loading.checkpoint import weights_digest
@@ -50,7 +50,7 @@ def test_the_same_seed_finds_the_same_and_json_keeps_it(method: Method) -> None:
     first, again = (run_trial(tiny_backbone(), toy_setting(max_steps=4), method, seed=3) for _ in range(2))
     keep = lambda trial: {k: v for k, v in asdict(trial).items() if k not in MEASURED_ANEW}  # noqa: E731
     assert keep(first) == keep(again)
-    assert Trial.from_json(json.loads(json.dumps(first.as_json()))) == first
+    assert Trial.from_json(json.loads(json.dumps(asdict(first)))) == first
 
 
 @pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
@@ -113,6 +113,6 @@ def test_the_best_state_is_the_one_that_is_kept() -> None:
     backbone = tiny_backbone()
     setting = toy_setting(max_steps=20, eval_every=5).fitted(backbone)
     found = solve(backbone, setting, Method.FULL, seed=0)
-    measured = found.evaluate(setting.plan, EXAMPLES)
+    measured = evaluate_on(found.backbone, found.prompt, setting.plan, EXAMPLES)
     assert measured.metrics["accuracy"] == pytest.approx(found.validation)
     assert found.best_step % 5 == 0

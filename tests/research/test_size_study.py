@@ -83,7 +83,7 @@ def results_in(folder: Path, **changes: object) -> None:
                 report = {
                     "size": size.name,
                     "task": "subjectivity",
-                    "trial": found.as_json() | {"num_backbone_parameters": 10 ** (place + 5)},
+                    "trial": asdict(found) | {"num_backbone_parameters": 10 ** (place + 5)},
                     "setting": {
                         "num_train": 8050, "num_validation": 987, "num_test": 963,
                         "config": {"max_steps": 400, "batch_size": 16},

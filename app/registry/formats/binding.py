@@ -27,8 +27,7 @@ def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskP
         InvalidInput: shape, length or values do not fit the backbone.
     """
     check_shape(tuple(rows.shape), kind, backbone)
-    make = TaskPrompt.from_kv if kind is PromptKind.KV else TaskPrompt.from_embeddings
-    prompt = make(rows, backbone.fingerprint)
+    prompt = TaskPrompt.from_rows(kind, rows, backbone.fingerprint)
     require_fit(prompt, backbone)
     return prompt
 

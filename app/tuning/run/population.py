@@ -12,7 +12,7 @@ import torch
 
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
-from app.task_prompt import PromptKind, TaskPrompt
+from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.run.objective import Score
 from app.tuning.run.optimizer import make_optimizer
@@ -86,8 +86,7 @@ class Member:
     def best_prompt(self, backbone: Backbone) -> TaskPrompt:
         """Its best state as a prompt; it must have been measured."""
         assert self.best is not None
-        make = TaskPrompt.from_kv if self.config.kind is PromptKind.KV else TaskPrompt.from_embeddings
-        return make(self.best.rows, backbone.fingerprint)
+        return TaskPrompt.from_rows(self.config.kind, self.best.rows, backbone.fingerprint)
 
     def record(self) -> dict[str, Any]:
         """What a saved run keeps of it, next to `tensors`."""

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import torch
 
-from app.insight.variants import made_of_tokens, without_token
+from app.insight.report import made_of_tokens, without_token
 from app.measure.dataset import Example
 from app.measure.encoding import collate, encode_examples
 from app.measure.plain_model import evaluate

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from app.compare.peak_memory import PeakMemory
+from app.compare.cost import PeakMemory
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.insight.variants import made_of_tokens, without_token
+from app.insight.report import made_of_tokens, without_token
 from app.task_prompt import PromptKind
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
