@@ -51,6 +51,18 @@ class RunningServer:
         fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def wait_until_ready(self) -> None:
+        """For one that was stopped: it refuses requests until its engine has shown that it lives."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                with urlopen(f"{self.url}/ready"):
+                    return
+            except URLError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.02)
+
     @property
     def resident_bytes(self) -> int:
         return resident_bytes(self.process_id)

@@ -75,6 +75,7 @@ class Load:
         """(answers, CPU seconds of the server, seconds)."""
         os.kill(server.process_id, signal.SIGCONT)
         try:
+            server.wait_until_ready()
             before_s, began_s = server.cpu_s, time.perf_counter()
             answers = self.send(server)
             took_s = time.perf_counter() - began_s
