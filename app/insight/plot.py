@@ -70,7 +70,7 @@ def _panels(report: PromptReport) -> list[Panel]:
         panels.append(("moved by tuning (L2)", lambda axes: _draw_bars(axes, drifts, MUTED)))
     if report.difference is not None:
         distances = [row.distance or 0.0 for row in report.difference.rows]
-        panels.append((f"distance to {report.compared}", lambda axes: _draw_bars(axes, distances, MUTED)))
+        panels.append((f"distance to {report.difference.model}", lambda axes: _draw_bars(axes, distances, MUTED)))
     if report.effects is not None:
         losses = [effect.loss for effect in report.effects.without]
         panels.append(("loss without it, change", lambda axes: _draw_changes(axes, losses)))

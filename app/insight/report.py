@@ -59,12 +59,11 @@ class TokenEffects:
 class PromptReport:
     """Attributes:
     model: the version.
-    compared: the version that `difference` compares it with.
+    difference: from another version.
     """
 
     model: str
     view: PromptView
-    compared: str | None = None
     difference: PromptDifference | None = None
     effects: TokenEffects | None = None
 

@@ -40,8 +40,15 @@ class RowDifference:
 
 @dataclass(frozen=True, slots=True)
 class PromptDifference:
-    """Attributes: num_virtual_tokens: the other prompt's. is_same: whether both hold the same values."""
+    """What changed from another prompt.
 
+    Attributes:
+        model: the other prompt's name.
+        num_virtual_tokens: the other prompt's.
+        is_same: whether both hold the same values.
+    """
+
+    model: str
     num_virtual_tokens: int
     is_same: bool
     rows: tuple[RowDifference, ...]
@@ -74,7 +81,7 @@ def group_rows(similarity: torch.Tensor, least: float) -> Groups:
     return tuple(sorted(groups, key=lambda rows: (-len(rows), rows)))
 
 
-def compare_prompts(prompt: TaskPrompt, other: TaskPrompt) -> PromptDifference:
+def compare_prompts(prompt: TaskPrompt, other: TaskPrompt, other_name: str) -> PromptDifference:
     """Raises InvalidInput, BackboneMismatch: they cannot be compared."""
     if prompt.backbone_fingerprint != other.backbone_fingerprint:
         raise BackboneMismatch("the two prompts were made for different backbones", param="compare")
@@ -85,6 +92,7 @@ def compare_prompts(prompt: TaskPrompt, other: TaskPrompt) -> PromptDifference:
     common = min(len(prompt.rows), len(other.rows))
     distances = (prompt.rows[:common] - other.rows[:common]).norm(dim=1).tolist()
     return PromptDifference(
+        other_name,
         other.num_virtual_tokens,
         prompt.digest == other.digest,
         tuple(

@@ -26,7 +26,7 @@ def report_of(prompt: TaskPrompt, *, is_full: bool = True) -> PromptReport:
     change = Effect(0.1, None)
     effects = TokenEffects(3, "a" * 64, Effect(1.0, None), (change,) * prompt.num_virtual_tokens, ())
     view = view_prompt(backbone, prompt, initial=prompt.rows + 1)
-    return PromptReport("task@1", view, "task@2", compare_prompts(prompt, prompt), effects)
+    return PromptReport("task@1", view, compare_prompts(prompt, prompt, "task@2"), effects)
 
 
 @pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])

@@ -49,7 +49,7 @@ def embeddings(rows: torch.Tensor) -> TaskPrompt:
 def test_each_row_is_compared_with_its_own_and_with_the_nearest() -> None:
     rows = random_rows(tiny_backbone(), 4)
     other = torch.stack([rows[0], rows[3] * 2, rows[2] + 1])
-    found = compare_prompts(embeddings(rows), embeddings(other))
+    found = compare_prompts(embeddings(rows), embeddings(other), "other")
     assert (found.num_virtual_tokens, found.is_same) == (3, False)
     assert [row.distance for row in found.rows[:1]] == pytest.approx([0.0], abs=1e-6)
     assert found.rows[2].distance == pytest.approx(32**0.5, rel=1e-4)
@@ -58,7 +58,7 @@ def test_each_row_is_compared_with_its_own_and_with_the_nearest() -> None:
 
 
 def test_a_prompt_is_the_same_as_itself() -> None:
-    found = compare_prompts(random_prompt(tiny_backbone()), random_prompt(tiny_backbone()))
+    found = compare_prompts(random_prompt(tiny_backbone()), random_prompt(tiny_backbone()), "other")
     assert found.is_same
     assert all(row.distance == 0 and row.nearest == row.index for row in found.rows)
 
@@ -66,6 +66,6 @@ def test_a_prompt_is_the_same_as_itself() -> None:
 def test_prompts_of_other_kinds_and_backbones_are_not_compared() -> None:
     prompt = random_prompt(tiny_backbone())
     with pytest.raises(InvalidInput, match="kind embeddings cannot be compared with kv"):
-        compare_prompts(prompt, random_prompt(tiny_backbone(), kind=PromptKind.KV))
+        compare_prompts(prompt, random_prompt(tiny_backbone(), kind=PromptKind.KV), "other")
     with pytest.raises(BackboneMismatch):
-        compare_prompts(prompt, random_prompt(tiny_backbone("qwen2")))
+        compare_prompts(prompt, random_prompt(tiny_backbone("qwen2")), "other")

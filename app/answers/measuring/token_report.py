@@ -52,8 +52,8 @@ class TokenReporter:
         report = await asyncio.to_thread(self._look, version, prompt, num_nearest)
         if compare is not None:
             other_version, other = await self._finder.find_version(compare, param="compare")
-            difference = await asyncio.to_thread(compare_prompts, prompt, other)
-            report = replace(report, compared=other_version.id, difference=difference)
+            difference = await asyncio.to_thread(compare_prompts, prompt, other, other_version.id)
+            report = replace(report, difference=difference)
         if not examples:
             return report
         target = Target.of_version(version, prompt)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Reply(BaseModel):
     """Over HTTP, or printed with --json."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     @classmethod
     def fields_of(cls, source: object) -> dict[str, Any]:
@@ -20,4 +20,4 @@ class Reply(BaseModel):
     @classmethod
     def given_in(cls, source: object) -> dict[str, Any]:
         """As `fields_of`, but for those that are None or empty."""
-        return {name: value for name, value in cls.fields_of(source).items() if value not in (None, ())}
+        return {name: value for name, value in cls.fields_of(source).items() if value not in (None, (), {})}

@@ -1,15 +1,21 @@
-"""What the registry holds, as `/v1/tasks` and `softswap tasks --json` show it."""
+"""What the registry holds, as `/v1/tasks` and `softswap tasks --json` show it.
+
+`model_validate` reads each from the registry's object: Version, RecordedEvaluation, Gate, TaskSummary.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from app.answers.views.reply import Reply
-from app.registry.aliases import AliasTarget, Gate
-from app.registry.evaluations import RecordedEvaluation
-from app.registry.version import TaskSummary, Version
+from app.model.layout import Template
+from app.registry.aliases import AliasTarget
+
+
+def _text_of(template: Template | None) -> str | None:
+    return None if template is None else template.text
 
 
 class VersionObject(Reply):
@@ -23,12 +29,12 @@ class VersionObject(Reply):
     kind: Literal["embeddings", "kv", "text"]
     num_virtual_tokens: int
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
-    template: str | None
+    template: Annotated[str | None, BeforeValidator(_text_of)]
     labels: list[str]
     label_temperature: float | None = Field(
         description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."
     )
-    sampling: dict[str, JsonValue]
+    sampling: dict[str, Any]
     metrics: dict[str, JsonValue]
     provenance: dict[str, JsonValue]
     description: str
@@ -55,52 +61,11 @@ class GateObject(Reply):
 class TaskObject(Reply):
     """A task and what its names mean now."""
 
-    id: str
+    id: str = Field(validation_alias="task")
     object: Literal["task"] = "task"
     live: VersionObject | None = Field(description="What the bare name means; null if no alias says it.")
     num_versions: int
-    aliases: dict[str, int | dict[str, float]] = Field(
+    aliases: dict[str, AliasTarget] = Field(
         description="Each alias's version number, or two numbers with the shares of requests they get."
     )
     gates: dict[str, GateObject] = Field(description="Of those aliases that have one.")
-
-
-def task_object(summary: TaskSummary) -> TaskObject:
-    return TaskObject(
-        id=summary.task,
-        live=None if summary.live is None else version_object(summary.live),
-        num_versions=summary.num_versions,
-        aliases={alias: target_object(target) for alias, target in summary.aliases.items()},
-        gates={alias: gate_object(gate) for alias, gate in summary.gates.items()},
-    )
-
-
-def gate_object(gate: Gate) -> GateObject:
-    return GateObject(**GateObject.fields_of(gate))
-
-
-def recorded_object(evaluation: RecordedEvaluation) -> RecordedEvaluationObject:
-    return RecordedEvaluationObject(**RecordedEvaluationObject.fields_of(evaluation))
-
-
-def target_object(target: AliasTarget) -> int | dict[str, float]:
-    return {str(number): weight for number, weight in target.items()} if isinstance(target, dict) else target
-
-
-def version_object(version: Version) -> VersionObject:
-    converted = {
-        "kind": version.kind.value,
-        "template": None if version.template is None else version.template.text,
-        "labels": list(version.labels),
-        "sampling": {name: _jsonable(value) for name, value in version.sampling.items()},
-        "metrics": dict(version.metrics),
-        "provenance": dict(version.provenance),
-    }
-    return VersionObject(**VersionObject.fields_of(version) | converted)
-
-
-def _jsonable(value: Any) -> Any:
-    """Sampling defaults are typed as SamplingParams: tuples, and numbers as keys."""
-    if isinstance(value, dict):
-        return {str(key): item for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from app.answers.views.reply import Reply
 from app.insight.keys_values import LayerNorms
 from app.insight.report import PromptReport, TokenEffects
-from app.insight.similarity import RowDifference
+from app.insight.similarity import PromptDifference
 from app.insight.view import CachedToken, EmbeddedToken
-from app.task_prompt import PromptKind
-
-
-class DifferenceObject(Reply):
-    """What changed from another version."""
-
-    model: str
-    num_virtual_tokens: int
-    is_same: bool = Field(description="Whether both hold the same values.")
-    rows: tuple[RowDifference, ...] = Field(
-        description="`distance` and `cosine` are null if the other version has no such row; `nearest` is its row at "
-        "the smallest angle."
-    )
 
 
 class PromptTokensObject(Reply):
@@ -46,7 +33,12 @@ class PromptTokensObject(Reply):
     layers: tuple[LayerNorms, ...] | None = Field(
         None, description="Of keys and values: their lengths by percentile, a real text's and the prompt's."
     )
-    difference: DifferenceObject | None = None
+    difference: PromptDifference | None = Field(
+        None,
+        description="What changed from another version, `model`. `is_same` says whether both hold the same values; a "
+        "row's `distance` and `cosine` are null if the other version has no such row, and `nearest` is its row at the "
+        "smallest angle.",
+    )
     effects: TokenEffects | None = Field(
         None,
         description="`loss` is the mean negative log-probability of the target: among the labels, or per token of a "
@@ -57,26 +49,6 @@ class PromptTokensObject(Reply):
 
 def tokens_object(report: PromptReport) -> PromptTokensObject:
     """Dump it without the fields that are not set."""
-    view = report.view
-    fields: dict[str, Any] = {
-        "model": report.model,
-        "kind": view.kind.value,
-        "note": view.note,
-        "virtual_tokens": view.virtual_tokens,
-        "clusters": view.clusters,
-        "near_duplicates": view.near_duplicates,
-    }
-    if view.kind is PromptKind.KV:
-        fields["layers"] = view.layers
-    else:
-        fields["vocabulary_norms"] = view.vocabulary_norms
-    if (difference := report.difference) is not None and report.compared is not None:
-        fields["difference"] = DifferenceObject(
-            model=report.compared,
-            num_virtual_tokens=difference.num_virtual_tokens,
-            is_same=difference.is_same,
-            rows=difference.rows,
-        )
-    if report.effects is not None:
-        fields["effects"] = report.effects
-    return PromptTokensObject(**fields)
+    groups = {"clusters": report.view.clusters, "near_duplicates": report.view.near_duplicates}
+    shown = PromptTokensObject.given_in(report.view) | PromptTokensObject.given_in(report)
+    return PromptTokensObject(**shown | groups)

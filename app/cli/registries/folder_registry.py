@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.answers.views.tasks import task_object, version_object
+from app.answers.views.tasks import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class FolderRegistry:
         self._settings = settings
 
     def tasks(self) -> list[dict[str, Any]]:
-        return [task_object(summary).model_dump() for summary in open_folder(self._settings).tasks()]
+        return [TaskObject.model_validate(summary).model_dump() for summary in open_folder(self._settings).tasks()]
 
     def show(self, task: str, selector: str) -> dict[str, Any]:
         registry = open_folder(self._settings)
         if selector:
-            return version_object(registry.resolve(f"{task}@{selector}")).model_dump()
-        versions = [version_object(version).model_dump() for version in registry.versions(task)]
-        return {**task_object(registry.task(task)).model_dump(), "versions": versions}
+            return VersionObject.model_validate(registry.resolve(f"{task}@{selector}")).model_dump()
+        versions = [VersionObject.model_validate(version).model_dump() for version in registry.versions(task)]
+        return {**TaskObject.model_validate(registry.task(task)).model_dump(), "versions": versions}
 
     def show_tokens(self, name: str, asked: TokensRequest, plot: Path | None) -> dict[str, Any]:
         """Loads the backbone."""
@@ -82,7 +82,7 @@ class FolderRegistry:
         )
         registry = open_folder(self._settings, backbone)
         promotion = publish(registry, task, publication, alias=given["alias"], force=given["force"])
-        return version_object(run_with(self._measure, promotion)).model_dump()
+        return VersionObject.model_validate(run_with(self._measure, promotion)).model_dump()
 
     def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
         """Loads the backbone only if a gate asks for scores that are not known yet."""

@@ -9,15 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from app.answers.views.tasks import (
-    TaskObject,
-    VersionObject,
-    gate_object,
-    recorded_object,
-    target_object,
-    task_object,
-    version_object,
-)
+from app.answers.views.tasks import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
 from app.http.dependencies import BackboneDep, CallDep, IfMatchDep, PromoterDep, RegistryDep, ServingDep
 from app.http.fields import MAX_PAGE, reply
@@ -59,7 +51,7 @@ async def list_tasks(
     """Tasks in order of their names."""
     summaries = sorted(await asyncio.to_thread(registry.tasks), key=lambda summary: summary.task)
     rest = [summary for summary in summaries if after is None or summary.task > after]
-    return reply(TaskList(data=[task_object(summary) for summary in rest[:limit]], has_more=len(rest) > limit))
+    return reply(TaskList(data=rest[:limit], has_more=len(rest) > limit))
 
 
 @router.get(
@@ -68,7 +60,7 @@ async def list_tasks(
 async def retrieve_task(task: TaskName, registry: RegistryDep) -> Response:
     """The task, its live version and its aliases. The `ETag` header is what `If-Match` asks for."""
     found = await asyncio.to_thread(registry.task, task)
-    return reply(task_object(found), headers=await _etag(registry, task))
+    return reply(TaskObject.model_validate(found), headers=await _etag(registry, task))
 
 
 @router.get(
@@ -87,8 +79,7 @@ async def list_versions(
     """Versions, newest first."""
     versions = await asyncio.to_thread(registry.versions, task)
     rest = sorted((v for v in versions if before is None or v.number < before), key=lambda v: -v.number)
-    data = [version_object(version) for version in rest[:limit]]
-    return reply(VersionList(data=data, has_more=len(rest) > limit))
+    return reply(VersionList(data=rest[:limit], has_more=len(rest) > limit))
 
 
 @router.get(
@@ -100,7 +91,8 @@ async def list_versions(
 )
 async def retrieve_version(task: TaskName, number: Number, registry: RegistryDep) -> Response:
     """One version: its template, labels, defaults, figures and where it comes from."""
-    return reply(version_object(await asyncio.to_thread(registry.resolve, f"{task}@{number}")))
+    version = await asyncio.to_thread(registry.resolve, f"{task}@{number}")
+    return reply(VersionObject.model_validate(version))
 
 
 @router.get(
@@ -114,8 +106,7 @@ async def list_evaluations(task: TaskName, number: Number, registry: RegistryDep
     """What was measured after the publication, for a gate or with `record`; its own figures are in `metrics`."""
 
     def read() -> EvaluationList:
-        found = registry.evaluations.of_version(registry.resolve(f"{task}@{number}"))
-        return EvaluationList(data=[recorded_object(each) for each in found])
+        return EvaluationList(data=registry.evaluations.of_version(registry.resolve(f"{task}@{number}")))
 
     return reply(await asyncio.to_thread(read))
 
@@ -177,7 +168,7 @@ async def create_version(
     )
     version = await promoter.run(task, promotion, call)
     headers = {**await _etag(registry, task), "location": f"/v1/tasks/{task}/versions/{version.number}"}
-    return reply(version_object(version), status=201, headers=headers)
+    return reply(VersionObject.model_validate(version), status=201, headers=headers)
 
 
 @router.put(
@@ -214,9 +205,7 @@ async def set_alias(
     promotion = promote(registry, task, alias, target, gate=asked, force=bool(request.force), if_match=if_match)
     await promoter.run(task, promotion, call)
     gate = await asyncio.to_thread(find_gate, registry, task, alias)
-    shown = AliasObject(
-        task=task, alias=alias, target=target_object(target), gate=None if gate is None else gate_object(gate)
-    )
+    shown = AliasObject(task=task, alias=alias, target=target, gate=gate)
     return reply(shown, headers=await _etag(registry, task))
 
 

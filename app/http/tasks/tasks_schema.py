@@ -12,6 +12,7 @@ from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, 
 from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
 from app.http.tasks.evaluation_schema import ExampleSource
 from app.model.layout import Template
+from app.registry.aliases import AliasTarget
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
@@ -88,7 +89,7 @@ class AliasObject(Reply):
     object: Literal["task.alias"] = "task.alias"
     task: str
     alias: str
-    target: int | dict[str, float]
+    target: AliasTarget
     gate: GateObject | None
 
 
