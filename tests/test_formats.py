@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.threads.slices import own_device
+from app.engine.threads.device_lease import own_device
 from app.jobs.files import Purpose
 from app.jobs.job import Job, JobStatus, Order
 from app.model.backbone import Backbone

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from app.engine.threads.slices import run_to_end
+from app.engine.threads.device_lease import run_to_end
 from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
 from app.model.backbone import Backbone

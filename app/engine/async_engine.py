@@ -10,12 +10,11 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
 
-from app.engine.admission import EngineRequest
+from app.engine.admission import EngineRequest, Scoring, ScoringPlan
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.engine import Engine
 from app.engine.gather import all_of
-from app.engine.output.delta import Delta
-from app.engine.output.scoring import PathScores, Scoring, ScoringPlan
+from app.engine.output.output import Delta, PathScores
 from app.engine.sequence import FinishReason
 from app.engine.threads.device_lease import DeviceLease
 from app.engine.threads.engine_thread import IDLE_HEARTBEAT_S, EngineThread, Item, Reader

@@ -16,10 +16,8 @@ from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
 from app.engine.observer import Observer
-from app.engine.output.delta import Delta
-from app.engine.output.output_processor import OutputProcessor
+from app.engine.output.output import Delta, OutputProcessor, PathScores
 from app.engine.output.readout import Choice, ReadOut
-from app.engine.output.scoring import PathScores
 from app.engine.prefix.prefix_store import PrefixStore
 from app.engine.prefix.warmer import Warmer
 from app.engine.scheduler import Batch, Scheduler

@@ -14,7 +14,7 @@ from itertools import groupby
 import torch
 
 from app.engine.block_manager import TailCopy
-from app.engine.output.logit_rows import LogitRow, logit_rows
+from app.engine.output.readout import LogitRow, logit_rows
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask

@@ -39,7 +39,7 @@ class Segment(ABC):
         block_table: blocks from position 0 on; the parent's full blocks stand first and are shared.
         num_computed_tokens: tokens, the parent's included, whose keys and values are in the blocks.
         cache_salt: texts are shared among segments of the same salt only.
-        block_keys: content keys of the full blocks of text, as far as they were asked for (`block_keys.py`).
+        block_keys: content keys of the full blocks of text, as far as they were asked for (`block_keys`).
     """
 
     parent: Prefix | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from app.engine.threads.slices import Lease
+from app.engine.threads.device_lease import Lease
 from app.errors import InvalidInput
 from app.jobs.event_log import NewEvent
 from app.jobs.job import Job, Progress

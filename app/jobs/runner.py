@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy.exc import OperationalError
 
-from app.engine.threads.slices import Lease
+from app.engine.threads.device_lease import Lease
 from app.errors import Draining, EngineDead, RegistryUnavailable, SoftswapError, TuningUnavailable
 from app.jobs.attempt import Attempt
 from app.jobs.job import Job, JobError

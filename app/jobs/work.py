@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from app.engine.threads.slices import Lease
+    from app.engine.threads.device_lease import Lease
     from app.errors import SoftswapError
     from app.jobs.attempt import ProgressLog
     from app.jobs.event_log import JobEvent

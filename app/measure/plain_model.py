@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from app.engine.threads.slices import Slices, run_to_end
+from app.engine.threads.device_lease import Slices, run_to_end
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample, by_length, collate
 from app.measure.evaluation import Evaluation, Measurement

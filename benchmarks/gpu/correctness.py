@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt

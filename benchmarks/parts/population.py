@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from app.engine.threads.slices import run_to_end
+from app.engine.threads.device_lease import run_to_end
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
-from app.engine.output.scoring import PathScores
+from app.engine.output.output import Delta, PathScores
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from benchmarks.workloads import Outcome, Request, Workload

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from benchmarks.__main__ import main
 from benchmarks.gpu import correctness, measure
 from benchmarks.models import TINY_LLAMA, TINY_QWEN3, Shape, num_flops_per_token, num_weight_bytes

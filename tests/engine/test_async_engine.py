@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from app.engine.admission import Scoring
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.model_runner import ModelRunner
-from app.engine.output.delta import Delta
-from app.engine.output.scoring import Scoring
+from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason
 from app.errors import (
     BackboneMismatch,

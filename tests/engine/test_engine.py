@@ -8,8 +8,7 @@ import torch
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
-from app.engine.output.request_output import TextOutput
+from app.engine.output.output import Delta, TextOutput
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput, Overloaded
 from app.model.attention import attend_reference, attend_sdpa

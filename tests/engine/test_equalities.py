@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason
 from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.engine.speculation import LONGEST_MATCH, PromptLookup, count_right
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt

@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
-from app.engine.output.scoring import PathScores
+from app.engine.output.output import Delta, PathScores
 from app.engine.sequence import FinishReason
 from app.errors import Overloaded
 from app.model.backbone import Backbone

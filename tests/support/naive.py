@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from app.engine.threads.slices import Lease, own_device
+from app.engine.threads.device_lease import Lease, own_device
 from app.jobs.event_log import JobEvent
 from app.jobs.job import Job, JobStatus
 from app.jobs.runner import RETRY_S

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from app.answers.generating.generation import Ask, TextGenerator
 from app.answers.generating.labels import TINY, LabelScorer
 from app.engine.gather import all_of
-from app.engine.output.delta import Delta
 from app.engine.output.detokenizer import Detokenizer
+from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
 from app.model.sampler import draw_among
@@ -26,7 +26,7 @@ from app.sampling import SamplingParams
 if TYPE_CHECKING:
     from app.answers.call import Call
     from app.answers.targets import Target
-    from app.engine.output.scoring import ScoringPlan
+    from app.engine.admission import ScoringPlan
     from app.model.backbone import Backbone
 
 DRAWN_BY = ("temperature", "top_p", "top_k", "min_p")

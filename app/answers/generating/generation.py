@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.answers.call import Call
     from app.answers.targets import Target
     from app.engine.async_engine import AsyncEngine
-    from app.engine.output.delta import Delta
+    from app.engine.output.output import Delta
     from app.model.sampler import TokenLogprob
 
 

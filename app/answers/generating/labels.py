@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from app.answers.call import Call
     from app.answers.ensembles import AnyTarget, Combine
     from app.answers.targets import Target
+    from app.engine.admission import Scoring, ScoringPlan
     from app.engine.async_engine import AsyncEngine
-    from app.engine.output.scoring import Scoring, ScoringPlan
     from app.model.backbone import Backbone
     from app.model.layout import Template
     from app.telemetry import Metrics

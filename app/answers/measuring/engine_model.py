@@ -13,8 +13,8 @@ from app.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from app.answers.call import Call
+    from app.engine.admission import ScoringPlan
     from app.engine.async_engine import AsyncEngine
-    from app.engine.output.scoring import ScoringPlan
     from app.measure.evaluation import Evaluation, Measurement
     from app.measure.served_prompt import ServedPrompt
     from app.model.backbone import Backbone

@@ -1,4 +1,4 @@
-"""ReadOut: what a step's logits are asked for, computed on the device at once and read by the host when it is there."""
+"""Which rows of logits a step is asked for, and ReadOut: what they say, computed on the device and read when there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from dataclasses import dataclass, field
 
 import torch
 
-from app.engine.output.logit_rows import LogitRow
+from app.engine.scheduler import Item
 from app.engine.sequence import Sequence
 from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, sample
 from app.model.transfer import HostCopy, to_device
 
 Choice = tuple[Sequence, int, TokenLogprob | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRow:
+    """A row of logits and why it was computed: it follows text token `index` of `sequence`.
+
+    Attributes:
+        is_choice: the next token of the sequence is chosen from it.
+    """
+
+    sequence: Sequence
+    index: int
+    is_choice: bool
 
 
 @dataclass(eq=False)
@@ -31,6 +44,34 @@ class Findings:
     scores: list[tuple[LogitRow, dict[int, float]]] = field(default_factory=list)
     prompt_logprobs: list[tuple[LogitRow, TokenLogprob]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+
+
+def logit_rows(items: Rows[Item]) -> tuple[list[LogitRow], list[int]]:
+    """Which rows of logits are wanted, and their places in the packed batch."""
+    rows, places, first = [], [], 0
+    for item in items:
+        if isinstance(item.segment, Sequence):
+            start = item.start - item.segment.num_virtual_tokens
+            for row in _wanted(item.segment, start, start + item.num_tokens):
+                rows.append(row)
+                places.append(first + row.index - start)
+        first += item.num_tokens
+    return rows, places
+
+
+def _wanted(sequence: Sequence, start: int, end: int) -> list[LogitRow]:
+    """Text tokens from `start` to before `end` after which logits are wanted."""
+    if sequence.score_targets is not None:
+        return [LogitRow(sequence, index, False) for index in range(start, end) if index in sequence.score_targets]
+    wanted: list[LogitRow] = []
+    if sequence.params.prompt_logprobs is not None:
+        first = max(start, sequence.num_reported_logprobs)
+        reported = range(first, min(end, sequence.num_prompt_tokens - 1))
+        wanted += [LogitRow(sequence, index, False) for index in reported]
+    if not sequence.has_all_tokens:
+        last = len(sequence.token_ids) + sequence.num_pending - 1  # tokens of a speculation follow it
+        wanted += [LogitRow(sequence, index, True) for index in range(max(start, last), end)]
+    return wanted
 
 
 class ReadOut:

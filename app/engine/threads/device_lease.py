@@ -1,7 +1,8 @@
 """DeviceLease: turns on the engine's thread for work that is not serving.
 
 One thread computes everything: a second one would fight with the first for the cores (OpenMP's barriers spin), or for
-the GPU's queue. A guest hands in a bounded piece of work, waits, and gets what it returned or raised.
+the GPU's queue. A guest hands in a bounded piece of work, waits, and gets what it returned or raised; longer work is
+cut into slices.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from app.errors import SoftswapError
 
 Result = TypeVar("Result")
+Slices = Generator[None, None, Result]
+"""Work that stops after each forward, and returns its result when it is resumed to its end."""
 
 MAX_CREDIT_S = 0.02
 """Time a guest may have saved up: after a pause it gets one turn, and not one after every step."""
 REST_S = 0.5
 """How long load is remembered: clients that were all answered at the same moment are about to ask again."""
+
+
+class Lease(Protocol):
+    """Calls work on the device's own thread, in turn; the caller waits for what it returns or raises."""
+
+    def __call__(self, work: Callable[[], Result]) -> Result: ...
 
 
 @dataclass(eq=False)
@@ -107,3 +116,29 @@ class DeviceLease:
         with suppress(IndexError):  # a guest that comes too late empties the same queue
             while True:
                 self._turns.popleft().outcome.set_exception(error)
+
+
+def own_device(work: Callable[[], Result]) -> Result:
+    """The lease of a program that has the device to itself."""
+    return work()
+
+
+def take_turns(lease: Lease, slices: Slices[Result]) -> Result:
+    """What sliced work returns, each slice in a turn of its own."""
+    results: list[Result] = []
+    while not results:
+        lease(lambda: _advance(slices, results))
+    return results[0]
+
+
+def run_to_end(slices: Slices[Result]) -> Result:
+    """What sliced work returns, with the device to itself."""
+    return take_turns(own_device, slices)
+
+
+def _advance(slices: Slices[Result], results: list[Result]) -> None:
+    """StopIteration must not leave: the lease's future would not carry it."""
+    try:
+        next(slices)
+    except StopIteration as end:
+        results.append(end.value)

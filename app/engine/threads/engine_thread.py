@@ -13,8 +13,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from app.engine.engine import Engine
-from app.engine.output.delta import Delta
-from app.engine.output.scoring import PathScores
+from app.engine.output.output import Delta, PathScores
 from app.engine.sequence import FinishReason
 from app.engine.threads.device_lease import DeviceLease
 from app.errors import Draining, EngineDead, SoftswapError

@@ -14,7 +14,7 @@ from app.answers.generating.completer import choose_form
 from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.naming import naming_text
 from app.answers.targets import Target
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.errors import InvalidInput
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
 from app.http.fields import UsageObject

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.answers.generating.generation import Choice, put_together
 from app.answers.generating.runs import Usage
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.errors import InvalidInput
 from app.http.fields import StreamOptions, UsageObject, reply
 from app.http.protection.event_stream import EventStream, dump_set

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.answers.generating.completer import choose_form
 from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.targets import Target
-from app.engine.output.delta import Delta
+from app.engine.output.output import Delta
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
 from app.http.fields import UsageObject
 from app.http.openai.choice_writer import ChoiceWriter, check_stream_options

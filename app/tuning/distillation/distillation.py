@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.engine.threads.slices import Slices
+from app.engine.threads.device_lease import Slices
 from app.errors import InvalidInput
 from app.measure.dataset import Example, split_examples
 from app.measure.metrics import wilson_interval

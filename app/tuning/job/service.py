@@ -13,7 +13,7 @@ from app.tuning.job.kind import TuningJobs
 from app.tuning.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from app.engine.threads.slices import Lease
+    from app.engine.threads.device_lease import Lease
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.engine.threads.slices import Lease, take_turns
+from app.engine.threads.device_lease import Lease, take_turns
 from app.errors import GateFailed, NotFound, NumericalError, SoftswapError
 from app.jobs.work import Candidate
 from app.measure.plain_model import PlainModel

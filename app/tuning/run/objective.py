@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from app.engine.threads.slices import Slices
+from app.engine.threads.device_lease import Slices
 from app.measure.encoding import EncodedExample, collate
 from app.measure.label_tree import LabelTree, encode_labels, exceeds_window, label_log_likelihoods, node_log_likelihoods
 from app.measure.metrics import accuracy, macro_f1, shares_of

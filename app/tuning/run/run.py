@@ -14,7 +14,7 @@ from itertools import islice
 
 import torch
 
-from app.engine.threads.slices import Slices
+from app.engine.threads.device_lease import Slices
 from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
 from app.measure.evaluation import Measurement

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from app.engine.threads.slices import Slices
+from app.engine.threads.device_lease import Slices
 from app.errors import OutOfMemory
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.engine.threads.slices import run_to_end
+from app.engine.threads.device_lease import run_to_end
 from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.engine.threads.slices import run_to_end
+from app.engine.threads.device_lease import run_to_end
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
 from app.measure.plain_model import evaluate

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.output.delta import Delta
-from app.engine.output.request_output import ScoringOutput, TextOutput
+from app.engine.output.output import Delta, ScoringOutput, TextOutput
 from app.engine.sequence import FinishReason, Sequence
 from app.model.backbone import Backbone
 from app.model.sampler import TokenLogprob

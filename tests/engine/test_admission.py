@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from app.engine.output.scoring import ScoringPlan
+from app.engine.admission import ScoringPlan
 
 Continuation = tuple[int, ...]
 
