@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,14 @@ def own_tasks() -> Path:
         raise InvalidInput("there is no home folder to keep tasks in; name one", param="registry") from error
 
 
+class Panel(StrEnum):
+    """Heading that `softswap serve --help` lists a setting under; one without a panel is under Options."""
+
+    NETWORK = "Network"
+    SIZES = "Sizes"
+    OPERATION = "Operation"
+
+
 class _EnvironmentSettings(BaseSettings):
     """Arguments win over the environment, and the environment wins over the defaults."""
 
@@ -56,9 +65,9 @@ class Settings(_EnvironmentSettings):
     """Folder for uploads, tuning jobs and unfinished work. (default: .state in the registry)"""
     watch_interval: float = Field(2.0, ge=0, le=3600)
     """Seconds between checks for new or changed task folders; 0 turns them off."""
-    host: str = Field("127.0.0.1", min_length=1)
+    host: Annotated[str, Panel.NETWORK] = Field("127.0.0.1", min_length=1)
     """Address to listen on. (default: 127.0.0.1)"""
-    port: int = Field(8000, ge=0, le=65535)
+    port: Annotated[int, Panel.NETWORK] = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one. (default: 8000)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -74,43 +83,43 @@ class Settings(_EnvironmentSettings):
     """auto takes C code on a CPU if it measures faster; torch is torch's own."""
     eager: bool = False
     """On CUDA, run without decode graphs and asynchronous scheduling; a CPU never uses either."""
-    max_model_len: int | None = Field(None, ge=8)
+    max_model_len: Annotated[int | None, Panel.SIZES] = Field(None, ge=8)
     """Longest sequence, virtual tokens included. (default: the model's own limit)"""
-    max_num_seqs: int | None = Field(None, ge=1, le=4096)
+    max_num_seqs: Annotated[int | None, Panel.SIZES] = Field(None, ge=1, le=4096)
     """Sequences computed at a time."""
-    max_num_batched_tokens: int | None = Field(None, ge=16, le=1_048_576)
+    max_num_batched_tokens: Annotated[int | None, Panel.SIZES] = Field(None, ge=16, le=1_048_576)
     """Tokens computed in a step."""
-    block_size: int | None = Field(None, ge=1, le=1024)
+    block_size: Annotated[int | None, Panel.SIZES] = Field(None, ge=1, le=1024)
     """Tokens in a block of the cache; a multiple of 256 on CUDA."""
-    kv_cache_memory: ByteSize | None = Field(None, ge=2**16)
+    kv_cache_memory: Annotated[ByteSize | None, Panel.SIZES] = Field(None, ge=2**16)
     """Bytes for keys and values, such as 2147483648, 512MiB or 4GB."""
-    prefix_caching: bool = True
+    prefix_caching: Annotated[bool, Panel.SIZES] = True
     """Keep computed text for later requests with the same key that start alike, while there is room."""
-    prefix_store: Path | None = None
+    prefix_store: Annotated[Path | None, Panel.SIZES] = None
     """Folder for keys and values of task prompts that do not fit in memory. (default: none)"""
-    prefix_store_size: ByteSize = Field(ByteSize(10 * 2**30), ge=2**20)
+    prefix_store_size: Annotated[ByteSize, Panel.SIZES] = Field(ByteSize(10 * 2**30), ge=2**20)
     """Bytes of all files in that folder, such as 10GiB; the least recently used are dropped."""
-    warm_prompts: bool = True
+    warm_prompts: Annotated[bool, Panel.SIZES] = True
     """While idle, compute prompts that were never asked for, if memory or the store has room."""
-    prompt_lookup: int = Field(0, ge=0, le=16)
+    prompt_lookup: Annotated[int, Panel.SIZES] = Field(0, ge=0, le=16)
     """Tokens to guess in a step when few requests run and texts repeat, such as 4; 0 guesses none."""
-    max_waiting_requests: int = Field(1024, ge=1, le=1_000_000)
+    max_waiting_requests: Annotated[int, Panel.SIZES] = Field(1024, ge=1, le=1_000_000)
     """Requests that may wait; any more are refused with 503."""
-    max_waiting_tokens: int | None = Field(None, ge=1)
+    max_waiting_tokens: Annotated[int | None, Panel.SIZES] = Field(None, ge=1)
     """Tokens of text that may wait; any more are refused with 503."""
-    tuning_share: float = Field(0.2, ge=0, lt=1)
+    tuning_share: Annotated[float, Panel.OPERATION] = Field(0.2, ge=0, lt=1)
     """Share of the device's time that tuning gets while requests run; none under load."""
-    request_timeout: float = Field(600.0, gt=0, le=3600)
+    request_timeout: Annotated[float, Panel.OPERATION] = Field(600.0, gt=0, le=3600)
     """Seconds that a request without X-Request-Timeout may take."""
-    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    api_keys: Annotated[tuple[str, ...], NoDecode, Panel.NETWORK] = ()
     """Keys of 16 characters or more, separated by commas; every route asks for one. Safer in the environment."""
-    api_keys_file: Path | None = None
+    api_keys_file: Annotated[Path | None, Panel.NETWORK] = None
     """File with more keys, one per line; lines that start with # are comments."""
-    insecure: bool = False
+    insecure: Annotated[bool, Panel.NETWORK] = False
     """Allow an address that other machines can reach without any key."""
-    shutdown_timeout: float = Field(30.0, ge=0, le=3600)
+    shutdown_timeout: Annotated[float, Panel.OPERATION] = Field(30.0, ge=0, le=3600)
     """Seconds that running requests get to finish when the server is asked to stop."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Panel.OPERATION] = "info"
     """Minimum log level: debug, info, warning or error."""
 
     @field_validator("api_keys", mode="before")

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options.data_options import (
-    DATA,
-    ExampleFile,
-    InputField,
-    Labels,
-    TargetField,
-    TemplateText,
-    parse_labels,
-    parse_template,
-)
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import Device, Model, read_settings
+from app.cli import options
 from app.errors import InvalidInput
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.compare.comparison import ComparisonReport
@@ -29,22 +19,24 @@ if TYPE_CHECKING:
     from app.compare.trial import Trial
 
 WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
-FILE = {"exists": True, "dir_okay": False, "rich_help_panel": DATA}
 
 
+@options.takes_settings("model", "device")
 def compare(
     *,
-    data: ExampleFile,
+    data: options.ExampleFile,
     validation: Annotated[
-        Path | None, typer.Option(help="Examples that choices are made on. (default: a tenth of the data)", **FILE)
+        Path | None,
+        options.existing_file("Examples that choices are made on. (default: a tenth of the data)", options.DATA),
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="Examples to measure on last. (default: another tenth of the data)", **FILE)
+        Path | None,
+        options.existing_file("Examples to measure on last. (default: another tenth of the data)", options.DATA),
     ] = None,
-    input_field: InputField = None,
-    target_field: TargetField = None,
-    template: TemplateText = None,
-    labels: Labels = None,
+    input_field: options.InputField = None,
+    target_field: options.TargetField = None,
+    template: options.TemplateText = None,
+    labels: options.Labels = None,
     methods: Annotated[
         str,
         typer.Option(help="Any of zero_shot, few_shot, prompt_tuning, prefix_tuning, lora, full, separated by commas. "
@@ -68,9 +60,8 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option(help="Draw score against trained parameters into this SVG file.", dir_okay=False)
     ] = None,
-    as_json: AsJson = False,
-    model: Model = None,
-    device: Device = None,
+    as_json: options.AsJson = False,
+    settings: Settings,
 ) -> None:  # fmt: skip
     r"""Compare written prompts, prompt tuning, prefix tuning, LoRA and full fine-tuning on your examples.
 
@@ -83,7 +74,6 @@ def compare(
 
         softswap compare reviews.jsonl --test unseen.jsonl --plot reviews.svg
     """
-    settings = read_settings(model=model, device=device)
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
     from app.compare.comparison import compare as compare_methods
@@ -95,15 +85,12 @@ def compare(
 
     if plot is not None:
         require_packages(["matplotlib"])
-    fields = {"input_field": input_field, "target_field": target_field}
-    train, held_out, unseen = (
-        None if path is None else read_dataset(path, **fields) for path in (data, validation, test)
-    )
-    assert train is not None
+    read = partial(read_dataset, input_field=input_field, target_field=target_field)
+    train, held_out, unseen = read(data), *(None if path is None else read(path) for path in (validation, test))
     config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
     setting = Setting.make(
         train, held_out, unseen, config,
-        template=parse_template(template), labels=parse_labels(labels),
+        template=options.parse_template(template), labels=options.parse_labels(labels),
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
     load = partial(
@@ -144,7 +131,7 @@ def _show(trial: Trial) -> None:
 
 def _report(found: ComparisonReport, *, as_json: bool) -> None:
     if as_json:
-        write_json(found.as_json())
+        options.write_json(found.as_json())
         return
     from rich.console import Console
     from rich.table import Table

@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.data_options import Labels, TemplateText, parse_labels, parse_template
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
-from app.cli.options.task_options import Alias, Description, NewTask
-from app.cli.options.tuning_options import split_asked, takes_hyperparameters
-from app.cli.views.tuned_version import open_to_publish, publish_all, report_result
-from app.cli.views.tuning_view import TuningView, interruptible
+from app.cli import options
+from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.errors import InvalidInput
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -25,32 +21,31 @@ if TYPE_CHECKING:
 TEACHER = "Teacher"
 
 
-@takes_hyperparameters(without=("patience", "metric", "balance"))
+@options.takes_settings("model", "registry", "device")
+@options.takes_hyperparameters(without=("patience", "metric", "balance"))
 def distill(
     *,
     inputs: Annotated[
         Path,
-        typer.Argument(help="Inputs: JSON lines or CSV with input, or a .txt file of one a line. Targets are not read.",
-                       exists=True, dir_okay=False),
+        typer.Argument(
+            help="Inputs: JSON lines or CSV with input, or a .txt file of one a line. Targets are not read.",
+            exists=True,
+            dir_okay=False,
+        ),
     ],
-    task: NewTask,
-    prompt: Annotated[
-        Path | None,
-        typer.Option(help="The written prompt: a text file.", exists=True, dir_okay=False, rich_help_panel=TEACHER),
-    ] = None,
+    task: options.NewTask,
+    prompt: Annotated[Path | None, options.existing_file("The written prompt: a text file.", TEACHER)] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Or a published version, such as sentiment@2.", rich_help_panel=TEACHER)
     ] = None,
-    template: TemplateText = None,
-    labels: Labels = None,
+    template: options.TemplateText = None,
+    labels: options.Labels = None,
     asked: dict[str, Any],
-    description: Description = "",
-    alias: Alias = "live",
-    as_json: AsJson = False,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-) -> None:  # fmt: skip
+    description: options.Description = "",
+    alias: options.Alias = "live",
+    as_json: options.AsJson = False,
+    settings: Settings,
+) -> None:
     """Turn a long written prompt into a few virtual tokens that answer alike.
 
     A tenth of the inputs is held out; on these the command says how often the new prompt decides as the old one does,
@@ -58,32 +53,30 @@ def distill(
 
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
-    settings = read_settings(model=model, registry=registry, device=device)
-    config, tried = split_asked(asked)
+    config, tried = options.split_asked(asked)
     from app.main import load_backbone
     from app.measure.example_file import read_inputs
     from app.tuning.distillation.distillation import DistillationPlan
     from app.tuning.search import Search
-    from app.tuning.tune import tune_task
 
     texts = read_inputs(inputs)
     backbone = load_backbone(settings)
-    opened = open_to_publish(settings, backbone, task, alias)
-    found, its_template, its_labels = _find_teacher(backbone, opened, prompt, teacher)
-    said = parse_labels(labels)
+    registry = open_to_publish(settings, backbone, task, alias)
+    found, its_template, its_labels = _find_teacher(backbone, registry, prompt, teacher)
+    said = options.parse_labels(labels)
     chosen = its_labels if said is None else said
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
-    plan = DistillationPlan.make(
-        found, texts, config, search, template=parse_template(template) or its_template, labels=chosen
+    template_used = options.parse_template(template) or its_template
+    plan = DistillationPlan.make(found, texts, config, search, template=template_used, labels=chosen)
+    result, versions = tune_and_publish(
+        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json
     )
-    with interruptible() as should_stop, TuningView(as_json=as_json) as view:
-        result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop)
-    [version] = publish_all(backbone, opened, task, result, description=description, alias=alias)
     if as_json:
-        write_json({"id": version.id, **result.origin["distillation"], "stop_reason": result.stop_reason})
+        distillation = result.origin["distillation"]
+        options.write_json({"id": versions[0].id, **distillation, "stop_reason": result.stop_reason})
         return
-    report_result([version], result, as_json=False)
+    report_result(versions, result, as_json=False)
     typer.echo(result.note)
 
 

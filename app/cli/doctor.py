@@ -8,17 +8,16 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import Device, Model, Quantize, RegistryFolder, read_settings
+from app.cli import options
 from app.errors import SoftswapError
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
-    from app.settings import Settings
 
 MIN_FREE_BYTES = 2**30
 
@@ -33,28 +32,16 @@ class Finding:
     advice: str = ""
 
 
-def doctor(
-    *,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-    quantize: Quantize = None,
-    host: Annotated[str | None, typer.Option(help="Address for a server to listen on. (default: 127.0.0.1)")] = None,
-    port: Annotated[int | None, typer.Option(help="Port for a server to listen on. (default: 8000)")] = None,
-    as_json: AsJson = False,
-) -> None:
+@options.takes_settings("model", "registry", "device", "quantize", "host", "port")
+def doctor(*, as_json: options.AsJson = False, settings: Settings) -> None:
     """Check what `serve` needs: packages, device, memory, address, backbone, kernels, the digest of every version.
 
     Exit code 1 if something is wrong.
     """
-    settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, host=host, port=port)
     findings = []
     for finding in examine(settings):
         findings.append(finding)
-        if as_json:
-            write_json(asdict(finding))
-        else:
-            _print(finding)
+        options.write(asdict(finding), _print, as_json=as_json)
     if not all(finding.is_fine for finding in findings):
         raise typer.Exit(1)
 
@@ -194,10 +181,10 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
     return f"{place}: {len(registry.tasks())} tasks, {len(versions)} versions, all digests correct{foreign}"
 
 
-def _print(finding: Finding) -> None:
-    mark = typer.style("ok ", fg="green") if finding.is_fine else typer.style("no ", fg="red")
-    advice = f" ({finding.advice})" if finding.advice and not finding.is_fine else ""
-    typer.echo(f"{mark} {finding.name:<14}{finding.fact}{advice}")
+def _print(finding: dict[str, Any]) -> None:
+    mark = typer.style("ok ", fg="green") if finding["is_fine"] else typer.style("no ", fg="red")
+    advice = f" ({finding['advice']})" if finding["advice"] and not finding["is_fine"] else ""
+    typer.echo(f"{mark} {finding['name']:<14}{finding['fact']}{advice}")
 
 
 def _size(num_bytes: float) -> str:

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.data_options import ExampleFile, InputField, TargetField
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import (
-    ApiKey,
-    Device,
-    Model,
-    Quantize,
-    RegistryFolder,
-    Url,
-    find_server,
-    read_settings,
-)
-from app.cli.options.task_options import Combined, TaskOrEnsemble
+from app.cli import options
+from app.cli.remote.remote_server import RemoteServer, example_items, task_path
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.measure.dataset import Dataset
-    from app.settings import Settings
 
 
+@options.takes_place("model", "registry", "device", "quantize")
 def evaluate(
     *,
-    task: TaskOrEnsemble,
-    data: ExampleFile,
-    input_field: InputField = None,
-    target_field: TargetField = None,
-    combine: Combined = None,
+    task: options.TaskOrEnsemble,
+    data: options.ExampleFile,
+    input_field: options.InputField = None,
+    target_field: options.TargetField = None,
+    combine: options.Combined = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the figures with the version.")] = False,
     with_predictions: Annotated[
         bool, typer.Option("--predictions", help="With --json: the prediction of each example too.")
     ] = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-    quantize: Quantize = None,
+    as_json: options.AsJson = False,
+    place: RemoteServer | Settings,
 ) -> None:
     """Measure a task on examples it was not tuned on.
 
@@ -57,29 +44,20 @@ def evaluate(
     from app.measure.example_file import read_dataset
 
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
-    server = find_server(url, api_key)
-    if server is None:
-        settings = read_settings(model=model, registry=registry, device=device, quantize=quantize, watch_interval=0)
-        measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
-        import asyncio
-
+    if isinstance(place, Settings):
+        measuring = _evaluate_here(place, task, dataset, combine, record=record, with_predictions=with_predictions)
         shown = asyncio.run(measuring)
     else:
-        from app.cli.remote.remote_server import example_items, task_path
-
         examples = example_items(dataset.examples)
         body: dict[str, Any] = {"examples": examples, "with_predictions": with_predictions}
         if combine is not None:
             body["combine"] = combine
         if record:
             body |= {"record": True, "data_name": dataset.name}
-        shown = server.call("POST", task_path(task, "evaluate"), body)
-    if as_json:
-        write_json(shown)
-    else:
-        from app.cli.views.evaluation_view import print_evaluation
+        shown = place.call("POST", task_path(task, "evaluate"), body)
+    from app.cli.views.evaluation_view import print_evaluation
 
-        print_evaluation(shown, dataset.name)
+    options.write(shown, partial(print_evaluation, name=dataset.name), as_json=as_json)
 
 
 async def _evaluate_here(

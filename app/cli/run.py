@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -10,44 +11,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import (
-    ApiKey,
-    Device,
-    Model,
-    Quantize,
-    RegistryFolder,
-    Url,
-    find_server,
-    read_settings,
-)
-from app.cli.options.task_options import Combined, TaskOrEnsemble
+from app.cli import options
+from app.cli.remote.remote_server import RemoteServer, task_path
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.answers.ensembles import AnyTarget
-    from app.cli.remote.remote_server import RemoteServer
     from app.main import OpenEngine
 
 BATCH_SIZE = 64
 
 
+@options.takes_place("model", "registry", "device", "quantize")
 def run(
     *,
-    task: TaskOrEnsemble,
+    task: options.TaskOrEnsemble,
     text: Annotated[
         str | None, typer.Argument(help="The input; without it, or with -, one input per line is read from a pipe.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature. (default: 0, greedy)")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
-    combine: Combined = None,
-    as_json: AsJson = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-    quantize: Quantize = None,
+    combine: options.Combined = None,
+    as_json: options.AsJson = False,
+    place: RemoteServer | Settings,
 ) -> None:
     """Run a task: get a label from a task with labels, or text from one that generates.
 
@@ -62,30 +49,25 @@ def run(
     given = {name: value for name, value in given.items() if value is not None}
     if text is None and sys.stdin.isatty():
         raise typer.BadParameter("give a text, or pipe in one input per line", param_hint="text")
-    import asyncio
-
-    settings = {"model": model, "registry": registry, "device": device, "quantize": quantize}
-    opening = _open_runner(find_server(url, api_key), task, given, settings)
-    asyncio.run(_answer(opening, text, as_json=as_json))
+    asyncio.run(_answer(_open_runner(place, task, given), text, as_json=as_json))
 
 
 @asynccontextmanager
 async def _open_runner(
-    server: RemoteServer | None, task: str, given: dict[str, Any], settings: dict[str, Any]
+    place: RemoteServer | Settings, task: str, given: dict[str, Any]
 ) -> AsyncIterator[_LocalRunner | _RemoteRunner]:
-    if server is not None:
-        yield _RemoteRunner(server, task, given)
+    if isinstance(place, RemoteServer):
+        yield _RemoteRunner(place, task, given)
         return
     from app.answers.finder import TaskFinder
     from app.main import open_engine
     from app.telemetry import configure_logging
 
     configure_logging("warning")
-    checked = read_settings(**settings, watch_interval=0)
-    with open_engine(checked) as opened:
+    with open_engine(place) as opened:
         opened.engine.start()
         target = await TaskFinder(opened.backbone, opened.registry).find(task, param="task")
-        yield _LocalRunner(opened, target, given, checked.request_timeout)
+        yield _LocalRunner(opened, target, given, place.request_timeout)
 
 
 async def _answer(
@@ -147,8 +129,6 @@ class _RemoteRunner:
     """Runs a task on a running server."""
 
     def __init__(self, server: RemoteServer, task: str, given: dict[str, Any]) -> None:
-        from app.cli.remote.remote_server import task_path
-
         self._server = server
         self._path = task_path(task, "run")
         self._given = given
@@ -176,7 +156,7 @@ def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
 def _show(result: dict[str, Any], *, as_json: bool, is_line: bool = False) -> None:
     """Args: is_line: join the lines of a text, so that each input gets one line; --json keeps it as it is."""
     if as_json:
-        write_json(result)
+        options.write_json(result)
         return
     answer = result["label"] if "label" in result else result["text"]
     typer.echo(" ".join(answer.splitlines()) if is_line else answer)

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options.json_output import AsJson, write_json
-from app.cli.options.setting_options import ApiKey, Device, Model, RegistryFolder, Url, read_settings
-from app.cli.options.task_options import Alias, Description, NewTask, TaskOrVersion
-from app.cli.registries.task_registry import TokensRequest, find_registry
+from app.cli import options
+from app.cli.remote.remote_server import RemoteServer
 from app.cli.views.task_view import print_fields, print_tasks
 from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
+from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.cli.registries.folder_registry import FolderRegistry
+    from app.cli.registries.server_registry import ServerRegistry
     from app.measure.dataset import Example
     from app.measure.promote import GateRequest
 
@@ -30,42 +31,31 @@ Force = Annotated[bool, typer.Option("--force", help="Move the alias even if its
 
 
 @tasks.command("ls")
-def list_tasks(
-    as_json: AsJson = False, url: Url = None, api_key: ApiKey = None, registry: RegistryFolder = None
-) -> None:
+@options.takes_place("registry")
+def list_tasks(*, as_json: options.AsJson = False, place: RemoteServer | Settings) -> None:
     """List the tasks with live version, kind, labels and main figure."""
-    found = find_registry(url, api_key, registry=registry).tasks()
-    if as_json:
-        for task in found:
-            write_json(task)
-    else:
-        print_tasks(found)
+    options.write(_open(place).tasks(), print_tasks, as_json=as_json)
 
 
 @tasks.command()
+@options.takes_place("model", "registry", "device")
 def show(
     *,
-    task: TaskOrVersion,
+    task: options.TaskOrVersion,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show its virtual tokens instead.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="With --tokens: draw them into this SVG file.", dir_okay=False)
     ] = None,
     compare: Annotated[str | None, typer.Option(help="With --tokens: version to compare, such as sentiment@2.")] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="With --tokens: examples to measure the effect of each virtual token on.", exists=True,
-                     dir_okay=False),
+        Path | None, options.existing_file("With --tokens: examples to measure the effect of each virtual token on.")
     ] = None,
     num_nearest: Annotated[
         int | None, typer.Option("--nearest", help="With --tokens: number of nearest vocabulary tokens. (default: 5)")
     ] = None,
-    as_json: AsJson = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-) -> None:  # fmt: skip
+    as_json: options.AsJson = False,
+    place: RemoteServer | Settings,
+) -> None:
     """Show a task with its versions and aliases, one version, or a version's virtual tokens.
 
     A nearby vocabulary token is a hint, not a translation. What a virtual token does shows in what changes without it.
@@ -76,39 +66,30 @@ def show(
     """
     if not tokens and (plot or compare or data or num_nearest):
         raise typer.BadParameter("--plot, --compare, --data and --nearest belong to --tokens", param_hint="--tokens")
-    place = find_registry(url, api_key, registry=registry, model=model, device=device)
     if tokens:
-        shown = place.show_tokens(task, TokensRequest(num_nearest, compare, _read_examples(data)), plot)
+        asked: dict[str, Any] = {"num_nearest": num_nearest, "compare": compare, "examples": _read_examples(data)}
+        options.write(_open(place).show_tokens(task, plot, **asked), print_tokens, as_json=as_json)
     else:
         name, _, selector = task.partition("@")
-        shown = place.show(name, selector)
-    if as_json:
-        write_json(shown)
-    else:
-        (print_tokens if tokens else print_fields)(shown)
+        options.write(_open(place).show(name, selector), print_fields, as_json=as_json)
 
 
 @tasks.command()
+@options.takes_place("model", "registry", "device")
 def add(
     *,
     path: Annotated[
         Path | None, typer.Argument(help="A PEFT folder, a .safetensors or a .npy file.", show_default=False)
     ] = None,
-    task: NewTask,
+    task: options.NewTask,
     text: Annotated[str | None, typer.Option(help="A hand-written prompt instead of a file.")] = None,
-    template: Annotated[
-        str | None, typer.Option(help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.")
-    ] = None,
+    template: options.TemplateText = None,
     labels: Annotated[str | None, typer.Option(help="Possible answers, separated by commas.")] = None,
-    description: Description = "",
-    alias: Alias = "live",
+    description: options.Description = "",
+    alias: options.Alias = "live",
     force: Force = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
+    as_json: options.AsJson = False,
+    place: RemoteServer | Settings,
 ) -> None:
     r"""Publish a prompt as a task's next version.
 
@@ -120,38 +101,34 @@ def add(
     if (path is None) == (text is None):
         raise typer.BadParameter("give a path or --text", param_hint="path")
     given: dict[str, Any] = {
-        "template": None if template is None else template.replace("\\n", "\n"),
-        "labels": [label.strip() for label in labels.split(",") if label.strip()] if labels else None,
+        "template": None if template is None else options.unescape(template),
+        "labels": options.parse_labels(labels) or None,
         "description": description,
         "alias": alias or None,
         "force": force,
     }
-    written = None if text is None else text.replace("\\n", "\n")
-    place = find_registry(url, api_key, registry=registry, model=model, device=device)
-    version = place.add(task, path, written, given)
-    if as_json:
-        write_json(version)
-    else:
-        typer.echo(f"{version['id']} published: {version['num_virtual_tokens']} virtual tokens, {version['kind']}")
+    version = _open(place).add(task, path, None if text is None else options.unescape(text), given)
+    options.write(version, _print_published, as_json=as_json)
 
 
 @tasks.command("rm")
+@options.takes_place("registry")
 def remove(
+    *,
     name: Annotated[str, typer.Argument(help="A task, a version (sentiment@3) or an alias (sentiment@canary).")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before removing a whole task.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    registry: RegistryFolder = None,
+    place: RemoteServer | Settings,
 ) -> None:
     """Remove a task, a version or an alias. Running requests finish on the version they started with."""
     task, _, selector = name.partition("@")
     if not selector and not yes and sys.stdin.isatty():
         typer.confirm(f"Remove {task} and all of its versions?", abort=True)
-    find_registry(url, api_key, registry=registry).remove(task, selector)
+    _open(place).remove(task, selector)
     typer.echo(f"{name} removed")
 
 
 @tasks.command("alias")
+@options.takes_place("model", "device", "registry")
 def move_alias(
     *,
     task: Annotated[str, typer.Argument(help="The task's name.")],
@@ -159,8 +136,7 @@ def move_alias(
     target: Annotated[str, typer.Argument(help="A version number, or two with shares: 3=0.9,4=0.1.")],
     gate: Annotated[
         Path | None,
-        typer.Option(help="Examples: from now on, the alias does not move to a version that scores lower on them.",
-                     exists=True, dir_okay=False),
+        options.existing_file("Examples: from now on, the alias does not move to a version that scores lower on them."),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="With --gate: metric that must not drop. (default: accuracy; texts: ROUGE-L)")
@@ -168,12 +144,8 @@ def move_alias(
     tolerance: Annotated[float, typer.Option(help="With --gate: how much it may drop.", min=0, max=1)] = 0.0,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Remove the alias's gate first.")] = False,
     force: Force = False,
-    model: Model = None,
-    device: Device = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    registry: RegistryFolder = None,
-) -> None:  # fmt: skip
+    place: RemoteServer | Settings,
+) -> None:
     """Move an alias: roll out, roll back, or split requests between two versions.
 
     With a gate, both versions are measured on its examples, here or on the server, and a lower score is refused. A
@@ -186,31 +158,48 @@ def move_alias(
     version = _parse_target(target)
     if gate is None and (metric or tolerance):
         raise typer.BadParameter("--metric and --tolerance belong to --gate", param_hint="--gate")
-    place = find_registry(url, api_key, registry=registry, model=model, device=device)
+    registry = _open(place)
     if no_gate:
-        place.remove_gate(task, alias)
-    place.set_alias(task, alias, version, gate=_read_gate(gate, metric, tolerance), force=force)
+        registry.remove_gate(task, alias)
+    registry.set_alias(task, alias, version, gate=_read_gate(gate, metric, tolerance), force=force)
     typer.echo(f"{task}@{alias} is {target}" + (f", gated by {gate.name}" if gate else ""))
 
 
 @tasks.command()
+@options.takes_settings("registry")
 def export(
-    task: TaskOrVersion,
+    *,
+    task: options.TaskOrVersion,
     folder: Annotated[Path, typer.Argument(help="New folder to create.", show_default=False)],
-    registry: RegistryFolder = None,
+    settings: Settings,
 ) -> None:
     """Write a version as a folder that PeftModel.from_pretrained loads."""
     if folder.exists():
         raise InvalidInput(f"{folder} exists already; name a new folder", param="folder")
     from app.cli.registries.folder_registry import open_folder
 
-    source = open_folder(read_settings(registry=registry))
+    source = open_folder(settings)
     version = source.resolve(task)
     files = source.files(version)
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     typer.echo(f"{version.id} written to {folder}")
+
+
+def _open(place: RemoteServer | Settings) -> FolderRegistry | ServerRegistry:
+    """What the commands work on: a folder here or a running server. Both show tasks as `/v1/tasks` does."""
+    if isinstance(place, Settings):
+        from app.cli.registries.folder_registry import FolderRegistry
+
+        return FolderRegistry(place)
+    from app.cli.registries.server_registry import ServerRegistry
+
+    return ServerRegistry(place)
+
+
+def _print_published(version: dict[str, Any]) -> None:
+    typer.echo(f"{version['id']} published: {version['num_virtual_tokens']} virtual tokens, {version['kind']}")
 
 
 def _read_examples(data: Path | None) -> Sequence[Example]:

@@ -3,52 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from app.cli.options.data_options import (
-    DATA,
-    ExampleFile,
-    InputField,
-    Labels,
-    TargetField,
-    TemplateText,
-    parse_labels,
-    parse_template,
-)
-from app.cli.options.json_output import AsJson
-from app.cli.options.setting_options import Device, Model, RegistryFolder, read_settings
-from app.cli.options.task_options import Alias, Description, NewTask
-from app.cli.options.tuning_options import Publish, split_asked, takes_hyperparameters
-from app.cli.views.tuned_version import open_to_publish, publish_all, report_result
-from app.cli.views.tuning_view import TuningView, interruptible
+from app.cli import options
+from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
+from app.settings import Settings
 
 
-@takes_hyperparameters()
+@options.takes_settings("model", "registry", "device")
+@options.takes_hyperparameters()
 def tune(
     *,
-    data: ExampleFile,
-    task: NewTask,
+    data: options.ExampleFile,
+    task: options.NewTask,
     validation: Annotated[
         Path | None,
-        typer.Option(help="More examples, to choose the best state by. (default: a tenth of the data)", exists=True,
-                     dir_okay=False, rich_help_panel=DATA),
+        options.existing_file(
+            "More examples, to choose the best state by. (default: a tenth of the data)", options.DATA
+        ),
     ] = None,
-    input_field: InputField = None,
-    target_field: TargetField = None,
-    template: TemplateText = None,
-    labels: Labels = None,
+    input_field: options.InputField = None,
+    target_field: options.TargetField = None,
+    template: options.TemplateText = None,
+    labels: options.Labels = None,
     asked: dict[str, Any],
-    publish: Publish = 1,
-    description: Description = "",
-    alias: Alias = "live",
-    as_json: AsJson = False,
-    model: Model = None,
-    registry: RegistryFolder = None,
-    device: Device = None,
-) -> None:  # fmt: skip
+    publish: options.Publish = 1,
+    description: options.Description = "",
+    alias: options.Alias = "live",
+    as_json: options.AsJson = False,
+    settings: Settings,
+) -> None:
     """Tune a task on your examples, and publish the state that did best on validation.
 
     A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else needs to be said: prompts
@@ -59,25 +45,25 @@ def tune(
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
     """
-    settings = read_settings(model=model, registry=registry, device=device)
     from app.main import load_backbone
     from app.measure.example_file import read_dataset
     from app.tuning.config import DEFAULT_PATIENCE
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search
-    from app.tuning.tune import tune_task
 
-    config, tried = split_asked(asked, patience=DEFAULT_PATIENCE)
-    train, held_out = (
-        None if path is None else read_dataset(path, input_field=input_field, target_field=target_field)
-        for path in (data, validation)
+    config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
+    read = partial(read_dataset, input_field=input_field, target_field=target_field)
+    plan = TuningPlan.make(
+        read(data),
+        None if validation is None else read(validation),
+        config,
+        template=options.parse_template(template),
+        labels=options.parse_labels(labels),
     )
-    assert train is not None
-    plan = TuningPlan.make(train, held_out, config, template=parse_template(template), labels=parse_labels(labels))
     plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), num_kept=publish, **tried))
     backbone = load_backbone(settings)
-    opened = open_to_publish(settings, backbone, task, alias)
-    with interruptible() as should_stop, TuningView(as_json=as_json) as progress:
-        result = tune_task(backbone, plan, on_event=progress.show, should_stop=should_stop)
-    versions = publish_all(backbone, opened, task, result, description=description, alias=alias)
+    registry = open_to_publish(settings, backbone, task, alias)
+    result, versions = tune_and_publish(
+        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json
+    )
     report_result(versions, result, as_json=as_json)

@@ -28,6 +28,7 @@ def test_serve_has_every_setting_as_a_flag() -> None:
         ("--quantize", "int4", "(SOFTSWAP_QUANTIZE) must be 'none' or 'int8'"),
         ("--port", "70000", "(SOFTSWAP_PORT) must be at most 65535"),
         ("--kv-cache-memory", "much", "(SOFTSWAP_KV_CACHE_MEMORY) must be a number of bytes, such as"),
+        ("--kv-cache-memory", f"{'9' * 400}GB", "(SOFTSWAP_KV_CACHE_MEMORY) must be a number of bytes, such as"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(flag: str, value: str, said: str) -> None:

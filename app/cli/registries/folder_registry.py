@@ -13,7 +13,6 @@ from app.answers.views.tasks import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from app.cli.registries.task_registry import TokensRequest
     from app.insight.report import PromptReport
     from app.measure.evaluation import Evaluation, Measurement
     from app.measure.promote import GateRequest
@@ -49,8 +48,8 @@ class FolderRegistry:
         versions = [VersionObject.model_validate(version).model_dump() for version in registry.versions(task)]
         return {**TaskObject.model_validate(registry.task(task)).model_dump(), "versions": versions}
 
-    def show_tokens(self, name: str, asked: TokensRequest, plot: Path | None) -> dict[str, Any]:
-        """Loads the backbone."""
+    def show_tokens(self, name: str, plot: Path | None, **asked: Any) -> dict[str, Any]:
+        """Loads the backbone. Args: asked: of `TokenReporter.report`."""
         from app.answers.views.tokens import tokens_object
 
         report = asyncio.run(self._report(name, asked))
@@ -102,7 +101,7 @@ class FolderRegistry:
         else:
             registry.delete_alias(task, selector)
 
-    async def _report(self, name: str, asked: TokensRequest) -> PromptReport:
+    async def _report(self, name: str, asked: dict[str, Any]) -> PromptReport:
         from app.answers.call import Call
         from app.answers.finder import TaskFinder
         from app.answers.measuring.evaluation import Evaluator
@@ -113,13 +112,8 @@ class FolderRegistry:
             backbone, registry, engine = opened.backbone, opened.registry, opened.engine
             engine.start()
             finder, evaluator = TaskFinder(backbone, registry), Evaluator(backbone, registry, engine)
-            return await TokenReporter(backbone, registry, finder, evaluator).report(
-                name,
-                num_nearest=asked.num_nearest,
-                compare=asked.compare,
-                examples=asked.examples,
-                call=Call.within(self._settings.request_timeout),
-            )
+            call = Call.within(self._settings.request_timeout)
+            return await TokenReporter(backbone, registry, finder, evaluator).report(name, **asked, call=call)
 
     def _measure(self, asked: Measurement) -> Evaluation:
         from app.measure.plain_model import measure

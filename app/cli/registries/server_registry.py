@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -10,7 +11,7 @@ from app.cli.remote.remote_server import RemoteServer, example_items, task_path
 from app.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from app.cli.registries.task_registry import TokensRequest
+    from app.measure.dataset import Example
     from app.measure.promote import GateRequest
     from app.registry.aliases import AliasTarget
 
@@ -32,12 +33,11 @@ class ServerRegistry:
         versions = self._server.call("GET", task_path(task, "versions") + "?limit=1000")["data"]
         return {**self._server.call("GET", task_path(task)), "versions": versions[::-1]}
 
-    def show_tokens(self, name: str, asked: TokensRequest, plot: Path | None) -> dict[str, Any]:
+    def show_tokens(self, name: str, plot: Path | None, examples: Sequence[Example], **query: Any) -> dict[str, Any]:
         """The server draws the plot too."""
-        query = {"num_nearest": asked.num_nearest, "compare": asked.compare}
-        given = {name: value for name, value in query.items() if value is not None}
-        body = {"examples": example_items(asked.examples)} if asked.examples else None
-        method = "POST" if asked.examples else "GET"
+        given = {key: value for key, value in query.items() if value is not None}
+        body = {"examples": example_items(examples)} if examples else None
+        method = "POST" if examples else "GET"
 
         def path(**more: str) -> str:
             return f"{task_path(name, 'tokens')}?{urlencode({**given, **more})}"

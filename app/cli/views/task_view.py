@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-MAX_LINE_CHARS = 1000  # a pipe has no width, and a terminal wraps lines itself
+from app.cli.views.rows import print_rows
+
 NAME_CHARS, TEXT_CHARS = 24, 96
 MAIN_METRICS = ("accuracy", "entity_f1", "rouge_l", "macro_f1", "token_f1", "exact_match", "loss")
 SPLITS = ("test", "validation")
@@ -17,16 +18,16 @@ SPLITS = ("test", "validation")
 
 def print_tasks(found: list[dict[str, Any]]) -> None:
     """A line for each task. Args: found: as `GET /v1/tasks` has them."""
-    from rich.console import Console
-    from rich.table import Table
+    print_rows(("task", "live", "versions", "kind", "virtual tokens", "labels", "figure"), map(_cells, found))
 
-    table = Table("task", "live", "versions", "kind", "virtual tokens", "labels", "figure", box=None, pad_edge=False)
-    for task in found:
-        live = task["live"]
-        facts = [live["number"], task["num_versions"], live["kind"], live["num_virtual_tokens"]] if live else ["-"] * 4
-        labels = str(len(live["labels"]) or "-") if live else "-"
-        table.add_row(task["id"], *map(str, facts), labels, main_figure(live["metrics"]) if live else "")
-    Console(width=MAX_LINE_CHARS, soft_wrap=True, highlight=False).print(table)
+
+def _cells(task: dict[str, Any]) -> tuple[object, ...]:
+    live = task["live"]
+    if not live:
+        return task["id"], *"-----", ""
+    num_labels = len(live["labels"]) or "-"
+    facts = live["number"], task["num_versions"], live["kind"], live["num_virtual_tokens"]
+    return task["id"], *facts, num_labels, main_figure(live["metrics"])
 
 
 def print_fields(shown: dict[str, Any]) -> None:

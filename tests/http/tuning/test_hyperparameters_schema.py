@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from app.cli.options.tuning_options import takes_hyperparameters
+from app.cli.options import takes_hyperparameters
 from app.http.tuning.hyperparameters_schema import OFFERED, PromptTuningHyperparameters, SupervisedHyperparameters
 from app.tuning.config import AXES, HYPERPARAMETERS, TuneConfig
 

@@ -1,0 +1,236 @@
+"""The options that commands share. Those of settings and of hyperparameters are derived from their declarations."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+from pydantic import ValidationError
+
+from app.cli.remote.remote_server import RemoteServer
+from app.errors import InvalidInput, complain
+from app.settings import ClientSettings, Panel, Settings
+from app.tuning.config import HYPERPARAMETERS, Init, TuneConfig
+from app.tuning.hyperparameter import Hyperparameter
+
+if TYPE_CHECKING:
+    from app.model.layout import Template
+
+Command = Callable[..., None]
+DATA, TRIED, SHARED = "Data", "Tried side by side: one value, or several separated by commas", "Tuning"
+SETTINGS = Settings.model_fields | ClientSettings.model_fields
+DEFAULT_URL = "http://127.0.0.1:8000"
+MORE_FLAGS = {"api_keys": "--api-key"}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object per line.")]
+TaskOrEnsemble = Annotated[
+    str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
+]
+TaskOrVersion = Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")]
+NewTask = Annotated[str, typer.Option("--task", help="Name to publish under.")]
+Description = Annotated[str, typer.Option(help="One sentence about the task, for people.")]
+Alias = Annotated[str, typer.Option(help="Alias to point at the new version; '' moves none.")]
+Combined = Annotated[
+    Literal["average", "vote"] | None,
+    typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),
+]
+Publish = Annotated[
+    int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
+]
+ExampleFile = Annotated[
+    Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
+]
+InputField = Annotated[str | None, typer.Option(help="Field that holds the input.", rich_help_panel=DATA)]
+TargetField = Annotated[str | None, typer.Option(help="Field that holds the answer.", rich_help_panel=DATA)]
+TemplateText = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.",
+        rich_help_panel=DATA,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="Possible answers, separated by commas; '' for a task that writes text. (default: found in the examples)",
+        rich_help_panel=DATA,
+    ),
+]
+
+
+def existing_file(help_text: str, panel: str | None = None) -> Any:
+    """An option that names a file that exists."""
+    return typer.Option(help=help_text, exists=True, dir_okay=False, rich_help_panel=panel)
+
+
+def write_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def write(shown: Any, print_it: Callable[[Any], None], *, as_json: bool) -> None:
+    """For a person, or as JSON: a list as a line for each of its items."""
+    if not as_json:
+        print_it(shown)
+        return
+    for each in shown if isinstance(shown, list) else [shown]:
+        write_json(each)
+
+
+def parse_template(text: str | None) -> Template | None:
+    r"""With `\n` for a new line. Raises InvalidInput."""
+    from app.model.layout import Template
+
+    return None if text is None else Template(unescape(text))
+
+
+def parse_labels(text: str | None) -> list[str] | None:
+    """None if the option was not given, empty for a task that writes text."""
+    return None if text is None else [label.strip() for label in text.split(",") if label.strip()]
+
+
+def unescape(text: str) -> str:
+    r"""With each `\n`, as a shell passes it, made a new line."""
+    return text.replace("\\n", "\n")
+
+
+def takes_settings(*names: str) -> Callable[[Command], Command]:
+    """A command whose parameter `settings` is given as an option for each of these settings."""
+    return _expand("settings", map(_setting, names), lambda given: read_settings(**given))
+
+
+def takes_place(*names: str) -> Callable[[Command], Command]:
+    """A command whose parameter `place` is a running server if the command line or the environment names one.
+
+    Otherwise it is Settings, to work here. Args: names: the settings that are options then.
+    """
+
+    def find(given: dict[str, Any]) -> RemoteServer | Settings:
+        client = {name: given.pop(name) for name in ClientSettings.model_fields if name in given}
+        return find_server(**client) or read_settings(**given, watch_interval=0)
+
+    return _expand("place", map(_setting, (*ClientSettings.model_fields, *names)), find)
+
+
+def takes_server(command: Command) -> Command:
+    """A command whose parameter `server` is a running server, because nothing else has what it is about."""
+    help_text = f"The server. Also SOFTSWAP_URL. (default: {DEFAULT_URL})"
+    url = _parameter("url", Annotated[str | None, typer.Option(help=help_text)])
+
+    def find(given: dict[str, Any]) -> RemoteServer | None:
+        return find_server(**given) or find_server(**{**given, "url": DEFAULT_URL})
+
+    return _expand("server", [url, _setting("api_key")], find)(command)
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from the command line, then the environment. Raises InvalidInput that names option and variable."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        name = str(problem["loc"][0])
+        flag = f"--{name.replace('_', '-')} (SOFTSWAP_{name.upper()})"
+        raise InvalidInput(f"{flag} {complain(problem)}", param=name) from None
+
+
+def find_server(**given: Any) -> RemoteServer | None:
+    """The server to ask, if the command line or the environment names one."""
+    client = ClientSettings(**given)
+    return None if client.url is None else RemoteServer(client.url, client.api_key)
+
+
+def takes_hyperparameters(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """A command whose parameter `asked` is given as options: it gets a dictionary of those that were set, parsed.
+
+    Args: without: hyperparameters that the command does not have.
+    """
+    offered = {each.name: each for each in HYPERPARAMETERS if each.option and each.name not in without}
+
+    def parse(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: _parse(offered[name], value) for name, value in given.items()}
+
+    return _expand("asked", map(_hyperparameter, offered.values()), parse)
+
+
+def split_asked(asked: dict[str, Any], **defaults: Any) -> tuple[TuneConfig, dict[str, tuple[Any, ...]]]:
+    """What all members share, and the values that are tried side by side, the first of which stands for all."""
+    tried = {name: value for name, value in asked.items() if isinstance(value, tuple)}
+    shared = defaults | {name: value[0] if name in tried else value for name, value in asked.items()}
+    shared["init"] = Init.TEXT if Init.TEXT in tried.get("init", ()) else Init.VOCAB
+    return TuneConfig(**shared), tried
+
+
+def _expand(
+    name: str, options: Iterable[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
+) -> Callable[[Command], Command]:
+    """A command whose one parameter `name` is given as options: it gets what `make` makes of those that were set."""
+    expanded = list(options)
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += expanded if parameter.name == name else [parameter]
+
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            said = {option.name: arguments.pop(option.name) for option in expanded}
+            given = {option: value for option, value in said.items() if value is not None}
+            command(**arguments, **{name: make(given)})
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _setting(name: str) -> inspect.Parameter:
+    """The option of a setting; its help is the setting's description."""
+    field, flag = SETTINGS[name], f"--{name.replace('_', '-')}"
+    types = (field.annotation, *get_args(field.annotation))
+    kind: Any = next((each for each in (bool, int, float, Path) if each in types), str)
+    flags = [MORE_FLAGS[name]] if name in MORE_FLAGS else []
+    flags.append(f"{flag}/--no-{name.replace('_', '-')}" if field.default is True else flag)
+    panel = next((each for each in field.metadata if isinstance(each, Panel)), None)
+    option = typer.Option(*flags, help=field.description, rich_help_panel=panel, show_default=False)
+    return _parameter(name, Annotated[kind | None, option])
+
+
+def _hyperparameter(each: Hyperparameter) -> inspect.Parameter:
+    help_text = f"{each.description} (default: {each.unset})" if each.unset else each.description
+    panel = SHARED if each.axis is None and each.name != "init_text" else TRIED
+    kind: Any = each.type if each.axis is None and each.type in (bool, int, float) else str
+    return _parameter(
+        each.name, Annotated[kind | None, typer.Option(each.option, help=help_text, rich_help_panel=panel)]
+    )
+
+
+def _parse(each: Hyperparameter, value: Any) -> Any:
+    """A tuple if several values can be tried. Raises InvalidInput that names the option."""
+    if each.axis is not None:
+        return tuple(_convert(each, part.strip(), "; several are separated by commas") for part in value.split(","))
+    return _convert(each, value, "")
+
+
+def _convert(each: Hyperparameter, value: Any, hint: str) -> Any:
+    choices = [choice for choice in each.choices if choice != Init.PROMPT]
+    try:
+        if not each.choices or value in (*choices, "auto"):
+            return each.type(value)
+    except ValueError:
+        pass
+    words = " or ".join([", ".join(choices[:-1]), *choices[-1:]])
+    noun = {int: "a whole number such as 20", float: "a number such as 0.03"}.get(each.type, words)
+    raise InvalidInput(f"{each.option} must be {noun}{hint}", param=each.name)
