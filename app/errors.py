@@ -1,4 +1,4 @@
-"""Every error that softswap raises on purpose, as one tree, and the wording of what pydantic refuses.
+"""Every error that softswap raises on purpose, as one tree, and how it is worded for the request at hand.
 
 HTTP statuses are not here: they are a table in `app.http.protection.error_table`.
 
@@ -25,7 +25,8 @@ SoftswapError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -119,6 +120,32 @@ class TuningUnavailable(SoftswapError):
 
 class EngineDead(SoftswapError):
     code = "engine_dead"
+
+
+# From here on: how an error is worded for the request at hand.
+
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """Every error inside is about this field, except a Conflict, which is about the If-Match header."""
+    try:
+        yield
+    except Conflict:
+        raise
+    except SoftswapError as error:
+        error.param = param
+        raise
+
+
+@contextmanager
+def naming_text(param: str) -> Iterator[None]:
+    """An error about the text, which the engine calls `prompt` as completions do, is about this field."""
+    try:
+        yield
+    except InvalidInput as error:
+        if error.param == "prompt":
+            error.param = param
+        raise
 
 
 TYPE_TO_NOUN = {

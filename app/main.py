@@ -16,7 +16,6 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from app.answers.finder import TaskFinder
 from app.answers.generating.completer import Completer
 from app.answers.generating.generation import TextGenerator
 from app.answers.generating.labels import LabelScorer
@@ -26,6 +25,7 @@ from app.answers.measuring.promote import Promoter
 from app.answers.measuring.token_report import TokenReporter
 from app.answers.prompt_warmer import PromptWarmer
 from app.answers.readiness import Readiness
+from app.answers.targets import TaskFinder
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine

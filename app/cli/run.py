@@ -16,7 +16,7 @@ from app.cli.remote.remote_server import RemoteServer, task_path
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.answers.ensembles import AnyTarget
+    from app.answers.targets import AnyTarget
     from app.main import OpenEngine
 
 BATCH_SIZE = 64
@@ -59,7 +59,7 @@ async def _open_runner(
     if isinstance(place, RemoteServer):
         yield _RemoteRunner(place, task, given)
         return
-    from app.answers.finder import TaskFinder
+    from app.answers.targets import TaskFinder
     from app.main import open_engine
     from app.telemetry import configure_logging
 
@@ -92,10 +92,10 @@ class _LocalRunner:
     """Runs a task on a backbone in this process."""
 
     def __init__(self, opened: OpenEngine, target: AnyTarget, given: dict[str, Any], timeout_s: float) -> None:
-        from app.answers.ensembles import Combine
         from app.answers.generating.generation import TextGenerator
         from app.answers.generating.labels import LabelScorer
         from app.answers.generating.runs import RunService
+        from app.answers.targets import Combine
 
         texts, labels = TextGenerator(opened.engine), LabelScorer(opened.backbone, opened.engine, opened.metrics)
         self._runs = RunService(opened.backbone, texts, labels)
@@ -109,11 +109,10 @@ class _LocalRunner:
     async def run(self, texts: list[str]) -> list[dict[str, Any]]:
         from app.answers.call import Call
         from app.answers.generating.runs import Run
-        from app.answers.views.runs import run_object
 
         runs = [Run(self._target, text, f"line {number}", self._combine) for number, text in enumerate(texts, 1)]
         results = await self._runs.run_all(runs, self._given, Call.within(self._timeout_s))
-        return [run_object(result).model_dump(exclude_unset=True) for result in results]
+        return [result.answer.model_dump(exclude_unset=True) for result in results]
 
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
         from app.answers.call import Call

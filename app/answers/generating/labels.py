@@ -13,8 +13,7 @@ from app.measure.label_tree import encode_labels
 
 if TYPE_CHECKING:
     from app.answers.call import Call
-    from app.answers.ensembles import AnyTarget, Combine
-    from app.answers.targets import Target
+    from app.answers.targets import AnyTarget, Combine, Target
     from app.engine.admission import Scoring, ScoringPlan
     from app.engine.async_engine import AsyncEngine
     from app.model.backbone import Backbone

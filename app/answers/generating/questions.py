@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.answers.naming import naming
 from app.engine.gather import all_of
-from app.errors import InvalidInput
+from app.errors import InvalidInput, naming
 from app.model.layout import Template
 
 if TYPE_CHECKING:

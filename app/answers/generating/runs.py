@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import Field
+
 from app.answers.call import Call
-from app.answers.ensembles import AnyTarget, Combine, choose_text
 from app.answers.generating.generation import Ask, TextGenerator, finish_reason_of
 from app.answers.generating.labels import LabelScorer
-from app.answers.targets import Target
+from app.answers.targets import AnyTarget, Combine, Target, choose_text
+from app.answers.views.reply import Reply
 from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
@@ -47,8 +49,7 @@ class Run:
     combine: Combine | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MemberAnswer:
+class MemberObject(Reply):
     """What one member of an ensemble says by itself: its label with its probability, or its text."""
 
     model: str
@@ -57,18 +58,29 @@ class MemberAnswer:
     text: str | None = None
 
 
+class RunObject(Reply):
+    """What the task says about one input: a label for a task with labels, a text for one that generates.
+
+    As HTTP and `softswap run --json` show it, without the fields that are not set.
+    """
+
+    model: str = Field(description="The version that answered, such as `sentiment@3`; of an ensemble all members.")
+    label: str | None = Field(None, description="The likeliest label.")
+    probabilities: dict[str, float] | None = Field(None, description="Of every label, likeliest first; they sum to 1.")
+    label_mass: float | None = Field(
+        None, description="The model's whole belief in the labels before normalizing: a small one is a warning."
+    )
+    text: str | None = Field(None, description="The generated text, without blanks at its ends.")
+    finish_reason: Literal["stop", "length"] | None = None
+    members: list[MemberObject] | None = Field(None, description="Of an ensemble, in the order of its name.")
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a task says about one input: a label with every label's probability, likeliest first, or a text."""
+    """What a run gave, and what it took."""
 
-    model: str
+    answer: RunObject
     usage: Usage
-    label: str | None = None
-    probabilities: dict[str, float] | None = None
-    label_mass: float | None = None
-    text: str | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-    members: tuple[MemberAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,42 +159,37 @@ class RunService:
         scores = await self._labels.score(target, run.text, call, combine=run.combine)
         chances = scores.chances.probabilities
         ranked = sorted(range(len(labels)), key=lambda place: (-chances[place], place != scores.best))
-        members = [
-            MemberAnswer(member.model_id, labels[each.best], each.probabilities[each.best])
-            for member, each in zip(target.members, scores.members, strict=True)
-        ]
-        return RunResult(
-            target.model_id,
-            Usage(scores.num_prompt, 0, scores.num_cached),
+        answer = RunObject(
+            model=target.model_id,
             label=labels[scores.best],
             probabilities={labels[place]: chances[place] for place in ranked},
             label_mass=scores.chances.mass,
-            members=tuple(members) if target.is_ensemble else (),
         )
+        if target.is_ensemble:
+            answer.members = [
+                MemberObject(model=member.model_id, label=labels[each.best], probability=each.probabilities[each.best])
+                for member, each in zip(target.members, scores.members, strict=True)
+            ]
+        return RunResult(answer, Usage(scores.num_prompt, 0, scores.num_cached))
 
     async def _write_text(self, run: Run, given: dict[str, Any], call: Call) -> RunResult:
         """What a version writes; of an ensemble what most members write, as the first of them writes it."""
         found = await all_of(self._generate(each, run.text, given, call) for each in run.target.members)
         if len(found) == 1:
             return found[0]
-        texts = [result.text or "" for result in found]
-        return replace(
-            found[choose_text(texts)],
-            model=run.target.model_id,
-            usage=Usage.total([result.usage for result in found]),
-            members=tuple(MemberAnswer(result.model, text=text) for result, text in zip(found, texts, strict=True)),
-        )
+        members = [MemberObject(model=each.answer.model, text=each.answer.text) for each in found]
+        answer = found[choose_text([member.text or "" for member in members])].answer
+        answer.model, answer.members = run.target.model_id, members
+        return RunResult(answer, Usage.total([each.usage for each in found]))
 
     async def _generate(self, target: Target, text: str, given: dict[str, Any], call: Call) -> RunResult:
         ask = await self._ask(target, text, given)
         [choice] = await self._texts.collect(target, [ask], call)
         num_prompt = len(ask.token_ids) + target.num_virtual_tokens
-        return RunResult(
-            target.model_id,
-            Usage(num_prompt, len(choice.token_ids), choice.num_cached_tokens),
-            text=choice.text.strip(),
-            finish_reason=finish_reason_of(choice.finish_reason),
+        answer = RunObject(
+            model=target.model_id, text=choice.text.strip(), finish_reason=finish_reason_of(choice.finish_reason)
         )
+        return RunResult(answer, Usage(num_prompt, len(choice.token_ids), choice.num_cached_tokens))
 
     async def _ask(self, target: Target, text: str, given: dict[str, Any]) -> Ask:
         token_ids = await target.encode(self._tokenizer, target.input_template.render(text))

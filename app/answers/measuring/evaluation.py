@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from app.answers.ensembles import AnyTarget, Combine, choose_text
 from app.answers.generating.labels import LabelChances
 from app.answers.measuring.engine_model import EngineModel
+from app.answers.targets import AnyTarget, Combine, choose_text
 from app.errors import InvalidInput
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Evaluation, Measurement, require_measurable

@@ -16,8 +16,8 @@ from app.measure.dataset import Example
 
 if TYPE_CHECKING:
     from app.answers.call import Call
-    from app.answers.finder import TaskFinder
     from app.answers.measuring.evaluation import Evaluator
+    from app.answers.targets import TaskFinder
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version

@@ -103,9 +103,9 @@ class FolderRegistry:
 
     async def _report(self, name: str, asked: dict[str, Any]) -> PromptReport:
         from app.answers.call import Call
-        from app.answers.finder import TaskFinder
         from app.answers.measuring.evaluation import Evaluator
         from app.answers.measuring.token_report import TokenReporter
+        from app.answers.targets import TaskFinder
         from app.main import open_engine
 
         with open_engine(self._settings) as opened:

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from app.answers.generating.completer import choose_form
 from app.answers.generating.generation import Choice, ask_n, finish_reason_of
-from app.answers.naming import naming_text
 from app.answers.targets import Target
 from app.engine.output.output import Delta
-from app.errors import InvalidInput
+from app.errors import InvalidInput, naming_text
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
 from app.http.fields import UsageObject
 from app.http.openai.chat_schema import (

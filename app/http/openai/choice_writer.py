@@ -14,8 +14,7 @@ from app.answers.generating.runs import Usage
 from app.engine.output.output import Delta
 from app.errors import InvalidInput
 from app.http.fields import StreamOptions, UsageObject, reply
-from app.http.protection.event_stream import EventStream, dump_set
-from app.http.text_chunk import TextChunk
+from app.http.protection.event_stream import EventStream, TextChunk, dump_set
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -6,8 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.answers.generating.questions import answer_questions
-from app.answers.naming import naming, naming_text
-from app.errors import InvalidInput
+from app.errors import InvalidInput, naming, naming_text
 from app.http.dependencies import EngineCallDep, FinderDep, LabelsDep
 from app.http.fields import reply
 from app.http.openai.decisions_schema import ChoiceAnswer, Decision, DecisionRequest, DecisionUsage

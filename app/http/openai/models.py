@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from app.answers.naming import naming
-from app.errors import InvalidInput
+from app.errors import InvalidInput, naming
 from app.http.dependencies import BackboneDep, EngineDep, IfMatchDep, RegistryDep, ServingDep
 from app.http.fields import MAX_MODEL_CHARS, reply
 from app.http.openai.models_schema import Model, ModelDeleted, ModelList

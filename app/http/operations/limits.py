@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.answers.ensembles import MAX_ENSEMBLE
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.answers.measuring.token_effects import MAX_ABLATIONS
+from app.answers.targets import MAX_ENSEMBLE
 from app.http.dependencies import MAX_TIMEOUT_S
 from app.http.fields import MAX_LABELS, MAX_N, MAX_TEXT_CHARS
 from app.http.openai.chat_schema import MAX_MESSAGES

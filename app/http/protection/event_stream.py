@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,6 +20,8 @@ from app.http.protection.error_table import Failure
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n"
 """Without an empty line after it: OpenAI's SDK takes one that follows an event with an id for another, empty event."""
+BLANK: Final = "\N{OPEN BOX}text\N{OPEN BOX}"
+"""Stands for the text of a TextChunk; no name and no number contains it."""
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -112,3 +115,21 @@ class EventStream(Response, Generic[Item]):
         finally:
             keeping_alive.cancel()
             await asyncio.gather(keeping_alive, return_exceptions=True)
+
+
+class TextChunk:
+    """A chunk turned into JSON once, with room for any text.
+
+    A stream has a chunk for every token. Building and checking the same objects around each takes a quarter of the
+    event loop's time for a token.
+
+    Args: chunk_of: gives the chunk that holds a text.
+    """
+
+    def __init__(self, chunk_of: Callable[[str], BaseModel]) -> None:
+        blank = chunk_of(BLANK).model_dump_json(exclude_unset=True).encode()
+        self._before, self._after = blank.split(to_json(BLANK))
+
+    def with_text(self, text: str) -> bytes:
+        """What `chunk_of(text).model_dump_json(exclude_unset=True)` gives, encoded."""
+        return self._before + to_json(text) + self._after

@@ -8,19 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from app.answers.ensembles import AnyTarget
 from app.answers.generating.runs import Run, RunPiece, RunResult, Usage
-from app.answers.naming import naming_text
-from app.answers.views.runs import run_fields, run_object
+from app.answers.targets import AnyTarget
 from app.engine.gather import all_of
-from app.errors import InvalidInput
+from app.errors import InvalidInput, naming_text
 from app.http.dependencies import EngineCallDep, FinderDep, RunsDep
 from app.http.fields import MAX_MODEL_CHARS, UsageObject, reply
 from app.http.protection.error_table import STREAMED, describe_statuses
-from app.http.protection.event_stream import EventStream, dump_set
+from app.http.protection.event_stream import EventStream, TextChunk, dump_set
 from app.http.protection.guard import GuardedRoute
 from app.http.tasks.runs_schema import MixedRunRequest, RunChunk, RunItem, RunReply, RunRequest, RunsReply
-from app.http.text_chunk import TextChunk
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 STATUSES = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504)
@@ -63,7 +60,8 @@ async def run_task(
     asked = [Run(target, text, name, combine) for text, name in zip(request.texts, names, strict=True)]
     results = await runs.run_all(asked, given, call)
     if request.inputs is None:
-        return reply(RunReply(**run_fields(results[0]), usage=UsageObject.of(results[0].usage)), exclude_unset=True)
+        fields = {name: getattr(results[0].answer, name) for name in results[0].answer.model_fields_set}
+        return reply(RunReply(**fields, usage=UsageObject.of(results[0].usage)), exclude_unset=True)
     return _reply_all(results)
 
 
@@ -91,7 +89,7 @@ def _run_of(target: AnyTarget, item: RunItem, place: str) -> Run:
 
 def _reply_all(results: Sequence[RunResult]) -> Response:
     usage = UsageObject.of(Usage.total([result.usage for result in results]))
-    return reply(RunsReply(results=[run_object(result) for result in results], usage=usage), exclude_unset=True)
+    return reply(RunsReply(results=[result.answer for result in results], usage=usage), exclude_unset=True)
 
 
 def _piece_writer(model_id: str) -> Callable[[RunPiece], bytes]:

@@ -6,9 +6,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from app.answers.ensembles import Combine
+from app.answers.generating.runs import RunObject
+from app.answers.targets import Combine
 from app.answers.views.reply import Reply
-from app.answers.views.runs import RunObject
 from app.http.fields import ModelName, Sampling, Strict, Text, UsageObject
 
 MAX_INPUTS: Final = 1000

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from app.answers.ensembles import MAX_ENSEMBLE
+from app.answers.targets import MAX_ENSEMBLE
 from app.answers.views.reply import Reply
 from app.http.fields import (
     MAX_DESCRIPTION_CHARS,

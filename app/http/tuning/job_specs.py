@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from app.answers.naming import naming
-from app.errors import InvalidInput, NotFound
+from app.errors import InvalidInput, NotFound, naming
 from app.http.tuning.fine_tuning_schema import (
     DistillationMethod,
     JobRequest,

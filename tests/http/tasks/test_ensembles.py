@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.answers.ensembles import Combine, choose_text, combine_chances
 from app.answers.generating.labels import LabelChances
+from app.answers.targets import Combine, Ensemble, choose_text
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication
@@ -94,7 +94,7 @@ def test_a_vote_counts_each_members_own_label(own: LiveServer) -> None:
 
 def test_votes_that_tie_go_to_the_higher_average_and_its_label_stands_first(own: LiveServer) -> None:
     chances = [LabelChances((0.2, 0.35, 0.45), 1.0), LabelChances((0.1, 0.8, 0.1), 0.5)]
-    best, together = combine_chances(chances, Combine.VOTE)
+    best, together = Ensemble(()).combine_chances(chances, Combine.VOTE)
     assert (best, together.probabilities, together.mass) == (1, (0.0, 0.5, 0.5), 0.75)
     for text in INPUTS:
         said = _run(own, "two@1+2", input=text, combine="vote")

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from app.answers.call import Call
-from app.answers.finder import TaskFinder
 from app.answers.measuring.evaluation import Evaluator
+from app.answers.targets import TaskFinder
 from app.errors import DeadlineExceeded
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import evaluate

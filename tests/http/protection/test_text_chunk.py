@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.http.openai.chat_schema import ChatChunk, ChatChunkChoice, ChatDelta
 from app.http.openai.completions_schema import Completion, CompletionChoice
-from app.http.text_chunk import BLANK, TextChunk
+from app.http.protection.event_stream import BLANK, TextChunk
 
 HEAD: dict[str, Any] = {"id": "cmpl-1", "created": 1, "model": "raw@1", "system_fingerprint": "fp_1"}
 TEXTS = ["", "a", ' "quoted" \\ / ', "\n\r\t\b\f\0\x1f\x7f", "ä 漢 😀 \u2028 \ufffd", "</script>", BLANK, '":null}']
