@@ -36,7 +36,7 @@ from benchmarks.workloads import Workload
 
 NUM_DECISIONS = 256
 """Of the model of full size; the tiny one decides as many as a call may have."""
-NUM_REPEATS_OF_TINY = 2
+NUM_REPEATS_OF_TINY = 6
 """A load on the tiny model is over in a moment."""
 SETTLE_S = 0.1
 """What a server still does after its last answer counts too."""
