@@ -38,8 +38,8 @@ from app.http.protection.guard import Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
-from app.model.kernels import kernels_for
 from app.model.replacements import Replacements
+from app.model.threads import choose_num_threads
 from app.registry.registry import Registry
 from app.registry.store import open_store
 from app.sampling import SamplingParams
@@ -188,7 +188,7 @@ def load_backbone(settings: Settings) -> Backbone:
         device=settings.device,
         quantize=settings.quantize,
     )
-    if settings.threads is None:
+    if settings.threads is None and backbone.device.type == "cpu":
         choose_threads(backbone)
     return backbone
 
@@ -197,10 +197,9 @@ def load_backbone(settings: Settings) -> Backbone:
 def choose_threads(backbone: Backbone) -> None:
     """As many as compute some tokens soonest, for this thread and all that are begun later."""
     tokens = torch.zeros(1, NUM_TRIAL_TOKENS, dtype=torch.int64)
-    chosen = kernels_for(backbone.device).choose_num_threads(lambda: backbone.model(input_ids=tokens, use_cache=False))
-    if chosen is not None:
-        torch.set_num_threads(chosen[0])
-        logger.info("threads: %d (%s)", *chosen)
+    num_threads, reason = choose_num_threads(lambda: backbone.model(input_ids=tokens, use_cache=False))
+    torch.set_num_threads(num_threads)
+    logger.info("threads: %d (%s)", num_threads, reason)
 
 
 def size_engine(settings: Settings, backbone: Backbone) -> EngineConfig:

@@ -102,7 +102,7 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from app.model.kernels import usable_cores
+    from app.model.threads import usable_cores
 
     found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores are usable"
     return Finding("threads", True, found)

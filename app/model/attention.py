@@ -13,25 +13,23 @@ queries attend through block tables. Implementations share one signature, `Atten
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from app.errors import UnsupportedModel
-from app.model.kv_cache import KVCache
+from app.model.kv_cache import KVCache, KVShape
 from app.model.transfer import to_device
-
-if TYPE_CHECKING:
-    pass
 
 ATTENTION_NAME = "softswap"
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "AttentionBatch", float, int | None], torch.Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, "AttentionBatch", float, int | None], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +52,12 @@ class AttentionBatch:
 
     kv_cache: KVCache
     attend: Attend
-    slots: torch.Tensor
+    slots: Tensor
     query_lens: list[int]
     kv_lens: list[int]
-    block_tables: torch.Tensor
-    copies: list[tuple[torch.Tensor, torch.Tensor]]
-    true_kv_lens: torch.Tensor | None = None
+    block_tables: Tensor
+    copies: Sequence[tuple[Tensor, Tensor]] = ()
+    true_kv_lens: Tensor | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
@@ -73,7 +71,7 @@ class AttentionBatch:
         return list(pairwise(accumulate(self.query_lens, initial=0)))
 
     @cached_property
-    def cumulative_query_lens(self) -> torch.Tensor:
+    def cumulative_query_lens(self) -> Tensor:
         """(num_sequences + 1,) int32 on the device, as FlashAttention wants it."""
         device = self.slots.device
         if self.num_decodes == len(self.query_lens):
@@ -81,11 +79,23 @@ class AttentionBatch:
         return to_device(list(accumulate(self.query_lens, initial=0)), device, torch.int32)
 
     @cached_property
-    def kv_lens_tensor(self) -> torch.Tensor:
+    def kv_lens_tensor(self) -> Tensor:
         """(num_sequences,) int32 on the device."""
         if self.true_kv_lens is not None:
             return self.true_kv_lens
         return to_device(self.kv_lens, self.slots.device, torch.int32)
+
+    def runs(self, num_queries: int) -> list[tuple[int, int, int, int]]:
+        """The packed tokens in runs of at most that many queries of one sequence.
+
+        Returns: of each run its first packed token, its sequence, the keys its first query sees, its queries.
+        """
+        kv_lens = self.kv_lens if self.true_kv_lens is None else self.true_kv_lens.tolist()
+        return [
+            (token, i, kv_len - end + token + 1, min(num_queries, end - token))
+            for i, ((start, end), kv_len) in enumerate(zip(self.spans, kv_lens, strict=True))
+            for token in range(start, end, num_queries)
+        ]
 
 
 def register_attention() -> None:
@@ -97,7 +107,7 @@ def register_attention() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
 
 
-def no_mask(device: torch.device) -> torch.Tensor:
+def no_mask(device: torch.device) -> Tensor:
     """A four-dimensional mask, which transformers passes through untouched (`masking_utils`, early exit).
 
     The packed forward needs none: who sees whom follows from the batch.
@@ -107,16 +117,16 @@ def no_mask(device: torch.device) -> torch.Tensor:
 
 def attention_forward(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     batch: AttentionBatch | None = None,
     sliding_window: int | None = None,
-    meet: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    meet: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """What every attention layer calls.
 
     Args:
@@ -144,7 +154,7 @@ def attention_forward(
     return packed.unsqueeze(0), None
 
 
-def _write(blocks: torch.Tensor, rows: torch.Tensor, batch: AttentionBatch) -> None:
+def _write(blocks: Tensor, rows: Tensor, batch: AttentionBatch) -> None:
     """Store (num_tokens, num_kv_heads, head_dim) rows at their slots, then hand on the tails of prefixes."""
     flat = blocks.flatten(0, 1)
     flat.index_copy_(0, batch.slots, rows.to(flat.dtype))
@@ -153,13 +163,8 @@ def _write(blocks: torch.Tensor, rows: torch.Tensor, batch: AttentionBatch) -> N
 
 
 def attend_reference(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+    query: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float, window: int | None
+) -> Tensor:
     """softmax(q k^T * scale + mask) v, one sequence after another, in float32 (Vaswani et al. 2017, section 3.2.1).
 
     Args:
@@ -182,14 +187,24 @@ def attend_reference(
     return torch.cat(outputs)
 
 
+def largest_error(attend: Attend, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
+    """The largest difference to the reference in small batches: code compiled here has been seen by no test."""
+    generator, errors = torch.Generator().manual_seed(0), []
+    for query_lens in ([1, 1, 1], [1, 2, 70]):
+        cache = KVCache(KVShape(1, 2, head_dim), num_blocks=40, block_size=16, dtype=dtype, device=device)
+        cache.blocks.copy_(torch.randn(cache.blocks.shape, generator=generator))
+        tables = torch.arange(1, 40, dtype=torch.int32, device=device).view(3, 13)
+        query = torch.randn(sum(query_lens), 8, head_dim, generator=generator).to(device, dtype)
+        for window in (None, 50):
+            batch = AttentionBatch(cache, attend, tables, query_lens, [1, 90, 200], tables)
+            arguments = (query, *cache.layers[0], batch, head_dim**-0.5, window)
+            errors.append(float((attend(*arguments) - attend_reference(*arguments)).abs().max()))
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)
+
+
 def attend_sdpa(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+    query: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float, window: int | None
+) -> Tensor:
     """The same as `attend_reference` through `scaled_dot_product_attention`."""
     num_decodes = batch.num_decodes
     outputs = []
@@ -205,9 +220,7 @@ def attend_sdpa(
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _attend_chunk(
-    query: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
-) -> torch.Tensor:
+def _attend_chunk(query: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
     """(length, heads, dim) queries on (1, kv_len, kv_heads, dim) keys; a group's heads are stacked as more queries."""
     length, num_heads, head_dim = query.shape
     num_kv_heads = k.shape[2]
@@ -219,13 +232,8 @@ def _attend_chunk(
 
 
 def _attend_decodes(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+    query: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float, window: int | None
+) -> Tensor:
     """One query per sequence, all sequences in one call, keys padded to the longest."""
     num_sequences, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
@@ -239,7 +247,7 @@ def _attend_decodes(
     return out.reshape(num_sequences, num_heads, head_dim)
 
 
-def _gather(blocks: torch.Tensor, block_tables: torch.Tensor, kv_len: int) -> torch.Tensor:
+def _gather(blocks: Tensor, block_tables: Tensor, kv_len: int) -> Tensor:
     """(num_sequences, kv_len, num_kv_heads, head_dim): the first `kv_len` tokens of each table."""
     _, block_size, num_kv_heads, head_dim = blocks.shape
     tables = block_tables[:, : -(-kv_len // block_size)]
@@ -247,7 +255,7 @@ def _gather(blocks: torch.Tensor, block_tables: torch.Tensor, kv_len: int) -> to
     return rows.view(len(tables), -1, num_kv_heads, head_dim)[:, :kv_len]
 
 
-def _visible(query_len: int, kv_len: int, window: int | None, device: torch.device) -> torch.Tensor:
+def _visible(query_len: int, kv_len: int, window: int | None, device: torch.device) -> Tensor:
     """(query_len, kv_len) bool: which token each of the last `query_len` tokens may see."""
     q = torch.arange(kv_len - query_len, kv_len, device=device)[:, None]
     k = torch.arange(kv_len, device=device)[None, :]
@@ -255,7 +263,7 @@ def _visible(query_len: int, kv_len: int, window: int | None, device: torch.devi
     return visible if window is None else visible & (k > q - window)
 
 
-def _decode_mask(kv_lens: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
+def _decode_mask(kv_lens: Tensor, width: int, window: int | None) -> Tensor:
     """(num_sequences, 1, 1, width) bool."""
     k = torch.arange(width, device=kv_lens.device)[None, :]
     lens = kv_lens[:, None]

@@ -6,7 +6,7 @@ implementation; no other module of the package imports anything from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,13 +40,6 @@ class Kernels:
         """
         return Replacements(), "torch's own (the model is not on a CPU)"
 
-    def choose_num_threads(self, work: Callable[[], object]) -> tuple[int, str] | None:
-        """How many of the host's threads compute; None leaves torch's own number.
-
-        Args: work: something like what will be computed, some milliseconds long.
-        """
-        return None
-
     def capture(self, compute: Replay, sizes: Sequence[int]) -> Replay:
         """What computes the same from the same buffers, for these sizes. Raises RuntimeError: it cannot be captured."""
         return compute
@@ -63,10 +56,3 @@ def kernels_for(device: torch.device) -> Kernels:
 
         return CudaKernels(device)
     return Kernels()
-
-
-def usable_cores() -> int:
-    """Cores of this machine that the process may keep busy."""
-    from app.model.cpu import thread_choice
-
-    return thread_choice.usable_cores()

@@ -192,7 +192,7 @@ def test_a_stop_string_ends_it(is_included: bool) -> None:
 
 
 def _byte_of(token_id: int) -> int:
-    from app.model.tokenizer import token_bytes
+    from app.engine.output.detokenizer import token_bytes
 
     return token_bytes(byte_tokenizer(), token_id)[0]
 

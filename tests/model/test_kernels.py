@@ -73,5 +73,5 @@ def test_a_device_without_kernels_gets_torchs_own() -> None:
 
     assert plain.choose_attend(torch.float32, 64)[0] is attend_sdpa
     assert not plain.choose_replacements(model, tiny_backbone().kv_shape)[0].module_to_forward
-    assert (plain.block_multiple(torch.float32, 64), plain.choose_num_threads(lambda: None)) == (1, None)
+    assert plain.block_multiple(torch.float32, 64) == 1
     assert plain.capture(compute, [1, 2]) is compute

@@ -1,7 +1,9 @@
-"""Detokenizer: turns ids into text as they come, and finds stop strings."""
+"""Detokenizer: turns ids into text as they come, and finds stop strings; token_bytes: what single tokens look like."""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
 NUM_CONTEXT_TOKENS = 8
 MAX_UNFINISHED_TOKENS = 16
 UNFINISHED = "\ufffd"
+SENTENCEPIECE_SPACE = "\u2581"
+BYTE_TOKEN = re.compile(r"^<0x([0-9A-F]{2})>$")
 
 
 class Detokenizer:
@@ -107,3 +111,29 @@ def _num_shared(first: str, second: str) -> int:
     if second.startswith(first):
         return len(first)
     return next(i for i, pair in enumerate(zip_longest(first, second)) if pair[0] != pair[1])
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
+    """The bytes of a token: byte-level, byte-fallback and sentencepiece vocabularies; special tokens as text."""
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        return b""
+    if token_id in tokenizer.added_tokens_decoder:
+        return str(token).encode()
+    if match := BYTE_TOKEN.match(token):
+        return bytes([int(match[1], 16)])
+    if SENTENCEPIECE_SPACE in token:
+        return token.replace(SENTENCEPIECE_SPACE, " ").encode()
+    table = _byte_level_table()
+    if all(character in table for character in token):
+        return bytes(table[character] for character in token)
+    return str(token).encode()
+
+
+@lru_cache(maxsize=1)
+def _byte_level_table() -> dict[str, int]:
+    """Character to byte, as GPT-2's vocabulary writes bytes (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + i): byte for i, byte in enumerate(others)}

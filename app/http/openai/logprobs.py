@@ -6,9 +6,9 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from app.engine.output.detokenizer import token_bytes
 from app.http.openai.chat_schema import ChatLogprobs, TokenLogprobs, TopLogprob
 from app.http.openai.completions_schema import Logprobs
-from app.model.tokenizer import token_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -19,8 +19,7 @@ from torch import nn
 from app.model.attention import AttentionBatch, attend_reference
 from app.model.cpu.compiled_attention import MAX_WINDOW, runs_of
 from app.model.cpu.compiled_linear import MultiplyJob, Weights, address, dtype_of, is_linear, macros_for
-from app.model.cpu.compiler import C_FOLDER, load_library
-from app.model.cpu.team import find_team
+from app.model.cpu.compiler import C_FOLDER, find_team, load_library
 from app.model.kv_cache import KVCache, KVShape
 from app.model.loading.exactness import BLOCK_SIZE, compute_packed
 from app.model.loading.quantized_linear import QuantizedLinear

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from app.model.cpu.compiler import C_FOLDER, CompilationError, load_library
-from app.model.cpu.team import find_team
+from app.model.cpu.compiler import C_FOLDER, CompilationError, find_team, load_library
 from app.model.loading.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
 

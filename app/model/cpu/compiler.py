@@ -1,5 +1,7 @@
 """Compiled C: source files of this package, built on first use with the machine's own compiler and loaded by ctypes.
 
+Their functions are run by the threads torch computes with (`find_team`).
+
 torch has a loader of its own (`torch.utils.cpp_extension.load`), but it compiles torch's C++ headers along: 20-40 s,
 while a plain C file takes a fifth of a second.
 """
@@ -12,8 +14,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 C_FOLDER = Path(__file__).with_name("csrc")
 COMPILERS = ("cc", "gcc", "clang")
@@ -44,6 +48,24 @@ def load_library(sources: Sequence[Path], macros: Mapping[str, int]) -> ctypes.C
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise CompilationError(f"the compiled library cannot be kept or loaded: {error}") from error
+
+
+@cache
+def find_team() -> Any:
+    """`GOMP_parallel(function, argument, num_threads, flags)` of the OpenMP runtime torch computes with.
+
+    Compiled libraries link none and hold no OpenMP code: a second runtime's threads would spin against the first's.
+    GCC's and LLVM's runtimes both have this entry, and importing torch makes its symbols global.
+
+    Raises: CompilationError.
+    """
+    try:
+        run_in_team = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, TypeError) as error:
+        raise CompilationError("torch's OpenMP runtime was not found") from error
+    run_in_team.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    run_in_team.restype = None
+    return run_in_team
 
 
 def _find_compiler() -> str:

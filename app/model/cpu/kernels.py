@@ -1,23 +1,31 @@
-"""CpuKernels: the choice among what is compiled for this machine's CPU."""
+"""CpuKernels: the choice among what is compiled for this machine's CPU, by measuring both ways at the start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from app.model.attention import Attend, attend_sdpa
+from app.model.attention import Attend, AttentionBatch, attend_sdpa
 from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiled_layer import CompiledLayer, compile_layers
+from app.model.cpu.compiled_linear import compile_linears, dtype_of, is_linear
 from app.model.cpu.compiler import CompilationError
-from app.model.cpu.replacement_choice import choose_replacements
-from app.model.cpu.thread_choice import choose_num_threads
 from app.model.kernels import Kernels
 from app.model.kv_cache import KVShape
-from app.model.replacements import Replacements
+from app.model.loading.exactness import BLOCK_SIZE
+from app.model.replacements import Forward, Replacements
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+NUM_ROWS = (1, 8, 64)
+"""Tokens in a step when it is measured: one sequence, some, many."""
+NUM_ROUNDS = 3
 
 
 class CpuKernels(Kernels):
@@ -32,8 +40,75 @@ class CpuKernels(Kernels):
     def choose_replacements(
         self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
     ) -> tuple[Replacements, str]:
-        attend = attend or self.choose_attend(model.dtype, shape.head_dim)[0]
-        return choose_replacements(model, shape, with_attention=attend.__name__ == "attend_compiled")
+        """One way for all layers and numbers of rows, so that no result depends on how many rows there are.
 
-    def choose_num_threads(self, work: Callable[[], object]) -> tuple[int, str]:
-        return choose_num_threads(work)
+        Whole decoder layers bring the C code's attention along: with another one, only linear layers are replaced.
+        """
+        attend = attend or self.choose_attend(model.dtype, shape.head_dim)[0]
+        try:
+            linears = compile_linears(model)
+            layers = compile_layers(model, shape) if attend.__name__ == "attend_compiled" else []
+        except CompilationError as error:
+            return Replacements(), f"torch's own ({error})"
+        if not linears:
+            return Replacements(), "torch's own (the model's layers are of a class of its own)"
+        ratio = _measure_layer(layers[0]) if layers else _measure_linears(linears)
+        reason = f"{ratio:.2f} times as fast as torch's own"
+        if ratio <= 1:
+            return Replacements(), f"torch's own (C is {reason})"
+        inside = {module for compiled in layers for module in compiled.layer.modules()}
+        others = {linear: forward for linear, forward in linears.items() if linear not in inside}
+        forwards = {compiled.layer: compiled.forward for compiled in layers} | others
+        return Replacements(forwards), f"{len(layers)} decoder and {len(others)} linear layers compiled ({reason})"
+
+
+@torch.inference_mode()
+def _measure_layer(compiled: CompiledLayer) -> float:
+    """How many times as fast as the layer's own forward the compiled one is."""
+    calls = [_decode_call(compiled, num_rows) for num_rows in NUM_ROWS]
+    return _ratio([(partial(compiled.layer, *a, **k), partial(compiled.forward, *a, **k)) for a, k in calls])
+
+
+def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Tensor], dict[str, Any]]:
+    """What the layer is called with if that many sequences, all alike, add a token each."""
+    (rows,), keywords = compiled.arguments, compiled.keywords
+    kv_cache = keywords["batch"].kv_cache
+    keys = kv_cache.layers[0][0]
+    batch = AttentionBatch(
+        kv_cache=kv_cache,
+        attend=compile_attention(keys.dtype, keys.shape[-1]),
+        slots=torch.full((num_rows,), BLOCK_SIZE),
+        query_lens=[1] * num_rows,
+        kv_lens=[1] * num_rows,
+        block_tables=torch.ones(num_rows, 1, dtype=torch.int32),
+    )
+    positions = tuple(each[:, :1].repeat(1, num_rows, 1) for each in keywords["position_embeddings"])
+    return (rows[:, :1].repeat(1, num_rows, 1),), {**keywords, "batch": batch, "position_embeddings": positions}
+
+
+@torch.inference_mode()
+def _measure_linears(linears: Mapping[nn.Module, Forward]) -> float:
+    """How many times as fast as their own forward the replacements are, over one layer of each shape."""
+    shape_to_layer = {(layer.in_features, layer.out_features): layer for layer in filter(is_linear, linears)}
+    inputs = [
+        (layer, torch.ones(num_rows, layer.in_features, dtype=dtype_of(layer)))
+        for layer in shape_to_layer.values()
+        for num_rows in NUM_ROWS
+    ]
+    return _ratio([(partial(layer, rows), partial(linears[layer], rows)) for layer, rows in inputs])
+
+
+def _ratio(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]]) -> float:
+    """Seconds of the first ones over those of the second ones, each the best of some rounds, in turns."""
+    first_s = second_s = 0.0
+    for first, second in pairs:
+        times = [(_seconds(first), _seconds(second)) for _ in range(NUM_ROUNDS)]
+        first_s += min(one for one, _ in times)
+        second_s += min(other for _, other in times)
+    return first_s / second_s
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

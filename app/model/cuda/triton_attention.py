@@ -14,6 +14,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from app.model.attention import AttentionBatch
 from app.model.transfer import to_device
@@ -115,13 +116,8 @@ def _join(  # type: ignore[no-untyped-def]
 
 
 def attend_triton(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+    query: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float, window: int | None
+) -> Tensor:
     """The same as `attend_reference`."""
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
@@ -154,27 +150,6 @@ def attend_triton(
     return output
 
 
-def check_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
-    """The largest difference to the reference on a small batch: no test has seen this device.
-
-    Raises: RuntimeError and whatever else Triton raises if it cannot compile.
-    """
-    from app.model.attention import attend_reference
-    from app.model.kv_cache import KVCache, KVShape
-
-    errors = []
-    for query_lens in ([1, 1, 1], [1, 2, 70]):
-        cache = KVCache(KVShape(1, 2, head_dim), num_blocks=40, block_size=16, dtype=dtype, device=device)
-        cache.blocks.normal_()
-        tables = torch.arange(1, 40, dtype=torch.int32, device=device).view(3, 13)
-        batch = AttentionBatch(cache, attend_triton, tables, query_lens, [1, 90, 200], tables, [])
-        query = torch.randn(sum(query_lens), 8, head_dim, device=device).to(dtype)
-        for window in (None, 50):
-            arguments = (query, *cache.layers[0], batch, head_dim**-0.5, window)
-            errors.append(float((attend_triton(*arguments) - attend_reference(*arguments)).abs().max()))
-    return max(errors)
-
-
 def _rows(group: int, *, is_decode: bool) -> tuple[int, int]:
     """(rows of a program's product, tokens it holds the queries of)."""
     num_rows = max(MIN_ROWS if is_decode else MAX_ROWS, triton.next_power_of_2(group))
@@ -187,15 +162,10 @@ def _num_splits(num_programs: int, max_kv_len: int) -> int:
     return int(2 ** math.floor(math.log2(max(1.0, wanted))))
 
 
-def _runs(batch: AttentionBatch, num_queries: int) -> torch.Tensor:
+def _runs(batch: AttentionBatch, num_queries: int) -> Tensor:
     """What `_attend` calls runs; each of at most that many queries."""
     device = batch.block_tables.device
     if batch.num_decodes == len(batch.query_lens):
         order = torch.arange(batch.num_decodes, dtype=torch.int32, device=device)
         return torch.stack([order, order, batch.kv_lens_tensor, torch.ones_like(order)], 1)
-    runs = [
-        (token, i, kv_len - end + token + 1, min(num_queries, end - token))
-        for i, ((start, end), kv_len) in enumerate(zip(batch.spans, batch.kv_lens, strict=True))
-        for token in range(start, end, num_queries)
-    ]
-    return to_device(runs, device, torch.int32)
+    return to_device(batch.runs(num_queries), device, torch.int32)

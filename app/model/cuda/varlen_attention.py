@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import torch
+from torch import Tensor
 
 from app.model.attention import AttentionBatch
 
@@ -15,12 +16,8 @@ def can_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether `attend_varlen` can run; its blocks must hold a multiple of BLOCK_MULTIPLE tokens."""
     is_half = dtype in (torch.float16, torch.bfloat16)
     is_flash = device.type == "cuda" and is_half and head_dim <= 256 and head_dim % 8 == 0
-    return is_flash and _is_ampere_or_newer(device) and has_paged_varlen()
-
-
-def _is_ampere_or_newer(device: torch.device) -> bool:
-    """What FlashAttention asks of a CUDA device."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    is_ampere_or_newer = is_flash and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_ampere_or_newer and has_paged_varlen()
 
 
 def has_paged_varlen() -> bool:
@@ -34,13 +31,8 @@ def has_paged_varlen() -> bool:
 
 
 def attend_varlen(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    batch: AttentionBatch,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+    query: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float, window: int | None
+) -> Tensor:
     """The same as `attend_reference` through FlashAttention in torch; blocks must be multiples of 256 tokens."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -62,5 +54,5 @@ def attend_varlen(
         seqused_k=batch.kv_lens_tensor,
         block_table=batch.block_tables,
     )
-    assert isinstance(output, torch.Tensor)
+    assert isinstance(output, Tensor)
     return output

@@ -44,7 +44,7 @@ def test_no_second_openmp_runtime_comes_into_the_process() -> None:
 
 @needs_compiler
 def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = copytree(C_FOLDER, tmp_path / "csrc") / "attend.c"
+    wrong = copytree(C_FOLDER, tmp_path / C_FOLDER.name) / "attend.c"
     wrong.write_text(wrong.read_text().replace("? num_seen - window", "? num_seen - window + 1"))
     monkeypatch.setattr(compiled_attention, "SOURCE", wrong)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

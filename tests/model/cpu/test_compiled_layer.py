@@ -82,7 +82,7 @@ def test_a_layer_gives_what_it_gives_without_c(num_threads: int) -> None:
 
 
 def test_code_that_computes_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = copytree(C_FOLDER, tmp_path / "csrc")
+    folder = copytree(C_FOLDER, tmp_path / C_FOLDER.name)
     wrong = folder / "layer.c"
     wrong.write_text(wrong.read_text().replace("head[e] = b *", "head[e] = a *"))
     monkeypatch.setattr(compiled_layer, "SOURCES", [folder / source.name for source in compiled_layer.SOURCES])

@@ -66,7 +66,7 @@ def test_what_is_not_a_number_stays_so_in_its_own_row(dtype: torch.dtype) -> Non
 def test_code_that_computes_something_else_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_quantized: bool
 ) -> None:
-    wrong = copytree(C_FOLDER, tmp_path / "csrc") / "multiply.c"
+    wrong = copytree(C_FOLDER, tmp_path / C_FOLDER.name) / "multiply.c"
     wrong.write_text(wrong.read_text().replace("widen_one(weights->bias[column + c])", "widen_one(weights->bias[c])"))
     monkeypatch.setattr(compiled_linear, "SOURCE", wrong)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from app.model.attention import attend_reference
+from app.model.attention import attend_reference, largest_error
 from tests.model.test_attention import make_batch
 
 pytest.importorskip("triton", reason="needs Triton, which has wheels for Linux only")
@@ -18,7 +18,6 @@ from app.model.cuda.triton_attention import (
     _num_splits,
     _rows,
     attend_triton,
-    check_triton,
 )
 
 pytestmark = pytest.mark.slow
@@ -76,7 +75,7 @@ def test_true_lengths_on_the_device_stand_over_what_they_can_become() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter cannot compute with bfloat16
 def test_the_check_at_the_start_passes(dtype: torch.dtype) -> None:
-    assert check_triton(DEVICE, dtype, 64) < (1e-5 if dtype == torch.float32 else 0.01)
+    assert largest_error(attend_triton, DEVICE, dtype, 64) < (1e-5 if dtype == torch.float32 else 0.01)
 
 
 def test_keys_are_split_only_where_programs_are_few() -> None:

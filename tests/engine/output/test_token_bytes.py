@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from app.model.tokenizer import token_bytes
+from app.engine.output.detokenizer import token_bytes
 from tests.engine.output.test_detokenizer import sentencepiece_tokenizer
 from tests.support.models import byte_tokenizer
 

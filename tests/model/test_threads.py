@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 import torch
 
-from app.model.cpu.thread_choice import choose_num_threads, physical_cores, usable_cores
+from app.model.threads import choose_num_threads, physical_cores, usable_cores
 
 CPUS = {0, 1, 2, 3, 4, 5, 6, 7}
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.model.cpu import replacement_choice
+from app.model.attention import attend_sdpa
+from app.model.cpu import kernels
 from app.model.cpu.compiler import CompilationError
-from app.model.cpu.replacement_choice import choose_replacements
+from app.model.cpu.kernels import CpuKernels
 from tests.support.compiled import needs_compiler
 from tests.support.models import tiny_backbone
 
@@ -12,14 +13,15 @@ from tests.support.models import tiny_backbone
 def choose(architecture: str = "llama", *, with_attention: bool = True) -> tuple[list[str], str]:
     """The classes that are replaced, and why."""
     backbone = tiny_backbone(architecture)
-    chosen, reason = choose_replacements(backbone.model, backbone.kv_shape, with_attention=with_attention)
+    attend = None if with_attention else attend_sdpa
+    chosen, reason = CpuKernels().choose_replacements(backbone.model, backbone.kv_shape, attend)
     return sorted({type(module).__name__ for module in chosen.module_to_forward}), reason
 
 
 @needs_compiler
 @pytest.mark.parametrize(("ratio", "wanted"), [(1.5, ["Linear", "LlamaDecoderLayer"]), (0.9, [])])
 def test_the_faster_way_is_chosen(ratio: float, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replacement_choice, "_ratio", lambda _: ratio)
+    monkeypatch.setattr(kernels, "_ratio", lambda _: ratio)
     replaced, reason = choose()
     assert replaced == wanted
     assert f"{ratio:.2f} times" in reason
@@ -27,7 +29,7 @@ def test_the_faster_way_is_chosen(ratio: float, wanted: list[str], monkeypatch: 
 
 @needs_compiler
 def test_layers_with_another_attention_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replacement_choice, "_ratio", lambda _: 2.0)
+    monkeypatch.setattr(kernels, "_ratio", lambda _: 2.0)
     assert choose(with_attention=False)[0] == ["Linear"]
 
 
@@ -41,5 +43,5 @@ def test_without_a_compiler_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPa
     def compile_linears(_: object) -> None:
         raise CompilationError("no C compiler was found")
 
-    monkeypatch.setattr(replacement_choice, "compile_linears", compile_linears)
+    monkeypatch.setattr(kernels, "compile_linears", compile_linears)
     assert choose() == ([], "torch's own (no C compiler was found)")
