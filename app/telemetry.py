@@ -42,7 +42,10 @@ _HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 
 
 class Metrics:
-    """Every series that this program exports, in a registry of its own. Safe to call from any thread."""
+    """Every series that this program exports, in a registry of its own. Safe to call from any thread.
+
+    A series that takes one value at a time is public; methods are for what needs more than that.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -54,21 +57,21 @@ class Metrics:
         self._define_tuning()
 
     def _define_step(self) -> None:
-        self._running = self._gauge("num_requests_running", "Sequences in the batch")
-        self._waiting = self._gauge("num_requests_waiting", "Sequences waiting to be admitted")
-        self._kv_usage = self._gauge("kv_cache_usage_perc", "Share of key-value blocks in use; 1 is all of them")
-        self._prompt_tokens = self._counter("prompt_tokens", "Text tokens whose keys and values were computed")
-        self._generation_tokens = self._counter("generation_tokens", "Tokens generated")
-        self._preemptions = self._counter("num_preemptions", "Sequences preempted because blocks ran out")
-        self._prefix_queries = self._counter("prefix_cache_queries", "Tokens looked up in the prefix cache")
-        self._prefix_hits = self._counter("prefix_cache_hits", "Tokens found in the prefix cache")
-        self._prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
-        self._prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
-        self._warmed = self._counter("prompts_warmed", "Task prompts computed or read before a request asked for them")
-        self._drafts = self._counter("spec_decode_num_draft_tokens", "Tokens guessed from the text before them")
-        self._accepted = self._counter("spec_decode_num_accepted_tokens", "Those the model chose too")
-        self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
-        self._step = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
+        self.running = self._gauge("num_requests_running", "Sequences in the batch")
+        self.waiting = self._gauge("num_requests_waiting", "Sequences waiting to be admitted")
+        self.kv_usage = self._gauge("kv_cache_usage_perc", "Share of key-value blocks in use; 1 is all of them")
+        self.prompt_tokens = self._counter("prompt_tokens", "Text tokens whose keys and values were computed")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
+        self.preemptions = self._counter("num_preemptions", "Sequences preempted because blocks ran out")
+        self.prefix_queries = self._counter("prefix_cache_queries", "Tokens looked up in the prefix cache")
+        self.prefix_hits = self._counter("prefix_cache_hits", "Tokens found in the prefix cache")
+        self.prefix_loads = self._counter("prefix_store_loads", "Task prompts read from the store, not computed")
+        self.prefix_bytes = self._gauge("prefix_store_bytes", "Size of the store's files")
+        self.warmed = self._counter("prompts_warmed", "Task prompts computed or read before a request asked for them")
+        self.drafts = self._counter("spec_decode_num_draft_tokens", "Tokens guessed from the text before them")
+        self.accepted_drafts = self._counter("spec_decode_num_accepted_tokens", "Those the model chose too")
+        self.iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of one step", _ITERATION_BUCKETS)
+        self.step_seconds = self._histogram("step_duration_seconds", "Time of one engine step", _INTER_TOKEN_BUCKETS)
 
     def _define_finished(self) -> None:
         self._success = self._counter("request_success", "Sequences that ended", ["finished_reason"])
@@ -76,7 +79,7 @@ class Metrics:
         self._task_prompt = self._counter("task_prompt_tokens", "Text tokens of ended sequences", ["task"])
         self._task_generation = self._counter("task_generation_tokens", "Tokens generated for a task", ["task"])
         self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to first token", _TTFT_BUCKETS)
-        self._inter_token = self._histogram(
+        self.inter_token = self._histogram(
             "inter_token_latency_seconds", "Time between two tokens of a sequence", _INTER_TOKEN_BUCKETS
         )
         self._e2e = self._histogram("e2e_request_latency_seconds", "Arrival to last token", _REQUEST_BUCKETS)
@@ -92,76 +95,29 @@ class Metrics:
             "request_generation_tokens", "Tokens generated for a sequence", _TOKEN_BUCKETS
         )
         self._max_tokens = self._histogram("request_params_max_tokens", "max_tokens of a sequence", _TOKEN_BUCKETS)
-        self._rejections = self._counter("admission_rejections", "Sequences refused on arrival", ["reason"])
+        self.rejections = self._counter("admission_rejections", "Sequences refused on arrival", ["reason"])
 
     def _define_http(self) -> None:
         self._http = self._counter("http_requests", "HTTP responses", ["method", "route", "status"])
         self._http_time = self._histogram(
             "http_request_duration_seconds", "First byte in to last byte out", _HTTP_BUCKETS, ["method", "route"]
         )
-        self._cancelled = self._counter("client_disconnects", "Requests whose client left early")
-        self._label_mass = self._histogram(
+        self.clients_left = self._counter("client_disconnects", "Requests whose client left early")
+        self.label_mass = self._histogram(
             "decision_label_mass", "Probability of all labels together, before normalizing", _SHARE_BUCKETS
         )
 
     def _define_tuning(self) -> None:
-        self._tuning = self._counter("tuning_device_seconds", "Time that the device spent on tuning")
+        self.tuning_seconds = self._counter("tuning_device_seconds", "Time that the device spent on tuning")
         self._jobs = self._gauge("num_tuning_jobs", "Tuning jobs that have not ended", ["status"])
-        self._jobs_ended = self._counter("tuning_jobs", "Tuning jobs that ended", ["status"])
-        self._updates = self._counter("tuning_updates", "Updates, each of all prompts of its job")
-        self._trained = self._counter("tuning_tokens", "Example tokens, once for each prompt trained on them")
-
-    def observe_tuning(self, duration_s: float) -> None:
-        self._tuning.inc(duration_s)
-
-    def observe_warmed(self) -> None:
-        self._warmed.inc()
+        self.jobs_ended = self._counter("tuning_jobs", "Tuning jobs that ended", ["status"])
+        self.tuning_updates = self._counter("tuning_updates", "Updates, each of all prompts of its job")
+        self.tuning_tokens = self._counter("tuning_tokens", "Example tokens, once for each prompt trained on them")
 
     def observe_jobs(self, status_to_num: Mapping[str, int]) -> None:
         """How many jobs there are now in each status that is not final."""
         for status, num_jobs in status_to_num.items():
             self._jobs.labels(status).set(num_jobs)
-
-    def observe_job_ended(self, status: str) -> None:
-        self._jobs_ended.labels(status).inc()
-
-    def observe_learning(self, *, num_updates: int, num_tokens: int) -> None:
-        """What a job did since the last call. What is repeated after a crash counts again."""
-        self._updates.inc(num_updates)
-        self._trained.inc(num_tokens)
-
-    def observe_load(self, *, num_running: int, num_waiting: int, kv_cache_usage: float) -> None:
-        """The load now. Args: kv_cache_usage: 0 to 1."""
-        self._running.set(num_running)
-        self._waiting.set(num_waiting)
-        self._kv_usage.set(kv_cache_usage)
-
-    def observe_step(
-        self,
-        *,
-        num_prompt_tokens: int,
-        num_generation_tokens: int,
-        num_preemptions: int,
-        num_prefix_queries: int,
-        num_prefix_hits: int,
-        num_prefix_loads: int,
-        num_stored_bytes: int,
-        step_s: float,
-    ) -> None:
-        """One engine step."""
-        self._prompt_tokens.inc(num_prompt_tokens)
-        self._generation_tokens.inc(num_generation_tokens)
-        self._preemptions.inc(num_preemptions)
-        self._prefix_queries.inc(num_prefix_queries)
-        self._prefix_hits.inc(num_prefix_hits)
-        self._prefix_loads.inc(num_prefix_loads)
-        self._prefix_bytes.set(num_stored_bytes)
-        self._iteration_tokens.observe(num_prompt_tokens + num_generation_tokens)
-        self._step.observe(step_s)
-
-    def observe_guesses(self, num_guessed: int, num_right: int) -> None:
-        self._drafts.inc(num_guessed)
-        self._accepted.inc(num_right)
 
     def observe_finished(
         self,
@@ -196,24 +152,10 @@ class Metrics:
             if value is not None:
                 histogram.observe(value)
 
-    def observe_inter_token(self, latencies_s: Sequence[float]) -> None:
-        for latency_s in latencies_s:
-            self._inter_token.observe(latency_s)
-
-    def observe_rejected(self, reason: str) -> None:
-        """Args: reason: one word of a small fixed set, such as "queue_full"."""
-        self._rejections.labels(reason).inc()
-
     def observe_http(self, *, method: str, route: str, status: int, duration_s: float) -> None:
         """Args: route: the matched route's path template, never the path a client sent."""
         self._http.labels(method, route, str(status)).inc()
         self._http_time.labels(method, route).observe(duration_s)
-
-    def observe_client_left(self) -> None:
-        self._cancelled.inc()
-
-    def observe_label_mass(self, mass: float) -> None:
-        self._label_mass.observe(mass)
 
     def render(self) -> bytes:
         """The Prometheus text exposition of every series."""

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.engine.observer import Observer
 from app.telemetry import MAX_LABEL_VALUES, JsonFormatter, Metrics, PlainFormatter, request_id
 
 
@@ -24,12 +27,13 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_series_carry_vllm_suffixes() -> None:
     metrics = Metrics()
-    metrics.observe_load(num_running=2, num_waiting=3, kv_cache_usage=0.5)
-    metrics.observe_step(
-        num_prompt_tokens=10, num_generation_tokens=4, num_preemptions=1, num_prefix_queries=20, num_prefix_hits=20,
-        num_prefix_loads=2, num_stored_bytes=4096,
-        step_s=0.01,
-    )  # fmt: skip
+    stats = SimpleNamespace(num_running=2, num_waiting=3, num_free_blocks=4, num_blocks=8, num_stored_bytes=4096)
+    batch = SimpleNamespace(
+        num_text_tokens=10, num_prefix_queries=20, num_prefix_hits=20, loads=[SimpleNamespace(is_stored=True)] * 2
+    )
+    Observer(metrics, time.monotonic).stepped(
+        batch, stats, num_generated_tokens=4, num_preemptions=1, started_s=time.monotonic()
+    )
     _finish(metrics, "sentiment")
     samples = _samples(metrics)
     assert samples["softswap_num_requests_running", ()] == 2

@@ -42,34 +42,31 @@ class Observer:
 
     def chose(self, sequences: Iterable[Sequence]) -> None:
         """Sequences got a token each; the time since the previous one counts for those that had one."""
-        now_s, latencies_s = self._clock(), []
+        now_s = self._clock()
         for sequence in sequences:
             if sequence.last_token_s is not None:
-                latencies_s.append(now_s - sequence.last_token_s)
+                self._metrics.inter_token.observe(now_s - sequence.last_token_s)
             sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
             sequence.last_token_s = now_s
-        if latencies_s:
-            self._metrics.observe_inter_token(latencies_s)
 
     def speculated(self, num_proposed: int, num_accepted: int) -> None:
         """Tokens of a step that were proposed, and those of them that the model chose too."""
-        self._metrics.observe_guesses(num_proposed, num_accepted)
+        self._metrics.drafts.inc(num_proposed)
+        self._metrics.accepted_drafts.inc(num_accepted)
 
     def warmed(self) -> None:
         """A prompt was computed, or read, before any request asked for it."""
-        self._metrics.observe_warmed()
+        self._metrics.warmed.inc()
 
     def lent(self, duration_s: float) -> None:
         """The device worked for tuning that long."""
-        self._metrics.observe_tuning(duration_s)
+        self._metrics.tuning_seconds.inc(duration_s)
 
     def changed(self, stats: EngineStats) -> None:
         """Sequences came or went."""
-        self._metrics.observe_load(
-            num_running=stats.num_running,
-            num_waiting=stats.num_waiting,
-            kv_cache_usage=1 - stats.num_free_blocks / stats.num_blocks,
-        )
+        self._metrics.running.set(stats.num_running)
+        self._metrics.waiting.set(stats.num_waiting)
+        self._metrics.kv_usage.set(1 - stats.num_free_blocks / stats.num_blocks)
 
     def stepped(
         self,
@@ -82,13 +79,13 @@ class Observer:
     ) -> None:
         """A step ended. The last three arguments are of this step alone; the tokens are those that it handed out."""
         self.changed(stats)
-        self._metrics.observe_step(
-            num_prompt_tokens=batch.num_text_tokens,
-            num_generation_tokens=num_generated_tokens,
-            num_preemptions=num_preemptions,
-            num_prefix_queries=batch.num_prefix_queries,
-            num_prefix_hits=batch.num_prefix_hits,
-            num_prefix_loads=sum(prefix.is_stored for prefix in batch.loads),
-            num_stored_bytes=stats.num_stored_bytes,
-            step_s=self._clock() - started_s,
-        )
+        metrics = self._metrics
+        metrics.prompt_tokens.inc(batch.num_text_tokens)
+        metrics.generation_tokens.inc(num_generated_tokens)
+        metrics.preemptions.inc(num_preemptions)
+        metrics.prefix_queries.inc(batch.num_prefix_queries)
+        metrics.prefix_hits.inc(batch.num_prefix_hits)
+        metrics.prefix_loads.inc(sum(prefix.is_stored for prefix in batch.loads))
+        metrics.prefix_bytes.set(stats.num_stored_bytes)
+        metrics.iteration_tokens.observe(batch.num_text_tokens + num_generated_tokens)
+        metrics.step_seconds.observe(self._clock() - started_s)

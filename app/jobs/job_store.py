@@ -169,8 +169,9 @@ class JobStore:
         self._notifier.notify(job.id)
 
     def count_update(self, *, num_tokens: int) -> None:
-        """One more update, for the metrics."""
-        self._metrics.observe_learning(num_updates=1, num_tokens=num_tokens)
+        """One more update, for the metrics; one that is repeated after a crash counts again."""
+        self._metrics.tuning_updates.inc()
+        self._metrics.tuning_tokens.inc(num_tokens)
 
     @contextmanager
     def _changing(self, job_id: str) -> Iterator[Connection]:
@@ -203,7 +204,7 @@ class JobStore:
     def _count_end(self, status: JobStatus) -> None:
         """Called once the change is durable: a write that failed and is tried again counts once."""
         if status.is_final:
-            self._metrics.observe_job_ended(status)
+            self._metrics.jobs_ended.labels(status).inc()
 
     def _set_status(
         self, connection: Connection, job: Job, status: JobStatus, message: str, *, level: str = "info", **values: Any

@@ -126,7 +126,7 @@ class LabelScorer:
         """How likely each label of the plan is after the target's prompt and `token_ids`."""
         scoring = await self._score(target, token_ids, plan, call)
         chances = LabelChances.from_log_likelihoods(scoring.log_likelihoods, target.label_temperature)
-        self._metrics.observe_label_mass(chances.mass)
+        self._metrics.label_mass.observe(chances.mass)
         num_prompt = len(token_ids) + target.num_virtual_tokens
         num_cached = min(num_prompt, scoring.num_cached_tokens)
         return LabelScores(chances.best, chances, num_prompt, num_cached, members=(chances,))

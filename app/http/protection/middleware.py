@@ -48,7 +48,7 @@ class TelemetryMiddleware:
             await self._app(scope, receive, response.send)
         except ClientLeftError:
             response.status = CLIENT_CLOSED
-            self._metrics.observe_client_left()
+            self._metrics.clients_left.inc()
         except Exception as error:
             logger.exception("unexpected error")
             if not response.is_started:
@@ -100,7 +100,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, errors.Overloaded | errors.Draining):
-            metrics.observe_rejected(error.code)
+            metrics.rejections.labels(error.code).inc()
         failure = Failure.of(error)
         if failure.status == 405:
             allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))

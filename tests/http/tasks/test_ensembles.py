@@ -116,10 +116,7 @@ def test_texts_are_voted_on_and_the_first_of_equal_answers_is_given(own: LiveSer
 def test_all_members_are_asked_in_one_batch(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine runs them side by side: no more steps than one member takes, and all rows in one of them."""
     seen: list[int] = []
-    observe = own.part(Metrics).observe_step
-    monkeypatch.setattr(
-        own.part(Metrics), "observe_step", lambda **step: (seen.append(step["num_prompt_tokens"]), observe(**step))
-    )
+    monkeypatch.setattr(own.part(Metrics).prompt_tokens, "inc", seen.append)
     _run(own, "two@1", input=INPUTS[0])
     alone = len(seen)
     seen.clear()
