@@ -41,7 +41,7 @@ from app.model.backbone import Backbone
 from app.model.replacements import Replacements
 from app.model.threads import choose_num_threads
 from app.registry.registry import Registry
-from app.registry.store import open_store
+from app.registry.store import FileStore
 from app.sampling import SamplingParams
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -122,7 +122,7 @@ def open_engine(settings: Settings, *, backbone: Backbone | None = None) -> Iter
     if settings.registry is not None and not settings.registry.is_dir():
         logger.warning("there is no registry at %s yet, so there are no tasks", settings.registry)
     with ExitStack() as stack:
-        registry = Registry(open_store(settings.registry_folder, settings.tasks_below), backbone)
+        registry = Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone)
         if settings.watch_interval:
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)

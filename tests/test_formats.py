@@ -14,6 +14,7 @@ from app.engine.threads.device_lease import own_device
 from app.jobs.files import Purpose
 from app.jobs.job import Job, JobStatus, Order
 from app.model.backbone import Backbone
+from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -106,7 +107,7 @@ def test_what_is_known_of_a_version_is_read(registry: Registry) -> None:
     assert version.metrics == {"validation": {"accuracy": 0.6}}
     assert version.provenance == {"method": "prompt_tuning"}
     assert version.description == "Is it liked? Version 2: naïve “quotes”"
-    manifest = registry.manifest(version)
+    manifest = Manifest.decode(registry.files(version)["task.json"])
     assert (manifest.data_sha256, manifest.tuning) == ("0" * 64, {"learning_rate": 0.3, "seed": 1})
     sampling = registry.resolve("headlines").sampling
     assert sampling == {"temperature": 0.5, "max_tokens": 12, "stop": ("\n",), "logit_bias": {5: -1.0}}
@@ -114,9 +115,9 @@ def test_what_is_known_of_a_version_is_read(registry: Registry) -> None:
 
 def test_aliases_gates_and_evaluations_are_read(registry: Registry) -> None:
     summary = registry.task("sentiment")
-    assert summary.aliases == {"live": 2, "canary": {2: 0.75, 3: 0.25}}
+    assert summary.table.aliases == {"live": 2, "canary": {2: 0.75, 3: 0.25}}
     assert [version.number for version in registry.versions("sentiment")] == [1, 2, 3]
-    gate = summary.gates["live"]
+    gate = summary.table.gates["live"]
     assert (gate.data_sha256, gate.metric, gate.tolerance) == (EXAMPLES_SHA256, "accuracy", 0.05)
     assert registry.evaluations.gate_examples("sentiment", gate).count(b"good") == 4
     scores = {}

@@ -15,8 +15,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.compare.comparison import ComparisonReport
     from app.compare.method import Method
-    from app.compare.summary import Summary
-    from app.compare.trial import Trial
+    from app.compare.trial import Summary, Trial
 
 WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
 

@@ -158,11 +158,11 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
     """Reads every version and checks its digest."""
     from app.errors import BackboneMismatch, CorruptPrompt, NotFound
     from app.registry.registry import Registry
-    from app.registry.store import open_store
+    from app.registry.store import FileStore
 
     if settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no folder {settings.registry}")
-    registry = Registry(open_store(settings.registry_folder, settings.tasks_below), backbone, max_cache_bytes=0)
+    registry = Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone, max_cache_bytes=0)
     faults = [f"{place}: {reason}" for place, reason in registry.faults().items()]
     versions = [version for summary in registry.tasks() for version in registry.versions(summary.task)]
     num_foreign = 0

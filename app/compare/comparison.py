@@ -22,8 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.summary import Summary, summarize
-from app.compare.trial import Trial, run_trial
+from app.compare.trial import Summary, Trial, run_trial, summarize
 from app.errors import InvalidInput, OutOfMemory
 from app.model.backbone import Backbone
 

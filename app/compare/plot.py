@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.compare.method import Method
-from app.compare.summary import Summary
+from app.compare.trial import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

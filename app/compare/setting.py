@@ -45,10 +45,9 @@ class Setting:
             raise InvalidInput("test has no examples", param="test")
         if self.plan.labels:
             check_labels(self.test, self.plan.labels, "test")
-        if self.num_shots < 1:
-            raise InvalidInput("num_shots must be at least 1", param="num_shots")
-        if self.lora_rank < 1:
-            raise InvalidInput("lora_rank must be at least 1", param="lora_rank")
+        for name in ("num_shots", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1", param=name)
 
     @classmethod
     def make(

@@ -10,8 +10,16 @@ import torch.nn.functional as F
 
 from app.errors import InvalidInput
 from app.insight.keys_values import KeyValueNorms, LayerNorms, percentiles_of, split_rows
-from app.insight.neighbors import NearToken, find_neighbors, vocabulary_norms
-from app.insight.similarity import CLUSTER_COSINE, DUPLICATE_COSINE, Groups, cosines, group_rows
+from app.insight.similarity import (
+    CLUSTER_COSINE,
+    DUPLICATE_COSINE,
+    Groups,
+    NearToken,
+    cosines,
+    find_neighbors,
+    group_rows,
+    vocabulary_norms,
+)
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind, TaskPrompt
 

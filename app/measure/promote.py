@@ -126,7 +126,7 @@ def score_move(
 def find_gate(registry: Registry, task: str, alias: str) -> Gate | None:
     """Of an alias that is to move; None also for a task that does not exist yet."""
     try:
-        return registry.task(task).gates.get(alias)
+        return registry.task(task).table.gates.get(alias)
     except NotFound:
         return None
 

@@ -8,17 +8,16 @@ another task or registry keeps the backbone it was made for.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.registry.formats.binding import bind_rows, norm_warnings
 from app.registry.formats.importers import require_possible_size, why_missing
-from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
+from app.registry.formats.manifest import MANIFEST_FILE, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import INITIAL_FILE
-from app.registry.publication import CARD_FILE
+from app.registry.publication import CARD_FILE, Publication
 from app.registry.store import Entry, Store
 from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
 
@@ -52,7 +51,7 @@ class Adopter:
         return {number: self._try(record, number) for number in record.faults}
 
     def _try(self, record: TaskRecord, number: int) -> str | None:
-        place, signature = (record.name, number), record.signatures[number]
+        place, signature = (record.task, number), record.signatures[number]
         if place in self._refused and self._refused[place][0] == signature:
             return self._refused[place][1]
         try:
@@ -64,14 +63,14 @@ class Adopter:
         return None
 
     def _adopt(self, record: TaskRecord, number: int) -> None:
-        key = version_key(record.name, number)
+        key = version_key(record.task, number)
         files = {name: entry for name, entry in self._store.entries(key).items() if not entry.is_folder}
         if MANIFEST_FILE in files:
             manifest = self._copied_manifest(record, number, key)
         else:
             manifest = self._foreign_manifest(record, number, key, files)
         if number == OWN_FOLDER:
-            self._move_in(record.name, manifest, files)
+            self._move_in(record.task, manifest, files)
         else:
             self._store.replace(f"{key}/{MANIFEST_FILE}", manifest.encode())
         _logger.info("adopted the files dropped as %s: version %s@%d", key, manifest.task, manifest.number)
@@ -82,13 +81,13 @@ class Adopter:
         Raises CorruptPrompt: incomplete, faulty at its own place, or of this task and moved to another number.
         """
         manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
-        if manifest.task == record.name and number != OWN_FOLDER:
+        if manifest.task == record.task and number != OWN_FOLDER:
             raise CorruptPrompt(record.faults[number])
         for name, stored in manifest.tensor_files.items():
             if TensorFile.of(self._store.read(f"{key}/{name}")).sha256 != stored.sha256:
                 raise CorruptPrompt(f"{name} is damaged or not complete")
         copied_from = {"copied_from": f"{manifest.task}@{manifest.number}"}
-        place = {"task": record.name, "number": number or record.last_number + 1}
+        place = {"task": record.task, "number": number or record.last_number + 1}
         return manifest.model_copy(update={**place, "provenance": manifest.provenance | copied_from})
 
     def _foreign_manifest(self, record: TaskRecord, number: int, key: str, files: Mapping[str, Entry]) -> Manifest:
@@ -104,17 +103,9 @@ class Adopter:
         prompt = bind_rows(read_rows(config, content), config.kind, self._backbone)
         for warning in norm_warnings(prompt, self._backbone):
             _logger.warning("%s: %s", key, warning)
-        return Manifest.build(
-            task=record.name,
-            number=number or record.last_number + 1,
-            digest=prompt.digest,
-            kind=prompt.kind,
-            num_virtual_tokens=prompt.num_virtual_tokens,
-            backbone=BackboneName(fingerprint=self._backbone.fingerprint, name=self._backbone.name),
-            tensor=TensorFile.of(content),
-            provenance=config.provenance,
-            created_at=int(time.time()),
-        )
+        publication = Publication(prompt, provenance=config.provenance)
+        next_number = number or record.last_number + 1
+        return publication.manifest(record.task, next_number, self._backbone, {TENSOR_FILE: content})
 
     def _require_complete(self, files: Mapping[str, Entry], backbone: Backbone) -> None:
         for name in (CONFIG_FILE, TENSOR_FILE):

@@ -159,7 +159,7 @@ class Catalog:
     def _is_current(self, record: TaskRecord | None, entry: Entry) -> bool:
         if record is None or not record.is_settled:
             return False
-        return record.stamp == TaskFolder(self._store, record.name).stamp(entry)
+        return record.stamp == TaskFolder(self._store, record.task).stamp(entry)
 
     def _require_root(self) -> None:
         """Raises RegistryUnavailable: its folder is gone. Before the first write it may be missing."""

@@ -40,10 +40,16 @@ class PromptReader:
     def read(self, version: Version) -> TaskPrompt:
         """Raises CorruptPrompt, NotFound (no files), BackboneMismatch, InvalidInput (overflow in the model's dtype)."""
         manifest = self.read_manifest(version)
+        fingerprint = manifest.backbone.fingerprint
         if manifest.tensor is None:
-            prompt = TaskPrompt.from_text(manifest.text or "", manifest.token_ids, manifest.backbone.fingerprint)
+            prompt = TaskPrompt.from_text(manifest.text or "", manifest.token_ids, fingerprint)
         else:
-            prompt = self._tensor_prompt(version, manifest, manifest.tensor)
+            content = self._checked_content(version, TENSOR_FILE, manifest.tensor)
+            try:
+                config = PeftConfig.decode(self._content(version, CONFIG_FILE, MAX_CONFIG_BYTES))
+                prompt = TaskPrompt.from_rows(manifest.kind, read_rows(config, content), fingerprint)
+            except InvalidInput as error:
+                raise CorruptPrompt(f"{version.id}: {error.message}") from error
         if prompt.digest != version.digest:
             raise CorruptPrompt(f"{version.id} does not hold what was published as it")
         if self._backbone is not None:
@@ -80,14 +86,6 @@ class PromptReader:
         present = self._store.entries(version_key(version.task, version.number))
         return {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
 
-    def _tensor_prompt(self, version: Version, manifest: Manifest, tensor: TensorFile) -> TaskPrompt:
-        content = self._checked_content(version, TENSOR_FILE, tensor)
-        try:
-            config = PeftConfig.decode(self._content(version, CONFIG_FILE, MAX_CONFIG_BYTES))
-            return TaskPrompt.from_rows(manifest.kind, read_rows(config, content), manifest.backbone.fingerprint)
-        except InvalidInput as error:
-            raise CorruptPrompt(f"{version.id}: {error.message}") from error
-
     def _checked_content(self, version: Version, name: str, stored: TensorFile) -> bytes:
         content = self._content(version, name, stored.num_bytes)
         if TensorFile.of(content).sha256 != stored.sha256:
@@ -108,13 +106,9 @@ class PromptCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._digest_to_prompt: OrderedDict[str, TaskPrompt] = OrderedDict()
         self._lock = Lock()
-
-    @property
-    def num_bytes(self) -> int:
-        return self._num_bytes
 
     def __len__(self) -> int:
         return len(self._digest_to_prompt)
@@ -133,13 +127,13 @@ class PromptCache:
                 self._digest_to_prompt.move_to_end(prompt.digest)
                 return
             size = _size(prompt)
-            if size > self._max_bytes or (not may_displace and self._num_bytes + size > self._max_bytes):
+            if size > self._max_bytes or (not may_displace and self.num_bytes + size > self._max_bytes):
                 return
             self._digest_to_prompt[prompt.digest] = prompt
-            self._num_bytes += size
-            while self._num_bytes > self._max_bytes:
+            self.num_bytes += size
+            while self.num_bytes > self._max_bytes:
                 _, dropped = self._digest_to_prompt.popitem(last=False)
-                self._num_bytes -= _size(dropped)
+                self.num_bytes -= _size(dropped)
 
 
 def _size(prompt: TaskPrompt) -> int:

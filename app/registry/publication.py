@@ -68,8 +68,13 @@ class Publication:
         files = encode_checkpoint(self.prompt, backbone)
         if self.initial is not None:
             files[INITIAL_FILE] = encode_initial(self.initial, self.prompt)
+        manifest = self.manifest(task, number, backbone, files)
+        return files | {CARD_FILE: render_card(manifest).encode(), MANIFEST_FILE: manifest.encode()}
+
+    def manifest(self, task: str, number: int, backbone: Backbone, files: Mapping[str, bytes]) -> Manifest:
+        """Args: files: names to contents of those with tensors. Raises InvalidInput that names the field."""
         said = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _OTHER_FORM}
-        manifest = Manifest.build(
+        return Manifest.build(
             **said,
             task=task,
             number=number,
@@ -84,7 +89,6 @@ class Publication:
             template=None if self.template is None else self.template.text,
             created_at=int(time.time()),
         )
-        return files | {CARD_FILE: render_card(manifest).encode(), MANIFEST_FILE: manifest.encode()}
 
 
 def _as_json(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from app.registry.aliases import AliasTarget, Gate, numbers_of, require_target
 from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
-from app.registry.formats.manifest import Manifest
 from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
 from app.registry.store import Store
-from app.registry.task_record import version_key
-from app.registry.version import TaskSummary, Version
+from app.registry.task_record import TaskRecord, version_key
+from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 
 if TYPE_CHECKING:
@@ -100,22 +99,18 @@ class Registry:
         """The rows its tuning started from, float32 on CPU; None if they were not kept. Raises as `prompt` does."""
         return self._explained(version, self._reader.read_initial)
 
-    def manifest(self, version: Version) -> Manifest:
-        """Everything its task.json says. Raises NotFound, CorruptPrompt."""
-        return self._explained(version, self._reader.read_manifest)
-
     def files(self, version: Version) -> dict[str, bytes]:
         """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
         return self._explained(version, self._reader.read_files)
 
-    def tasks(self) -> list[TaskSummary]:
+    def tasks(self) -> list[TaskRecord]:
         """Those with at least one version, by name."""
         records = self._catalog.records
-        return [records[name].summary for name in sorted(records) if records[name].versions]
+        return [records[name] for name in sorted(records) if records[name].versions]
 
-    def task(self, task: str) -> TaskSummary:
-        """Raises NotFound."""
-        return self._catalog.record(task).summary
+    def task(self, task: str) -> TaskRecord:
+        """As it is now. Raises NotFound."""
+        return self._catalog.record(task)
 
     def aliased_versions(self) -> Iterator[Version]:
         """Of all tasks, those that some alias names; a snapshot, in no order."""

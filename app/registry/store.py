@@ -87,50 +87,47 @@ class FileStore:
 
     Every write goes to a temporary name in the same folder, is fsynced, renamed, and its folder fsynced (Pillai et al.,
     "All File Systems Are Not Created Equal", OSDI 2014).
+
+    Args:
+        below: a folder that is only read, such as the demo tasks. A task is its own until something in it changes. Then
+            all of it is copied up first, in one step, and the lower copy no longer counts: a deleted task keeps a file
+            in the upper folder, so it stays deleted.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, below: Path | None = None) -> None:
         self._root = Path(root)
+        self._below = below
 
     def __repr__(self) -> str:
-        return f"FileStore({str(self._root)!r})"
+        return f"FileStore({str(self._root)!r}, {self._below and str(self._below)!r})"
 
     def entries(self, folder: str) -> dict[str, Entry]:
-        now = time.time()
-        try:
-            with os.scandir(f"{self._root}/{folder}") as found:
-                names = [item for item in found if not item.name.startswith(".")]
-                return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        found = _entries(f"{self._layer_of(folder)}/{folder}")
+        return found if folder or self._below is None else _entries(str(self._below)) | found
 
     def entry(self, key: str) -> Entry | None:
-        return _entry(f"{self._root}/{key}", time.time())
+        return _entry(f"{self._layer_of(key)}/{key}", time.time())
 
     def read(self, key: str) -> bytes:
         try:
-            with open(f"{self._root}/{key}", "rb") as file:
+            with open(f"{self._layer_of(key)}/{key}", "rb") as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"nothing is stored under {key}") from error
 
     def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        target = self._root / folder
-        if target.exists():
+        self._copy_up(folder)
+        if (self._root / folder).exists():
             raise Conflict(f"{folder} exists already")
-        with _renamed_to(target) as temporary:
-            temporary.mkdir()
-            for name, content in name_to_content.items():
-                _make_folder((temporary / name).parent)
-                _write_file(temporary / name, content)
-            for folder_written in {temporary, *((temporary / name).parent for name in name_to_content)}:
-                _sync_folder(folder_written)
+        self._create(folder, name_to_content)
 
     def replace(self, key: str, content: bytes) -> None:
+        self._copy_up(key)
         with _renamed_to(self._root / key) as temporary:
             _write_file(temporary, content)
 
     def remove(self, key: str) -> None:
+        self._copy_up(key)
         target = self._root / key
         hidden = target.parent / f"{DELETED}{uuid.uuid4().hex}"
         try:
@@ -165,6 +162,35 @@ class FileStore:
             level = [item.path for item in items if not item.name.startswith(".") and item.is_dir()]
         return num_leftovers
 
+    def _layer_of(self, key: str) -> Path:
+        """The folder that a key's task is read from."""
+        task = key.partition("/")[0]
+        if self._below is None or not task or _entry(f"{self._root}/{task}", 0.0) is not None:
+            return self._root
+        return self._below
+
+    def _copy_up(self, key: str) -> None:
+        task = key.partition("/")[0]
+        if self._layer_of(task) != self._root and (files := self._read_all(task)):
+            self._create(task, {name.removeprefix(f"{task}/"): content for name, content in files.items()})
+
+    def _read_all(self, folder: str) -> dict[str, bytes]:
+        """Keys to contents of all files under a folder."""
+        files: dict[str, bytes] = {}
+        for name, entry in self.entries(folder).items():
+            key = f"{folder}/{name}"
+            files |= self._read_all(key) if entry.is_folder else {key: self.read(key)}
+        return files
+
+    def _create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
+        with _renamed_to(self._root / folder) as temporary:
+            temporary.mkdir()
+            for name, content in name_to_content.items():
+                _make_folder((temporary / name).parent)
+                _write_file(temporary / name, content)
+            for folder_written in {temporary, *((temporary / name).parent for name in name_to_content)}:
+                _sync_folder(folder_written)
+
     def _open_lock(self, *, may_make_root: bool) -> int | None:
         try:
             if may_make_root:
@@ -177,62 +203,14 @@ class FileStore:
             raise
 
 
-class LayeredStore:
-    """A writable store over one that is only read, such as the demo tasks. Every task is read from one as a whole.
-
-    It is the lower one's until something in it changes. Then all of it is copied up first, in one step, and the lower
-    copy no longer counts: a deleted task keeps a file in the upper layer, so it stays deleted.
-    """
-
-    def __init__(self, upper: Store, lower: Store) -> None:
-        self._upper = upper
-        self._lower = lower
-
-    def __repr__(self) -> str:
-        return f"LayeredStore({self._upper!r}, {self._lower!r})"
-
-    def entries(self, folder: str) -> dict[str, Entry]:
-        if folder:
-            return self._layer_of(folder).entries(folder)
-        return self._lower.entries("") | self._upper.entries("")
-
-    def entry(self, key: str) -> Entry | None:
-        return self._layer_of(key).entry(key) if key else self._upper.entry("")
-
-    def read(self, key: str) -> bytes:
-        return self._layer_of(key).read(key)
-
-    def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        self._copy_up(folder)
-        self._upper.create(folder, name_to_content)
-
-    def replace(self, key: str, content: bytes) -> None:
-        self._copy_up(key)
-        self._upper.replace(key, content)
-
-    def remove(self, key: str) -> None:
-        self._copy_up(key)
-        self._upper.remove(key)
-
-    def lock(self, *, may_make_root: bool = True) -> AbstractContextManager[None]:
-        return self._upper.lock(may_make_root=may_make_root)
-
-    def sweep(self) -> int:
-        return self._upper.sweep()
-
-    def _layer_of(self, key: str) -> Store:
-        return self._lower if self._upper.entry(_task_of(key)) is None else self._upper
-
-    def _copy_up(self, key: str) -> None:
-        task = _task_of(key)
-        if self._layer_of(task) is self._lower and (files := _read_all(self._lower, task)):
-            self._upper.create(task, {name.removeprefix(f"{task}/"): content for name, content in files.items()})
-
-
-def open_store(folder: Path, below: Path | None) -> Store:
-    """Args: below: a folder that is only read, if any."""
-    own = FileStore(folder)
-    return own if below is None else LayeredStore(own, FileStore(below))
+def _entries(folder: str) -> dict[str, Entry]:
+    now = time.time()
+    try:
+        with os.scandir(folder) as found:
+            names = [item for item in found if not item.name.startswith(".")]
+            return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
@@ -289,16 +267,3 @@ def _discard(path: Path) -> None:
         return
     with suppress(OSError):
         path.unlink()
-
-
-def _task_of(key: str) -> str:
-    return key.partition("/")[0]
-
-
-def _read_all(store: Store, folder: str) -> dict[str, bytes]:
-    """Keys to contents of all files under a folder."""
-    files: dict[str, bytes] = {}
-    for name, entry in store.entries(folder).items():
-        key = f"{folder}/{name}"
-        files |= _read_all(store, key) if entry.is_folder else {key: store.read(key)}
-    return files

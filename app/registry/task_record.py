@@ -18,7 +18,7 @@ from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Man
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
 from app.registry.reference import LIVE, Reference, is_number
 from app.registry.store import Entry, Store
-from app.registry.version import TaskSummary, Version
+from app.registry.version import Version
 
 OWN_FOLDER = 0
 """Takes the place of a version's number for files that lie directly in the task's folder."""
@@ -40,7 +40,7 @@ class TaskRecord:
         signatures: number to what its folder looked like when it was read, faulty ones included.
     """
 
-    name: str
+    task: str
     stamp: Hashable
     table: AliasTable
     table_fault: str | None
@@ -49,9 +49,9 @@ class TaskRecord:
     signatures: Mapping[int, Hashable]
 
     @classmethod
-    def empty(cls, name: str) -> TaskRecord:
+    def empty(cls, task: str) -> TaskRecord:
         """Of a task that has no folder yet."""
-        return cls(name, None, AliasTable(), None, {}, {}, {})
+        return cls(task, None, AliasTable(), None, {}, {}, {})
 
     @property
     def numbers(self) -> set[int]:
@@ -81,17 +81,17 @@ class TaskRecord:
         return hashlib.sha256(state.encode()).hexdigest()[:16]
 
     @property
-    def summary(self) -> TaskSummary:
+    def live(self) -> Version | None:
+        """The version the bare name means, of two the one with more weight; None if no alias says."""
         target = self.table.aliases.get(LIVE)
-        live = None if target is None else self.versions.get(main_number(target))
-        return TaskSummary(self.name, live, len(self.versions), self.table.aliases, self.table.gates)
+        return None if target is None else self.versions.get(main_number(target))
 
     def all_faults(self) -> Iterator[tuple[str, str]]:
         """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
         if self.table_fault is not None:
-            yield f"{self.name}/{ALIASES_FILE}", self.table_fault
+            yield f"{self.task}/{ALIASES_FILE}", self.table_fault
         for number, reason in self.faults.items():
-            yield version_key(self.name, number), reason
+            yield version_key(self.task, number), reason
 
     def table_without(self, numbers: set[int], *, aliases: Mapping[str, AliasTarget]) -> AliasTable:
         """The table with the deletion of these versions decided. Args: aliases: those that stay."""
@@ -107,9 +107,9 @@ class TaskRecord:
         if if_match is not None and (not self.numbers or if_match not in ("*", self.etag)):
             raise Conflict("the task changed since it was read; read it again", param="if_match")
         if self.table_fault is not None:
-            raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
+            raise CorruptPrompt(f"the aliases of task {self.task} cannot be read: {self.table_fault}")
         if not self.numbers and not may_be_new:
-            raise NotFound(f"there is no task {self.name}", param="task")
+            raise NotFound(f"there is no task {self.task}", param="task")
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
         """Args: rng: chooses if an alias is weighted.
@@ -124,10 +124,10 @@ class TaskRecord:
             return self.numbered(reference.number)
         target = self.table.aliases.get(reference.alias or LIVE)
         if target is None and self.table_fault is not None:
-            raise CorruptPrompt(f"the aliases of task {self.name} cannot be read: {self.table_fault}")
+            raise CorruptPrompt(f"the aliases of task {self.task} cannot be read: {self.table_fault}")
         if target is None:
             raise NotFound(
-                f"task {self.name} has no alias {reference.alias}; pin a version as {self.name}@1", param="alias"
+                f"task {self.task} has no alias {reference.alias}; pin a version as {self.task}@1", param="alias"
             )
         if isinstance(target, dict):
             [target] = (rng or random).choices(list(target), weights=list(target.values()))
@@ -138,15 +138,15 @@ class TaskRecord:
         if number in self.versions:
             return self.versions[number]
         if number in self.faults:
-            raise CorruptPrompt(f"{self.name}@{number} cannot be served: {self.faults[number]}")
-        raise NotFound(f"task {self.name} has no version {number}", param="version")
+            raise CorruptPrompt(f"{self.task}@{number} cannot be served: {self.faults[number]}")
+        raise NotFound(f"task {self.task} has no version {number}", param="version")
 
     def _with_digest(self, digits: str) -> Version:
         found = {version.digest: version for version in self.versions.values() if version.digest.startswith(digits)}
         if len(found) > 1:
             raise NotFound("more than one version has a digest that begins so; give more digits", param="version")
         if not found:
-            raise NotFound(f"task {self.name} has no version with this digest", param="version")
+            raise NotFound(f"task {self.task} has no version with this digest", param="version")
         return next(iter(found.values()))
 
 
@@ -174,7 +174,7 @@ class TaskFolder:
         versions = {number: result for number, (_, result) in outcomes.items() if isinstance(result, Version)}
         faults = {number: result for number, (_, result) in outcomes.items() if isinstance(result, str)}
         return TaskRecord(
-            name=self.name,
+            task=self.name,
             stamp=stamp,
             table=table or AliasTable(aliases={LIVE: max(versions)} if versions else {}),
             table_fault=table_fault,

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from app.model.layout import Template
-from app.registry.aliases import AliasTarget, Gate
 from app.registry.formats.manifest import Manifest, read_sampling
 from app.task_prompt import PromptKind
 
@@ -66,18 +65,3 @@ class Version:
     def id(self) -> str:
         """The pinned name, which is a response's `model`: `sentiment@3`."""
         return f"{self.task}@{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSummary:
-    """One line of a listing.
-
-    Attributes:
-        live: the version the bare name means, of two the one with more weight; None if no alias says.
-    """
-
-    task: str
-    live: Version | None
-    num_versions: int
-    aliases: Mapping[str, AliasTarget]
-    gates: Mapping[str, Gate]

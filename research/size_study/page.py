@@ -10,8 +10,7 @@ from typing import Any
 
 from app.compare.method import Method
 from app.compare.plot import METRIC_TO_NAME
-from app.compare.summary import Summary, summarize
-from app.compare.trial import Trial
+from app.compare.trial import Summary, Trial, summarize
 from app.errors import InvalidInput
 from research.size_study.plot import Line, plot_sizes
 

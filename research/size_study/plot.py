@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from app.compare.method import Method
 from app.compare.plot import METHOD_TO_STYLE, interval_bars, save_plot
-from app.compare.summary import Summary
+from app.compare.trial import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

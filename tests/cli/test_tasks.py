@@ -43,7 +43,7 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
     registry.refresh()
     first = registry.resolve("sentiment@1")
-    gate = registry.task("sentiment").gates.get("live")
+    gate = registry.task("sentiment").table.gates.get("live")
     registry.record_evaluation(
         first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
     )

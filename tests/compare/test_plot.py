@@ -9,7 +9,7 @@ import pytest
 
 from app.compare.method import Method
 from app.compare.plot import plot_methods
-from app.compare.summary import summarize
+from app.compare.trial import summarize
 from tests.support.comparison_setting import trial, words_of
 
 pytest.importorskip("matplotlib", reason="matplotlib belongs to the extra `compare`")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.registry.registry import Registry
-from app.registry.store import open_store
+from app.registry.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder
 
@@ -99,7 +99,7 @@ class Promises:
 
     def check(self, root: Path, below: Path | None = None) -> None:
         """The registry equals the promises, except for at most one operation under way; then it is the truth."""
-        registry = Registry(open_store(root, below), tiny_backbone())
+        registry = Registry(FileStore(root, below), tiny_backbone())
         assert registry.faults() == {}
         check_gates(root, registry)
         assert leftovers(root) == []
@@ -127,7 +127,7 @@ class Promises:
 def check_gates(root: Path, registry: Registry) -> None:
     """A gate has its examples, and what its alias means has a score."""
     for summary in registry.tasks():
-        for alias, gate in summary.gates.items():
+        for alias, gate in summary.table.gates.items():
             assert registry.evaluations.gate_examples(summary.task, gate)
             live = registry.resolve(f"{summary.task}@{alias}")
             assert registry.evaluations.find(live, gate.data_sha256) is not None

@@ -90,7 +90,7 @@ def test_a_version_without_a_score_is_refused(registry: Registry) -> None:
 def test_force_moves_what_the_gate_refuses_and_keeps_the_gate(registry: Registry) -> None:
     registry.set_alias("a", "live", 4, force=True)
     assert registry.resolve("a").number == 4
-    assert registry.task("a").gates.get("live") == GATE
+    assert registry.task("a").table.gates.get("live") == GATE
 
 
 def test_a_tolerance_lets_a_version_score_that_much_lower(registry: Registry) -> None:
@@ -118,14 +118,14 @@ def test_other_aliases_and_new_ones_move_freely(registry: Registry) -> None:
     registry.set_alias("a", "canary", 4)
     other = Gate(DATA, "accuracy")
     registry.set_alias("a", "new", 2, gate=other, gate_examples=EXAMPLES)
-    assert registry.task("a").gates.get("new") == other
+    assert registry.task("a").table.gates.get("new") == other
 
 
 def test_a_gate_counts_for_the_move_it_comes_with(registry: Registry) -> None:
     registry.set_alias("a", "canary", 1)
     with pytest.raises(GateFailed):
         registry.set_alias("a", "canary", 2, gate=GATE, gate_examples=EXAMPLES)
-    assert registry.task("a").gates.get("canary") is None
+    assert registry.task("a").table.gates.get("canary") is None
 
 
 # --- publishing onto a gated alias
@@ -157,7 +157,7 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
 
 def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry: Registry) -> None:
     again = Registry(store, None)
-    assert again.task("a").gates.get("live") == GATE
+    assert again.task("a").table.gates.get("live") == GATE
     assert again.evaluations.gate_examples("a", GATE) == EXAMPLES
     assert again.tasks()[0].gates == {"live": GATE}
     found = again.evaluations.find(again.resolve("a@3"), DATA)
@@ -188,7 +188,7 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
     registry.set_alias("a", "canary", 1, gate=GATE, gate_examples=EXAMPLES)
     registry.delete_gate("a", "live")
     assert kept() == [f"{DATA}.jsonl"]
-    assert registry.task("a").gates.get("live") is None
+    assert registry.task("a").table.gates.get("live") is None
     registry.set_alias("a", "live", 2)
     other = b'["other", "no"]\n'
     registry.set_alias("a", "canary", 1, gate=Gate(hashlib.sha256(other).hexdigest(), "accuracy"), gate_examples=other)

@@ -17,6 +17,7 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.formats.binding import bind_text
 from app.registry.formats.importers import read_checkpoint
+from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore, Store
@@ -84,7 +85,7 @@ def test_what_is_published_is_there_for_the_next_process(store: Store, registry:
         loaded = again.prompt(version)
         assert (loaded.digest, loaded.text, loaded.token_ids) == (prompt.digest, prompt.text, prompt.token_ids)
         assert loaded.rows is prompt.rows or torch.equal(loaded.rows, prompt.rows)
-        manifest = again.manifest(version)
+        manifest = Manifest.decode(again.files(version)["task.json"])
         assert (manifest.tuning, manifest.data_sha256) == ({"learning_rate": 0.3}, "d" * 64)
 
 

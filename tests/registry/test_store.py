@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from app.errors import Conflict, NotFound
-from app.registry.store import FileStore, LayeredStore, Store
+from app.registry.store import FileStore, Store
 from tests.support.memory_store import MemoryStore
 
 
 @pytest.fixture(params=["file", "memory", "layered"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "layered":
-        return LayeredStore(FileStore(tmp_path / "registry"), MemoryStore())
+        return FileStore(tmp_path / "registry", tmp_path / "below")
     return FileStore(tmp_path / "registry") if request.param == "file" else MemoryStore()
 
 

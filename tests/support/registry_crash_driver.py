@@ -30,7 +30,7 @@ from app.registry.aliases import Gate
 from app.registry.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore, open_store
+from app.registry.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 
@@ -86,7 +86,7 @@ def run_script(
     root: Path, backbone: Backbone, acknowledge: Callable[[list[Any]], None], command: dict[str, Any]
 ) -> None:
     below = Path(command["below"]) if "below" in command else None
-    registry = Registry(open_store(root, below), backbone)
+    registry = Registry(FileStore(root, below), backbone)
     for seed, (operation, task) in enumerate(command["prepare"]):
         acknowledge(act(registry, backbone, operation, task, seed))
     die_at_call(command["die_at"])

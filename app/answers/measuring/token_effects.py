@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.answers.measuring.engine_model import EngineModel
     from app.answers.measuring.evaluation import Evaluator
     from app.answers.targets import Target
-    from app.insight.neighbors import NearToken
+    from app.insight.similarity import NearToken
     from app.model.backbone import Backbone
     from app.task_prompt import TaskPrompt
 

@@ -1,13 +1,13 @@
 """What the registry holds, as `/v1/tasks` and `softswap tasks --json` show it.
 
-`model_validate` reads each from the registry's object: Version, RecordedEvaluation, Gate, TaskSummary.
+`model_validate` reads each from the registry's object: Version, RecordedEvaluation, Gate, TaskRecord.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import AliasPath, BeforeValidator, Field, JsonValue
 
 from app.answers.views.reply import Reply
 from app.model.layout import Template
@@ -64,8 +64,11 @@ class TaskObject(Reply):
     id: str = Field(validation_alias="task")
     object: Literal["task"] = "task"
     live: VersionObject | None = Field(description="What the bare name means; null if no alias says it.")
-    num_versions: int
+    num_versions: Annotated[int, BeforeValidator(len)] = Field(validation_alias="versions")
     aliases: dict[str, AliasTarget] = Field(
+        validation_alias=AliasPath("table", "aliases"),
         description="Each alias's version number, or two numbers with the shares of requests they get."
     )
-    gates: dict[str, GateObject] = Field(description="Of those aliases that have one.")
+    gates: dict[str, GateObject] = Field(
+        validation_alias=AliasPath("table", "gates"), description="Of those aliases that have one."
+    )

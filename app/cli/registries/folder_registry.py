@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def open_folder(settings: Settings, backbone: Backbone | None = None) -> Registry:
     """Raises NotFound: there is no such folder, and no backbone whose prompts could go into a new one."""
     from app.registry.registry import Registry
-    from app.registry.store import open_store
+    from app.registry.store import FileStore
 
     if backbone is None and settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no registry at {settings.registry}; name one with --registry")
-    return Registry(open_store(settings.registry_folder, settings.tasks_below), backbone)
+    return Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone)
 
 
 class FolderRegistry:

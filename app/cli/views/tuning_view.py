@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: str) -> Registry:
     """Raises InvalidInput before anything is computed that could not be published."""
     from app.registry.registry import Registry
-    from app.registry.store import open_store
+    from app.registry.store import FileStore
 
     folder = settings.registry_folder
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (present.is_dir() and os.access(present, os.W_OK)):
         raise InvalidInput(f"the registry {folder} cannot be written; name another with --registry", param="registry")
-    registry = Registry(open_store(folder, settings.tasks_below), backbone)
+    registry = Registry(FileStore(folder, settings.tasks_below), backbone)
     registry.require_names(task, alias or None)
     return registry
 

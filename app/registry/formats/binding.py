@@ -57,7 +57,11 @@ def require_fit(prompt: TaskPrompt, backbone: Backbone) -> None:
             param="num_virtual_tokens",
         )
     if prompt.rows is None:
-        _require_same_ids(prompt, backbone)
+        if list(prompt.token_ids) != encode_text(backbone.tokenizer, prompt.text or ""):
+            raise BackboneMismatch(
+                "the tokenizer no longer encodes the prompt's text as it did when it was published; publish it again",
+                param="token_ids",
+            )
         return
     check_shape(tuple(prompt.rows.shape), prompt.kind, backbone)
     if not is_finite(prompt.rows, backbone.dtype):
@@ -89,6 +93,7 @@ def check_shape(shape: tuple[int, ...], kind: PromptKind, backbone: Backbone) ->
         raise InvalidInput(f"a prompt has at most {MAX_VIRTUAL_TOKENS} virtual tokens", param="prompt_embeddings")
 
 
+@torch.no_grad()
 def norm_warnings(prompt: TaskPrompt, backbone: Backbone) -> list[str]:
     """What is unusual about the norms of a prompt's rows; nothing for keys and values, which have no yardstick.
 
@@ -96,25 +101,13 @@ def norm_warnings(prompt: TaskPrompt, backbone: Backbone) -> list[str]:
     """
     if prompt.kind is not PromptKind.EMBEDDINGS or prompt.rows is None:
         return []
-    typical = _typical_norm(backbone)
+    token_ids = torch.arange(
+        0, backbone.vocab_size, max(1, backbone.vocab_size // _NUM_SAMPLED_TOKENS), device=backbone.device
+    )
+    typical = float(backbone.embed(token_ids).float().norm(dim=-1).median())
     norms = prompt.rows.norm(dim=1)
     num_unusual = int(((norms > typical * UNUSUAL_NORM_RATIO) | (norms < typical / UNUSUAL_NORM_RATIO)).sum())
     if not num_unusual:
         return []
     spread = f"{norms.min():.3g} to {norms.max():.3g}"
     return [f"{num_unusual} of {len(norms)} rows are far from the vocabulary's norm {typical:.3g}; all are {spread}"]
-
-
-def _typical_norm(backbone: Backbone) -> float:
-    step = max(1, backbone.vocab_size // _NUM_SAMPLED_TOKENS)
-    token_ids = torch.arange(0, backbone.vocab_size, step, device=backbone.device)
-    with torch.no_grad():
-        return float(backbone.embed(token_ids).float().norm(dim=-1).median())
-
-
-def _require_same_ids(prompt: TaskPrompt, backbone: Backbone) -> None:
-    if list(prompt.token_ids) != encode_text(backbone.tokenizer, prompt.text or ""):
-        raise BackboneMismatch(
-            "the tokenizer no longer encodes the prompt's text as it did when it was published; publish it again",
-            param="token_ids",
-        )

@@ -99,14 +99,12 @@ class PeftConfig(BaseModel):
 
     def require_backbone(self, backbone: Backbone) -> None:
         """Raises InvalidInput that names the first field in which the checkpoint is for another model."""
-        facts: dict[str, tuple[int | None, int]] = {"token_dim": (self.token_dim, backbone.hidden_size)}
+        needed = {"token_dim": backbone.hidden_size}
         if self.kind is PromptKind.KV:
-            facts = {
-                "num_layers": (self.num_layers, backbone.num_layers),
-                "num_attention_heads": (self.num_attention_heads, backbone.num_kv_heads),
-                "token_dim": (self.token_dim, backbone.num_kv_heads * backbone.head_dim),
-            }
-        for name, (declared, actual) in facts.items():
+            num_heads, width = backbone.num_kv_heads, backbone.num_kv_heads * backbone.head_dim
+            needed = {"num_layers": backbone.num_layers, "num_attention_heads": num_heads, "token_dim": width}
+        for name, actual in needed.items():
+            declared = getattr(self, name)
             if declared is not None and declared != actual:
                 _refuse(f"{name} is {declared}, but {backbone.name} needs {actual}", name)
 

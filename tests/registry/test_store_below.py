@@ -13,7 +13,7 @@ from app.errors import NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
-from app.registry.store import FileStore, open_store
+from app.registry.store import FileStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 
@@ -39,7 +39,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registry(below: Path, own: Path, backbone: Backbone) -> Registry:
-    return Registry(open_store(own, below), backbone)
+    return Registry(FileStore(own, below), backbone)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def test_what_is_deleted_stays_deleted_for_the_next_process(
 ) -> None:
     registry.delete_version("a", 1)
     registry.delete_task("b")
-    again = Registry(open_store(own, below), backbone)
+    again = Registry(FileStore(own, below), backbone)
     assert names(again) == ["a"]
     assert [version.number for version in again.versions("a")] == [2]
     with pytest.raises(NotFound):
@@ -88,7 +88,7 @@ def test_what_is_deleted_stays_deleted_for_the_next_process(
 def test_a_running_registry_sees_what_another_process_copied_up(
     registry: Registry, below: Path, own: Path, backbone: Backbone
 ) -> None:
-    Registry(open_store(own, below), backbone).publish("a", Publication(random_prompt(backbone, seed=9)))
+    Registry(FileStore(own, below), backbone).publish("a", Publication(random_prompt(backbone, seed=9)))
     registry.refresh()
     assert registry.resolve("a").number == 3
 
@@ -158,7 +158,7 @@ def test_if_nothing_can_be_written_all_is_served_and_a_change_is_refused(
         raise OSError(errno.EROFS, "read-only", str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    registry = Registry(open_store(own, below), backbone)
+    registry = Registry(FileStore(own, below), backbone)
     assert names(registry) == ["a", "b"]
     with pytest.raises(RegistryUnavailable, match="cannot be written"):
         registry.set_alias("a", "live", 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.compare.written import choose_shots, write_shot, written_prompts
+from app.compare.solution import choose_shots, write_shot, written_prompts
 from app.measure.dataset import Example
 from app.model.layout import Template
 from tests.support.models import tiny_backbone
