@@ -158,7 +158,7 @@ def written_prompts(
     shown = [write_shot(template, example) for example in shots]
     for instruction in dict.fromkeys((*instructions, "")):
         kept = list(shown)
-        while (token_ids := _encode(backbone, instruction, kept)) and len(token_ids) > max_tokens and kept:
+        while len(token_ids := encode_text(backbone.tokenizer, _join(instruction, kept))) > max_tokens and kept:
             kept.pop()
         text = _join(instruction, kept)
         if not text:
@@ -185,10 +185,6 @@ def choose_shots(examples: Sequence[Example], num: int, seed: int) -> list[Examp
     while len(shots) < num and any(target_to_examples.values()):
         shots += [group.pop() for group in target_to_examples.values() if group]
     return shots[:num]
-
-
-def _encode(backbone: Backbone, instruction: str, shots: Sequence[str]) -> list[int]:
-    return encode_text(backbone.tokenizer, _join(instruction, shots))
 
 
 def _join(instruction: str, shots: Sequence[str]) -> str:

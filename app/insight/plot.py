@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 from app.errors import InvalidInput
-from app.insight.report import PromptReport
+from app.insight.report import CachedToken, EmbeddedToken, PromptReport, PromptView
 from app.insight.similarity import Groups
-from app.insight.view import CachedToken, EmbeddedToken, PromptView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

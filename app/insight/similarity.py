@@ -138,13 +138,15 @@ def find_neighbors(
         chunk_size: tokens of the vocabulary to look at together.
     """
     num = min(num_nearest, backbone.vocab_size)
-    best_cosine, best_distance = _BestTokens(num), _BestTokens(num)
+    by_cosine: list[tuple[torch.Tensor, ...]] = []
+    by_distance: list[tuple[torch.Tensor, ...]] = []
     for start, chunk in _chunks(backbone, chunk_size):
         cosine = F.normalize(rows, dim=1) @ F.normalize(chunk, dim=1).T
         distance = torch.cdist(rows, chunk, compute_mode="donot_use_mm_for_euclid_dist")
-        best_cosine.add(start, cosine, cosine, distance)
-        best_distance.add(start, -distance, cosine, distance)
-    return best_cosine.tokens(backbone), best_distance.tokens(backbone)
+        for rank, kept in ((cosine, by_cosine), (-distance, by_distance)):
+            best = rank.topk(min(num, len(chunk)), dim=1).indices
+            kept.append((rank.gather(1, best), start + best, cosine.gather(1, best), distance.gather(1, best)))
+    return _best_tokens(backbone, by_cosine, num), _best_tokens(backbone, by_distance, num)
 
 
 def _chunks(backbone: Backbone, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, torch.Tensor]]:
@@ -154,25 +156,12 @@ def _chunks(backbone: Backbone, chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[
         yield start, backbone.embed(token_ids).float()
 
 
-class _BestTokens:
-    """For each row the tokens of the highest rank so far, with their cosines and distances."""
-
-    def __init__(self, num: int) -> None:
-        self._num = num
-        self._columns: tuple[torch.Tensor, ...] = ()
-
-    def add(self, start: int, rank: torch.Tensor, cosine: torch.Tensor, distance: torch.Tensor) -> None:
-        token_ids = (start + torch.arange(rank.shape[1], device=rank.device)).expand_as(rank)
-        new = (rank, token_ids, cosine, distance)
-        columns = (
-            tuple(torch.cat(pair, dim=1) for pair in zip(self._columns, new, strict=True)) if self._columns else new
-        )
-        order = columns[0].topk(min(self._num, columns[0].shape[1]), dim=1).indices
-        self._columns = tuple(column.gather(1, order) for column in columns)
-
-    def tokens(self, backbone: Backbone) -> list[tuple[NearToken, ...]]:
-        _, token_ids, cosine, distance = (column.tolist() for column in self._columns)
-        return [
-            tuple(NearToken(i, backbone.tokenizer.decode([i]), c, d) for i, c, d in zip(*row, strict=True))
-            for row in zip(token_ids, cosine, distance, strict=True)
-        ]
+def _best_tokens(backbone: Backbone, kept: list[tuple[torch.Tensor, ...]], num: int) -> list[tuple[NearToken, ...]]:
+    """Args: kept: of each chunk the best tokens' rank, id, cosine and distance, each (n, at most num)."""
+    rank, *columns = (torch.cat(parts, dim=1) for parts in zip(*kept, strict=True))
+    order = rank.topk(num, dim=1).indices
+    token_ids, cosine, distance = (column.gather(1, order).tolist() for column in columns)
+    return [
+        tuple(NearToken(i, backbone.tokenizer.decode([i]), c, d) for i, c, d in zip(*row, strict=True))
+        for row in zip(token_ids, cosine, distance, strict=True)
+    ]

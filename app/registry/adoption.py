@@ -12,8 +12,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
-from app.registry.formats.binding import bind_rows, norm_warnings
-from app.registry.formats.importers import require_possible_size, why_missing
+from app.registry.formats.binding import bind_rows, norm_warnings, require_possible_size, why_missing
 from app.registry.formats.manifest import MANIFEST_FILE, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import INITIAL_FILE

@@ -110,9 +110,6 @@ class PromptCache:
         self._digest_to_prompt: OrderedDict[str, TaskPrompt] = OrderedDict()
         self._lock = Lock()
 
-    def __len__(self) -> int:
-        return len(self._digest_to_prompt)
-
     def get(self, digest: str) -> TaskPrompt | None:
         with self._lock:
             prompt = self._digest_to_prompt.get(digest)

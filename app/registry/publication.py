@@ -111,17 +111,13 @@ def render_card(manifest: Manifest) -> str:
         _KIND_TO_SENTENCE[manifest.kind].format(n=manifest.num_virtual_tokens)
         + f" Made for `{name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
         " refuses it.",
-        _fenced("Template", manifest.template),
+        "" if manifest.template is None else f"## Template\n\n~~~~\n{manifest.template}\n~~~~",
         _labels(manifest.labels, manifest.label_temperature),
         _table("Metrics", manifest.metrics),
         _table("Tuning", manifest.tuning),
         _table("Provenance", manifest.provenance),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _fenced(title: str, text: str | None) -> str:
-    return f"## {title}\n\n~~~~\n{text}\n~~~~" if text is not None else ""
 
 
 def _labels(labels: tuple[str, ...], temperature: float | None) -> str:

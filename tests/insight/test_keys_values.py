@@ -7,7 +7,7 @@ import torch
 
 from app.errors import InvalidInput
 from app.insight.keys_values import PERCENTILES, REFERENCE_TEXT, KeyValueNorms, split_rows
-from app.insight.view import CachedToken, view_prompt
+from app.insight.report import CachedToken, view_prompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
 from app.model.prompted_forward import PromptPrefix

@@ -11,9 +11,8 @@ import torch
 
 from app.errors import InvalidInput
 from app.insight.plot import draw_report
-from app.insight.report import Effect, PromptReport, TokenEffects
+from app.insight.report import Effect, PromptReport, TokenEffects, view_prompt
 from app.insight.similarity import compare_prompts
-from app.insight.view import view_prompt
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt, random_rows

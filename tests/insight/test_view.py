@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from app.errors import InvalidInput
+from app.insight.report import view_prompt
 from app.insight.similarity import find_neighbors
-from app.insight.view import view_prompt
 from app.task_prompt import TaskPrompt
 from tests.support.models import tiny_backbone
 

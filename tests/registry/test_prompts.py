@@ -26,7 +26,7 @@ def test_the_bytes_it_counts_are_those_of_the_prompts_it_holds() -> None:
         cache.put(prompt)
         assert cache.num_bytes <= 50_000
     held = [prompt for digest in {prompt.digest for prompt in prompts} if (prompt := cache.get(digest))]
-    assert len(held) == len(cache) > 1
+    assert len(held) > 1
     assert cache.num_bytes == sum(prompt.num_bytes + 2_048 for prompt in held)
 
 
@@ -37,11 +37,11 @@ def test_a_prompt_larger_than_the_memory_passes_through_and_the_others_stay() ->
     cache.put(large)
     assert cache.get(large.digest) is None
     assert cache.get(small.digest) is small
-    assert (len(cache), cache.num_bytes) == (1, small.num_bytes + 2_048)
+    assert cache.num_bytes == small.num_bytes + 2_048
 
 
 def test_the_same_values_are_held_once() -> None:
     cache = PromptCache(max_bytes=50_000)
     for _ in range(3):
         cache.put(random_prompt(tiny_backbone(), seed=1))
-    assert len(cache) == 1
+    assert cache.num_bytes == random_prompt(tiny_backbone(), seed=1).num_bytes + 2_048

@@ -8,8 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from app.errors import InvalidInput
-from app.insight.report import Effect, MadeOfTokens, TokenEffects, made_of_tokens, without_token
-from app.insight.view import EmbeddedToken, PromptView
+from app.insight.report import (
+    Effect,
+    EmbeddedToken,
+    MadeOfTokens,
+    PromptView,
+    TokenEffects,
+    made_of_tokens,
+    without_token,
+)
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Measurement
 from app.measure.served_prompt import ServedPrompt

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from app.answers.measuring.token_effects import measure_effects
 from app.answers.targets import Target
-from app.insight.report import PromptReport
+from app.insight.report import PromptReport, view_prompt
 from app.insight.similarity import compare_prompts
-from app.insight.view import view_prompt
 from app.measure.dataset import Example
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from app.answers.views.reply import Reply
 from app.insight.keys_values import LayerNorms
 from app.insight.report import PromptReport, TokenEffects
 from app.insight.similarity import PromptDifference
-from app.insight.view import CachedToken, EmbeddedToken
+from app.insight.report import CachedToken, EmbeddedToken
 
 
 class PromptTokensObject(Reply):

@@ -13,8 +13,7 @@ from app.http.protection.forms import open_form, read_file
 from app.http.protection.strict_json import parse_json
 from app.http.protection.validation import explain
 from app.http.tasks.tasks_schema import TextVersionRequest, UploadMetadata, VersionMetadata
-from app.registry.formats.binding import bind_text
-from app.registry.formats.importers import MAX_UPLOAD_BYTES, read_upload
+from app.registry.formats.binding import MAX_UPLOAD_BYTES, bind_text, read_upload
 from app.task_prompt import PromptKind
 
 if TYPE_CHECKING:

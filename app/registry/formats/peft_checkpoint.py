@@ -150,12 +150,6 @@ def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes
     """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT cannot hold."""
     if prompt.rows is None:
         return {}
-    config = json.dumps(_config_fields(prompt, backbone), indent=2, sort_keys=True) + "\n"
-    tensors = safetensors.torch.save({TENSOR_NAME: prompt.rows}, metadata={"format": "pt"})
-    return {CONFIG_FILE: config.encode(), TENSOR_FILE: tensors}
-
-
-def _config_fields(prompt: TaskPrompt, backbone: Backbone) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "base_model_name_or_path": backbone.name,
         "inference_mode": True,
@@ -165,10 +159,14 @@ def _config_fields(prompt: TaskPrompt, backbone: Backbone) -> dict[str, Any]:
         "task_type": "CAUSAL_LM",
     }
     if prompt.kind is PromptKind.EMBEDDINGS:
-        return fields | {"peft_type": "PROMPT_TUNING", "token_dim": backbone.hidden_size}
-    token_dim = backbone.num_kv_heads * backbone.head_dim
-    heads = {"num_attention_heads": backbone.num_kv_heads, "token_dim": token_dim, "encoder_hidden_size": token_dim}
-    return fields | heads | {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
+        fields |= {"peft_type": "PROMPT_TUNING", "token_dim": backbone.hidden_size}
+    else:
+        width = backbone.num_kv_heads * backbone.head_dim
+        fields |= {"num_attention_heads": backbone.num_kv_heads, "token_dim": width, "encoder_hidden_size": width}
+        fields |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
+    config = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    tensors = safetensors.torch.save({TENSOR_NAME: prompt.rows}, metadata={"format": "pt"})
+    return {CONFIG_FILE: config.encode(), TENSOR_FILE: tensors}
 
 
 def _refuse(message: str, param: str) -> NoReturn:
