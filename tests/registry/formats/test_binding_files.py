@@ -26,7 +26,7 @@ from tests.support.prompts import random_prompt, random_rows, write_checkpoint
 from tests.support.uploads import NAME, WIDTH, good_file, hostile_files
 
 # The release asks a million: SOFTSWAP_NUM_MUTATIONS=1000000
-# pytest tests/registry/formats/test_importers.py -k mutations
+# pytest tests/registry/formats/test_binding_files.py -k mutations
 NUM_MUTATIONS = int(os.environ.get("SOFTSWAP_NUM_MUTATIONS", "4000"))
 MAX_REFUSAL_S = 0.05
 SHARED = Path(os.environ.get("SOFTSWAP_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -30,7 +30,7 @@ from app.registry.formats.binding import describe_checkpoint, read_checkpoint
 from app.registry.formats.peft_checkpoint import encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind
-from tests.registry.formats.test_importers import shared_file
+from tests.registry.formats.test_binding_files import shared_file
 from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 from tests.support.prompts import random_prompt, write_checkpoint
 
