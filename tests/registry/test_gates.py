@@ -159,7 +159,7 @@ def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry:
     again = Registry(store, None)
     assert again.task("a").table.gates.get("live") == GATE
     assert again.evaluations.gate_examples("a", GATE) == EXAMPLES
-    assert again.tasks()[0].gates == {"live": GATE}
+    assert again.tasks()[0].table.gates == {"live": GATE}
     found = again.evaluations.find(again.resolve("a@3"), DATA)
     assert found is not None
     assert found.metrics == {"accuracy": 0.9}
