@@ -67,7 +67,7 @@ class TaskObject(Reply):
     num_versions: Annotated[int, BeforeValidator(len)] = Field(validation_alias="versions")
     aliases: dict[str, AliasTarget] = Field(
         validation_alias=AliasPath("table", "aliases"),
-        description="Each alias's version number, or two numbers with the shares of requests they get."
+        description="Each alias's version number, or two numbers with the shares of requests they get.",
     )
     gates: dict[str, GateObject] = Field(
         validation_alias=AliasPath("table", "gates"), description="Of those aliases that have one."

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from app.answers.views.reply import Reply
 from app.insight.keys_values import LayerNorms
-from app.insight.report import PromptReport, TokenEffects
+from app.insight.report import CachedToken, EmbeddedToken, PromptReport, TokenEffects
 from app.insight.similarity import PromptDifference
-from app.insight.report import CachedToken, EmbeddedToken
 
 
 class PromptTokensObject(Reply):
