@@ -26,6 +26,7 @@ from app.answers.measuring.token_report import TokenReporter
 from app.answers.prompt_warmer import PromptWarmer
 from app.answers.readiness import Readiness
 from app.answers.targets import TaskFinder
+from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -229,7 +230,7 @@ async def _start(opened: OpenEngine) -> None:
     engine.start()
     began = time.perf_counter()
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-    async for _ in engine.generate([0], prompt=None, params=params, flow=backbone.name):
+    async for _ in engine.generate(EngineRequest(token_ids=[0], params=params, flow=backbone.name)):
         pass
     warm_s = time.perf_counter() - began
     tasks = await asyncio.to_thread(describe_tasks, opened.registry, backbone)

@@ -3,13 +3,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
-from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.engine.observer import Observer
 from app.telemetry import MAX_LABEL_VALUES, JsonFormatter, Metrics, PlainFormatter, request_id
 
 
@@ -27,13 +24,14 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_series_carry_vllm_suffixes() -> None:
     metrics = Metrics()
-    stats = SimpleNamespace(num_running=2, num_waiting=3, num_free_blocks=4, num_blocks=8, num_stored_bytes=4096)
-    batch = SimpleNamespace(
-        num_text_tokens=10, num_prefix_queries=20, num_prefix_hits=20, loads=[SimpleNamespace(is_stored=True)] * 2
-    )
-    Observer(metrics, time.monotonic).stepped(
-        batch, stats, num_generated_tokens=4, num_preemptions=1, started_s=time.monotonic()
-    )
+    metrics.running.set(2)
+    metrics.waiting.set(3)
+    metrics.kv_usage.set(0.5)
+    metrics.prompt_tokens.inc(10)
+    metrics.generation_tokens.inc(4)
+    metrics.prefix_hits.inc(20)
+    metrics.prefix_loads.inc(2)
+    metrics.prefix_bytes.set(4096)
     _finish(metrics, "sentiment")
     samples = _samples(metrics)
     assert samples["softswap_num_requests_running", ()] == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -98,9 +99,10 @@ async def _time_all(
         encoded = encode_text_within(backbone, plan.template, text, plan.config.max_input_tokens)
         token_ids = continue_prompt(backbone.tokenizer, prompt, encoded)
         if scoring_plan is not None:
-            await engine.score(token_ids, scoring_plan, prompt=prompt)
+            await engine.score(EngineRequest(token_ids=token_ids, prompt=prompt), scoring_plan)
         else:
-            async with aclosing(engine.generate(token_ids, prompt=prompt, params=params)) as deltas:
+            request = EngineRequest(token_ids=token_ids, prompt=prompt, params=params)
+            async with aclosing(engine.generate(request)) as deltas:
                 async for _ in deltas:
                     pass
         times_s.append(time.perf_counter() - began)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from app.engine.config import EngineConfig
 from app.errors import BackboneMismatch, InvalidInput
-from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
+
+if TYPE_CHECKING:
+    from app.engine.config import EngineConfig
+    from app.model.backbone import Backbone
 
 Continuation = tuple[int, ...]
 

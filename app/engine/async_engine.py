@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from collections.abc import Sequence as Ids
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
 
 from app.engine.admission import EngineRequest, Scoring, ScoringPlan
-from app.engine.config import EngineConfig, EngineStats
+from app.engine.config import EngineStats
 from app.engine.engine import Engine
 from app.engine.gather import all_of
 from app.engine.output.output import Delta, PathScores
-from app.engine.sequence import FinishReason
-from app.engine.threads.device_lease import DeviceLease
-from app.engine.threads.engine_thread import IDLE_HEARTBEAT_S, EngineThread, Item, Reader
-from app.errors import DeadlineExceeded, Draining, NumericalError, Overloaded, SoftswapError
-from app.sampling import SamplingParams
-from app.task_prompt import PromptKind, TaskPrompt
+from app.engine.threads.engine_thread import IDLE_HEARTBEAT_S, EngineThread, Reader
+from app.errors import Draining, Overloaded
+from app.task_prompt import TaskPrompt
 
 QUEUED_BATCHES = 4
 
 
 class AsyncEngine:
-    """Call `start` once, then `generate` and `score` from any coroutine; `drain` and `close` at the end."""
+    """Call `start` once, then `generate` and `score` from any coroutine; `drain` and `close` at the end.
+
+    Attributes:
+        max_positions: positions that one sequence can fill, virtual tokens included.
+        plan_scoring: what `score` takes; see `Admission`.
+        wants_warm: whether `warm` would spare the first request with a prompt something; see `Warmer.wants`.
+        lease: turns on the engine's thread for tuning.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._num_open = 0
+        self.config = engine.config
+        self.max_positions = engine.admission.max_positions
+        self.plan_scoring = engine.admission.plan_scoring
+        self.wants_warm = engine.warmer.wants
         self.thread = EngineThread(engine)
-
-    @property
-    def config(self) -> EngineConfig:
-        return self._engine.config
+        self.lease = self.thread.lease
 
     @property
     def stats(self) -> EngineStats:
         return self._engine.stats
-
-    @property
-    def lease(self) -> DeviceLease:
-        return self.thread.lease
 
     @property
     def is_alive(self) -> bool:
@@ -58,15 +58,6 @@ class AsyncEngine:
     def heartbeat_age_s(self) -> float:
         """Seconds since the thread last came round; a long forward counts as silence."""
         return time.monotonic() - self.thread.heartbeat_s
-
-    @property
-    def max_positions(self) -> int:
-        """Positions that one sequence can fill, virtual tokens included."""
-        return self._engine.admission.max_positions
-
-    def plan_scoring(self, continuations: Iterable[Ids[int]]) -> ScoringPlan:
-        """What `score` takes. Does not depend on the text, so it can be kept for many. Raises InvalidInput."""
-        return self._engine.admission.plan_scoring(continuations)
 
     def num_scored_at_once(self, num_sequences: int) -> int:
         """How many of a plan's sequences are with the engine at a time: at most half a batch, and half the queue."""
@@ -84,25 +75,11 @@ class AsyncEngine:
     def start(self) -> None:
         self.thread.start()
 
-    async def generate(
-        self,
-        token_ids: Ids[int],
-        *,
-        prompt: TaskPrompt | None,
-        params: SamplingParams,
-        cache_salt: str = "",
-        flow: str = "",
-        deadline_s: float | None = None,
-        num_shared_tokens: int = 0,
-    ) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: EngineRequest, *, deadline_s: float | None = None) -> AsyncGenerator[Delta, None]:
         """Generate after `[prompt][text]`; closing the iterator ends the sequence within a step.
 
         Args:
-            token_ids: the text, beginning-of-sequence id included if the backbone has one.
-            cache_salt: who may find this text in the cache again: requests of the same salt.
-            flow: whose fair share the tokens count against; also the metrics' label.
             deadline_s: seconds from now.
-            num_shared_tokens: leading tokens that siblings of this request begin with too; computed once.
 
         Raises:
             InvalidInput, BackboneMismatch, Overloaded, Draining, EngineDead: before the first delta.
@@ -110,50 +87,29 @@ class AsyncEngine:
                 engine failed.
         """
         self._require_open()
-        request = self._engine.admission.admit(
-            EngineRequest(
-                token_ids=token_ids,
-                prompt=prompt,
-                params=params,
-                num_shared_tokens=num_shared_tokens,
-                cache_salt=cache_salt,
-                flow=flow,
-            )
-        )
-        reader = _DeltaReader(partial(self._engine.submit, request, deadline_s=deadline_s))
+        admitted = self._engine.admission.admit(request)
+        reader = Reader(partial(self._engine.submit, admitted, deadline_s=deadline_s))
         with self._following(reader):
             while not reader.is_read:
-                yield await reader.next()
+                delta = await reader.next()
+                assert isinstance(delta, Delta)
+                yield delta
 
-    async def score(
-        self,
-        token_ids: Ids[int],
-        plan: ScoringPlan,
-        *,
-        prompt: TaskPrompt | None,
-        cache_salt: str = "",
-        flow: str = "",
-        deadline_s: float | None = None,
-    ) -> Scoring:
+    async def score(self, text: EngineRequest, plan: ScoringPlan, *, deadline_s: float | None = None) -> Scoring:
         """log P(continuation | prompt, text) of each continuation of the plan.
 
         The text's keys and values are computed once for all. Raises what `generate` raises.
         """
         at_once = self.num_scored_at_once(plan.num_sequences)
         self._require_open(at_once)
-        text = EngineRequest(token_ids=token_ids, prompt=prompt, cache_salt=cache_salt, flow=flow)
         requests = self._engine.admission.admit_scoring(text, plan)
         ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         paths = (self._score_path(each, ends_at, is_begun=i >= at_once) for i, each in enumerate(requests))
         found = await all_of(paths, at_once=at_once)
         return Scoring(
-            plan.sum([path.logprobs for path in found], start=len(token_ids) - 1),
+            plan.sum([path.logprobs for path in found], start=len(text.token_ids) - 1),
             min(path.num_cached_tokens for path in found),
         )
-
-    def wants_warm(self, digest: str, kind: PromptKind, num_virtual_tokens: int) -> bool:
-        """Whether `warm` would spare the first request with this prompt something."""
-        return self._engine.warmer.wants(digest, kind, num_virtual_tokens)
 
     def warm(self, prompt: TaskPrompt) -> bool:
         """Compute a prompt before any request asks for it. Blocks; not for coroutines.
@@ -195,9 +151,9 @@ class AsyncEngine:
             left_s = None if ends_at is None else ends_at - time.monotonic()
             return self._engine.submit(request, deadline_s=left_s, is_begun=is_begun)
 
-        reader = _ScoresReader(submit)
+        reader = Reader(submit)
         with self._following(reader):
-            scores = _require_good(await reader.outcome)
+            scores = await reader.next()
         assert isinstance(scores, PathScores)
         return scores
 
@@ -214,47 +170,3 @@ class AsyncEngine:
             self._num_open -= 1
             if not reader.is_finished:
                 self.thread.abort(reader)
-
-
-class _DeltaReader(Reader):
-    """Deltas of one sequence on their way from the engine's thread to a coroutine."""
-
-    def __init__(self, submit: Callable[[], int]) -> None:
-        super().__init__(submit)
-        self._items: asyncio.Queue[Item] = asyncio.Queue()
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the last delta was read."""
-        return self.is_finished and self._items.empty()
-
-    async def next(self) -> Delta:
-        """The next delta. Raises the error that came instead."""
-        delta = _require_good(await self._items.get())
-        assert isinstance(delta, Delta)
-        return delta
-
-    def _put(self, item: Item) -> None:
-        self._items.put_nowait(item)
-
-
-class _ScoresReader(Reader):
-    """The one answer of a scored sequence, or the error that came instead."""
-
-    def __init__(self, submit: Callable[[], int]) -> None:
-        super().__init__(submit)
-        self.outcome: asyncio.Future[Item] = self.loop.create_future()
-
-    def _put(self, item: Item) -> None:
-        if not self.outcome.done():  # cancelled together with the coroutine that waits for it
-            self.outcome.set_result(item)
-
-
-def _require_good(item: Item) -> Delta | PathScores:
-    if isinstance(item, SoftswapError):
-        raise item
-    if item.finish_reason is FinishReason.DEADLINE:
-        raise DeadlineExceeded("the request's deadline passed before the answer was complete")
-    if item.finish_reason is FinishReason.ERROR:
-        raise NumericalError("the model gave values that are not finite for this request")
-    return item

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,17 +68,15 @@ class EngineConfig:
         kv_cache_bytes: int | None = None,
         max_waiting_requests: int = 1024,
         max_waiting_tokens: int | None = None,
-        prefix_caching: bool = True,
-        prefix_store: Path | None = None,
-        prefix_store_bytes: int = PREFIX_STORE_BYTES,
         prompt_lookup: int = 0,
-        tuning_share: float = 0.0,
         eager: bool = False,
+        **others: Any,
     ) -> EngineConfig:
         """Defaults that suit the device. Raises InvalidInput naming the field that does not fit.
 
         Args:
             eager: without what is done on CUDA only, decode graphs and asynchronous scheduling.
+            others: fields that need no sizing, taken as they are.
         """
         is_cuda = backbone.device.type == "cuda"
         multiple = kernels_for(backbone.device).block_multiple(backbone.dtype, backbone.head_dim)
@@ -98,13 +97,10 @@ class EngineConfig:
             num_blocks=min(num_tokens // size, 2 * num_seqs * -(-length // size)) + 1,
             max_waiting_requests=max_waiting_requests,
             max_waiting_tokens=max_waiting_tokens or max_waiting_requests * length,
-            prefix_caching=prefix_caching,
-            prefix_store=prefix_store,
-            prefix_store_bytes=prefix_store_bytes,
             prompt_lookup=prompt_lookup,
-            tuning_share=tuning_share,
             decode_graphs=is_cuda and not eager,
             async_scheduling=is_cuda and not eager and not prompt_lookup,  # speculation needs the previous tokens
+            **others,
         )
 
 

@@ -15,7 +15,6 @@ from app.engine.admission import Admission, EngineRequest
 from app.engine.block_manager import BlockManager
 from app.engine.config import EngineConfig, EngineStats
 from app.engine.model_runner import ModelRunner
-from app.engine.observer import Observer
 from app.engine.output.output import Delta, OutputProcessor, PathScores
 from app.engine.output.readout import Choice, ReadOut
 from app.engine.prefix.prefix_store import PrefixStore
@@ -71,7 +70,7 @@ class Engine:
         self.backbone = backbone
         self.config = config
         self.admission = Admission(backbone, config)
-        self._observer = Observer(metrics or Metrics(), clock)
+        self.metrics = metrics or Metrics()
         self._clock = clock
         self.model_runner = ModelRunner(
             backbone,
@@ -95,7 +94,7 @@ class Engine:
         )
         self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
         self._pending: _PendingStep | None = None
-        self._outputs = OutputProcessor(backbone)
+        self._outputs = OutputProcessor(backbone, self.metrics, clock)
         self._ids = count()
         self._num_steps = 0
 
@@ -165,7 +164,7 @@ class Engine:
         sequence = self._outputs.find(sequence_id)
         if sequence is not None:
             self._finish(sequence, FinishReason.ABORT)
-            self._observer.changed(self.stats)  # there may be no step for a long time
+            self._observe_load(self.stats)  # there may be no step for a long time
 
     def step(self) -> list[tuple[int, Delta]]:
         """Compute one batch. Returns what it added to which sequence; when running ahead, what the previous one did."""
@@ -180,13 +179,19 @@ class Engine:
             self._update_from(due)
         self._num_steps += 1
         deltas = self._outputs.take_deltas()
-        self._observer.stepped(
-            given.batch,
-            self.stats,
-            num_generated_tokens=sum(len(delta.token_ids) for _, delta in deltas),
-            num_preemptions=self.scheduler.num_preemptions - num_preemptions_before,
-            started_s=started_s,
-        )
+        stats, batch = self.stats, given.batch
+        num_generated_tokens = sum(len(delta.token_ids) for _, delta in deltas)
+        self._observe_load(stats)
+        metrics = self.metrics
+        metrics.prompt_tokens.inc(batch.num_text_tokens)
+        metrics.generation_tokens.inc(num_generated_tokens)
+        metrics.preemptions.inc(stats.num_preemptions - num_preemptions_before)
+        metrics.prefix_queries.inc(batch.num_prefix_queries)
+        metrics.prefix_hits.inc(batch.num_prefix_hits)
+        metrics.prefix_loads.inc(sum(prefix.is_stored for prefix in batch.loads))
+        metrics.prefix_bytes.set(stats.num_stored_bytes)
+        metrics.iteration_tokens.observe(batch.num_text_tokens + num_generated_tokens)
+        metrics.step_seconds.observe(self._clock() - started_s)
         return deltas
 
     def take_scores(self) -> list[tuple[int, PathScores]]:
@@ -198,12 +203,8 @@ class Engine:
         assert not self.has_unfinished, "requests go first"
         is_warm = self.warmer.warm(prompt, should_stop)
         if is_warm:
-            self._observer.warmed()
+            self.metrics.warmed.inc()
         return is_warm
-
-    def observe_lent(self, duration_s: float) -> None:
-        """The device computed for tuning that long."""
-        self._observer.lent(duration_s)
 
     def reset(self) -> list[tuple[int, Delta]]:
         """After a failed step: end every running sequence and forget what the cache holds.
@@ -251,7 +252,9 @@ class Engine:
     def begin_step(self, now_s: float) -> _PendingStep:
         """Give the device the next step."""
         batch = self.scheduler.schedule()
-        self._observer.scheduled(batch, now_s)
+        for item in batch.items:
+            if isinstance(item.segment, Sequence) and item.segment.first_scheduled_s is None:
+                item.segment.first_scheduled_s = now_s
         chosen = None if self._pending is None else self._pending.read_out.chosen
         rows, logits = self.model_runner.run(batch, chosen)
         self.scheduler.advance(batch)
@@ -285,11 +288,12 @@ class Engine:
             return choices
         counting = self._speculation.settle(choices, batch.num_rejected)
         num_sequences = len({sequence for sequence, _, _ in counting})
-        self._observer.speculated(len(choices) - num_sequences, len(counting) - num_sequences)
+        self.metrics.drafts.inc(len(choices) - num_sequences)
+        self.metrics.accepted_drafts.inc(len(counting) - num_sequences)
         return counting
 
     def _add_tokens(self, choices: list[Choice]) -> None:
-        self._observer.chose([sequence for sequence, _, _ in choices])
+        self._outputs.note_times([sequence for sequence, _, _ in choices])
         for sequence, token_id, logprob in choices:
             if sequence in self._outputs:  # the previous token may have been its last
                 reason = self._outputs.add(sequence, token_id, logprob)
@@ -314,8 +318,12 @@ class Engine:
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
         sequence.num_pending = 0
-        self._outputs.close(sequence)
-        self._observer.finished(sequence, reason)
+        self._outputs.close(sequence, reason)
+
+    def _observe_load(self, stats: EngineStats) -> None:
+        self.metrics.running.set(stats.num_running)
+        self.metrics.waiting.set(stats.num_waiting)
+        self.metrics.kv_usage.set(1 - stats.num_free_blocks / stats.num_blocks)
 
 
 def _ending(batch: Batch) -> list[Sequence]:

@@ -13,13 +13,13 @@ from itertools import groupby
 
 import torch
 
-from app.engine.block_manager import TailCopy
+from app.engine.block_manager import NULL_BLOCK, TailCopy
 from app.engine.output.readout import LogitRow, logit_rows
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.backbone import Backbone
-from app.model.decode_graphs import DecodeGraphs, DecodeRows
+from app.model.decode_graphs import DecodeGraphs, PackedRows
 from app.model.kernels import kernels_for
 from app.model.kv_cache import KVCache
 from app.model.replacements import Replacements
@@ -62,13 +62,8 @@ class ModelRunner:
         )
         logger.info("layers: %s", reason)
         self.kv_cache = KVCache(
-            backbone.kv_shape,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            dtype=dtype,
-            device=device,
+            backbone.kv_shape, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device
         )
-
         self._decode_graphs = None if decode_graphs is None else self._prepare_graphs(*decode_graphs)
 
     @torch.inference_mode()
@@ -90,12 +85,21 @@ class ModelRunner:
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
         late_ids = _LateIds.of(items, chosen)
         rows, places = logit_rows(items)
+        packed = self._pack(items)
         if self._decode_graphs is not None and _is_plain_decode(items, batch.copies):
-            logits = self._decode_graphs.run(self._decode_rows(items), late_ids.put)
+            logits = self._decode_graphs.run(packed, late_ids.put)
             return rows, logits if len(places) == len(items) else logits.index_select(0, self._tensor(places))
-        embeds = self._embed(items, late_ids)
-        positions = self._tensor(_positions(items))
-        attention_batch = self._attention_batch(items, batch.copies)
+        embeds = self._embed(items, packed.token_ids, late_ids)
+        attention_batch = AttentionBatch(
+            kv_cache=self.kv_cache,
+            attend=self.attend,
+            slots=self._tensor(packed.slots),
+            query_lens=[item.num_tokens for item in items],
+            kv_lens=packed.kv_lens,
+            block_tables=self._tensor(packed.block_tables, torch.int32),
+            copies=self._copy_slots(batch.copies),
+        )
+        positions = self._tensor(packed.positions)
         return rows, self._forward(embeds, positions, attention_batch, self._tensor(places)).float()
 
     def computed_rows(self, prefix: Prefix) -> torch.Tensor:
@@ -157,18 +161,21 @@ class ModelRunner:
         logger.info("decode graphs: %d, up to %d sequences, in %.1f s", len(graphs.buckets), max_num_rows, took_s)
         return graphs
 
-    def _decode_rows(self, items: list[Item]) -> DecodeRows:
-        return DecodeRows(
+    def _pack(self, items: list[Item]) -> PackedRows:
+        width = max(len(item.segment.block_table) for item in items)
+        return PackedRows(
             token_ids=[token for item in items for token in _token_ids(item)],
-            positions=_positions(items),
+            positions=[position for item in items for position in range(item.start, item.end)],
             slots=[slot for item in items for slot in self._slots(item.segment, item.start, item.end)],
             kv_lens=[item.end for item in items],
-            block_tables=_block_tables(items),
+            block_tables=[
+                item.segment.block_table + [NULL_BLOCK] * (width - len(item.segment.block_table)) for item in items
+            ],
         )
 
-    def _embed(self, items: list[Item], late_ids: _LateIds) -> torch.Tensor:
+    def _embed(self, items: list[Item], token_ids: list[int], late_ids: _LateIds) -> torch.Tensor:
         """(num_tokens, hidden_size): ids through the embedding layer, prompt rows as they are."""
-        ids = self._tensor([token for item in items for token in _token_ids(item)])
+        ids = self._tensor(token_ids)
         late_ids.put(ids)
         embedded = self._backbone.embed(ids)
         start = 0
@@ -178,17 +185,6 @@ class ModelRunner:
                 embedded[start : start + item.num_tokens] = tensor_to_device(rows, embedded.device)
             start += item.num_tokens
         return embedded
-
-    def _attention_batch(self, items: list[Item], copies: list[TailCopy]) -> AttentionBatch:
-        return AttentionBatch(
-            kv_cache=self.kv_cache,
-            attend=self.attend,
-            slots=self._tensor([slot for item in items for slot in self._slots(item.segment, item.start, item.end)]),
-            query_lens=[item.num_tokens for item in items],
-            kv_lens=[item.end for item in items],
-            block_tables=self._tensor(_block_tables(items), torch.int32),
-            copies=self._copy_slots(copies),
-        )
 
     def _copy_slots(self, copies: list[TailCopy]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         pairs = []
@@ -252,16 +248,6 @@ class _LateIds:
 def _is_plain_decode(items: list[Item], copies: list[TailCopy]) -> bool:
     """Whether every item is one token of a sequence's text, and nothing but their own rows is written."""
     return not copies and all(item.num_tokens == 1 and isinstance(item.segment, Sequence) for item in items)
-
-
-def _block_tables(items: list[Item]) -> list[list[int]]:
-    """Padded with the null block to the longest."""
-    width = max(len(item.segment.block_table) for item in items)
-    return [item.segment.block_table + [0] * (width - len(item.segment.block_table)) for item in items]
-
-
-def _positions(items: list[Item]) -> list[int]:
-    return [position for item in items for position in range(item.start, item.end)]
 
 
 def _token_ids(item: Item) -> list[int] | tuple[int, ...]:

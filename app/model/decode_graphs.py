@@ -28,19 +28,20 @@ BUCKET_STEP = 16
 
 
 @dataclass(frozen=True)
-class DecodeRows:
-    """What a step computes; one entry for each sequence.
+class PackedRows:
+    """Tokens that a step computes, one after the other; of a decode step, one for each sequence.
 
     Attributes:
-        kv_lens: tokens each sequence sees, its new one included.
+        slots: places in the KV cache that each token's keys and values go to.
+        kv_lens: tokens each sequence sees, its new ones included.
         block_tables: all of one length.
     """
 
-    token_ids: Sequence[int]
-    positions: Sequence[int]
-    slots: Sequence[int]
-    kv_lens: Sequence[int]
-    block_tables: Sequence[Sequence[int]]
+    token_ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    kv_lens: list[int]
+    block_tables: list[list[int]]
 
 
 class DecodeGraphs:
@@ -80,7 +81,7 @@ class DecodeGraphs:
         self._logits = torch.empty((max_num_rows, vocab_size), dtype=torch.float32, device=device)
         self._replay = capture(self._compute, self.buckets)
 
-    def run(self, rows: DecodeRows, put_late: Callable[[torch.Tensor], None]) -> torch.Tensor:
+    def run(self, rows: PackedRows, put_late: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """(num_rows, vocab_size) float32, there until the next call.
 
         Args:
@@ -93,7 +94,7 @@ class DecodeGraphs:
         self._replay(bucket)
         return self._logits[:num_rows]
 
-    def _fill(self, rows: DecodeRows, bucket: int) -> None:
+    def _fill(self, rows: PackedRows, bucket: int) -> None:
         """Rows after the last get id 0 at position 0, which sees itself, in the null block."""
         device, num_more = self._ids.device, bucket - len(rows.token_ids)
         zeros, width = [0] * num_more, len(rows.block_tables[0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.engine.admission import Scoring
+from app.engine.admission import EngineRequest, Scoring
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -80,9 +80,11 @@ def poisoned_prompt() -> TaskPrompt:
     return TaskPrompt.from_kv(torch.full((20, BACKBONE.kv_row_size), 3e38), BACKBONE.fingerprint)
 
 
-async def tokens_of(engine: AsyncEngine, ids: list[int], **arguments: object) -> list[int]:
-    settings = {"prompt": None, "params": GREEDY, **arguments}
-    deltas = [delta async for delta in engine.generate(ids, **settings)]  # type: ignore[arg-type]
+async def tokens_of(
+    engine: AsyncEngine, ids: list[int], *, deadline_s: float | None = None, **arguments: Any
+) -> list[int]:
+    request = EngineRequest(token_ids=ids, **{"params": GREEDY, **arguments})
+    deltas = [delta async for delta in engine.generate(request, deadline_s=deadline_s)]
     assert [delta.finish_reason is not None for delta in deltas] == [False] * (len(deltas) - 1) + [True]
     return naive.tokens(deltas)
 
@@ -139,7 +141,7 @@ def test_200_requests_at_once_each_get_their_own_answer() -> None:
 def test_leaving_a_stream_frees_its_row_within_one_step() -> None:
     async def check() -> None:
         async with running() as engine:
-            stream = engine.generate([0, 5, 6], prompt=None, params=LONG)
+            stream = engine.generate(EngineRequest(token_ids=[0, 5, 6], params=LONG))
             await anext(stream)
             assert engine.stats.num_running == 1
             before = engine.stats.num_steps
@@ -169,9 +171,9 @@ def test_a_cancelled_task_frees_its_row_wherever_it_waits() -> None:
 def test_a_stream_closed_before_its_first_delta_runs_nothing() -> None:
     async def check() -> None:
         async with running() as engine:
-            stream = engine.generate([0, 5, 6], prompt=None, params=LONG)
+            stream = engine.generate(EngineRequest(token_ids=[0, 5, 6], params=LONG))
             await stream.aclose()
-            waiting = asyncio.create_task(anext(engine.generate([0, 5, 6], prompt=None, params=LONG)))
+            waiting = asyncio.create_task(anext(engine.generate(EngineRequest(token_ids=[0, 5, 6], params=LONG))))
             await asyncio.sleep(0)
             waiting.cancel()
             await _ends([waiting])
@@ -247,7 +249,7 @@ def test_a_full_queue_refuses_the_next_and_serves_those_before() -> None:
 def test_a_queue_full_of_tokens_refuses_too() -> None:
     async def check() -> None:
         async with running(max_num_seqs=1, max_waiting_tokens=60) as engine:
-            first = engine.generate([0, 5], prompt=None, params=LONG)
+            first = engine.generate(EngineRequest(token_ids=[0, 5], params=LONG))
             await anext(first)
             tasks = [asyncio.create_task(tokens_of(engine, [0] * 25)) for _ in range(3)]
             await until(lambda: sum(task.done() for task in tasks) == 1)
@@ -284,7 +286,7 @@ def test_a_failed_step_ends_the_running_ones_and_the_next_request_works(
 ) -> None:
     async def check() -> None:
         async with running(max_num_seqs=2) as engine:
-            stream = engine.generate([0, 5, 6], prompt=prompt_of(7), params=LONG)
+            stream = engine.generate(EngineRequest(token_ids=[0, 5, 6], prompt=prompt_of(7), params=LONG))
             await anext(stream)
             broken_runner(1)
             with pytest.raises(SoftswapError, match="a step of the engine failed"):
@@ -451,9 +453,15 @@ def test_closing_tells_the_running_ones_that_the_server_stops() -> None:
 
 
 async def score_all(
-    engine: AsyncEngine, ids: list[int], continuations: list[tuple[int, ...]], **arguments: Any
+    engine: AsyncEngine,
+    ids: list[int],
+    continuations: list[tuple[int, ...]],
+    *,
+    deadline_s: float | None = None,
+    **arguments: Any,
 ) -> Scoring:
-    return await engine.score(ids, engine.plan_scoring(continuations), **arguments)
+    text = EngineRequest(token_ids=ids, **arguments)
+    return await engine.score(text, engine.plan_scoring(continuations), deadline_s=deadline_s)
 
 
 def naive_score(prompt: TaskPrompt | None, ids: list[int], continuation: tuple[int, ...]) -> float:
@@ -614,7 +622,7 @@ def test_the_last_delta_says_why() -> None:
         async with running() as engine:
             first = (await tokens_of(engine, [0, 5, 6]))[0]
             params = SamplingParams(temperature=0, max_tokens=8, stop_token_ids=(first,))
-            deltas: list[Delta] = [d async for d in engine.generate([0, 5, 6], prompt=None, params=params)]
+            deltas: list[Delta] = [d async for d in engine.generate(EngineRequest(token_ids=[0, 5, 6], params=params))]
             assert [(d.finish_reason, d.stop_reason, d.text) for d in deltas] == [(FinishReason.STOP, first, "")]
 
     run(check)

@@ -9,7 +9,7 @@ import torch
 
 from app.model.attention import AttentionBatch, attend_sdpa, no_mask
 from app.model.backbone import Backbone
-from app.model.decode_graphs import DecodeGraphs, DecodeRows, buckets_up_to
+from app.model.decode_graphs import DecodeGraphs, PackedRows, buckets_up_to
 from app.model.kernels import kernels_for
 from app.model.kv_cache import KVCache
 from tests.support.models import tiny_backbone
@@ -53,7 +53,7 @@ class Model:
             max_num_tokens=MAX_NUM_TOKENS,
         )
 
-    def plain(self, rows: DecodeRows) -> torch.Tensor:
+    def plain(self, rows: PackedRows) -> torch.Tensor:
         """The same rows as any packed batch is computed."""
         batch = AttentionBatch(
             kv_cache=self.cache,
@@ -67,11 +67,11 @@ class Model:
         return self.forward(torch.tensor(rows.token_ids), torch.tensor(rows.positions), batch)
 
 
-def rows_of(kv_lens: list[int], seed: int = 0) -> DecodeRows:
+def rows_of(kv_lens: list[int], seed: int = 0) -> PackedRows:
     """Sequences of these numbers of tokens, each in blocks of its own."""
     width = -(-max(kv_lens) // BLOCK_SIZE)
     tables = [[1 + i * width + k if k * BLOCK_SIZE < n else 0 for k in range(width)] for i, n in enumerate(kv_lens)]
-    return DecodeRows(
+    return PackedRows(
         token_ids=[3 + (seed + 17 * i) % 200 for i in range(len(kv_lens))],
         positions=[n - 1 for n in kv_lens],
         slots=[table[(n - 1) // BLOCK_SIZE] * BLOCK_SIZE + (n - 1) % BLOCK_SIZE
@@ -124,7 +124,7 @@ def test_what_an_earlier_step_left_in_the_buffers_changes_no_bit() -> None:
 def test_ids_that_only_the_device_knows_are_put_over_the_others() -> None:
     model, rows = Model(tiny_backbone("llama")), rows_of([9, 1, 7])
     found = model.graphs().run(rows, lambda ids: ids[1].fill_(99)).clone()
-    known = DecodeRows([rows.token_ids[0], 99, rows.token_ids[2]], rows.positions, rows.slots, rows.kv_lens,
+    known = PackedRows([rows.token_ids[0], 99, rows.token_ids[2]], rows.positions, rows.slots, rows.kv_lens,
                        rows.block_tables)  # fmt: skip
     assert torch.equal(found, model.graphs().run(known, nothing_late))
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from app.engine.admission import EngineRequest
 from app.engine.sequence import FinishReason
 from app.sampling import SamplingParams
 
@@ -122,15 +123,15 @@ class TextGenerator:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     def _begin(self, target: Target, ask: Ask, call: Call) -> AsyncGenerator[Delta, None]:
-        return self._engine.generate(
-            ask.token_ids,
+        request = EngineRequest(
+            token_ids=ask.token_ids,
             prompt=target.prompt,
             params=ask.params,
+            num_shared_tokens=ask.num_shared_tokens,
             cache_salt=call.cache_salt,
             flow=target.flow,
-            deadline_s=call.left_s,
-            num_shared_tokens=ask.num_shared_tokens,
         )
+        return self._engine.generate(request, deadline_s=call.left_s)
 
 
 async def put_together(deltas: AsyncGenerator[tuple[int, Delta], None], num_choices: int) -> list[Choice]:

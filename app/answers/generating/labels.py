@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from app.engine.admission import EngineRequest
 from app.engine.gather import all_of
 from app.measure.label_tree import encode_labels
 
@@ -138,14 +139,8 @@ class LabelScorer:
         return await self._score(target, token_ids, self._engine.plan_scoring(continuations), call)
 
     async def _score(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> Scoring:
-        return await self._engine.score(
-            token_ids,
-            plan,
-            prompt=target.prompt,
-            cache_salt=call.cache_salt,
-            flow=target.flow,
-            deadline_s=call.left_s,
-        )
+        text = EngineRequest(token_ids=token_ids, prompt=target.prompt, cache_salt=call.cache_salt, flow=target.flow)
+        return await self._engine.score(text, plan, deadline_s=call.left_s)
 
     def num_sequences(self, target: AnyTarget) -> int:
         """Sequences that are with the engine at a time for one text."""

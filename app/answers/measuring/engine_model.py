@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from app.engine.admission import EngineRequest
 from app.engine.gather import all_of
 from app.measure.label_tree import encode_labels
 from app.sampling import SamplingParams
@@ -71,28 +73,18 @@ class EngineModel:
         return [score for [score] in await all_of(scores, at_once=self._num_at_once())]
 
     async def _score_after(self, served: ServedPrompt, text: Sequence[int], plan: ScoringPlan) -> list[float]:
-        scoring = await self._engine.score(
-            text,
-            plan,
-            prompt=served.prompt,
-            cache_salt=self._call.cache_salt,
-            flow=self._flow,
-            deadline_s=self._call.left_s,
-        )
-        return scoring.log_likelihoods
+        request = self._request(served, text)
+        return (await self._engine.score(request, plan, deadline_s=self._call.left_s)).log_likelihoods
 
     async def _generate_after(self, served: ServedPrompt, text: Sequence[int], params: SamplingParams) -> str:
-        deltas = self._engine.generate(
-            text,
-            prompt=served.prompt,
-            params=params,
-            cache_salt=self._call.cache_salt,
-            flow=self._flow,
-            deadline_s=self._call.left_s,
-        )
+        request = replace(self._request(served, text), params=params)
+        deltas = self._engine.generate(request, deadline_s=self._call.left_s)
         async with aclosing(deltas):
             written = "".join([delta.text async for delta in deltas])
         return served.cut(written.strip())
+
+    def _request(self, served: ServedPrompt, text: Sequence[int]) -> EngineRequest:
+        return EngineRequest(token_ids=text, prompt=served.prompt, cache_salt=self._call.cache_salt, flow=self._flow)
 
     async def _encode(
         self, served: ServedPrompt, inputs: Sequence[str], num_answer_tokens: int

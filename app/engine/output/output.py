@@ -1,7 +1,8 @@
-"""What sequences have to show: deltas of text for their readers, and the scores of scored ones."""
+"""What sequences have to show: deltas of text for their readers, and the scores of scored ones; times for metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from app.engine.sequence import FinishReason, Sequence
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.model.sampler import TokenLogprob
+    from app.telemetry import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,13 @@ def _finish_reason(sequence: Sequence, *, is_end: bool, stop: str | None) -> Fin
 
 
 class OutputProcessor:
-    """A sequence is open from `open` to `close`; what is noted of one that is not changes nothing."""
+    """A sequence is open from `open` to `close`; what is noted of one that is not changes nothing.
 
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
+    Args: clock: monotonic seconds, the engine's own.
+    """
+
+    def __init__(self, backbone: Backbone, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._backbone, self._metrics, self._clock = backbone, metrics, clock
         self._id_to_output: dict[int, TextOutput | ScoringOutput] = {}
         self._deltas: list[tuple[int, Delta]] = []
         self._scores: list[tuple[int, PathScores]] = []
@@ -167,6 +172,15 @@ class OutputProcessor:
         if isinstance(output, TextOutput):
             output.note_prompt_logprob(index, logprob)
 
+    def note_times(self, sequences: Iterable[Sequence]) -> None:
+        """Each of these gets a token now; the time since the previous one counts for those that had one."""
+        now_s = self._clock()
+        for sequence in sequences:
+            if sequence.last_token_s is not None:
+                self._metrics.inter_token.observe(now_s - sequence.last_token_s)
+            sequence.first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+            sequence.last_token_s = now_s
+
     def add(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> FinishReason | None:
         """Add a token to an open sequence. Returns why the sequence ends with it, if it does."""
         output = self._id_to_output[sequence.sequence_id]
@@ -183,8 +197,23 @@ class OutputProcessor:
         else:
             self._deltas.append((sequence.sequence_id, output.end(reason)))
 
-    def close(self, sequence: Sequence) -> None:
+    def close(self, sequence: Sequence, reason: FinishReason) -> None:
+        """The sequence has ended. Stages it never reached have no times."""
         del self._id_to_output[sequence.sequence_id]
+        now_s, arrival_s = self._clock(), sequence.arrival_s
+        scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
+        self._metrics.observe_finished(
+            flow=sequence.flow,
+            finish_reason=reason,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_generation_tokens=sequence.num_generated_tokens,
+            queue_s=None if scheduled_s is None else scheduled_s - arrival_s,
+            prefill_s=None if scheduled_s is None or first_s is None else first_s - scheduled_s,
+            decode_s=None if first_s is None else now_s - first_s,
+            e2e_s=now_s - arrival_s,
+            ttft_s=None if first_s is None else first_s - arrival_s,
+            max_tokens=sequence.params.max_tokens,
+        )
 
     def take_deltas(self) -> list[tuple[int, Delta]]:
         deltas, self._deltas = self._deltas, []

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,7 +15,7 @@ from app.engine.engine import Engine
 from app.engine.output.output import Delta, PathScores
 from app.engine.sequence import FinishReason
 from app.engine.threads.device_lease import DeviceLease
-from app.errors import Draining, EngineDead, SoftswapError
+from app.errors import DeadlineExceeded, Draining, EngineDead, NumericalError, SoftswapError
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ FULL_SHARE = 0.75
 Item = Delta | PathScores | SoftswapError
 
 
-class Reader(ABC):
+class Reader:
     """Waits on an event loop for what one sequence gives; the last item has a finish reason or is an error.
 
     Args:
@@ -41,14 +40,28 @@ class Reader(ABC):
         self.submit = submit
         self.sequence_id: int | None = None
         self.is_finished = False
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the last item was read."""
+        return self.is_finished and self._items.empty()
 
     def take(self, item: Item) -> None:
         """Called on the reader's event loop."""
         self.is_finished = isinstance(item, SoftswapError) or item.finish_reason is not None
-        self._put(item)
+        self._items.put_nowait(item)
 
-    @abstractmethod
-    def _put(self, item: Item) -> None: ...
+    async def next(self) -> Delta | PathScores:
+        """The next item. Raises the error that came instead."""
+        item = await self._items.get()
+        if isinstance(item, SoftswapError):
+            raise item
+        if item.finish_reason is FinishReason.DEADLINE:
+            raise DeadlineExceeded("the request's deadline passed before the answer was complete")
+        if item.finish_reason is FinishReason.ERROR:
+            raise NumericalError("the model gave values that are not finite for this request")
+        return item
 
 
 class EngineThread:
@@ -165,7 +178,7 @@ class EngineThread:
         is_full = stats.num_running >= FULL_SHARE * self._engine.config.max_num_seqs
         took_s = self.lease.give_turn(is_idle=is_idle, is_loaded=is_full or stats.num_waiting > 0)
         if took_s:
-            self._engine.observe_lent(took_s)
+            self._engine.metrics.tuning_seconds.inc(took_s)
 
     def _take_rest(self) -> None:
         with suppress(Empty):
@@ -188,10 +201,8 @@ class EngineThread:
             logger.exception("a step failed; every running sequence is ended")
             if self._num_failed_steps >= MAX_FAILED_STEPS:
                 raise
-            ended = self._engine.reset()
-            self._deliver(
-                [_blame_step(*item) for item in ended] + [_blame_step(*i) for i in self._engine.take_scores()]
-            )
+            ended: list[tuple[int, Delta | PathScores]] = [*self._engine.reset(), *self._engine.take_scores()]
+            self._deliver([_blame_step(*item) for item in ended])
         else:
             self._num_failed_steps = 0
             self._deliver([*deltas, *self._engine.take_scores()])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -149,7 +150,7 @@ def test_work_runs_on_the_engines_thread_between_steps_of_sequences_that_all_end
 
     async def serve() -> list[int]:
         async def one(start: int) -> int:
-            deltas = [delta async for delta in engine.generate([0, start], prompt=None, params=PARAMS)]
+            deltas = [delta async for delta in engine.generate(EngineRequest(token_ids=[0, start], params=PARAMS))]
             return sum(len(delta.token_ids) for delta in deltas)
 
         return await asyncio.gather(*(one(start) for start in range(3, 13)))
