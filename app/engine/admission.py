@@ -149,17 +149,18 @@ class Admission:
     def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
         self._backbone = backbone
         self._config = config
+        self._num_usable_blocks = config.num_blocks - 1  # all but the null block
 
     @property
     def max_positions(self) -> int:
         """Positions that one sequence can fill, whatever it shares: the context, or the cache if that is smaller."""
-        num_blocks = self._config.num_usable_blocks - MAX_TAIL_COPIES
-        return min(self._config.max_model_len, max(1, num_blocks) * self._config.block_size)
+        num_blocks = max(1, self._num_usable_blocks - MAX_TAIL_COPIES)
+        return min(self._config.max_model_len, num_blocks * self._config.block_size)
 
     def admit(self, request: EngineRequest) -> EngineRequest:
         """The request, if it could run on an idle engine. Raises InvalidInput, BackboneMismatch."""
         self._check_text(request)
-        self._check_length(len(request.token_ids), request.prompt, request.params)
+        self._check_length(request, len(request.token_ids))
         if request.params.prompt_logprobs is not None:  # siblings would not compute its rows of logits
             request = replace(request, num_shared_tokens=0)
         return self._require_blocks(request)
@@ -176,7 +177,7 @@ class Admission:
     def admit_scoring(self, text: EngineRequest, plan: ScoringPlan) -> list[EngineRequest]:
         """One request for each path of the plan after the text. Raises InvalidInput, BackboneMismatch."""
         self._check_text(text)
-        self._check_length(len(text.token_ids) + plan.max_path_len, text.prompt, text.params)
+        self._check_length(text, len(text.token_ids) + plan.max_path_len)
         last = len(text.token_ids) - 1
         return [
             self._require_blocks(
@@ -191,7 +192,7 @@ class Admission:
         ]
 
     def _require_blocks(self, request: EngineRequest) -> EngineRequest:
-        if request.num_blocks(self._config.block_size) > self._config.num_usable_blocks:
+        if request.num_blocks(self._config.block_size) > self._num_usable_blocks:
             raise InvalidInput("the sequence does not fit into the KV cache; lower max_tokens", param="max_tokens")
         assert all(index >= request.num_shared_tokens for index in request.score_targets or ()), "a row lost to others"
         return request
@@ -223,20 +224,16 @@ class Admission:
         if prompt.rows is not None and prompt.rows.shape[1] != widths[prompt.kind]:
             raise InvalidInput(f"the prompt's rows must have {widths[prompt.kind]} values", param="model")
 
-    def _check_length(self, num_tokens: int, prompt: TaskPrompt | None, params: SamplingParams) -> None:
-        num_virtual = _num_virtual_tokens(prompt)
+    def _check_length(self, request: EngineRequest, num_tokens: int) -> None:
+        num_virtual, max_tokens = request.num_virtual_tokens, request.params.max_tokens
         room = self._config.max_model_len - num_virtual
         if num_tokens > room:
             message = f"the text has {num_tokens} tokens, and there is room for {room} after the prompt's {num_virtual}"
             raise InvalidInput(message, param="prompt")
-        total = num_virtual + num_tokens + params.max_tokens
+        total = num_virtual + num_tokens + max_tokens
         if total > self._config.max_model_len:
             raise InvalidInput(
-                f"{num_virtual} virtual tokens, {num_tokens} text tokens and {params.max_tokens} new tokens are more "
+                f"{num_virtual} virtual tokens, {num_tokens} text tokens and {max_tokens} new tokens are more "
                 f"than the {self._config.max_model_len} positions there are; shorten the text or lower max_tokens",
                 param="max_tokens" if num_virtual + num_tokens < self._config.max_model_len else "prompt",
             )
-
-
-def _num_virtual_tokens(prompt: TaskPrompt | None) -> int:
-    return prompt.num_virtual_tokens if prompt else 0

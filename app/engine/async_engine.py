@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 
@@ -117,7 +117,8 @@ class AsyncEngine:
         Returns: whether it is warm now; False if requests run, or others need its room.
         Raises NumericalError: its keys and values are not finite.
         """
-        outcome = self.thread.warm(prompt)
+        outcome: Future[bool] = Future()
+        self.thread.call(self.thread.warm, prompt, outcome)
         while self.is_alive and not outcome.done():
             wait([outcome], timeout=IDLE_HEARTBEAT_S)
         return outcome.done() and outcome.result()
@@ -128,7 +129,7 @@ class AsyncEngine:
         deadline_s = time.monotonic() + timeout_s
         while self._num_open and self.is_alive and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
-        self.thread.abort_all()
+        self.thread.call(self.thread.abort_all)
         while self.thread.has_readers and self.is_alive and time.monotonic() < deadline_s + 1.0:
             await asyncio.sleep(0.01)
 
@@ -162,11 +163,11 @@ class AsyncEngine:
         """Within, the reader's sequence runs; one whose reader leaves before the end is aborted."""
         self._num_open += 1
         try:
-            self.thread.open(reader)
+            self.thread.call(self.thread.open, reader)
             if self.thread.is_dead:  # the thread may have ended without having seen the command
                 raise self.thread.end_error()
             yield
         finally:
             self._num_open -= 1
             if not reader.is_finished:
-                self.thread.abort(reader)
+                self.thread.call(self.thread.abort, reader)

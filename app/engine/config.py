@@ -51,11 +51,6 @@ class EngineConfig:
     decode_graphs: bool = False
     async_scheduling: bool = False
 
-    @property
-    def num_usable_blocks(self) -> int:
-        """Blocks that sequences can have: all but the null block."""
-        return self.num_blocks - 1
-
     @classmethod
     def sized_for(
         cls,

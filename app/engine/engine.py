@@ -21,7 +21,7 @@ from app.engine.prefix.prefix_store import PrefixStore
 from app.engine.prefix.warmer import Warmer
 from app.engine.scheduler import Batch, Scheduler
 from app.engine.sequence import FinishReason, Prefix, Sequence
-from app.engine.speculation import DEVICE_TO_MAX_TOKENS, Speculation
+from app.engine.speculation import Speculation
 from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
@@ -72,18 +72,10 @@ class Engine:
         self.admission = Admission(backbone, config)
         self.metrics = metrics or Metrics()
         self._clock = clock
-        self.model_runner = ModelRunner(
-            backbone,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            attend=attend,
-            replacements=replacements,
-            decode_graphs=(config.max_num_seqs, config.max_model_len) if config.decode_graphs else None,
-        )
+        self.model_runner = ModelRunner(backbone, config, attend=attend, replacements=replacements)
         self.prefix_store = self._open_prefix_store()
-        max_step_tokens = DEVICE_TO_MAX_TOKENS.get(backbone.device.type, DEVICE_TO_MAX_TOKENS["cpu"])
         num_proposed = config.prompt_lookup
-        self._speculation = Speculation(num_proposed, max_step_tokens=max_step_tokens) if num_proposed else None
+        self._speculation = Speculation(num_proposed, backbone.device.type) if num_proposed else None
         self.scheduler = Scheduler(
             BlockManager(num_blocks=config.num_blocks, block_size=config.block_size),
             max_num_seqs=config.max_num_seqs,
@@ -273,10 +265,7 @@ class Engine:
         for sequence in found.failed:
             if sequence in self._outputs:
                 self._fail(sequence)
-        for row, scores in found.scores:
-            self._outputs.note_scores(row.sequence, row.index, scores)
-        for row, logprob in found.prompt_logprobs:
-            self._outputs.note_prompt_logprob(row.sequence, row.index, logprob)
+        self._outputs.note(found)
         self._add_tokens([choice for choice in choices if choice[0] in self._outputs])
         for sequence in step.ending:
             if sequence in self._outputs:

@@ -14,6 +14,7 @@ from itertools import groupby
 import torch
 
 from app.engine.block_manager import NULL_BLOCK, TailCopy
+from app.engine.config import EngineConfig
 from app.engine.output.readout import LogitRow, logit_rows
 from app.engine.scheduler import Batch, Item
 from app.engine.sequence import Prefix, Segment, Sequence
@@ -35,22 +36,18 @@ class ModelRunner:
     Args:
         attend: the attention implementation; None chooses the fastest the device can run.
         replacements: what computes the model's layers; None chooses what is measured to be faster.
-        decode_graphs: how many sequences, and how many tokens of each, decode steps are prepared for
-            (`DecodeGraphs`); None prepares nothing.
     """
 
     def __init__(
         self,
         backbone: Backbone,
+        config: EngineConfig,
         *,
-        num_blocks: int,
-        block_size: int,
         attend: Attend | None = None,
         replacements: Replacements | None = None,
-        decode_graphs: tuple[int, int] | None = None,
     ) -> None:
         self._backbone = backbone
-        self._block_size = block_size
+        self._block_size = config.block_size
         device, dtype = backbone.device, backbone.dtype
         self._kernels = kernels_for(device)
         self.attend, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, backbone.head_dim)
@@ -62,9 +59,13 @@ class ModelRunner:
         )
         logger.info("layers: %s", reason)
         self.kv_cache = KVCache(
-            backbone.kv_shape, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device
+            backbone.kv_shape,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            dtype=dtype,
+            device=device,
         )
-        self._decode_graphs = None if decode_graphs is None else self._prepare_graphs(*decode_graphs)
+        self._decode_graphs = self._prepare_graphs(config) if config.decode_graphs else None
 
     @torch.inference_mode()
     def run(self, batch: Batch, chosen: torch.Tensor | None = None) -> tuple[list[LogitRow], torch.Tensor]:
@@ -139,7 +140,7 @@ class ModelRunner:
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _prepare_graphs(self, max_num_rows: int, max_num_tokens: int) -> DecodeGraphs | None:
+    def _prepare_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
         if self._backbone.device.type == "cuda" and self.attend is attend_sdpa:
             logger.warning("decode graphs: none, this attention would read as many keys as a sequence may ever have")
             return None
@@ -151,14 +152,16 @@ class ModelRunner:
                 self.attend,
                 capture=self._kernels.capture,
                 vocab_size=self._backbone.model.get_output_embeddings().weight.shape[0],
-                max_num_rows=max_num_rows,
-                max_num_tokens=max_num_tokens,
+                max_num_rows=config.max_num_seqs,
+                max_num_tokens=config.max_model_len,
             )
         except RuntimeError as error:
             logger.warning("decode graphs: none, the model cannot be captured (%s)", str(error).partition("\n")[0])
             return None
         took_s = time.perf_counter() - began_s
-        logger.info("decode graphs: %d, up to %d sequences, in %.1f s", len(graphs.buckets), max_num_rows, took_s)
+        logger.info(
+            "decode graphs: %d, up to %d sequences, in %.1f s", len(graphs.buckets), config.max_num_seqs, took_s
+        )
         return graphs
 
     def _pack(self, items: list[Item]) -> PackedRows:

@@ -7,29 +7,19 @@ are those without speculation, token for token, drawn ones too: a token's random
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from itertools import groupby, takewhile
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from app.engine.sequence import Segment, Sequence
 
 LONGEST_MATCH = 3
 DEVICE_TO_MAX_TOKENS = {"cpu": 6, "cuda": 64}
-"""Tokens in a step that take hardly longer than one: weights are read once for all. On CUDA not measured yet."""
+"""Tokens in a step that take hardly longer than one: weights are read once for all, and up to here any are proposed.
+On CUDA not measured yet."""
 
 Logprob = TypeVar("Logprob")
-
-
-class Proposer(Protocol):
-    """Proposes tokens of one sequence."""
-
-    def propose(self, token_ids: Ids[int], max_tokens: int) -> list[int]:
-        """Ids that may follow, at most that many.
-
-        Args: token_ids: those of the previous call, and what came since.
-        """
 
 
 class PromptLookup:
@@ -40,7 +30,10 @@ class PromptLookup:
         self._num_seen = 0
 
     def propose(self, token_ids: Ids[int], max_tokens: int) -> list[int]:
-        """See `Proposer`."""
+        """Ids that may follow, at most that many.
+
+        Args: token_ids: those of the previous call, and what came since.
+        """
         for end in range(self._num_seen + 1, len(token_ids)):  # nothing follows the last id yet
             for length in range(1, min(LONGEST_MATCH, end) + 1):
                 self._to_next[tuple(token_ids[end - length : end])] = end
@@ -57,17 +50,13 @@ class Speculation:
 
     Args:
         max_proposed: tokens proposed for a sequence in a step.
-        max_step_tokens: tokens in a step up to which any are proposed; up to here it takes hardly longer.
-        make_proposer: one for each sequence.
+        device_type: of the device, as torch names it.
     """
 
-    def __init__(
-        self, max_proposed: int, *, max_step_tokens: int, make_proposer: Callable[[], Proposer] = PromptLookup
-    ) -> None:
+    def __init__(self, max_proposed: int, device_type: str) -> None:
         self._max_proposed = max_proposed
-        self._max_step_tokens = max_step_tokens
-        self._make_proposer = make_proposer
-        self._sequence_to_proposer: WeakKeyDictionary[Sequence, Proposer] = WeakKeyDictionary()
+        self._max_step_tokens = DEVICE_TO_MAX_TOKENS.get(device_type, DEVICE_TO_MAX_TOKENS["cpu"])
+        self._sequence_to_lookup: WeakKeyDictionary[Sequence, PromptLookup] = WeakKeyDictionary()
 
     def propose(self, running: Ids[Sequence], num_free_blocks: int) -> None:
         """Propose for all of these, as long as the step is small and blocks are not short."""
@@ -80,9 +69,9 @@ class Speculation:
         for sequence in running:
             max_tokens = min(num_each, _max_useful(sequence))
             if max_tokens > 0:
-                if sequence not in self._sequence_to_proposer:
-                    self._sequence_to_proposer[sequence] = self._make_proposer()
-                sequence.spec_token_ids = self._sequence_to_proposer[sequence].propose(sequence.token_ids, max_tokens)
+                if sequence not in self._sequence_to_lookup:
+                    self._sequence_to_lookup[sequence] = PromptLookup()
+                sequence.spec_token_ids = self._sequence_to_lookup[sequence].propose(sequence.token_ids, max_tokens)
 
     def settle(
         self, choices: Ids[tuple[Sequence, int, Logprob]], num_rejected: dict[Segment, int]

@@ -10,6 +10,7 @@ from app.engine.output.detokenizer import Detokenizer
 from app.engine.sequence import FinishReason, Sequence
 
 if TYPE_CHECKING:
+    from app.engine.output.readout import Findings
     from app.model.backbone import Backbone
     from app.model.sampler import TokenLogprob
     from app.telemetry import Metrics
@@ -160,17 +161,16 @@ class OutputProcessor:
         output = ScoringOutput(sequence) if is_scored else TextOutput(sequence, self._backbone)
         self._id_to_output[sequence.sequence_id] = output
 
-    def note_scores(self, sequence: Sequence, index: int, id_to_score: dict[int, float]) -> None:
-        """See `ScoringOutput.note_scores`."""
-        output = self._id_to_output.get(sequence.sequence_id)
-        if isinstance(output, ScoringOutput):
-            output.note_scores(index, id_to_score)
-
-    def note_prompt_logprob(self, sequence: Sequence, index: int, logprob: TokenLogprob) -> None:
-        """See `TextOutput.note_prompt_logprob`."""
-        output = self._id_to_output.get(sequence.sequence_id)
-        if isinstance(output, TextOutput):
-            output.note_prompt_logprob(index, logprob)
+    def note(self, findings: Findings) -> None:
+        """What the model says of texts; see `ScoringOutput.note_scores` and `TextOutput.note_prompt_logprob`."""
+        for row, id_to_score in findings.scores:
+            scored = self._id_to_output.get(row.sequence.sequence_id)
+            if isinstance(scored, ScoringOutput):
+                scored.note_scores(row.index, id_to_score)
+        for row, logprob in findings.prompt_logprobs:
+            output = self._id_to_output.get(row.sequence.sequence_id)
+            if isinstance(output, TextOutput):
+                output.note_prompt_logprob(row.index, logprob)
 
     def note_times(self, sequences: Iterable[Sequence]) -> None:
         """Each of these gets a token now; the time since the previous one counts for those that had one."""

@@ -141,7 +141,7 @@ class PrefixStore:
                 with self._lock:
                     self._note(path, 0)
             return None
-        except (OSError, _DamagedError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("prefix store: %s is not used: %s", path.name, error)
             self.forget(digest)
             return None
@@ -179,9 +179,9 @@ class PrefixStore:
         content = _bytes_of(rows)
         checksum = file.read(_CHECKSUM_BYTES)
         if file.readinto(content) != len(content) or file.read(1):  # type: ignore[attr-defined]
-            raise _DamagedError("it has another size")
+            raise ValueError("it has another size")
         if hashlib.sha256(content).digest() != checksum:
-            raise _DamagedError("its checksum is another one")
+            raise ValueError("its checksum is another one")
         return rows
 
     def _write(self, digest: str, rows: torch.Tensor) -> None:
@@ -247,10 +247,6 @@ class PrefixStore:
         self._num_bytes += num_bytes - self._path_to_bytes.pop(path, 0)
         if num_bytes:
             self._path_to_bytes[path] = num_bytes
-
-
-class _DamagedError(Exception):
-    """A file does not hold what it should."""
 
 
 def _bytes_of(rows: torch.Tensor) -> memoryview:

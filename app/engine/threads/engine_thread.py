@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import ParamSpec
 
 from app.engine.engine import Engine
 from app.engine.output.output import Delta, PathScores
@@ -25,6 +27,7 @@ MAX_FAILED_STEPS = 3
 FULL_SHARE = 0.75
 """Share of the batch's rows from which on the engine counts as loaded and lends its device to no one."""
 
+P = ParamSpec("P")
 Item = Delta | PathScores | SoftswapError
 
 
@@ -115,31 +118,13 @@ class EngineThread:
         if self._thread.is_alive():
             self._thread.join()
 
-    def call(self, command: Callable[[], None]) -> None:
-        """Have the thread carry out a command before its next step."""
-        self._commands.put(command)
+    def call(self, command: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have the thread carry out a command, such as `open` and those after it, before its next step."""
+        self._commands.put(partial(command, *args, **kwargs))
 
     def wake(self) -> None:
         """Have the thread look again if it waits for something to do."""
         self.call(lambda: None)
-
-    def open(self, reader: Reader) -> None:
-        """Begin the reader's sequence."""
-        self.call(lambda: self._open(reader))
-
-    def abort(self, reader: Reader) -> None:
-        """End the reader's sequence within a step. The reader gets nothing more."""
-        self.call(lambda: self._abort(reader))
-
-    def abort_all(self) -> None:
-        """End every sequence; the readers are told that the server is stopping."""
-        self.call(self._abort_all)
-
-    def warm(self, prompt: TaskPrompt) -> Future[bool]:
-        """Whether the prompt is warm, once the thread has tried it; see `Engine.warm`."""
-        outcome: Future[bool] = Future()
-        self.call(lambda: self._warm(prompt, outcome))
-        return outcome
 
     # From here on: only the thread itself.
 
@@ -185,7 +170,8 @@ class EngineThread:
             while True:
                 self._commands.get_nowait()()
 
-    def _warm(self, prompt: TaskPrompt, outcome: Future[bool]) -> None:
+    def warm(self, prompt: TaskPrompt, outcome: Future[bool]) -> None:
+        """Answer whether the prompt is warm, once it was tried; see `Engine.warm`."""
         try:
             is_idle = not (self.is_dead or self.is_draining or self._engine.has_unfinished)
             outcome.set_result(is_idle and self._engine.warm(prompt, lambda: not self._commands.empty()))
@@ -208,7 +194,8 @@ class EngineThread:
             self._deliver([*deltas, *self._engine.take_scores()])
             self.lease.note_step(time.perf_counter() - began_s)
 
-    def _open(self, reader: Reader) -> None:
+    def open(self, reader: Reader) -> None:
+        """Begin the reader's sequence."""
         if self.is_dead:
             _post([(reader, self.end_error())])
             return
@@ -222,11 +209,13 @@ class EngineThread:
         else:
             self._id_to_reader[reader.sequence_id] = reader
 
-    def _abort(self, reader: Reader) -> None:
+    def abort(self, reader: Reader) -> None:
+        """End the reader's sequence. The reader gets nothing more."""
         if reader.sequence_id is not None and self._id_to_reader.pop(reader.sequence_id, None) is not None:
             self._engine.abort(reader.sequence_id)
 
-    def _abort_all(self) -> None:
+    def abort_all(self) -> None:
+        """End every sequence; the readers are told that the server is stopping."""
         for sequence_id in list(self._id_to_reader):
             self._engine.abort(sequence_id)
         self._end_all(Draining("the server stopped before the answer was complete"))
