@@ -52,7 +52,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _packages()
     yield _try("device", lambda: _device(settings))
     yield _memory()
-    yield _threads()
+    yield _try("threads", _threads)
     yield _try("address", lambda: _address(settings))
     yield _try("keys", lambda: _keys(settings))
     loaded: list[Backbone] = []
@@ -99,13 +99,12 @@ def _memory() -> Finding:
     return Finding("memory", is_fine, f"{_size(free)} free, {_size(disk)} on disk", "free some memory")
 
 
-def _threads() -> Finding:
+def _threads() -> str:
     import torch
 
     from app.model.threads import usable_cores
 
-    found = f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores are usable"
-    return Finding("threads", True, found)
+    return f"{torch.get_num_threads()} compute; {usable_cores()} of {os.cpu_count()} cores are usable"
 
 
 def _address(settings: Settings) -> str:

@@ -54,25 +54,17 @@ def follow(*, job: JobId, as_json: AsJson = False, server: RemoteServer) -> None
         raise typer.Exit(1)
 
 
-@jobs.command()
-@takes_server
-def cancel(*, job: JobId, server: RemoteServer) -> None:
-    """End a job for good. Checkpoints it has published stay."""
-    _order(server, job, "cancel")
+def _add_order(order: str, what_it_does: str) -> None:
+    @jobs.command(order, help=what_it_does)
+    @takes_server
+    def give(*, job: JobId, server: RemoteServer) -> None:
+        changed = server.call("POST", f"{_path(server, job)}/{order}")
+        typer.echo(f"{changed['id']} is {changed['status']}")
 
 
-@jobs.command()
-@takes_server
-def pause(*, job: JobId, server: RemoteServer) -> None:
-    """Stop a job after its present update, until it is resumed."""
-    _order(server, job, "pause")
-
-
-@jobs.command()
-@takes_server
-def resume(*, job: JobId, server: RemoteServer) -> None:
-    """Let a paused job continue where it stopped."""
-    _order(server, job, "resume")
+_add_order("cancel", "End a job for good. Checkpoints it has published stay.")
+_add_order("pause", "Stop a job after its present update, until it is resumed.")
+_add_order("resume", "Let a paused job continue where it stopped.")
 
 
 @jobs.command("rm")
@@ -90,11 +82,6 @@ def _path(server: RemoteServer, job: str) -> str:
     if not newest:
         raise InvalidInput("the server has no jobs", param="job")
     return f"{ROUTE}/{newest[0]['id']}"
-
-
-def _order(server: RemoteServer, job: str, order: str) -> None:
-    changed = server.call("POST", f"{_path(server, job)}/{order}")
-    typer.echo(f"{changed['id']} is {changed['status']}")
 
 
 def _print_event(event: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +75,8 @@ async def _answer(
 ) -> None:
     async with opening as runner:
         if text in (None, "-"):
-            for batch in _batches(line.rstrip("\r\n") for line in sys.stdin):
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            while batch := list(islice(lines, BATCH_SIZE)):
                 for result in await runner.run(batch):
                     _show(result, as_json=as_json, is_line=True)
         elif as_json or not runner.can_stream:
@@ -144,12 +145,6 @@ class _RemoteRunner:
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
         for event in self._server.stream(self._path, {"input": text, "stream": True, **self._given}):
             yield event["text"]
-
-
-def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(lines)
-    while batch := list(islice(rest, BATCH_SIZE)):
-        yield batch
 
 
 def _show(result: dict[str, Any], *, as_json: bool, is_line: bool = False) -> None:

@@ -39,13 +39,11 @@ def _parts(shown: dict[str, Any]) -> Iterator[RenderableType]:
 def _figures(metrics: dict[str, float]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in metrics.items():
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        interval = "" if low is None or high is None else f"[dim]95 %: {low:.3f} to {high:.3f}[/dim]"
         if name not in ("accuracy_low", "accuracy_high", "num_examples"):
-            table.add_row(name, f"{value:.3f}", f"[dim]{_interval(metrics)}[/dim]" if name == "accuracy" else "")
+            table.add_row(name, f"{value:.3f}", interval)
     return table
-
-
-def _interval(metrics: dict[str, float]) -> str:
-    return f"95 %: {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}"
 
 
 def _label_table(labels: Sequence[dict[str, Any]]) -> Table:
