@@ -24,7 +24,7 @@ from app.tuning.config import TuneConfig
 from app.tuning.run.chunks import Chunker
 from app.tuning.run.events import ignore_event
 from app.tuning.run.initialization import embedding_rms, kv_rms
-from app.tuning.run.objective import TokenObjective
+from app.tuning.run.objective import Objective
 from app.tuning.run.population import Member, Population
 from app.tuning.run.trainer import Trainer
 from benchmarks.machine import Device, Stopwatch
@@ -128,7 +128,7 @@ def make_population(backbone: Backbone, kind: PromptKind, numbers: Sequence[int]
 
 def make_trainer(backbone: Backbone, population: Population) -> Trainer:
     chunker = Chunker(max_rows=MICRO_BATCH_SIZE, num_extra_tokens=0)
-    return Trainer(backbone, TokenObjective(backbone), population, chunker, ignore_event)
+    return Trainer(backbone, Objective(backbone), population, chunker, ignore_event)
 
 
 def draw_batches(backbone: Backbone, batch_size: int) -> Iterator[list[EncodedExample]]:

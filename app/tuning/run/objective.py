@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from app.measure.label_tree import LabelTree, encode_labels, exceeds_window, lab
 from app.measure.metrics import accuracy, macro_f1, shares_of
 from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
-from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
@@ -41,64 +39,46 @@ class Score:
         return all(map(math.isfinite, self.rank))
 
 
-class Objective(ABC):
-    """Rows of any number of prompts in one call: a chunk says which prompt of the prefix each row belongs to."""
+class Objective:
+    """Mean over rows of the mean negative log-likelihood of the target's tokens, in training and on validation.
 
-    @abstractmethod
-    def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
-        """(num_rows,) float32, differentiable."""
+    Rows of any number of prompts in one call: a chunk says which prompt of the prefix each row belongs to.
 
-    @abstractmethod
-    def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
-        """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
+    Attributes:
+        num_extra_tokens: tokens a row costs in addition to its own.
+        max_rows: rows of one call that fit into memory.
+        num_readings: forward passes of `judge` for each row.
+    """
 
-    @abstractmethod
-    def score(self, figures: torch.Tensor) -> Score:
-        """Args: figures: (num_rows, num_figures), as `judge` gave them for all rows of one prompt."""
-
-    @property
-    @abstractmethod
-    def num_extra_tokens(self) -> int:
-        """Tokens a row costs in addition to its own."""
-
-    @property
-    def max_rows(self) -> int:
-        """Rows of one call that fit into memory."""
-        return MAX_ROWS
-
-    @property
-    def num_readings(self) -> int:
-        """Forward passes of `judge` for each row."""
-        return 1
-
-
-class TokenObjective(Objective):
-    """Mean over rows of the mean negative log-likelihood of the target's tokens, in training and on validation."""
+    num_extra_tokens = 0
+    max_rows = MAX_ROWS
+    num_readings = 1
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
+        """(num_rows,) float32, differentiable."""
         batch = collate(chunk.rows, self._backbone.device, chunk.prompt_index)
         log_likelihoods = target_log_likelihoods(self._backbone, prefix, batch)
         return -log_likelihoods.sum(dim=1) / (batch.row_lens - batch.text_lens)
 
     def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
+        """(num_rows, num_figures) float32 on CPU: what `score` needs to know of each row."""
         losses = self.loss_per_row(prefix, chunk)[:, None].cpu()
         yield
         return losses
 
     def score(self, figures: torch.Tensor) -> Score:
+        """Args: figures: (num_rows, num_figures), as `judge` gave them for all rows of one prompt."""
         loss = float(figures.double().mean())
         return Score("loss", loss, (-loss,))
 
-    @property
-    def num_extra_tokens(self) -> int:
-        return 0
 
-
-class WritingObjective(TokenObjective):
+class WritingObjective(Objective):
     """The same loss; on validation the answers are written and judged, with ties broken by the loss."""
+
+    num_readings = 2
 
     def __init__(self, backbone: Backbone, metric: Metric) -> None:
         super().__init__(backbone)
@@ -120,35 +100,28 @@ class WritingObjective(TokenObjective):
         value = reached / possible if possible else 1.0
         return Score(self._metric.value, value, (value, -loss / len(figures)))
 
-    @property
-    def num_readings(self) -> int:
-        return 2
-
 
 class LabelObjective(Objective):
     """One of Loss; on validation a metric of the likeliest labels, with ties broken by their cross-entropy."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        template: Template,
-        labels: Sequence[str],
-        *,
-        reads_tree: bool,
-        token_weight: float,
-        metric: Metric = Metric.ACCURACY,
-    ) -> None:
-        self._backbone = backbone
-        self._template = template
-        self._labels = tuple(labels)
-        self._tokens = TokenObjective(backbone)
+    def __init__(self, backbone: Backbone, plan: TuningPlan, *, reads_tree: bool) -> None:
+        super().__init__(backbone)
+        self._labels, self._metric, self._token_weight = plan.labels, plan.metric, plan.config.token_weight
         self._reads_tree = reads_tree
-        self._token_weight = token_weight
-        self._metric = metric
+        eos_id = backbone.tokenizer.eos_token_id
+        eos = () if eos_id is None else (int(eos_id),)
+        targets = [(*plan.template.encode_target(backbone.tokenizer, label), *eos) for label in plan.labels]
+        self._ids_to_label = {ids: label for label, ids in enumerate(targets)}
+        self._tree = LabelTree.build(targets)
+        self._scored_ids = encode_labels(backbone, plan.template, plan.labels)
+        self._scored_tree = LabelTree.build(self._scored_ids)
+        """Of the labels as evaluation scores them."""
+        self.num_extra_tokens = len(self._tree.inner)
+        self.max_rows = self._tree.max_rows(backbone.vocab_size)
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         if not self._reads_tree:
-            return self._tokens.loss_per_row(prefix, chunk)
+            return super().loss_per_row(prefix, chunk)
         nodes = self._node_scores(prefix, chunk)
         wanted = self._label_index(chunk.rows).to(nodes.device)
         among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
@@ -157,7 +130,7 @@ class LabelObjective(Objective):
         return among_labels + self._token_weight * tokens
 
     def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
-        scores = label_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._label_tree)
+        scores = label_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._scored_tree)
         wanted = self._label_index(chunk.rows).to(scores.device)
         figures = [scores.argmax(dim=1), wanted, F.cross_entropy(scores, wanted, reduction="none")]
         yield
@@ -171,14 +144,6 @@ class LabelObjective(Objective):
         of_labels = macro_f1 if self._metric is Metric.MACRO_F1 else accuracy
         value = of_labels(*([self._labels[int(i)] for i in column] for column in (said, wanted)))
         return Score(self._metric.value, value, (value, -loss))
-
-    @property
-    def num_extra_tokens(self) -> int:
-        return len(self._tree.inner)
-
-    @property
-    def max_rows(self) -> int:
-        return self._tree.max_rows(self._backbone.vocab_size)
 
     def label_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
@@ -196,52 +161,23 @@ class LabelObjective(Objective):
         return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
 
     @cached_property
-    def _target_ids(self) -> list[tuple[int, ...]]:
-        eos_id = self._backbone.tokenizer.eos_token_id
-        eos = () if eos_id is None else (int(eos_id),)
-        return [(*self._template.encode_target(self._backbone.tokenizer, label), *eos) for label in self._labels]
-
-    @cached_property
-    def _ids_to_label(self) -> dict[tuple[int, ...], int]:
-        return {ids: label for label, ids in enumerate(self._target_ids)}
-
-    @cached_property
-    def _tree(self) -> LabelTree:
-        return LabelTree.build(self._target_ids)
-
-    @cached_property
-    def _label_tree(self) -> LabelTree:
-        """Of the labels as evaluation scores them."""
-        return LabelTree.build(encode_labels(self._backbone, self._template, self._labels))
-
-    @cached_property
     def _scored(self) -> torch.Tensor:
         """(num_nodes, num_labels) float32: the nodes whose sum is a label's score, as evaluation counts it."""
-        scored = encode_labels(self._backbone, self._template, self._labels)
         matrix = torch.zeros(len(self._tree.token_ids), len(self._labels))
-        for label, (path, ids) in enumerate(zip(self._tree.paths, scored, strict=True)):
+        for label, (path, ids) in enumerate(zip(self._tree.paths, self._scored_ids, strict=True)):
             matrix[list(path[: len(ids)]), label] = 1.0
         return matrix
 
 
 class DistillationObjective(LabelObjective):
-    """Divergence of the labels from a teacher's (see `distillation`); accuracy is agreement with the teacher."""
+    """Divergence of the labels from a teacher's (see `distillation`); accuracy is agreement with the teacher.
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        template: Template,
-        labels: Sequence[str],
-        taught: dict[tuple[int, ...], torch.Tensor],
-        *,
-        mass_weight: float,
-        metric: Metric = Metric.ACCURACY,
-    ) -> None:
-        """Args:
-        taught: token ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm.
-        mass_weight: of the divergence in the probability of any label at all.
-        """
-        super().__init__(backbone, template, labels, reads_tree=True, token_weight=mass_weight, metric=metric)
+    `token_weight` is that of the divergence in the probability of any label at all.
+    """
+
+    def __init__(self, backbone: Backbone, plan: TuningPlan, taught: dict[tuple[int, ...], torch.Tensor]) -> None:
+        """Args: taught: token ids of a text to (num_labels,) log P(label | teacher, text), natural logarithm."""
+        super().__init__(backbone, plan, reads_tree=True)
         self._taught = taught
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
@@ -260,19 +196,15 @@ def _binary_divergence(log_mass: torch.Tensor, taught_log_mass: torch.Tensor) ->
 
 def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[EncodedExample]) -> Objective:
     """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
-    config, template, labels = plan.config, plan.template, plan.labels
-    if not labels:
-        return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else TokenObjective(backbone)
+    loss = plan.config.loss
+    if not plan.labels:
+        return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else Objective(backbone)
     if plan.teacher_answers is not None and plan.teacher_answers.scores is not None:
         taught = dict(zip((row.text_ids for row in train), plan.teacher_answers.scores, strict=True))
-        return DistillationObjective(
-            backbone, template, labels, taught, mass_weight=config.token_weight, metric=plan.metric
-        )
-    reads_tree = config.loss is Loss.LABELS
-    if config.loss is Loss.AUTO:
-        tree = LabelTree.build(encode_labels(backbone, template, labels))
+        return DistillationObjective(backbone, plan, taught)
+    if loss is Loss.AUTO:
+        tree = LabelTree.build(encode_labels(backbone, plan.template, plan.labels))
         longest = max(member.num_virtual_tokens for member in plan.members) + max(row.num_tokens for row in train)
-        reads_tree = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
-    return LabelObjective(
-        backbone, template, labels, reads_tree=reads_tree, token_weight=config.token_weight, metric=plan.metric
-    )
+        is_cheap = len(tree.inner) <= MAX_TREE_NODES and not exceeds_window(backbone, longest)
+        loss = Loss.LABELS if is_cheap else Loss.TOKENS
+    return LabelObjective(backbone, plan, reads_tree=loss is Loss.LABELS)

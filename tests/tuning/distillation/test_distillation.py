@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,7 +75,8 @@ def test_the_loss_is_the_divergence_of_the_labels_and_nothing_if_student_and_tea
     judge = choose_objective(backbone, student_plan, [_row((i,)) for i in range(len(student_plan.train))])
     assert isinstance(judge, DistillationObjective)
     own = judge.label_scores(student, chunk).detach()[0]
-    objective = DistillationObjective(backbone, TEMPLATE, LABELS, {ids: own}, mass_weight=0.5)
+    student_plan = replace(student_plan, config=replace(CONFIG, token_weight=0.5))
+    objective = DistillationObjective(backbone, student_plan, {ids: own})
     assert float(objective.loss_per_row(student, chunk)) == pytest.approx(0.0, abs=1e-5)
     found = judge.label_scores(other, chunk).detach()[0].double()
     p, q = own.double().softmax(0), found.softmax(0)
