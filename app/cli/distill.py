@@ -56,7 +56,7 @@ def distill(
     config, tried = options.split_asked(asked)
     from app.main import load_backbone
     from app.measure.example_file import read_inputs
-    from app.tuning.distillation.distillation import DistillationPlan
+    from app.tuning.distillation import DistillationPlan
     from app.tuning.search import Search
 
     texts = read_inputs(inputs)
@@ -67,17 +67,24 @@ def distill(
     chosen = its_labels if said is None else said
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
-    template_used = options.parse_template(template) or its_template
-    plan = DistillationPlan.make(found, texts, config, search, template=template_used, labels=chosen)
+    plan = DistillationPlan.make(
+        texts,
+        teacher=found,
+        template=options.parse_template(template) or its_template,
+        labels=chosen,
+        config=config,
+        search=search,
+    )
     result, versions = tune_and_publish(
         backbone, registry, task, plan, description=description, alias=alias, as_json=as_json
     )
+    report = result.distillation
+    assert report is not None
     if as_json:
-        distillation = result.origin["distillation"]
-        options.write_json({"id": versions[0].id, **distillation, "stop_reason": result.stop_reason})
+        options.write_json({"id": versions[0].id, **report.as_dict(), "stop_reason": result.stop_reason})
         return
     report_result(versions, result, as_json=False)
-    typer.echo(result.note)
+    typer.echo(report.in_words())
 
 
 def _find_teacher(

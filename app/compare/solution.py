@@ -100,7 +100,7 @@ def _best_prompt(backbone: Backbone, plan: TuningPlan) -> Solution:
         validation=dict(result.curves[result.member])[result.best_step],
         num_parameters=result.initial.numel(),
         store=lambda folder: _publish(backbone, result.prompt, plan, folder),
-        num_tries=len(result.members),
+        num_tries=len(plan.members),
         chosen={"learning_rate": config.learning_rate, "init": config.init.value, "member_seed": config.seed},
         num_steps=result.num_steps,
         best_step=result.best_step,

@@ -25,24 +25,6 @@ WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.E
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherAnswers:
-    """A teacher's answers to some inputs (see `distillation`).
-
-    Attributes:
-        examples: the inputs, each with the answer.
-        scores: (num_examples, num_labels) float32, log P(label | teacher, text); None if the task writes.
-    """
-
-    examples: tuple[Example, ...]
-    scores: torch.Tensor | None = None
-
-    @property
-    def digest(self) -> str:
-        scores = b"" if self.scores is None else self.scores.numpy().tobytes()
-        return hashlib.sha256(hash_examples(self.examples).encode() + scores).hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
 class TuningPlan:
     """Attributes:
     train, validation: what is learned from, and what the best state is chosen by.
@@ -51,7 +33,8 @@ class TuningPlan:
     config: what all members share.
     search: what they differ in.
     init_prompt: belongs to init "prompt".
-    teacher_answers: to the training inputs; their scores are learned instead of the answers.
+    teacher: whose answers the targets are (see `distillation`); None if they are given.
+    teacher_scores: (num_train, num_labels) float32, log P(label | teacher, text), learned instead of the targets.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -61,7 +44,8 @@ class TuningPlan:
     config: TuneConfig
     search: Search
     init_prompt: TaskPrompt | None = None
-    teacher_answers: TeacherAnswers | None = None
+    teacher: TaskPrompt | None = None
+    teacher_scores: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         _ = self.members  # raises if a member could not be configured
@@ -142,6 +126,11 @@ class TuningPlan:
         )
 
     @property
+    def method(self) -> str:
+        """How its versions came to be, as their provenance says it."""
+        return "distillation" if self.teacher else "prompt_tuning"
+
+    @property
     def data_hash(self) -> str:
         """sha256 over training and validation examples."""
         return hash_examples([*self.train, *self.validation])
@@ -157,6 +146,10 @@ class TuningPlan:
             self.init_prompt.digest if self.init_prompt else None,
             hash_examples(self.train),
             hash_examples(self.validation),
-            self.teacher_answers.digest if self.teacher_answers else None,
+            self._digest_teacher() if self.teacher else None,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _digest_teacher(self) -> str:
+        scores = b"" if self.teacher_scores is None else self.teacher_scores.numpy().tobytes()
+        return hashlib.sha256(hash_examples(self.train).encode() + scores).hexdigest()

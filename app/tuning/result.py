@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import transformers
 
 from app.measure.evaluation import Evaluation
-from app.model.layout import Template
+from app.measure.metrics import wilson_interval
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated
+
+
+@dataclass(frozen=True)
+class DistillationReport:
+    """How a distilled prompt compares with its teacher.
+
+    Attributes:
+        agreement, agreement_low, agreement_high: share of held-out answers that equal the teacher's, with 95 %.
+        num_teacher_tokens, num_virtual_tokens: of the prompt of every request, before and after.
+        num_tuning_tokens: computed by the backbone for the tuning; a backward pass counts like a forward one.
+    """
+
+    agreement: float
+    agreement_low: float
+    agreement_high: float
+    num_teacher_tokens: int
+    num_virtual_tokens: int
+    num_tuning_tokens: int
+
+    @property
+    def num_tokens_saved(self) -> int:
+        """Of each request."""
+        return self.num_teacher_tokens - self.num_virtual_tokens
+
+    @property
+    def num_requests_to_break_even(self) -> int | None:
+        """Requests that save what tuning took, if each computes the teacher's tokens; None if it is never saved."""
+        return -(-self.num_tuning_tokens // self.num_tokens_saved) if self.num_tokens_saved > 0 else None
+
+    def in_words(self) -> str:
+        """Two or three lines."""
+        interval = f"[{self.agreement_low:.1%}, {self.agreement_high:.1%}]"
+        saved = f"{self.num_teacher_tokens} tokens became {self.num_virtual_tokens}: {self.num_tokens_saved} saved"
+        lines = [
+            f"decides as the teacher does on {self.agreement:.1%} {interval} of the held-out inputs",
+            f"{saved} in each request",
+        ]
+        if self.num_requests_to_break_even is not None:
+            lines.append(
+                f"tuning computed {self.num_tuning_tokens:,} tokens, as many as "
+                f"{self.num_requests_to_break_even:,} requests save if each computes the teacher's tokens"
+            )
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "num_tokens_saved": self.num_tokens_saved,
+            "num_requests_to_break_even": self.num_requests_to_break_even,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,48 +74,43 @@ class TuneResult:
         prompt: the best state of the best member.
         initial: that member's rows before the first update, float32 on CPU.
         plan: as asked for.
-        members: the configuration of each member.
         member: number of the best one.
         validation: of the prompt, on all validation examples, with the label temperature fitted to them.
         history: every measurement of every member, in order.
         best_step: updates done when the prompt was measured; 0 is the start.
         num_steps: updates done in all.
         stop_reason: "finished", "patience", "not finite" or "stopped".
-        tuning_s: seconds on the device.
         num_tokens_computed: by the backbone; a backward pass counts like a forward one.
-        origin: added to the provenance, or replacing parts of it: of a distillation its teacher and its report.
-        note: the report in words.
         others: the next best members of the same run, if the search keeps more than one.
     """
 
     prompt: TaskPrompt
     initial: torch.Tensor
     plan: TuningPlan
-    members: tuple[TuneConfig, ...]
     member: int
     validation: Evaluation
     history: tuple[Evaluated, ...]
     best_step: int
     num_steps: int
     stop_reason: str
-    tuning_s: float
     num_tokens_computed: int
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
     others: tuple[TuneResult, ...] = ()
 
     @property
     def config(self) -> TuneConfig:
         """The best member's."""
-        return self.members[self.member]
+        return self.plan.members[self.member]
 
     @property
-    def template(self) -> Template:
-        return self.plan.template
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.plan.labels
+    def distillation(self) -> DistillationReport | None:
+        """None if there was no teacher."""
+        plan = self.plan
+        if plan.teacher is None:
+            return None
+        agreement = self.validation.metrics["accuracy" if plan.labels else "exact_match"]
+        low, high = wilson_interval(agreement, len(plan.validation))
+        lengths = plan.teacher.num_virtual_tokens, self.prompt.num_virtual_tokens
+        return DistillationReport(agreement, low, high, *lengths, self.num_tokens_computed)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -77,7 +120,7 @@ class TuneResult:
     @property
     def curves(self) -> dict[int, list[tuple[int, float]]]:
         """Member to its measurements: updates done, value on validation."""
-        curves: dict[int, list[tuple[int, float]]] = {number: [] for number in range(len(self.members))}
+        curves: dict[int, list[tuple[int, float]]] = {number: [] for number in range(len(self.plan.members))}
         for event in self.history:
             curves[event.member].append((event.step, event.value))
         return curves
@@ -85,11 +128,11 @@ class TuneResult:
     @property
     def provenance(self) -> dict[str, Any]:
         """How the prompt came to be, in JSON's types."""
-        return {
-            "method": "prompt_tuning",
+        known = {
+            "method": self.plan.method,
             "config": asdict(self.config),
             "search": self.plan.search.record(self.plan.config),
-            "num_members": len(self.members),
+            "num_members": len(self.plan.members),
             "data_hash": self.plan.data_hash,
             "num_train": len(self.plan.train),
             "num_validation": len(self.plan.validation),
@@ -98,8 +141,10 @@ class TuneResult:
             "stop_reason": self.stop_reason,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            **self.origin,
         }
+        if self.plan.teacher is not None and self.distillation is not None:
+            known |= {"teacher": self.plan.teacher.digest, "distillation": self.distillation.as_dict()}
+        return known
 
     def publication(self, description: str = "") -> Publication:
         stated = ("config", "data_hash")  # in fields of their own

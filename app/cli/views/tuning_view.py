@@ -83,10 +83,10 @@ def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: b
         f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on "
         f"{len(result.plan.validation)} examples, best after {result.best_step} of {result.num_steps} updates"
     )
-    if len(result.members) > 1:
+    if len(result.plan.members) > 1:
         config = result.config
         typer.echo(
-            f"best of {len(result.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
+            f"best of {len(result.plan.members)}: init {config.init}, learning rate {config.learning_rate:g}, "
             f"{config.num_virtual_tokens} virtual tokens, seed {config.seed}"
         )
     if len(versions) > 1:

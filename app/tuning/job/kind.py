@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
-from app.tuning.distillation.distillation import DistillationPlan
+from app.tuning.distillation import DistillationPlan
 from app.tuning.job.figures import write_figures
 from app.tuning.job.reporter import Reporter
 from app.tuning.job.spec import JobSpec
 from app.tuning.job.work import TuningWork
 from app.tuning.plan import TuningPlan
+from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
-from app.tuning.tune import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ class TuningJobs:
         """Raises InvalidInput, CorruptPrompt."""
         saved = None if state is None else RunState.from_bytes(state)
         reporter = Reporter(progress)
-        run = make_run(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)
+        run = TuningRun(self._backbone, plan, state=saved, slice_s=self._slice_s, on_event=reporter.report)
         return TuningWork(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run, reporter)
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:
@@ -86,16 +87,16 @@ class TuningJobs:
     def _plan_distillation(self, spec: JobSpec) -> DistillationPlan:
         inputs = self._files.load_inputs(spec.training_file, param="training_file")
         config, labels = make_config(spec), spec.labels or ()
-        plan = DistillationPlan.make(
-            self._teacher(spec),
+        teacher = self._teacher(spec)
+        ServedPrompt(teacher).input_room(self._backbone.max_model_len, 1)  # raises if it leaves none for a text
+        return DistillationPlan.make(
             inputs,
-            config,
-            make_search(spec, config, has_labels=bool(labels), num_virtual_tokens=(config.num_virtual_tokens,)),
+            teacher=teacher,
             template=Template() if spec.template is None else Template(spec.template),
             labels=labels,
+            config=config,
+            search=make_search(spec, config, has_labels=bool(labels), num_virtual_tokens=(config.num_virtual_tokens,)),
         )
-        plan.require_room(self._backbone)
-        return plan
 
     def _teacher(self, spec: JobSpec) -> TaskPrompt:
         if spec.teacher_version is not None:

@@ -50,11 +50,6 @@ class JobSpec:
         return self.teacher_text is not None or self.teacher_version is not None
 
     @property
-    def provenance_method(self) -> str:
-        """How its versions came to be."""
-        return "distillation" if self.has_teacher else "prompt_tuning"
-
-    @property
     def file_ids(self) -> tuple[str, ...]:
         """Of the uploads it needs."""
         return (self.training_file,) if self.validation_file is None else (self.training_file, self.validation_file)

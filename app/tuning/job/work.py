@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
-    from app.tuning.distillation.distillation_run import DistillationRun
     from app.tuning.result import TuneResult
     from app.tuning.run.run import TuningRun
 
@@ -37,7 +36,7 @@ class TuningWork:
         registry: Registry,
         job_id: str,
         spec: JobSpec,
-        run: TuningRun | DistillationRun,
+        run: TuningRun,
         reporter: Reporter,
     ) -> None:
         self._backbone = backbone
@@ -99,7 +98,8 @@ class TuningWork:
 
     @property
     def note(self) -> str:
-        notes = self.run.result.note.splitlines()
+        report = self.run.result.distillation
+        notes = report.in_words().splitlines() if report else []
         if len(self._published) > 1:
             notes.append(f"{name_together(each.id for each in self._published)} answers as an ensemble")
         return "".join(f"; {note}" for note in notes)
@@ -124,6 +124,6 @@ class TuningWork:
         return self.run.plan.publication(
             candidate.content,
             metrics={f"validation_{candidate.metric}": candidate.value},
-            provenance={"method": self._spec.provenance_method},
+            provenance={"method": self.run.plan.method},
             description=self._spec.description,
         )

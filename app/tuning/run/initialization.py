@@ -1,4 +1,4 @@
-"""The rows a prompt starts with."""
+"""Members as they start: their rows, and the unit they are learned in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from app.errors import BackboneMismatch, InvalidInput
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
-from app.model.layout import Template
-from app.task_prompt import TaskPrompt
+from app.model.prompted_forward import PromptPrefix
+from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, TuneConfig
+from app.tuning.plan import TuningPlan
+from app.tuning.run.population import Member
 
 
 def embedding_rms(backbone: Backbone) -> float:
@@ -33,59 +35,54 @@ def kv_rms(backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
     return sizes.clamp(min=1e-6).repeat_interleave(width)
 
 
+def make_member(
+    backbone: Backbone, number: int, config: TuneConfig, plan: TuningPlan, train: Sequence[EncodedExample]
+) -> Member:
+    """Member `number` of a run, as `config` says. Raises InvalidInput, BackboneMismatch."""
+    rows = initial_rows(backbone, config, plan, train)
+    if config.kind is PromptKind.EMBEDDINGS:
+        return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
+    if config.init is not Init.PROMPT:
+        with torch.no_grad():
+            rows = PromptPrefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
+    return Member(number, config, rows, kv_rms(backbone, rows))
+
+
 def initial_rows(
-    backbone: Backbone,
-    config: TuneConfig,
-    *,
-    labels: Sequence[str],
-    template: Template,
-    train: Sequence[EncodedExample],
-    init_prompt: TaskPrompt | None = None,
+    backbone: Backbone, config: TuneConfig, plan: TuningPlan, train: Sequence[EncodedExample]
 ) -> torch.Tensor:
     """Embeddings, (num_virtual_tokens, hidden_size) float32 on the backbone's device; for init "prompt" its rows.
 
     Raises InvalidInput, BackboneMismatch.
     """
     generator = torch.Generator().manual_seed(config.seed)
+    tokenizer, num_rows = backbone.tokenizer, config.num_virtual_tokens
     match config.init:
         case Init.PROMPT:
-            return _of_prompt(backbone, config, init_prompt)
+            return _cycled(_rows_of(backbone, config.kind, plan.init_prompt), num_rows)
         case Init.TEXT:
-            return _of_text(backbone, config.num_virtual_tokens, config.init_text)
+            return _cycled(
+                _embedded(backbone, tokenizer(config.init_text, add_special_tokens=False)["input_ids"]), num_rows
+            )
         case Init.LABELS:
-            label_ids = [template.encode_target(backbone.tokenizer, label) for label in labels]
-            return _of_labels(backbone, config.num_virtual_tokens, label_ids, train, generator)
+            if not plan.labels:
+                raise InvalidInput('init "labels" needs a task with labels', param="init")
+            label_ids = [plan.template.encode_target(tokenizer, label) for label in plan.labels[:num_rows]]
+            means = torch.stack([_embedded(backbone, token_ids).mean(dim=0) for token_ids in label_ids])
+            return torch.cat([means, _sampled(backbone, num_rows - len(means), train, generator)])
         case Init.VOCAB:
-            return _sampled(backbone, config.num_virtual_tokens, train, generator)
+            return _sampled(backbone, num_rows, train, generator)
         case Init.RANDOM:
-            shape = (config.num_virtual_tokens, backbone.hidden_size)
+            shape = (num_rows, backbone.hidden_size)
             return torch.randn(shape, generator=generator).to(backbone.device) * embedding_rms(backbone)
 
 
-def _of_prompt(backbone: Backbone, config: TuneConfig, prompt: TaskPrompt | None) -> torch.Tensor:
-    if prompt is None or prompt.kind is not config.kind or prompt.rows is None:
-        raise InvalidInput(f'init "prompt" needs a prompt of kind {config.kind}', param="init")
+def _rows_of(backbone: Backbone, kind: PromptKind, prompt: TaskPrompt | None) -> torch.Tensor:
+    if prompt is None or prompt.kind is not kind or prompt.rows is None:
+        raise InvalidInput(f'init "prompt" needs a prompt of kind {kind}', param="init")
     if prompt.backbone_fingerprint != backbone.fingerprint:
         raise BackboneMismatch("the prompt to start from was made for another backbone", param="init")
-    return _cycled(prompt.rows.to(backbone.device), config.num_virtual_tokens)
-
-
-def _of_text(backbone: Backbone, num_rows: int, text: str) -> torch.Tensor:
-    token_ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return _cycled(_embedded(backbone, token_ids), num_rows)
-
-
-def _of_labels(
-    backbone: Backbone,
-    num_rows: int,
-    label_ids: Sequence[Sequence[int]],
-    train: Sequence[EncodedExample],
-    generator: torch.Generator,
-) -> torch.Tensor:
-    if not label_ids:
-        raise InvalidInput('init "labels" needs a task with labels', param="init")
-    means = torch.stack([_embedded(backbone, token_ids).mean(dim=0) for token_ids in label_ids[:num_rows]])
-    return torch.cat([means, _sampled(backbone, num_rows - len(means), train, generator)])
+    return prompt.rows.to(backbone.device)
 
 
 def _sampled(

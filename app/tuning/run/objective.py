@@ -199,8 +199,8 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     loss = plan.config.loss
     if not plan.labels:
         return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else Objective(backbone)
-    if plan.teacher_answers is not None and plan.teacher_answers.scores is not None:
-        taught = dict(zip((row.text_ids for row in train), plan.teacher_answers.scores, strict=True))
+    if plan.teacher_scores is not None:
+        taught = dict(zip((row.text_ids for row in train), plan.teacher_scores, strict=True))
         return DistillationObjective(backbone, plan, taught)
     if loss is Loss.AUTO:
         tree = LabelTree.build(encode_labels(backbone, plan.template, plan.labels))

@@ -21,9 +21,8 @@ from app.measure.evaluation import Measurement
 from app.measure.plain_model import PlainModel
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
-from app.model.prompted_forward import PromptPrefix
-from app.task_prompt import PromptKind
-from app.tuning.config import AXES, Init, TuneConfig
+from app.tuning.config import AXES
+from app.tuning.distillation import DistillationPlan, Teaching
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.chunks import Chunker
@@ -32,12 +31,13 @@ from app.tuning.run.events import (
     MembersDropped,
     OnEvent,
     StepDone,
+    Taught,
     TuningStarted,
     TuningStopped,
     ignore_event,
 )
-from app.tuning.run.initialization import embedding_rms, initial_rows, kv_rms
-from app.tuning.run.objective import Score, choose_objective
+from app.tuning.run.initialization import make_member
+from app.tuning.run.objective import choose_objective
 from app.tuning.run.population import Member, Population
 from app.tuning.run.rows import RunRows
 from app.tuning.run.run_state import RunState
@@ -46,12 +46,16 @@ from app.tuning.search import keep_better_half
 
 
 class TuningRun:
-    """Call `advance` until `is_done`, then read `result`. Every call holds the device for one slice.
+    """Call `prepare` and `advance` until `is_done`, then read `result`. Every `advance` holds the device for one slice.
+
+    Of a distillation the teacher answers first; what is known of the student's plan and rows is known from then on.
 
     Args:
         state: of an earlier run of the same plan, to continue from.
         slice_s: seconds a slice should take; None leaves the size of micro-batches to the configuration.
-        on_event: called within `advance`.
+        on_event: called within `prepare` and `advance`.
+
+    Attributes: can_save: whether the last slice completed an update, or some of the teacher's answers.
 
     Raises:
         InvalidInput: a target that is too long, a prompt that leaves no room for text, the state of another run.
@@ -60,35 +64,47 @@ class TuningRun:
     def __init__(
         self,
         backbone: Backbone,
-        plan: TuningPlan,
+        plan: TuningPlan | DistillationPlan,
         *,
         state: RunState | None = None,
         slice_s: float | None = None,
         on_event: OnEvent = ignore_event,
     ) -> None:
         self._backbone = backbone
-        self.plan = plan
-        self._digest = plan.digest(backbone.fingerprint)
-        if state is not None and state.record.get("plan") != self._digest:
-            raise InvalidInput("the saved state belongs to another tuning run", param="state")
-        self.rows = RunRows.of(backbone, plan)
-        objective = choose_objective(backbone, plan, self.rows.train)
-        self.chunker = Chunker(
-            max_rows=min(plan.config.micro_batch_size, objective.max_rows), num_extra_tokens=objective.num_extra_tokens
-        )
-        self.population = Population(backbone)
-        self._trainer = Trainer(backbone, objective, self.population, self.chunker, on_event)
-        self._on_event = on_event
         self._slice_s = slice_s
+        self._on_event = on_event
+        self.population = Population(backbone)
         self.step = 0
-        self.num_steps = plan.config.num_steps(len(self.rows.train))
+        self.num_steps = plan.config.num_steps(len(plan.train))
         self._history: list[Evaluated] = []
         self._num_worse = 0
         self._elapsed_s = 0.0
         self._is_stopping = False
         self.can_save = False
-        """Whether the last slice completed an update; a run can only be saved then."""
         self._result: TuneResult | None = None
+        self._teaching: Teaching | None = None
+        self._has_plan = False
+        if isinstance(plan, TuningPlan):
+            self._set_up(plan, state)
+            return
+        self._teaching = Teaching(backbone, plan, state)
+        self._work = self._teaching.slices()
+        if self._teaching.student_state is not None:
+            self._set_up(self._teaching.plan_student(), self._teaching.student_state)
+
+    def _set_up(self, plan: TuningPlan, state: RunState | None) -> None:
+        self.plan = plan
+        self._digest = plan.digest(self._backbone.fingerprint)
+        if state is not None and state.record.get("plan") != self._digest:
+            raise InvalidInput("the saved state belongs to another tuning run", param="state")
+        self.rows = RunRows.of(self._backbone, plan)
+        objective = choose_objective(self._backbone, plan, self.rows.train)
+        self.chunker = Chunker(
+            max_rows=min(plan.config.micro_batch_size, objective.max_rows), num_extra_tokens=objective.num_extra_tokens
+        )
+        self._trainer = Trainer(self._backbone, objective, self.population, self.chunker, self._on_event)
+        self.num_steps = plan.config.num_steps(len(self.rows.train))
+        self._elapsed_s, self.can_save, self._has_plan = 0.0, False, True
         self._work = self._slices(state)
 
     @property
@@ -111,7 +127,13 @@ class TuningRun:
         return self.chunker.num_rows_within(self.rows.validation)
 
     def prepare(self) -> None:
-        """Before each slice, whatever needs no device: here nothing."""
+        """Once the teacher has answered, encode for the student, which may take a while and needs no device.
+
+        Raises what the run and `plan_student` raise.
+        """
+        if self._teaching is not None and self._teaching.is_done and not self._has_plan:
+            self._on_event(Taught(self._teaching.num_answers))
+            self._set_up(self._teaching.plan_student(), None)
 
     def advance(self) -> None:
         """Compute one slice.
@@ -122,7 +144,7 @@ class TuningRun:
             OutOfMemory: not even one row fits.
         """
         began = time.monotonic()
-        self.can_save = next(self._work, False)
+        self.can_save = bool(next(self._work, False))
         self._elapsed_s += time.monotonic() - began
 
     def stop(self) -> None:
@@ -131,6 +153,11 @@ class TuningRun:
 
     def state(self) -> RunState:
         assert self.can_save, "a run can only be saved between two updates"
+        if self._teaching is None:
+            return self._state()
+        return self._teaching.state(self._state() if self._has_plan else None)
+
+    def _state(self) -> RunState:
         members = self.population.members
         record = {
             "plan": self._digest,
@@ -146,62 +173,39 @@ class TuningRun:
         named = {f"{m.number}.{name}": tensor for m in members for name, tensor in m.tensors().items()}
         return RunState(record, named)
 
-    def _slices(self, state: RunState | None) -> Iterator[bool]:
-        """The whole run. It yields whether it can be saved there."""
-        yield from _parts(self._make_members())
+    def _slices(self, state: RunState | None) -> Iterator[bool | None]:
+        """The whole run. It yields True where it can be saved."""
+        yield from self._make_members()
         if state is None:
             yield from self._begin()
         else:
             self._restore(state)
-        order = torch.Generator().manual_seed(self.plan.config.seed)
         config = self.plan.config
+        order = torch.Generator().manual_seed(config.seed)
         batches = shuffled_batches(self.rows.train, config.batch_size, order, balance=config.balance)
         batches = islice(batches, self.step, None)
         while (reason := self._reason_to_end()) is None:
-            yield from _parts(self._update([self.rows.train[i] for i in next(batches)]))
+            yield from self._update([self.rows.train[i] for i in next(batches)])
             if self.population.alive and self._is_time_to_measure():
-                yield from _parts(self._measure())
+                yield from self._measure()
                 self._cut()
             yield True
-        yield from _parts(self._finish(reason))
+        yield from self._finish(reason)
 
     def _make_members(self) -> Iterator[None]:
         configs = self.plan.members
         for number, config in enumerate(configs):
-            self.population.members.append(self._member(number, config))
+            self.population.members.append(make_member(self._backbone, number, config, self.plan, self.rows.train))
             yield
         num_parameters = sum(member.initial.numel() for member in self.population.members)
-        self._on_event(
-            TuningStarted(
-                self.num_steps,
-                len(self.rows.train),
-                len(self.rows.validation),
-                num_parameters,
-                tuple(_describe(config) for config in configs),
-            )
-        )
+        described = tuple({axis.name: getattr(config, axis.name) for axis in AXES} for config in configs)
+        num_train, num_validation = len(self.rows.train), len(self.rows.validation)
+        self._on_event(TuningStarted(self.num_steps, num_train, num_validation, num_parameters, described))
 
-    def _member(self, number: int, config: TuneConfig) -> Member:
-        backbone, plan = self._backbone, self.plan
-        rows = initial_rows(
-            backbone,
-            config,
-            labels=plan.labels,
-            template=plan.template,
-            train=self.rows.train,
-            init_prompt=plan.init_prompt,
-        )
-        if config.kind is PromptKind.EMBEDDINGS:
-            return Member(number, config, rows, torch.tensor(embedding_rms(backbone), device=backbone.device))
-        if config.init is not Init.PROMPT:
-            with torch.no_grad():
-                rows = PromptPrefix.of_embeddings(backbone, rows[None]).kv_rows()[0].float()
-        return Member(number, config, rows, kv_rms(backbone, rows))
-
-    def _begin(self) -> Iterator[bool]:
+    def _begin(self) -> Iterator[bool | None]:
         if self._slice_s is not None:
-            yield from _parts(self._trainer.calibrate(self.rows.train, self._slice_s))
-        yield from _parts(self._measure())
+            yield from self._trainer.calibrate(self.rows.train, self._slice_s)
+        yield from self._measure()
         if self.leader is None:
             raise NumericalError("the backbone's answers are not finite even before tuning")
         yield True
@@ -214,7 +218,7 @@ class TuningRun:
         self.chunker.restore(record["chunker"])
         self._history = [Evaluated(**event) for event in record["history"]]
         for member, known in zip(self.population.members, record["members"], strict=True):
-            member.restore(known, state.tensors_of(member.number))
+            member.restore(known, state.tensors_under(f"{member.number}."))
 
     def _reason_to_end(self) -> str | None:
         patience = self.plan.config.patience
@@ -222,7 +226,8 @@ class TuningRun:
             return "not finite"
         if self.step >= self.num_steps:
             return "finished"
-        if patience and self._num_worse >= patience and self._is_settled:
+        is_settled = self.plan.search.is_settled_at(self.step, self.num_steps)
+        if patience and self._num_worse >= patience and is_settled:  # until then, late learners may still catch up
             return "patience"
         return "stopped" if self._is_stopping else None
 
@@ -251,11 +256,6 @@ class TuningRun:
         is_moment = self.plan.search.is_cut_at(self.step, self.num_steps)
         return is_moment and len(self.population.alive) > self.plan.search.num_kept
 
-    @property
-    def _is_settled(self) -> bool:
-        """Whether no cut is to come. Until then, members that learn late may still catch up."""
-        return self.plan.search.is_settled_at(self.step, self.num_steps)
-
     def _measure(self) -> Iterator[None]:
         best_before = self.leader and self.leader.best
         member_to_score = yield from self._trainer.measure(self.rows.validation)
@@ -264,13 +264,10 @@ class TuningRun:
         has_improved = self.leader is not None and self.leader.best is not best_before
         self._num_worse = 0 if has_improved else self._num_worse + 1
         for member, score in member_to_score.items():
-            self._record(member, score, is_best=has_improved and member is self.leader)
+            is_best = has_improved and member is self.leader
+            self._history.append(Evaluated(self.step, score.metric, score.value, is_best, member.number))
+            self._on_event(self._history[-1])
         self._drop([member for member, score in member_to_score.items() if not score.is_finite], "not finite")
-
-    def _record(self, member: Member, score: Score, *, is_best: bool) -> None:
-        event = Evaluated(self.step, score.metric, score.value, is_best, member.number)
-        self._history.append(event)
-        self._on_event(event)
 
     def _cut(self) -> None:
         """Drop the worse half of the members, if it is time."""
@@ -314,23 +311,11 @@ class TuningRun:
             prompt=prompt,
             initial=member.initial.cpu(),
             plan=plan,
-            members=tuple(each.config for each in self.population.members),
             member=member.number,
             validation=measured,
             history=tuple(self._history),
             best_step=member.best.step,
             num_steps=self.step,
             stop_reason=reason,
-            tuning_s=self._elapsed_s,
             num_tokens_computed=self._trainer.num_tokens_computed,
         )
-
-
-def _parts(slices: Iterator[None]) -> Iterator[bool]:
-    """The middle of an update or a measurement, when a run cannot be saved."""
-    return (False for _ in slices)
-
-
-def _describe(config: TuneConfig) -> dict[str, object]:
-    """What members may differ in."""
-    return {axis.name: getattr(config, axis.name) for axis in AXES}

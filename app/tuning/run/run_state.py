@@ -42,10 +42,6 @@ class RunState:
             raise CorruptPrompt("the saved state of the tuning run cannot be read") from error
         return cls(record, tensors)
 
-    def tensors_of(self, number: int) -> dict[str, torch.Tensor]:
-        """Those of one member, without its number."""
-        return self.tensors_under(f"{number}.")
-
     def tensors_under(self, head: str) -> dict[str, torch.Tensor]:
         """Those whose names start with `head`, without it."""
         return {name.removeprefix(head): tensor for name, tensor in self.tensors.items() if name.startswith(head)}

@@ -169,7 +169,7 @@ def test_a_prompt_that_leaves_no_room_for_text_is_refused() -> None:
 def init(backbone: Backbone, kind: Init, **kwargs: object) -> torch.Tensor:
     config = replace(CONFIG, init=kind, init_text="abc" if kind is Init.TEXT else "")
     train = [_row("abc"), _row("bcd")]
-    return initial_rows(backbone, config, labels=LABELS, template=TEMPLATE, train=train, **kwargs)  # type: ignore[arg-type]
+    return initial_rows(backbone, config, plan(config, **kwargs), train)  # type: ignore[arg-type]
 
 
 def _row(text: str) -> EncodedExample:

@@ -38,7 +38,7 @@ def test_the_best_members_are_the_results_and_all_of_them_were_trained_to_the_en
     assert values == sorted(best.values(), reverse=True)[:3]
     for each in kept:
         measured = evaluate(
-            tiny_backbone(), ServedPrompt(each.prompt, each.template, each.labels), each.plan.validation
+            tiny_backbone(), ServedPrompt(each.prompt, each.plan.template, each.plan.labels), each.plan.validation
         )
         assert each.validation.metrics["accuracy"] == measured.metrics["accuracy"]
         assert each.config.seed == each.member

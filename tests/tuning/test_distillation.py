@@ -17,9 +17,8 @@ from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.distillation.distillation import DistillationPlan, DistillationReport, plan_student, teach_in_slices
-from app.tuning.plan import TeacherAnswers
-from app.tuning.result import TuneResult
+from app.tuning.distillation import DistillationPlan, TeacherAnswers, plan_student, teach_in_slices
+from app.tuning.result import DistillationReport, TuneResult
 from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.search import Search
@@ -42,7 +41,8 @@ def teacher() -> TaskPrompt:
 def plan(
     labels: tuple[str, ...], config: TuneConfig = CONFIG, search: Search = SEARCH, template: Template = TEMPLATE
 ) -> DistillationPlan:
-    return DistillationPlan.make(teacher(), INPUTS, config, search, template=template, labels=labels)
+    asked = {"template": template, "labels": labels, "config": config, "search": search}
+    return DistillationPlan.make(INPUTS, teacher=teacher(), **asked)
 
 
 def teach(labels: tuple[str, ...]) -> TeacherAnswers:
@@ -94,7 +94,8 @@ def _row(ids: tuple[int, ...]) -> EncodedExample:
 def test_the_student_comes_to_agree_with_the_teacher() -> None:
     backbone = tiny_backbone()
     result = distill(CONFIG, SEARCH, LABELS)
-    report = DistillationReport.of(result, teacher())
+    report = result.distillation
+    assert report is not None
     start = next(event.value for event in result.history if event.step == 0)
     assert report.agreement >= max(start, 0.8)
     assert report.num_teacher_tokens == len(backbone.tokenizer(WRITTEN)["input_ids"])
@@ -109,7 +110,8 @@ def test_a_task_that_writes_is_distilled_from_what_the_teacher_writes() -> None:
     result = distill(config, Search(), ())
     losses = [event.value for event in result.history]
     assert min(losses) < 0.9 * losses[0]
-    assert 0.0 <= DistillationReport.of(result, teacher()).agreement <= 1.0
+    assert result.distillation is not None
+    assert 0.0 <= result.distillation.agreement <= 1.0
 
 
 def test_a_prompt_no_longer_than_the_student_never_breaks_even() -> None:

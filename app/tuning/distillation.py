@@ -1,0 +1,206 @@
+"""Distillation: a written prompt's answers, learned by a short soft prompt (Hinton et al. 2015; Snell et al. 2022).
+
+A long instruction with examples costs its tokens in every request. The teacher answers unlabeled inputs; the student,
+some tens of virtual tokens, learns to answer alike: of a labeled task it matches how likely each label is
+(Kullback-Leibler divergence), of one that writes it learns what the teacher writes, likeliest token first (Kim and Rush
+2016, section 3.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+
+from app.engine.threads.device_lease import Slices
+from app.errors import InvalidInput
+from app.measure.dataset import Example, split_examples
+from app.measure.plain_model import PlainModel
+from app.measure.served_prompt import ServedPrompt
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.task_prompt import TaskPrompt
+from app.tuning.config import TuneConfig
+from app.tuning.plan import TuningPlan
+from app.tuning.run.run_state import RunState
+from app.tuning.search import Search
+
+NUM_INPUTS_AT_ONCE: Final = 64
+"""Inputs after which the answers so far can be saved; a fixed number, so that a resumed run has the same batches."""
+BATCH_SIZE: Final = 8
+STUDENT: Final = "student."
+
+
+@dataclass(frozen=True, eq=False)
+class DistillationPlan:
+    """What a student learns from which teacher.
+
+    Attributes:
+        teacher: of any kind; usually a long text.
+        train, validation: inputs, none of them twice.
+        template, labels: of teacher and student alike; no labels for a task that writes.
+    """
+
+    teacher: TaskPrompt
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    template: Template
+    labels: tuple[str, ...]
+    config: TuneConfig
+    search: Search
+
+    def __post_init__(self) -> None:
+        self.search.members(self.config)  # raises if a member could not be configured
+
+    @classmethod
+    def make(cls, inputs: Sequence[str], **asked: Any) -> DistillationPlan:
+        """A tenth of the inputs, chosen by a hash, is held out.
+
+        Args: asked: the other fields.
+
+        Raises InvalidInput: there are too few.
+        """
+        parts = split_examples([Example(text, "") for text in dict.fromkeys(inputs)])
+        train, validation = (tuple(example.input for example in part) for part in parts)
+        return cls(train=train, validation=validation, **asked)
+
+    def digest(self, backbone_fingerprint: str) -> str:
+        """sha256 of everything that decides how a run goes."""
+        parts = [
+            backbone_fingerprint,
+            self.teacher.digest,
+            self.train,
+            self.validation,
+            self.template.text,
+            self.labels,
+            asdict(self.config),
+            self.search.record(self.config),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherAnswers:
+    """Attributes:
+    examples: inputs, each with the teacher's answer.
+    scores: (num_examples, num_labels) float32, log P(label | teacher, text); None if the task writes.
+    """
+
+    examples: tuple[Example, ...]
+    scores: torch.Tensor | None = None
+
+    def select(self, kept: Sequence[int]) -> TeacherAnswers:
+        scores = None if self.scores is None else self.scores[list(kept)]
+        return TeacherAnswers(tuple(self.examples[i] for i in kept), scores)
+
+
+class Teaching:
+    """The first half of a distillation: the teacher answers all inputs.
+
+    Args: state: of an earlier run of the same plan, to continue from.
+
+    Attributes: student_state: what it says of the second half; None if that had not started.
+
+    Raises InvalidInput: the state of another run.
+    """
+
+    def __init__(self, backbone: Backbone, plan: DistillationPlan, state: RunState | None) -> None:
+        self._backbone = backbone
+        self._plan = plan
+        self._digest = plan.digest(backbone.fingerprint)
+        self._inputs = [*plan.train, *plan.validation]
+        self._answers: list[str] = []
+        self._scores: list[torch.Tensor] = []
+        self.student_state: RunState | None = None
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def num_answers(self) -> int:
+        return len(self._answers)
+
+    @property
+    def is_done(self) -> bool:
+        return self.num_answers == len(self._inputs)
+
+    def slices(self) -> Iterator[bool | None]:
+        """It yields True when it can be saved."""
+        while not self.is_done:
+            inputs = self._inputs[self.num_answers : self.num_answers + NUM_INPUTS_AT_ONCE]
+            answered = yield from teach_in_slices(self._backbone, self._plan, inputs, BATCH_SIZE)
+            self._answers += [example.target for example in answered.examples]
+            self._scores += [] if answered.scores is None else [answered.scores]
+            yield True
+
+    def plan_student(self) -> TuningPlan:
+        """Once it is done. Raises what `plan_student` raises."""
+        scores = torch.cat(self._scores) if self._scores else None
+        answers = TeacherAnswers(tuple(map(Example, self._inputs, self._answers)), scores)
+        num_train = len(self._plan.train)
+        parts = (answers.select(part) for part in (range(num_train), range(num_train, len(self._inputs))))
+        return plan_student(self._backbone, self._plan, *parts)
+
+    def state(self, student: RunState | None) -> RunState:
+        """Of the answers so far, and of the student."""
+        tensors = {"scores": torch.cat(self._scores)} if self._scores else {}
+        if student is not None:
+            tensors |= {f"{STUDENT}{name}": tensor for name, tensor in student.tensors.items()}
+        record = {"assignment": self._digest, "answers": self._answers, "student": student and student.record}
+        return RunState(record, tensors)
+
+    def _restore(self, state: RunState) -> None:
+        if state.record.get("assignment") != self._digest:
+            raise InvalidInput("the saved state belongs to another run", param="state")
+        self._answers = list(state.record["answers"])
+        self._scores = [state.tensors["scores"]] if "scores" in state.tensors else []
+        if state.record["student"] is not None:
+            self.student_state = RunState(state.record["student"], state.tensors_under(STUDENT))
+
+
+def teach_in_slices(
+    backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str], batch_size: int = 32
+) -> Slices[TeacherAnswers]:
+    """What the plan's teacher answers to some inputs. Raises InvalidInput: it leaves no room for them."""
+    served = ServedPrompt(plan.teacher, plan.template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
+    model = PlainModel(backbone, batch_size)
+    if not plan.labels:
+        written = yield from model.generate(served, inputs)
+        return TeacherAnswers(tuple(map(Example, inputs, written)))
+    scores = yield from model.score(served, inputs)
+    answers = [plan.labels[i] for i in scores.argmax(dim=1).tolist()]
+    return TeacherAnswers(tuple(map(Example, inputs, answers)), scores)
+
+
+def plan_student(
+    backbone: Backbone, plan: DistillationPlan, train: TeacherAnswers, validation: TeacherAnswers
+) -> TuningPlan:
+    """Learns what the teacher said; inputs it answered with nothing, or without an end, are left out.
+
+    Raises InvalidInput: those are all.
+    """
+    most = plan.config.max_target_tokens - (backbone.tokenizer.eos_token_id is not None)
+
+    def is_complete(answer: str) -> bool:
+        length = len(plan.template.encode_target(backbone.tokenizer, answer))
+        return bool(answer) and (bool(plan.labels) or length <= most)
+
+    learned, measured = (
+        part.select([i for i, example in enumerate(part.examples) if is_complete(example.target)])
+        for part in (train, validation)
+    )
+    if not (learned.examples and measured.examples):
+        raise InvalidInput("the teacher's answers are empty, or longer than max_target_tokens", param="prompt")
+    return TuningPlan(
+        train=learned.examples,
+        validation=measured.examples,
+        template=plan.template,
+        labels=plan.labels,
+        config=plan.config,
+        search=plan.search,
+        teacher=plan.teacher,
+        teacher_scores=learned.scores,
+    )
