@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.settings import Settings
-    from app.tuning.distillation.distillation import DistillationPlan
+    from app.tuning.distillation import DistillationPlan
     from app.tuning.plan import TuningPlan
     from app.tuning.result import TuneResult
     from app.tuning.run.events import TuneEvent
