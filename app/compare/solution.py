@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,10 @@ def solve(backbone: Backbone, setting: Setting, method: Method, seed: int) -> So
         case Method.PREFIX_TUNING:
             return _best_prompt(backbone, setting.prompt_plan(PromptKind.KV, seed))
         case Method.LORA:
-            make = lambda: TrainableCopy.lora(backbone, setting.lora_rank, seed)  # noqa: E731
+            make = partial(TrainableCopy.lora, backbone, setting.lora_rank, seed)
             return _best_weights(make, setting.plan, setting.lora_learning_rates, seed)
         case Method.FULL:
-            return _best_weights(lambda: TrainableCopy.full(backbone), setting.plan, setting.full_learning_rates, seed)
+            return _best_weights(partial(TrainableCopy.full, backbone), setting.plan, setting.full_learning_rates, seed)
 
 
 def _best_written(backbone: Backbone, setting: Setting, shots: Sequence[Example]) -> Solution:

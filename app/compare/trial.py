@@ -133,12 +133,6 @@ class Interval:
         reach = student_t.ppf((1 + LEVEL) / 2, num - 1) * statistics.stdev(values) / math.sqrt(num)
         return cls(max(0.0, mean - reach), min(1.0, mean + reach), f"t over {num} seeds")
 
-    @classmethod
-    def over_examples(cls, share: float, num_examples: int) -> Interval:
-        """Wilson's interval of a share: what another test split would give under the same seed."""
-        low, high = wilson_interval(share, num_examples)
-        return cls(low, high, f"Wilson over {num_examples} examples")
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -194,8 +188,10 @@ def summarize(trials: Sequence[Trial]) -> list[Summary]:
 
 
 def _interval(first: Trial, values: Sequence[float]) -> Interval:
+    """Of one seed, Wilson's interval of a share: what another test split would give under the same seed."""
     if len(values) > 1:
         return Interval.over_seeds(values)
     if first.metric == "accuracy":
-        return Interval.over_examples(first.value, int(first.metrics["num_examples"]))
+        num_examples = int(first.metrics["num_examples"])
+        return Interval(*wilson_interval(first.value, num_examples), f"Wilson over {num_examples} examples")
     return Interval(None, None, "none: one seed, and the metric is not a share")

@@ -95,7 +95,12 @@ class Adopter:
             raise InvalidInput("it has no task.json; a server with a backbone makes one")
         if 0 < number <= record.table.last_number:
             raise InvalidInput(f"the number was given before; take one above {record.table.last_number}")
-        self._require_complete(files, self._backbone)
+        for name in (CONFIG_FILE, TENSOR_FILE):
+            if name not in files:
+                raise InvalidInput(why_missing(name, files))
+        if min(entry.age_s for entry in files.values()) < self._settle_s:
+            raise InvalidInput("its files are still changing")
+        require_possible_size(files[TENSOR_FILE].num_bytes, self._backbone)
         config = PeftConfig.decode(self._store.read(f"{key}/{CONFIG_FILE}"))
         config.require_backbone(self._backbone)
         content = self._store.read(f"{key}/{TENSOR_FILE}")
@@ -105,14 +110,6 @@ class Adopter:
         publication = Publication(prompt, provenance=config.provenance)
         next_number = number or record.last_number + 1
         return publication.manifest(record.task, next_number, self._backbone, {TENSOR_FILE: content})
-
-    def _require_complete(self, files: Mapping[str, Entry], backbone: Backbone) -> None:
-        for name in (CONFIG_FILE, TENSOR_FILE):
-            if name not in files:
-                raise InvalidInput(why_missing(name, files))
-        if min(entry.age_s for entry in files.values()) < self._settle_s:
-            raise InvalidInput("its files are still changing")
-        require_possible_size(files[TENSOR_FILE].num_bytes, backbone)
 
     def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
         """From the task's own folder to a version's. The tensor leaves last: a crash leaves it findable."""
