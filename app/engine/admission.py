@@ -48,16 +48,12 @@ class EngineRequest:
     def num_virtual_tokens(self) -> int:
         return self.prompt.num_virtual_tokens if self.prompt else 0
 
-    @property
-    def num_positions(self) -> int:
-        """Positions it can come to fill, virtual tokens included."""
-        return self.num_virtual_tokens + len(self.token_ids) + self.params.max_tokens
-
     def num_blocks(self, block_size: int) -> int:
         """Blocks that it and its prefixes take when it has filled its positions."""
         num_shared = self.num_virtual_tokens + self.num_shared_tokens if self.num_shared_tokens else 0
         prefix_ends = [end for end in (self.num_virtual_tokens, num_shared) if end]
-        spans = zip([0, *prefix_ends], [*prefix_ends, self.num_positions], strict=True)
+        num_positions = self.num_virtual_tokens + len(self.token_ids) + self.params.max_tokens
+        spans = zip([0, *prefix_ends], [*prefix_ends, num_positions], strict=True)
         return sum(-(-end // block_size) - start // block_size for start, end in spans)
 
 

@@ -105,10 +105,8 @@ class EngineStats:
 
     num_running: int
     num_waiting: int
-    num_waiting_tokens: int
     num_free_blocks: int
     num_blocks: int
-    num_prefixes: int
     num_stored_bytes: int
     num_steps: int
     num_preemptions: int

@@ -100,10 +100,8 @@ class Engine:
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
-            num_waiting_tokens=scheduler.waiting.num_tokens,
             num_free_blocks=scheduler.block_manager.num_free_blocks,
             num_blocks=scheduler.block_manager.num_blocks,
-            num_prefixes=len(scheduler.prefix_cache),
             num_stored_bytes=0 if self.prefix_store is None else self.prefix_store.num_bytes,
             num_steps=self._num_steps,
             num_preemptions=scheduler.num_preemptions,

@@ -80,7 +80,9 @@ class ModelRunner:
         if batch.fresh_blocks:
             self.kv_cache.clear(batch.fresh_blocks)
         for prefix in batch.loads:
-            self._load(prefix)
+            assert prefix.rows is not None
+            self.kv_cache.load_rows(self._prefix_slots(prefix), prefix.rows)
+            prefix.rows = None  # they are in the cache now
         if not batch.items:
             return [], torch.empty(0, self._backbone.vocab_size)
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
@@ -198,11 +200,6 @@ class ModelRunner:
                 target += [copy.target * self._block_size + i for i in range(copy.num_rows)]
             pairs.append((self._tensor(source), self._tensor(target)))
         return pairs
-
-    def _load(self, prefix: Prefix) -> None:
-        assert prefix.rows is not None
-        self.kv_cache.load_rows(self._prefix_slots(prefix), prefix.rows)
-        prefix.rows = None  # they are in the cache now
 
     def _prefix_slots(self, prefix: Prefix) -> list[int]:
         return self._slots(prefix, prefix.num_parent_tokens, prefix.num_tokens)

@@ -221,7 +221,7 @@ class Driver:
     def check_nothing_is_left(self) -> None:
         assert not self.open
         assert self.engine.stats.num_running == self.engine.stats.num_waiting == 0
-        assert self.engine.stats.num_waiting_tokens == 0
+        assert self.engine.scheduler.waiting.num_tokens == 0
         assert all(prefix.num_users == 0 for prefix in self.engine.scheduler.prefix_cache.prefixes)
         while self.engine.scheduler.prefix_cache.evict():
             pass

@@ -65,7 +65,8 @@ class PrefixCache:
 
     def acquire(self, sequence: Sequence) -> None:
         """Give the sequence the prefix it continues, new or known, and count it as a user."""
-        parent = self._acquire_prompt(sequence)
+        prompt = sequence.prompt
+        parent = None if prompt is None else self._use(self._key_to_prefix.get(prompt.digest) or self.make(prompt))
         if sequence.num_shared_tokens:
             parent = self._acquire_text(sequence, parent)
         sequence.parent = parent
@@ -75,10 +76,13 @@ class PrefixCache:
             sequence.num_cached_tokens = _num_computed_tokens(sequence)
 
     def make(self, prompt: TaskPrompt) -> Prefix:
-        """A prefix that no sequence finds yet, with keys and values if there are any."""
-        return Prefix(
-            key=prompt.digest, content=prompt, num_own_tokens=prompt.num_virtual_tokens, rows=self._ready_made(prompt)
-        )
+        """A prefix that no sequence finds yet, with keys and values that the prompt is or that were computed before."""
+        rows, num_rows = None, prompt.num_virtual_tokens
+        if prompt.kind == "kv":
+            rows = prompt.rows
+        elif self._kept_rows is not None:
+            rows = self._kept_rows.find(prompt.digest, num_rows)
+        return Prefix(key=prompt.digest, content=prompt, num_own_tokens=num_rows, rows=rows)
 
     def put(self, prefix: Prefix) -> None:
         """Let sequences find a computed prefix that none uses yet: the first to go when its room is needed."""
@@ -150,21 +154,9 @@ class PrefixCache:
                 prefix.key = f"forgotten-{id(prefix)}"
                 self._key_to_prefix[prefix.key] = prefix
 
-    def _acquire_prompt(self, sequence: Sequence) -> Prefix | None:
-        prompt = sequence.prompt
-        if prompt is None:
-            return None
-        return self._use(self._key_to_prefix.get(prompt.digest) or self.make(prompt))
-
-    def _ready_made(self, prompt: TaskPrompt) -> torch.Tensor | None:
-        """Keys and values that the prompt is, or that were computed before."""
-        if prompt.kind == "kv":
-            return prompt.rows
-        return None if self._kept_rows is None else self._kept_rows.find(prompt.digest, prompt.num_virtual_tokens)
-
     def _acquire_text(self, sequence: Sequence, parent: Prefix | None) -> Prefix:
         ids = tuple(sequence.token_ids[: sequence.num_shared_tokens])
-        key = _text_key(parent, sequence.cache_salt, ids)
+        key = hashlib.sha256(repr((parent and parent.key, sequence.cache_salt, ids)).encode()).hexdigest()
         prefix = self._key_to_prefix.get(key)
         if prefix is None:
             prefix = Prefix(key=key, content=ids, num_own_tokens=len(ids), parent=parent, is_kept=False)
@@ -211,10 +203,6 @@ def _num_computed_tokens(segment: Segment) -> int:
         return segment.num_tokens
     parent = segment.parent
     return segment.num_computed_tokens if parent is None or parent.is_computed else _num_computed_tokens(parent)
-
-
-def _text_key(parent: Prefix | None, salt: str, token_ids: tuple[int, ...]) -> str:
-    return hashlib.sha256(repr((parent and parent.key, salt, token_ids)).encode()).hexdigest()
 
 
 def block_keys(segment: Segment, num_tokens: int, block_size: int) -> list[bytes]:

@@ -61,6 +61,7 @@ class PrefixStore:
 
     Attributes:
         writer: its thread.
+        num_bytes: of all files, those of other servers as of the last look.
 
     Raises: InvalidInput: the folder cannot be written to.
     """
@@ -79,7 +80,7 @@ class PrefixStore:
         self._clock = clock
         self._lock = Lock()
         self._path_to_bytes: OrderedDict[Path, int] = OrderedDict()
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._next_look_s = self._fresh_until_s = self._full_until_s = -math.inf
         described = json.dumps(dict(computed_by), indent=1, sort_keys=True)
         self._folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -92,7 +93,7 @@ class PrefixStore:
         self._pending: set[str] = set()
         self._last: tuple[str, torch.Tensor] | None = None
         self.writer = ThreadPoolExecutor(1, "prefix-store")
-        logger.info("prefix store: %d files, %.1f MB, in %s", len(self), self._num_bytes / 1e6, folder)
+        logger.info("prefix store: %d files, %.1f MB, in %s", len(self), self.num_bytes / 1e6, folder)
 
     def __len__(self) -> int:
         return len(self._path_to_bytes)
@@ -101,11 +102,6 @@ class PrefixStore:
         """Whether the prompt's rows are kept, or will be soon."""
         return digest in self._pending or self._path(digest) in self._path_to_bytes
 
-    @property
-    def num_bytes(self) -> int:
-        """Of all files, those of other servers as of the last look."""
-        return self._num_bytes
-
     def has_room(self, num_rows: int) -> bool:
         """Whether that many more rows could be kept now without dropping any that are kept.
 
@@ -113,8 +109,8 @@ class PrefixStore:
         """
         if self._clock() < self._full_until_s:
             return False
-        num_bytes = (1 + len(self._pending)) * num_rows * self._row_size * self._dtype.itemsize
-        return len(self._pending) < MAX_PENDING and self._num_bytes + num_bytes <= self._max_bytes
+        added = (1 + len(self._pending)) * num_rows * self._row_size * self._dtype.itemsize
+        return len(self._pending) < MAX_PENDING and self.num_bytes + added <= self._max_bytes
 
     def expect(self, digest: str) -> None:
         """Let the system read the file in the background: it will be asked for soon."""
@@ -211,7 +207,7 @@ class PrefixStore:
                     self._note(path, len(content))
             finally:
                 unfinished.unlink(missing_ok=True)
-        if self._num_bytes > self._max_bytes or self._clock() >= self._next_look_s:
+        if self.num_bytes > self._max_bytes or self._clock() >= self._next_look_s:
             self._tidy()
 
     def _tidy(self) -> None:
@@ -219,7 +215,11 @@ class PrefixStore:
         if self._clock() >= self._fresh_until_s:
             with suppress(OSError):
                 self._look()
-        while (oldest := self._one_too_many()) is not None:
+        while True:
+            with self._lock:
+                if self.num_bytes <= self._max_bytes:
+                    return
+                oldest = next(iter(self._path_to_bytes))
             self._remove(oldest)
 
     def _look(self) -> None:
@@ -228,13 +228,9 @@ class PrefixStore:
         path_to_bytes = OrderedDict(kept_files(self._folder.parent))
         with self._lock:
             self._path_to_bytes = path_to_bytes
-            self._num_bytes = sum(path_to_bytes.values())
+            self.num_bytes = sum(path_to_bytes.values())
         ended_s = self._clock()
         self._fresh_until_s = ended_s + (ended_s - began_s) / MAX_LOOKING
-
-    def _one_too_many(self) -> Path | None:
-        with self._lock:
-            return next(iter(self._path_to_bytes)) if self._num_bytes > self._max_bytes else None
 
     def _remove(self, path: Path) -> None:
         with self._lock:
@@ -244,7 +240,7 @@ class PrefixStore:
 
     def _note(self, path: Path, num_bytes: int) -> None:
         """A file was used last of all, or is gone if it has no bytes. Call it under the lock."""
-        self._num_bytes += num_bytes - self._path_to_bytes.pop(path, 0)
+        self.num_bytes += num_bytes - self._path_to_bytes.pop(path, 0)
         if num_bytes:
             self._path_to_bytes[path] = num_bytes
 

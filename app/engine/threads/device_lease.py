@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from app.errors import SoftswapError
@@ -32,12 +31,6 @@ class Lease(Protocol):
     """Calls work on the device's own thread, in turn; the caller waits for what it returns or raises."""
 
     def __call__(self, work: Callable[[], Result]) -> Result: ...
-
-
-@dataclass(eq=False)
-class _Turn:
-    work: Callable[[], Any]
-    outcome: Future[Any] = field(default_factory=Future)
 
 
 class DeviceLease:
@@ -59,20 +52,19 @@ class DeviceLease:
         self._wake = wake
         self._ratio = share / (1 - share)
         self._clock = clock
-        self._turns: deque[_Turn] = deque()
+        self._turns: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._credit_s = 0.0
         self._rests_until_s = -math.inf
         self._end: SoftswapError | None = None
 
     def __call__(self, work: Callable[[], Result]) -> Result:
         """What `work` returns or raises, computed on the engine's thread. Raises Draining, EngineDead instead."""
-        turn = _Turn(work)
-        self._turns.append(turn)
+        outcome: Future[Result] = Future()
+        self._turns.append((work, outcome))
         if self._end is not None:
             self.close(self._end)
         self._wake()
-        result: Result = turn.outcome.result()
-        return result
+        return outcome.result()
 
     @property
     def has_turns(self) -> bool:
@@ -100,12 +92,12 @@ class DeviceLease:
         is_due = not self.rest_s and (is_idle or self._credit_s > 0)
         if not self._turns or not is_due:
             return 0.0
-        turn = self._turns.popleft()
+        work, outcome = self._turns.popleft()
         began_s = self._clock()
         try:
-            turn.outcome.set_result(turn.work())
+            outcome.set_result(work())
         except BaseException as error:  # the guest's failure is the guest's, whatever it is
-            turn.outcome.set_exception(error)
+            outcome.set_exception(error)
         took_s = self._clock() - began_s
         self._credit_s = 0.0 if is_idle else self._credit_s - took_s
         return took_s
@@ -115,7 +107,7 @@ class DeviceLease:
         self._end = error
         with suppress(IndexError):  # a guest that comes too late empties the same queue
             while True:
-                self._turns.popleft().outcome.set_exception(error)
+                self._turns.popleft()[1].set_exception(error)
 
 
 def own_device(work: Callable[[], Result]) -> Result:

@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_refused_and_gives_its_blocks_back(monkeypatch: py
         engine.warm(prompt_of(30))
     engine.scheduler.audit()
     assert engine.stats.num_free_blocks == engine.stats.num_blocks
-    assert engine.stats.num_prefixes == 0
+    assert len(engine.scheduler.prefix_cache) == 0
 
 
 def test_a_failed_forward_gives_its_blocks_back(monkeypatch: pytest.MonkeyPatch) -> None:
