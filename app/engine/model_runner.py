@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby
 
@@ -86,13 +87,13 @@ class ModelRunner:
         if not batch.items:
             return [], torch.empty(0, self._backbone.vocab_size)
         items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
-        late_ids = _LateIds.of(items, chosen)
+        put_late = partial(_put_late, *_late_ids(items), chosen)
         rows, places = logit_rows(items)
         packed = self._pack(items)
         if self._decode_graphs is not None and _is_plain_decode(items, batch.copies):
-            logits = self._decode_graphs.run(packed, late_ids.put)
+            logits = self._decode_graphs.run(packed, put_late)
             return rows, logits if len(places) == len(items) else logits.index_select(0, self._tensor(places))
-        embeds = self._embed(items, packed.token_ids, late_ids)
+        embeds = self._embed(items, packed.token_ids, put_late)
         attention_batch = AttentionBatch(
             kv_cache=self.kv_cache,
             attend=self.attend,
@@ -178,10 +179,10 @@ class ModelRunner:
             ],
         )
 
-    def _embed(self, items: list[Item], token_ids: list[int], late_ids: _LateIds) -> torch.Tensor:
+    def _embed(self, items: list[Item], token_ids: list[int], put_late: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """(num_tokens, hidden_size): ids through the embedding layer, prompt rows as they are."""
         ids = self._tensor(token_ids)
-        late_ids.put(ids)
+        put_late(ids)
         embedded = self._backbone.embed(ids)
         start = 0
         for item in items:
@@ -212,37 +213,25 @@ class ModelRunner:
         return to_device(values, self._backbone.device, dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class _LateIds:
-    """Ids that the previous step chooses, and that the host need not know to put them in.
+def _late_ids(items: list[Item]) -> tuple[list[int], list[int]]:
+    """Packed places of ids that the previous step chose and the host does not know, and which of those it chose."""
+    places, rows, first = [], [], 0
+    for item in items:
+        segment = item.segment
+        first += item.num_tokens
+        if isinstance(segment, Sequence) and segment.num_pending and item.end == segment.num_tokens:
+            assert segment.pending_row is not None
+            places.append(first - 1)
+            rows.append(segment.pending_row)
+    return places, rows
 
-    Attributes:
-        places: their places among the packed tokens.
-        rows: which of `chosen` they are.
-    """
 
-    places: list[int]
-    rows: list[int]
-    chosen: torch.Tensor | None
-
-    @classmethod
-    def of(cls, items: list[Item], chosen: torch.Tensor | None) -> _LateIds:
-        places, rows, first = [], [], 0
-        for item in items:
-            segment = item.segment
-            first += item.num_tokens
-            if isinstance(segment, Sequence) and segment.num_pending and item.end == segment.num_tokens:
-                assert segment.pending_row is not None
-                places.append(first - 1)
-                rows.append(segment.pending_row)
-        return cls(places, rows, chosen)
-
-    def put(self, ids: torch.Tensor) -> None:
-        """Args: ids: (num_tokens,) int64, on the device."""
-        if self.places:
-            assert self.chosen is not None
-            late = self.chosen.index_select(0, to_device(self.rows, ids.device))
-            ids.index_copy_(0, to_device(self.places, ids.device), late)
+def _put_late(places: list[int], rows: list[int], chosen: torch.Tensor | None, ids: torch.Tensor) -> None:
+    """Write ids among (num_tokens,) int64 on the device; the host need not know them."""
+    if places:
+        assert chosen is not None
+        late = chosen.index_select(0, to_device(rows, ids.device))
+        ids.index_copy_(0, to_device(places, ids.device), late)
 
 
 def _is_plain_decode(items: list[Item], copies: list[TailCopy]) -> bool:
