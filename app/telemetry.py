@@ -126,14 +126,13 @@ class Metrics:
         finish_reason: str,
         num_prompt_tokens: int,
         num_generation_tokens: int,
-        queue_s: float | None,
-        prefill_s: float | None,
-        decode_s: float | None,
-        e2e_s: float,
-        ttft_s: float | None,
         max_tokens: int,
+        arrival_s: float,
+        scheduled_s: float | None,
+        first_token_s: float | None,
+        end_s: float,
     ) -> None:
-        """One sequence that ended. A time is None for a stage that it never reached."""
+        """One sequence that ended. A time, in seconds of one clock, is None for a stage that it never reached."""
         task = self._flows.admit(flow)
         self._success.labels(str(finish_reason)).inc()
         self._task_requests.labels(task, str(finish_reason)).inc()
@@ -142,15 +141,17 @@ class Metrics:
         self._request_prompt.observe(num_prompt_tokens)
         self._request_generation.observe(num_generation_tokens)
         self._max_tokens.observe(max_tokens)
-        self._e2e.observe(e2e_s)
-        if prefill_s is not None and decode_s is not None:
-            self._inference.observe(prefill_s + decode_s)
-        if decode_s is not None and num_generation_tokens > 1:
-            self._per_token.observe(decode_s / (num_generation_tokens - 1))
-        stages = (self._queue, queue_s), (self._prefill, prefill_s), (self._decode, decode_s), (self._ttft, ttft_s)
-        for histogram, value in stages:
-            if value is not None:
-                histogram.observe(value)
+        self._e2e.observe(end_s - arrival_s)
+        if scheduled_s is not None:
+            self._queue.observe(scheduled_s - arrival_s)
+        if scheduled_s is not None and first_token_s is not None:
+            self._prefill.observe(first_token_s - scheduled_s)
+            self._inference.observe(end_s - scheduled_s)
+        if first_token_s is not None:
+            self._ttft.observe(first_token_s - arrival_s)
+            self._decode.observe(end_s - first_token_s)
+            if num_generation_tokens > 1:
+                self._per_token.observe((end_s - first_token_s) / (num_generation_tokens - 1))
 
     def observe_http(self, *, method: str, route: str, status: int, duration_s: float) -> None:
         """Args: route: the matched route's path template, never the path a client sent."""

@@ -12,8 +12,8 @@ from app.telemetry import MAX_LABEL_VALUES, JsonFormatter, Metrics, PlainFormatt
 
 def _finish(metrics: Metrics, flow: str) -> None:
     metrics.observe_finished(
-        flow=flow, finish_reason="stop", num_prompt_tokens=7, num_generation_tokens=3, queue_s=0.1, prefill_s=0.2,
-        decode_s=0.4, e2e_s=0.7, ttft_s=0.3, max_tokens=16,
+        flow=flow, finish_reason="stop", num_prompt_tokens=7, num_generation_tokens=3, max_tokens=16,
+        arrival_s=1.0, scheduled_s=1.1, first_token_s=1.3, end_s=1.7,
     )  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def test_the_number_of_task_labels_is_capped() -> None:
 def test_a_stage_never_reached_is_not_observed() -> None:
     metrics = Metrics()
     metrics.observe_finished(
-        flow="a", finish_reason="abort", num_prompt_tokens=7, num_generation_tokens=0, queue_s=None, prefill_s=None,
-        decode_s=None, e2e_s=0.7, ttft_s=None, max_tokens=16,
+        flow="a", finish_reason="abort", num_prompt_tokens=7, num_generation_tokens=0, max_tokens=16,
+        arrival_s=1.0, scheduled_s=None, first_token_s=None, end_s=1.7,
     )  # fmt: skip
     samples = _samples(metrics)
     assert samples["softswap_request_queue_time_seconds_count", ()] == 0

@@ -198,21 +198,18 @@ class OutputProcessor:
             self._deltas.append((sequence.sequence_id, output.end(reason)))
 
     def close(self, sequence: Sequence, reason: FinishReason) -> None:
-        """The sequence has ended. Stages it never reached have no times."""
+        """The sequence has ended."""
         del self._id_to_output[sequence.sequence_id]
-        now_s, arrival_s = self._clock(), sequence.arrival_s
-        scheduled_s, first_s = sequence.first_scheduled_s, sequence.first_token_s
         self._metrics.observe_finished(
             flow=sequence.flow,
             finish_reason=reason,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_generation_tokens=sequence.num_generated_tokens,
-            queue_s=None if scheduled_s is None else scheduled_s - arrival_s,
-            prefill_s=None if scheduled_s is None or first_s is None else first_s - scheduled_s,
-            decode_s=None if first_s is None else now_s - first_s,
-            e2e_s=now_s - arrival_s,
-            ttft_s=None if first_s is None else first_s - arrival_s,
             max_tokens=sequence.params.max_tokens,
+            arrival_s=sequence.arrival_s,
+            scheduled_s=sequence.first_scheduled_s,
+            first_token_s=sequence.first_token_s,
+            end_s=self._clock(),
         )
 
     def take_deltas(self) -> list[tuple[int, Delta]]:
