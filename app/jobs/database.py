@@ -5,10 +5,11 @@ WAL with synchronous=FULL: whatever a transaction has written when it returns su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -19,19 +20,23 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
+    Select,
     Table,
     Text,
     UniqueConstraint,
     create_engine,
     event,
+    select,
 )
 from sqlalchemy.exc import DatabaseError
 
-from app.errors import TuningUnavailable
+from app.errors import SoftswapError, TuningUnavailable
 
 SCHEMA_VERSION = 2
 """As `PRAGMA user_version` has it; 1 was never released."""
 BUSY_TIMEOUT_S = 30
+Record = TypeVar("Record")
 
 metadata = MetaData()
 
@@ -133,6 +138,40 @@ class Database:
         with self._engine.connect() as connection, connection.begin():
             yield connection
 
+    def read(self, query: Select[Any], make: Callable[[RowMapping], Record]) -> list[Record]:
+        """What `make` makes of each row."""
+        with self.reading() as connection:
+            return [make(row) for row in connection.execute(query).mappings()]
+
+    def read_page(
+        self,
+        query: Select[Any],
+        make: Callable[[RowMapping], Record],
+        place: Column[Any],
+        after: int | None,
+        limit: int,
+        *,
+        is_ascending: bool = False,
+        is_wanted: Callable[[Record], bool] | None = None,
+    ) -> tuple[list[Record], bool]:
+        """As `read`, at most `limit` in the order of `place` from `after` on, and whether there are more.
+
+        Args: is_wanted: None wants all.
+        """
+        if after is not None:
+            query = query.where(place > after if is_ascending else place < after)
+        query = query.order_by(place if is_ascending else place.desc())
+        if is_wanted is None:
+            found = self.read(query.limit(limit + 1), make)
+        else:
+            found = [each for each in self.read(query, make) if is_wanted(each)]
+        return found[:limit], len(found) > limit
+
+    def find(self, table: Table, row_id: str, error: SoftswapError) -> RowMapping:
+        """Raises `error`: there is no row with this id."""
+        with self.reading() as connection:
+            return find_row(connection, table, row_id, error)
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -146,6 +185,19 @@ class Database:
                 raise TuningUnavailable("this server cannot tune: the database in its state folder is damaged")
             metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def find_row(connection: Connection, table: Table, row_id: str, error: SoftswapError) -> RowMapping:
+    """Raises `error`: there is no row with this id."""
+    row = connection.execute(select(table).where(table.c.id == row_id)).mappings().first()
+    if row is None:
+        raise error
+    return row
+
+
+def make_record(kind: type[Record], row: RowMapping, **changed: Any) -> Record:
+    """A dataclass with the row's values of the same names, or those that are `changed`."""
+    return kind(**{each.name: row[each.name] for each in fields(kind)} | changed)
 
 
 def _set_up(connection: Any, _: object) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from app.errors import NoSuchJob
-from app.jobs.database import Database, events
+from app.jobs.database import Database, events, make_record
 
 NOTE = "note"
 _EVENT_ID = re.compile(r"ftevent-([0-9a-f]{24})-([1-9][0-9]{0,8})")
@@ -82,35 +83,24 @@ class EventLog:
             is_redone = events.c.step.between(redone[0], redone[-1])
             connection.execute(delete(events).where(events.c.job_id == job_id, is_redone, events.c.run < run))
 
-    def drop_all(self, connection: Connection, job_id: str) -> None:
-        connection.execute(delete(events).where(events.c.job_id == job_id))
-
     def since(self, job_id: str, after: str | None, limit: int) -> list[JobEvent]:
         """The oldest events after the one with id `after`. Raises NoSuchJob: the job has no event with this id."""
-        query = select(events).where(events.c.job_id == job_id, events.c.number > _number_of(job_id, after or None))
-        return self._read(query.order_by(events.c.number).limit(limit))
+        number = _number_of(job_id, after) if after else 0
+        query = select(events).where(events.c.job_id == job_id)
+        return self._database.read_page(query, _make_event, events.c.number, number, limit, is_ascending=True)[0]
 
     def page(self, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
         """The newest events before the one with id `after`, newest first, and whether there are more."""
+        number = None if after is None else _number_of(job_id, after)
         query = select(events).where(events.c.job_id == job_id)
-        if after is not None:
-            query = query.where(events.c.number < _number_of(job_id, after))
-        found = self._read(query.order_by(events.c.number.desc()).limit(limit + 1))
-        return found[:limit], len(found) > limit
-
-    def _read(self, query: Any) -> list[JobEvent]:
-        with self._database.reading() as connection:
-            return [_event(row) for row in connection.execute(query).mappings()]
+        return self._database.read_page(query, _make_event, events.c.number, number, limit)
 
 
-def _number_of(job_id: str, event_id: str | None) -> int:
-    if event_id is None:
-        return 0
+_make_event = partial(make_record, JobEvent)
+
+
+def _number_of(job_id: str, event_id: str) -> int:
     match = _EVENT_ID.fullmatch(event_id)
     if match is None or f"ftjob-{match[1]}" != job_id:
         raise NoSuchJob("the job has no event with this id", param="after")
     return int(match[2])
-
-
-def _event(row: RowMapping) -> JobEvent:
-    return JobEvent(*(row[field.name] for field in fields(JobEvent)))

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select
+from sqlalchemy import RowMapping, delete, func, insert, select
 
 from app.errors import InvalidInput, NoSuchFile
-from app.jobs.database import Database, files
+from app.jobs.database import Database, files, make_record
 from app.jobs.job import new_id
 from app.jobs.state_folder import StateFolder
 from app.measure.dataset import Dataset, Example
@@ -52,6 +52,10 @@ class TrainingFile:
     created_at: int
     purpose: Purpose = Purpose.TUNING
 
+    @property
+    def status_details(self) -> str:
+        return f"{self.num_examples} examples, {self.num_duplicates} of them duplicates"
+
 
 class UploadStore:
     """Uploads by id. Equal contents are stored once."""
@@ -84,10 +88,8 @@ class UploadStore:
         """
         query = select(files).where(files.c.filename == filename, files.c.purpose == Purpose.RESULTS)
         with self._lock:
-            with self._database.reading() as connection:
-                row = connection.execute(query).mappings().first()
-            if row is not None:
-                return _file(row)
+            for file in self._database.read(query, _make_file):
+                return file
             return self._keep(filename, content, Purpose.RESULTS, content.count(b"\n") - 1, 0)
 
     def _keep(
@@ -111,23 +113,15 @@ class UploadStore:
 
     def get(self, file_id: str, *, param: str = "file_id") -> TrainingFile:
         """Raises NoSuchFile."""
-        with self._database.reading() as connection:
-            return _find(connection, file_id, param)
+        return _make_file(self._find(file_id, param))
 
     def page(
         self, after: str | None, limit: int, *, is_ascending: bool = False, purpose: Purpose | None = None
     ) -> tuple[list[TrainingFile], bool]:
         """Files by the time of their upload, after the one with id `after`, and whether there are more."""
-        query = select(files).order_by(files.c.seq if is_ascending else files.c.seq.desc()).limit(limit + 1)
-        if purpose is not None:
-            query = query.where(files.c.purpose == purpose)
-        with self._database.reading() as connection:
-            if after is not None:
-                _find(connection, after, "after")
-                seq = select(files.c.seq).where(files.c.id == after).scalar_subquery()
-                query = query.where(files.c.seq > seq if is_ascending else files.c.seq < seq)
-            found = [_file(row) for row in connection.execute(query).mappings()]
-        return found[:limit], len(found) > limit
+        seq = None if after is None else self._find(after, "after")["seq"]
+        query = select(files) if purpose is None else select(files).where(files.c.purpose == purpose)
+        return self._database.read_page(query, _make_file, files.c.seq, seq, limit, is_ascending=is_ascending)
 
     def read(self, file: TrainingFile) -> bytes:
         """Raises CorruptState."""
@@ -163,8 +157,10 @@ class UploadStore:
 
     def digests(self) -> set[str]:
         """Of every content that an upload names."""
-        with self._database.reading() as connection:
-            return set(connection.execute(select(files.c.digest)).scalars())
+        return set(self._database.read(select(files.c.digest), lambda row: row["digest"]))
+
+    def _find(self, file_id: str, param: str) -> RowMapping:
+        return self._database.find(files, file_id, NoSuchFile("there is no such file", param=param))
 
     def _require_room(self, num_bytes: int) -> None:
         with self._database.reading() as connection:
@@ -189,13 +185,5 @@ def _read(content: bytes, filename: str, purpose: Purpose) -> Dataset:
     return read_dataset(content, name=filename)
 
 
-def _find(connection: Connection, file_id: str, param: str) -> TrainingFile:
-    row = connection.execute(select(files).where(files.c.id == file_id)).mappings().first()
-    if row is None:
-        raise NoSuchFile("there is no such file", param=param)
-    return _file(row)
-
-
-def _file(row: RowMapping) -> TrainingFile:
-    fields = {name: value for name, value in row.items() if name != "seq"}
-    return TrainingFile(**{**fields, "purpose": Purpose(row["purpose"])})
+def _make_file(row: RowMapping) -> TrainingFile:
+    return make_record(TrainingFile, row, purpose=Purpose(row["purpose"]))

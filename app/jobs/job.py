@@ -122,6 +122,11 @@ class Checkpoint:
     train_loss: float | None
     created_at: int
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        loss = {} if self.train_loss is None else {"train_loss": self.train_loss}
+        return {"step": self.step, f"valid_{self.metric}": self.value, **loss}
+
 
 def new_id(kind: str) -> str:
     """Args: kind: the prefix OpenAI gives such ids: "file", "ftjob" or "ftckpt"."""

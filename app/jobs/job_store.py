@@ -12,8 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from app.errors import InvalidInput, NoSuchJob, Overloaded
-from app.jobs.checkpoints import drop_checkpoints
-from app.jobs.database import Database, jobs
+from app.jobs.database import Database, checkpoints, events, find_row, jobs, make_record
 from app.jobs.event_log import NOTE, EventLog, NewEvent
 from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, Progress, new_id
 from app.jobs.notifier import Notifier
@@ -47,25 +46,18 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Raises NoSuchJob."""
-        with self._database.reading() as connection:
-            return _find(connection, job_id)
+        return _make_job(self._database.find(jobs, job_id, _no_such_job()))
 
     def page(
-        self, after: str | None, limit: int, is_wanted: Callable[[Mapping[str, Any]], bool] | None = None
+        self, after: str | None, limit: int, is_wanted: Callable[[Job], bool] | None = None
     ) -> tuple[list[Job], bool]:
         """Jobs newest first, after the one with id `after`, and whether there are more.
 
-        Args: is_wanted: of a job's specification; None wants all.
+        Args: is_wanted: None wants all.
         """
-        query = select(jobs).order_by(jobs.c.seq.desc())
-        query = query.limit(limit + 1) if is_wanted is None else query
-        with self._database.reading() as connection:
-            if after is not None:
-                query = query.where(jobs.c.seq < _find_seq(connection, after))
-            found = [_job(row) for row in connection.execute(query).mappings()]
-        if is_wanted is not None:
-            found = [job for job in found if is_wanted(job.spec)]
-        return found[:limit], len(found) > limit
+        unknown = NoSuchJob("there is no fine-tuning job with this id", param="after")
+        seq = None if after is None else self._database.find(jobs, after, unknown)["seq"]
+        return self._database.read_page(select(jobs), _make_job, jobs.c.seq, seq, limit, is_wanted=is_wanted)
 
     def give(self, job_id: str, order: Order) -> Job:
         """Cancel, pause or resume; a runner obeys at its next update. Raises NoSuchJob, InvalidInput."""
@@ -86,21 +78,18 @@ class JobStore:
         with self._changing(job_id) as connection:
             if not _find(connection, job_id).status.is_final:
                 raise InvalidInput("the job has not ended; cancel it first", param="fine_tuning_job_id")
-            connection.execute(delete(jobs).where(jobs.c.id == job_id))
-            self._log.drop_all(connection, job_id)
-            drop_checkpoints(connection, job_id)
+            for column in (jobs.c.id, events.c.job_id, checkpoints.c.job_id):
+                connection.execute(delete(column.table).where(column == job_id))
 
     def unfinished(self) -> list[Job]:
         """Oldest first."""
-        query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
-        with self._database.reading() as connection:
-            return [_job(row) for row in connection.execute(query).mappings()]
+        return self._database.read(select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq), _make_job)
 
     # From here on: what the runner calls.
 
     def recover(self) -> None:
         """Queue again whatever is marked as running although nothing runs it."""
-        self._metrics.observe_jobs(self._count_unfinished())
+        self._observe()
         for job in self.unfinished():
             if job.status is JobStatus.RUNNING:
                 self.put_back(job.id, "Job queued again: the server was interrupted")
@@ -129,9 +118,8 @@ class JobStore:
 
     def is_over(self, job_id: str) -> bool:
         """Whether it has ended, or was even deleted."""
-        with self._database.reading() as connection:
-            status = connection.execute(select(jobs.c.status).where(jobs.c.id == job_id)).scalar()
-        return status is None or JobStatus(status).is_final
+        query = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.status.in_(UNFINISHED))
+        return not self._database.read(query, lambda row: row["id"])
 
     @contextmanager
     def deciding(self, job_id: str) -> Iterator[bool]:
@@ -178,15 +166,13 @@ class JobStore:
         with self._deciding:
             with self._database.writing() as connection:
                 yield connection
-            self._metrics.observe_jobs(self._count_unfinished())
+            self._observe()
             self._notifier.notify(job_id)
 
-    def _count_unfinished(self) -> dict[str, int]:
-        """Jobs of each status that is not final."""
-        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.status)
+    def _observe(self) -> None:
         with self._database.reading() as connection:
-            found = dict(connection.execute(query).tuples().all())
-        return {status: found.get(status, 0) for status in UNFINISHED}
+            counts = _count(connection)
+        self._metrics.observe_jobs({status: counts.get(status, 0) for status in UNFINISHED})
 
     def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
         """Change a running job; one that was paused, cancelled or deleted meanwhile stays so."""
@@ -225,30 +211,28 @@ class JobStore:
 _PAST = {Order.CANCEL: "cancelled", Order.PAUSE: "paused", Order.RESUME: "queued again"}
 
 
+def _count(connection: Connection) -> dict[str, int]:
+    """Jobs of each status."""
+    query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+    return dict(connection.execute(query).tuples().all())
+
+
 def _require_room(connection: Connection) -> None:
-    num_jobs = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
-    if num_jobs >= MAX_JOBS:
+    counts = _count(connection)
+    if sum(counts.values()) >= MAX_JOBS:
         raise InvalidInput(f"the server keeps {MAX_JOBS} jobs; delete some that have ended")
-    query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
-    if connection.execute(query).scalar_one() >= MAX_UNFINISHED_JOBS:
+    if sum(counts.get(status, 0) for status in UNFINISHED) >= MAX_UNFINISHED_JOBS:
         raise Overloaded(f"{MAX_UNFINISHED_JOBS} jobs have not ended yet", retry_after_s=RETRY_AFTER_S)
 
 
+def _no_such_job() -> NoSuchJob:
+    return NoSuchJob("there is no such fine-tuning job", param="fine_tuning_job_id")
+
+
 def _find(connection: Connection, job_id: str) -> Job:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
-    if row is None:
-        raise NoSuchJob("there is no such fine-tuning job", param="fine_tuning_job_id")
-    return _job(row)
+    return _make_job(find_row(connection, jobs, job_id, _no_such_job()))
 
 
-def _find_seq(connection: Connection, job_id: str) -> int:
-    seq = connection.execute(select(jobs.c.seq).where(jobs.c.id == job_id)).scalar()
-    if seq is None:
-        raise NoSuchJob("there is no fine-tuning job with this id", param="after")
-    return int(seq)
-
-
-def _job(row: RowMapping) -> Job:
-    values = {name: value for name, value in row.items() if name != "seq"}
+def _make_job(row: RowMapping) -> Job:
     error = None if row["error"] is None else JobError(**row["error"])
-    return Job(**{**values, "status": JobStatus(row["status"]), "error": error})
+    return make_record(Job, row, status=JobStatus(row["status"]), error=error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from app.jobs.checkpoints import CheckpointStore
@@ -15,46 +14,25 @@ from app.jobs.state_folder import StateFolder
 from app.telemetry import Metrics
 
 
-@dataclass(frozen=True)
 class JobStores:
-    folder: StateFolder
-    database: Database
-    notifier: Notifier
-    events: EventLog
-    jobs: JobStore
-    checkpoints: CheckpointStore
-    files: UploadStore
+    """Opening them queues jobs again that a crash or a stop interrupted."""
 
-    @classmethod
-    def open(cls, path: Path, metrics: Metrics) -> JobStores:
-        """Jobs that a crash or a stop interrupted are queued again.
-
-        Raises TuningUnavailable: another server has the folder, or it cannot be used.
-        """
-        folder = StateFolder(path)
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        """Raises TuningUnavailable: another server has the folder, or it cannot be used."""
+        self.folder = StateFolder(path)
         try:
-            database = Database(folder.database_path)
+            self.database = Database(self.folder.database_path)
         except BaseException:
-            folder.close()
+            self.folder.close()
             raise
-        notifier, events = Notifier(), EventLog(database)
-        stores = cls(
-            folder=folder,
-            database=database,
-            notifier=notifier,
-            events=events,
-            jobs=JobStore(database, events, notifier, metrics),
-            checkpoints=CheckpointStore(database),
-            files=UploadStore(database, folder),
-        )
-        stores._recover()
-        return stores
+        self.notifier, self.events = Notifier(), EventLog(self.database)
+        self.jobs = JobStore(self.database, self.events, self.notifier, metrics)
+        self.checkpoints = CheckpointStore(self.database)
+        self.files = UploadStore(self.database, self.folder)
+        self.jobs.recover()
+        unfinished = {job.id for job in self.jobs.unfinished()}
+        self.folder.keep_only(digests=self.files.digests(), job_ids=unfinished)
 
     def close(self) -> None:
         self.database.close()
         self.folder.close()
-
-    def _recover(self) -> None:
-        self.jobs.recover()
-        unfinished = {job.id for job in self.jobs.unfinished()}
-        self.folder.keep_only(digests=self.files.digests(), job_ids=unfinished)

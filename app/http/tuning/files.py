@@ -1,4 +1,4 @@
-"""`/v1/files`: uploaded examples to tune with."""
+"""`/v1/files`: uploaded examples to tune with, as in openai `types/file_object.py` and `types/file_deleted.py`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import Field
 from starlette.responses import Response
 
+from app.answers.views.reply import Reply
 from app.errors import InvalidInput
 from app.http.dependencies import GuardDep, ReadinessDep, TuningDep
 from app.http.fields import MAX_ID_CHARS
@@ -16,19 +18,48 @@ from app.http.protection.error_table import describe_statuses
 from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
 from app.http.protection.upload_limits import MAX_UPLOADS
-from app.http.tuning.files_schema import FileDeleted, FileList, FileObject
-from app.http.tuning.tuning_objects import file_object
+from app.http.tuning.fine_tuning_schema import page_with_ends
 from app.jobs.files import MAX_FILE_BYTES, MAX_FILES, Purpose
 
 MAX_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + 2**16
-
-
-router = APIRouter(prefix="/v1/files", route_class=GuardedRoute, tags=["Tuning"])
+MAX_FIELD_BYTES: Final = 2**16
 UPLOADED = (Purpose.TUNING, Purpose.INPUTS)
-MAX_FIELD_BYTES = 2**16
-FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["file-abc123"])]
 READ = describe_statuses(400, 401, 404, 500, 503)
-WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
+WRITE = describe_statuses(408, 413, 415)
+FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["file-abc123"])]
+router = APIRouter(prefix="/v1/files", route_class=GuardedRoute, tags=["Tuning"], responses=READ)
+
+
+class FileObject(Reply):
+    """An upload, every line of which was checked, or the figures of a job."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int = Field(validation_alias="num_bytes")
+    created_at: int = Field(description="Seconds since 1970.")
+    expires_at: None = None
+    filename: str
+    purpose: Literal["fine-tune", "user_data", "fine-tune-results"]
+    status: Literal["processed"] = "processed"
+    status_details: str = Field(description="How many examples there are, and how many are duplicates of others.")
+
+
+class FileList(Reply):
+    """Files by the time of their upload."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(Reply):
+    """What was deleted."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
 
 
 @router.post(
@@ -71,10 +102,10 @@ async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningD
     """
     readiness.check_accepting()
     filename, content, purpose = await _read_form(request)
-    return file_object(await guard.uploads.check(partial(tuning.files.add, filename, content, purpose)))
+    return await guard.uploads.check(partial(tuning.files.add, filename, content, purpose))
 
 
-@router.get("", operation_id="listFiles", summary="List uploads", response_model=FileList, responses=READ)
+@router.get("", operation_id="listFiles", summary="List uploads", response_model=FileList)
 async def list_files(
     tuning: TuningDep,
     after: Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")] = None,
@@ -84,28 +115,16 @@ async def list_files(
 ) -> Any:
     """Files by the time of their upload, the newest first unless asked otherwise."""
     if purpose is not None and purpose not in list(Purpose):
-        return FileList(data=[], first_id=None, last_id=None, has_more=False)
-    files, has_more = await asyncio.to_thread(
-        tuning.files.page,
-        after,
-        limit,
-        is_ascending=order == "asc",
-        purpose=None if purpose is None else Purpose(purpose),
-    )
-    return FileList(
-        data=[file_object(file) for file in files],
-        first_id=files[0].id if files else None,
-        last_id=files[-1].id if files else None,
-        has_more=has_more,
-    )
+        return page_with_ends([], False)
+    wanted = None if purpose is None else Purpose(purpose)
+    page = partial(tuning.files.page, after, limit, is_ascending=order == "asc", purpose=wanted)
+    return page_with_ends(*await asyncio.to_thread(page))
 
 
-@router.get(
-    "/{file_id}", operation_id="retrieveFile", summary="Show an upload", response_model=FileObject, responses=READ
-)
+@router.get("/{file_id}", operation_id="retrieveFile", summary="Show an upload", response_model=FileObject)
 async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Its name, its size, and how many examples it has."""
-    return file_object(await asyncio.to_thread(tuning.files.get, file_id))
+    return await asyncio.to_thread(tuning.files.get, file_id)
 
 
 @router.get(
@@ -117,8 +136,7 @@ async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
         200: {
             "description": "The bytes that were uploaded",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        },
-        **READ,
+        }
     },
 )
 async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
@@ -134,7 +152,7 @@ async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
 async def delete_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Refused while a job that has not ended needs it. What was learned from it stays."""
     await asyncio.to_thread(tuning.delete_file, file_id)
-    return FileDeleted(id=file_id)
+    return {"id": file_id}
 
 
 async def _read_form(request: Request) -> tuple[str, bytes, Purpose]:

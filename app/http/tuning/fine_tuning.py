@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 
-from app.errors import NoSuchJob
 from app.http.dependencies import BackboneDep, ReadinessDep, RegistryDep, TuningDep
 from app.http.fields import MAX_ID_CHARS, MAX_PAGE
 from app.http.protection.error_table import STREAMED, describe_statuses
@@ -22,20 +21,21 @@ from app.http.tuning.fine_tuning_schema import (
     JobList,
     JobObject,
     JobRequest,
+    page_with_ends,
 )
 from app.http.tuning.job_specs import make_spec, naming_place
-from app.http.tuning.tuning_objects import checkpoint_object, event_object, job_object
+from app.jobs.event_log import JobEvent
 from app.jobs.job import Job, Order
 from app.tuning.job.service import TuningService
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=GuardedRoute, tags=["Tuning"])
 MAX_EVENTS_AT_ONCE = 500
 JOB = "/{fine_tuning_job_id}"
 JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["ftjob-abc123"])]
 After = Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries to answer with.")]
 READ = describe_statuses(400, 401, 404, 500, 503)
-WRITE = describe_statuses(400, 401, 404, 408, 413, 415, 500, 503)
+WRITE = describe_statuses(408, 413, 415)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=GuardedRoute, tags=["Tuning"], responses=READ)
 
 
 @router.post(
@@ -59,26 +59,26 @@ async def create_job(
         with naming_place(request):
             return tuning.create_job(make_spec(request, backbone.name, registry, tuning.files))
 
-    return job_object(await asyncio.to_thread(create))
+    return await asyncio.to_thread(create)
 
 
-@router.get("", operation_id="listFineTuningJobs", summary="List jobs", response_model=JobList, responses=READ)
+@router.get("", operation_id="listFineTuningJobs", summary="List jobs", response_model=JobList)
 async def list_jobs(request: Request, tuning: TuningDep, after: After = None, limit: Limit = 20) -> Any:
     """Jobs, newest first. `metadata[key]=value` in the query keeps those created with this pair."""
     names = {name: name.removeprefix("metadata[").removesuffix("]") for name in request.query_params}
     wanted = {key: request.query_params[name] for name, key in names.items() if name == f"metadata[{key}]"}
 
-    def has_pairs(spec: Mapping[str, Any]) -> bool:
-        return wanted.items() <= (spec["metadata"] or {}).items()
+    def has_pairs(job: Job) -> bool:
+        return wanted.items() <= (job.spec["metadata"] or {}).items()
 
     jobs, has_more = await asyncio.to_thread(tuning.jobs.page, after, limit, has_pairs if wanted else None)
-    return JobList(data=[job_object(job) for job in jobs], has_more=has_more)
+    return {"data": jobs, "has_more": has_more}
 
 
-@router.get(JOB, operation_id="retrieveFineTuningJob", summary="Show a job", response_model=JobObject, responses=READ)
+@router.get(JOB, operation_id="retrieveFineTuningJob", summary="Show a job", response_model=JobObject)
 async def retrieve_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """Its progress and its result."""
-    return job_object(await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id))
+    return await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
 
 
 @router.delete(
@@ -91,14 +91,14 @@ async def retrieve_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
 async def delete_job(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
     """Its events go with it; the versions it published stay."""
     await asyncio.to_thread(tuning.jobs.delete, fine_tuning_job_id)
-    return JobDeleted(id=fine_tuning_job_id)
+    return {"id": fine_tuning_job_id}
 
 
 def _add_order(order: Order, text: str) -> None:
     """The route that gives one order to a job. Args: text: what the order does."""
 
     async def give_order(fine_tuning_job_id: JobId, tuning: TuningDep) -> Any:
-        return job_object(await asyncio.to_thread(tuning.give, fine_tuning_job_id, order))
+        return await asyncio.to_thread(tuning.give, fine_tuning_job_id, order)
 
     router.post(
         f"{JOB}/{order}",
@@ -120,7 +120,7 @@ _add_order(Order.RESUME, "It continues at the update where it stopped, as if it 
     operation_id="listFineTuningEvents",
     summary="List a job's events, or follow them",
     response_model=EventList,
-    responses=STREAMED | READ,
+    responses=STREAMED,
 )
 async def list_events(
     *,
@@ -144,9 +144,9 @@ async def list_events(
         tuning.notifier.require_room()
         begin = last_event_id or after
         await asyncio.to_thread(tuning.events.since, fine_tuning_job_id, begin, 1)
-        return EventStream(_follow(tuning, fine_tuning_job_id, begin), id_of=lambda event: event.id)
+        return EventStream(_follow(tuning, fine_tuning_job_id, begin), encode=_dump_event, id_of=lambda event: event.id)
     events, has_more = await asyncio.to_thread(tuning.events.page, fine_tuning_job_id, after, limit)
-    return EventList(data=[event_object(event) for event in events], has_more=has_more)
+    return {"data": events, "has_more": has_more}
 
 
 @router.get(
@@ -154,28 +154,14 @@ async def list_events(
     operation_id="listFineTuningCheckpoints",
     summary="List a job's checkpoints",
     response_model=CheckpointList,
-    responses=READ,
 )
 async def list_checkpoints(fine_tuning_job_id: JobId, tuning: TuningDep, after: After = None, limit: Limit = 10) -> Any:
     """Versions published during the job, newest first. Each can be called, however the job ends."""
     await asyncio.to_thread(tuning.jobs.get, fine_tuning_job_id)
-    found = [checkpoint_object(each) for each in await asyncio.to_thread(tuning.checkpoints.of, fine_tuning_job_id)]
-    found.reverse()
-    if after is not None:
-        place = next((place for place, each in enumerate(found, 1) if each.id == after), None)
-        if place is None:
-            raise NoSuchJob("the job has no checkpoint with this id", param="after")
-        found = found[place:]
-    shown = found[:limit]
-    return CheckpointList(
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=len(found) > limit,
-    )
+    return page_with_ends(*await asyncio.to_thread(tuning.checkpoints.page, fine_tuning_job_id, after, limit))
 
 
-async def _follow(tuning: TuningService, job_id: str, after: str | None) -> AsyncGenerator[EventObject, None]:
+async def _follow(tuning: TuningService, job_id: str, after: str | None) -> AsyncGenerator[JobEvent, None]:
     """Events in order, until the job has ended and all of them were sent."""
     with tuning.notifier.listening(job_id) as listener:
         while True:
@@ -183,8 +169,12 @@ async def _follow(tuning: TuningService, job_id: str, after: str | None) -> Asyn
             events = await asyncio.to_thread(tuning.events.since, job_id, after, MAX_EVENTS_AT_ONCE)
             for event in events:
                 after = event.id
-                yield event_object(event)
+                yield event
             if not events and job.status.is_final:
                 return
             if not events:
                 await listener.wait()
+
+
+def _dump_event(event: JobEvent) -> bytes:
+    return EventObject.model_validate(event, from_attributes=True).model_dump_json().encode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import AliasPath, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from app.answers.targets import MAX_ENSEMBLE
 from app.answers.views.reply import Reply
@@ -121,6 +122,15 @@ class JobRequest(Strict):
     integrations: Unsupported = None
 
 
+def _spec(name: str) -> Any:
+    """A field that is read from the job's specification."""
+    return Field(validation_alias=AliasPath("spec", name))
+
+
+def _supervised(method: Mapping[str, Any]) -> dict[str, Any]:
+    return (method.get("supervised") or {}).get("hyperparameters") or {}
+
+
 class JobErrorObject(Reply):
     """Why a job failed."""
 
@@ -134,29 +144,33 @@ class JobObject(Reply):
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
-    model: str
+    model: str = _spec("model")
     created_at: int
     finished_at: int | None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     error: JobErrorObject | None
-    fine_tuned_model: str | None = Field(description="The version it published, such as `sentiment@3`.")
-    task: str
-    training_file: str
-    validation_file: str | None
-    hyperparameters: dict[str, JsonValue]
-    method: dict[str, JsonValue]
-    seed: int
+    fine_tuned_model: str | None = Field(
+        validation_alias="version", description="The version it published, such as `sentiment@3`."
+    )
+    task: str = _spec("task")
+    training_file: str = _spec("training_file")
+    validation_file: str | None = _spec("validation_file")
+    hyperparameters: Annotated[dict[str, JsonValue], BeforeValidator(_supervised)] = _spec("method")
+    method: dict[str, JsonValue] = _spec("method")
+    seed: int = _spec("seed")
     step: int = Field(description="Updates done.")
-    total_steps: int | None
+    total_steps: int | None = Field(validation_alias="num_steps")
     estimated_finish: int | None
-    trained_tokens: int | None = Field(
+    trained_tokens: Annotated[int | None, BeforeValidator(lambda number: number or None)] = Field(
         description="Tokens of the examples, input and answer, each as often as a prompt learned from it; of a job "
         "that tunes twelve prompts side by side those of all twelve."
     )
-    result_files: list[str] = Field(description="Id of a CSV file with the figures, once the job has succeeded.")
+    result_files: Annotated[list[str], BeforeValidator(lambda name: [] if name is None else [name])] = Field(
+        validation_alias="result_file", description="Id of a CSV file with the figures, once the job has succeeded."
+    )
     integrations: list[str] = Field([], description="Always empty.")
     organization_id: Literal["softswap"] = "softswap"
-    metadata: dict[str, str] | None
+    metadata: dict[str, str] | None = _spec("metadata")
 
 
 class JobList(Reply):
@@ -183,7 +197,9 @@ class EventObject(Reply):
     created_at: int
     level: Literal["info", "warn", "error"]
     message: str
-    type: Literal["message", "metrics"]
+    type: Annotated[
+        Literal["message", "metrics"], BeforeValidator(lambda data: "message" if data is None else "metrics")
+    ] = Field(validation_alias="data")
     data: dict[str, JsonValue] | None
 
 
@@ -201,9 +217,9 @@ class CheckpointObject(Reply):
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
-    fine_tuning_job_id: str
-    fine_tuned_model_checkpoint: str
-    step_number: int
+    fine_tuning_job_id: str = Field(validation_alias="job_id")
+    fine_tuned_model_checkpoint: str = Field(validation_alias="version")
+    step_number: int = Field(validation_alias="step")
     metrics: dict[str, float]
 
 
@@ -215,3 +231,9 @@ class CheckpointList(Reply):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+def page_with_ends(found: Sequence[Any], has_more: bool) -> dict[str, Any]:
+    """The body of a list that also names its first and its last entry."""
+    first_id, last_id = (found[0].id, found[-1].id) if found else (None, None)
+    return {"data": found, "first_id": first_id, "last_id": last_id, "has_more": has_more}

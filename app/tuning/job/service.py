@@ -44,7 +44,7 @@ class TuningService:
         retry_s: float = RETRY_S,
         metrics: Metrics | None = None,
     ) -> None:
-        self.stores = JobStores.open(path, metrics or Metrics())
+        self.stores = JobStores(path, metrics or Metrics())
         self.files, self.jobs = self.stores.files, self.stores.jobs
         self.events, self.checkpoints = self.stores.events, self.stores.checkpoints
         self.notifier, self.registry = self.stores.notifier, registry
