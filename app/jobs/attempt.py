@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from app.engine.threads.device_lease import Lease
 from app.errors import InvalidInput
 from app.jobs.event_log import NewEvent
-from app.jobs.job import Job, Progress
+from app.jobs.job import Job
 from app.jobs.job_store import JobStore
 from app.jobs.stores import JobStores
 from app.jobs.work import Candidate, JobKind, SavedState
@@ -26,12 +25,11 @@ class _MustLeaveError(Exception):
     """The server stops, or the job was paused or cancelled, while the result is measured."""
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """What came of one turn on the device; everything that is read from tensors is read there."""
 
-    state: SavedState | None
-    candidate: Candidate | None
+    state: SavedState | None = None
+    candidate: Candidate | None = None
 
 
 class Attempt:
@@ -89,11 +87,9 @@ class Attempt:
         """On the device's thread."""
         self._run.advance()
         if not self._run.can_save:
-            return Slice(None, None)
-        return Slice(
-            state=self._run.state() if self._is_time_to_save() else None,
-            candidate=self._find_candidate() if self._is_time_to_publish() else None,
-        )
+            return Slice()
+        state = self._run.state() if self._is_time_to_save() else None
+        return Slice(state, self._find_candidate() if self._is_time_to_publish() else None)
 
     def _is_time_to_save(self) -> bool:
         return time.monotonic() - self._saved_s >= self._save_every_s or self._is_called_off()
@@ -116,11 +112,8 @@ class Attempt:
         return self._work.find_candidate(published)
 
     def _publish_checkpoint(self, candidate: Candidate) -> None:
-        self._add_checkpoint(candidate, self._work.publish_checkpoint(candidate))
+        self._stores.checkpoints.add(self._job.id, candidate, self._work.publish_checkpoint(candidate))
         self._checkpoint_steps.append(candidate.step)
-
-    def _add_checkpoint(self, candidate: Candidate, version: str) -> None:
-        self._stores.checkpoints.add(self._job.id, candidate, version)
 
     def _save(self, state: SavedState) -> None:
         """Events first: none up to the saved update may be missing after a crash."""
@@ -149,7 +142,7 @@ class Attempt:
                 self._publish_checkpoint(work.best)
             raise work.failure
         version = work.publish_result()
-        self._add_checkpoint(work.best, version)
+        self._stores.checkpoints.add(self._job.id, work.best, version)
         try:
             work.measure_result(self._take_turn)
         except _MustLeaveError:
@@ -217,14 +210,12 @@ class ProgressLog:
     def flush(self) -> None:
         """Everything reported is on disk when this returns."""
         events, self._pending = self._pending, []
-        progress = Progress(self.step, self.num_steps, self._trained_tokens, self._estimate_finish())
-        self._jobs.record(self._job, events, progress, redone=self._redone)
+        # Of these updates this attempt has reported everything there is.
+        redone = range(0) if self._first_step is None else range(self._first_step, self.step)
+        done = {"step": self.step, "num_steps": self.num_steps, "trained_tokens": self._trained_tokens}
+        finish = self._estimate_finish()
+        self._jobs.record(self._job, events, redone=redone, estimated_finish=finish, **done)
         self._flushed_s = time.monotonic()
-
-    @property
-    def _redone(self) -> range:
-        """Updates of which this attempt has reported everything there is."""
-        return range(0) if self._first_step is None else range(self._first_step, self.step)
 
     def _estimate_finish(self) -> int | None:
         """Seconds since 1970, by this attempt's own pace so far."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,7 +196,7 @@ def find_row(connection: Connection, table: Table, row_id: str, error: SoftswapE
 
 def make_record(kind: type[Record], row: RowMapping, **changed: Any) -> Record:
     """A dataclass with the row's values of the same names, or those that are `changed`."""
-    return kind(**{each.name: row[each.name] for each in fields(kind)} | changed)
+    return kind(**{name: row[name] for name in kind.__annotations__} | changed)
 
 
 def _set_up(connection: Any, _: object) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import RowMapping, delete, func, insert, select
 
@@ -74,12 +75,14 @@ class UploadStore:
 
         Raises InvalidInput: with the file's name and the line at fault, or because there is no room.
         """
-        require_filename(filename)
+        if not (0 < len(filename) <= MAX_FILENAME_CHARS and filename.isprintable()):
+            raise InvalidInput(f"filename must be 1 to {MAX_FILENAME_CHARS} printable characters", param="file")
         if len(content) > MAX_FILE_BYTES:
             raise InvalidInput(f"{filename}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
         dataset = _read(content, filename, purpose)
         with self._lock:
-            return self._keep(filename, content, purpose, len(dataset.examples), dataset.num_duplicates)
+            counts = {"num_examples": len(dataset.examples), "num_duplicates": dataset.num_duplicates}
+            return self._keep(content, filename=filename, purpose=purpose, **counts)
 
     def add_results(self, filename: str, content: bytes) -> TrainingFile:
         """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file.
@@ -90,23 +93,14 @@ class UploadStore:
         with self._lock:
             for file in self._database.read(query, _make_file):
                 return file
-            return self._keep(filename, content, Purpose.RESULTS, content.count(b"\n") - 1, 0)
+            counts = {"num_examples": content.count(b"\n") - 1, "num_duplicates": 0}
+            return self._keep(content, filename=filename, purpose=Purpose.RESULTS, **counts)
 
-    def _keep(
-        self, filename: str, content: bytes, purpose: Purpose, num_examples: int, num_duplicates: int
-    ) -> TrainingFile:
+    def _keep(self, content: bytes, **described: Any) -> TrainingFile:
         """Raises InvalidInput: there is no room."""
         self._require_room(len(content))
-        file = TrainingFile(
-            id=new_id("file"),
-            filename=filename,
-            num_bytes=len(content),
-            digest=self._folder.put_file(content),
-            num_examples=num_examples,
-            num_duplicates=num_duplicates,
-            created_at=int(time.time()),
-            purpose=purpose,
-        )
+        stored = {"num_bytes": len(content), "digest": self._folder.put_file(content), "created_at": int(time.time())}
+        file = TrainingFile(id=new_id("file"), **stored, **described)
         with self._database.writing() as connection:
             connection.execute(insert(files).values(vars(file)))
         return file
@@ -170,12 +164,6 @@ class UploadStore:
             raise InvalidInput(
                 f"the server keeps {MAX_FILES} files of {MAX_ALL_FILES_BYTES} bytes together; delete some", param="file"
             )
-
-
-def require_filename(filename: str) -> None:
-    """Raises InvalidInput."""
-    if not (0 < len(filename) <= MAX_FILENAME_CHARS and filename.isprintable()):
-        raise InvalidInput(f"filename must be 1 to {MAX_FILENAME_CHARS} printable characters", param="file")
 
 
 def _read(content: bytes, filename: str, purpose: Purpose) -> Dataset:

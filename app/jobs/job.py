@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.errors import InvalidInput, SoftswapError
+from app.errors import InvalidInput
 
 
 class JobStatus(StrEnum):
@@ -60,10 +60,6 @@ class JobError:
     message: str
     param: str | None = None
 
-    @classmethod
-    def of(cls, error: SoftswapError) -> JobError:
-        return cls(error.code, error.message, error.param)
-
 
 @dataclass(frozen=True)
 class Job:
@@ -90,16 +86,6 @@ class Job:
     error: JobError | None = None
     trained_tokens: int = 0
     result_file: str | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come, under the names of the job's columns."""
-
-    step: int
-    num_steps: int
-    trained_tokens: int
-    estimated_finish: int | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from app.errors import InvalidInput, NoSuchJob, Overloaded
 from app.jobs.database import Database, checkpoints, events, find_row, jobs, make_record
 from app.jobs.event_log import NOTE, EventLog, NewEvent
-from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, Progress, new_id
+from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, new_id
 from app.jobs.notifier import Notifier
 from app.telemetry import Metrics
 
@@ -46,7 +46,8 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Raises NoSuchJob."""
-        return _make_job(self._database.find(jobs, job_id, _no_such_job()))
+        with self._database.reading() as connection:
+            return _find(connection, job_id)
 
     def page(
         self, after: str | None, limit: int, is_wanted: Callable[[Job], bool] | None = None
@@ -144,15 +145,15 @@ class JobStore:
         with self._changing(job_id) as connection:
             self._note(connection, job_id, _find(connection, job_id).num_runs, message, "warn")
 
-    def record(self, job: Job, events: Sequence[NewEvent], progress: Progress, *, redone: range) -> None:
-        """Events, and how far the run has come. Nothing of an ended job changes.
+    def record(self, job: Job, new_events: Sequence[NewEvent], *, redone: range, **progress: int | None) -> None:
+        """Events, and how far the run has come, as fields of Job. Nothing of an ended job changes.
 
         Args: redone: see EventLog.drop_stale.
         """
         is_open = (jobs.c.id == job.id) & jobs.c.status.in_(UNFINISHED)
         with self._database.writing() as connection:
-            if connection.execute(update(jobs).where(is_open).values(asdict(progress))).rowcount:
-                self._log.record(connection, job.id, job.num_runs, events)
+            if connection.execute(update(jobs).where(is_open).values(progress)).rowcount:
+                self._log.record(connection, job.id, job.num_runs, new_events)
                 self._log.drop_stale(connection, job.id, job.num_runs, redone)
         self._notifier.notify(job.id)
 
@@ -171,8 +172,7 @@ class JobStore:
 
     def _observe(self) -> None:
         with self._database.reading() as connection:
-            counts = _count(connection)
-        self._metrics.observe_jobs({status: counts.get(status, 0) for status in UNFINISHED})
+            self._metrics.observe_jobs(_count_unfinished(connection))
 
     def _leave(self, job_id: str, status: JobStatus, message: str, *, level: str = "info", **values: Any) -> None:
         """Change a running job; one that was paused, cancelled or deleted meanwhile stays so."""
@@ -211,26 +211,23 @@ class JobStore:
 _PAST = {Order.CANCEL: "cancelled", Order.PAUSE: "paused", Order.RESUME: "queued again"}
 
 
-def _count(connection: Connection) -> dict[str, int]:
-    """Jobs of each status."""
-    query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
-    return dict(connection.execute(query).tuples().all())
+def _count_unfinished(connection: Connection) -> dict[str, int]:
+    """Jobs of each status that is not final."""
+    query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.status)
+    found = dict(connection.execute(query).tuples().all())
+    return {status: found.get(status, 0) for status in UNFINISHED}
 
 
 def _require_room(connection: Connection) -> None:
-    counts = _count(connection)
-    if sum(counts.values()) >= MAX_JOBS:
+    if connection.execute(select(func.count()).select_from(jobs)).scalar_one() >= MAX_JOBS:
         raise InvalidInput(f"the server keeps {MAX_JOBS} jobs; delete some that have ended")
-    if sum(counts.get(status, 0) for status in UNFINISHED) >= MAX_UNFINISHED_JOBS:
+    if sum(_count_unfinished(connection).values()) >= MAX_UNFINISHED_JOBS:
         raise Overloaded(f"{MAX_UNFINISHED_JOBS} jobs have not ended yet", retry_after_s=RETRY_AFTER_S)
 
 
-def _no_such_job() -> NoSuchJob:
-    return NoSuchJob("there is no such fine-tuning job", param="fine_tuning_job_id")
-
-
 def _find(connection: Connection, job_id: str) -> Job:
-    return _make_job(find_row(connection, jobs, job_id, _no_such_job()))
+    unknown = NoSuchJob("there is no such fine-tuning job", param="fine_tuning_job_id")
+    return _make_job(find_row(connection, jobs, job_id, unknown))
 
 
 def _make_job(row: RowMapping) -> Job:

@@ -6,37 +6,41 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 from app.errors import Draining, Overloaded
 
 MAX_LISTENERS = 64
 
 
-@dataclass(eq=False)
 class Listener:
     """Made by `Notifier.listening`, in the event loop that waits."""
 
-    job_id: str
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    is_closed: bool = False
+    def __init__(self, notifier: Notifier, job_id: str) -> None:
+        self.job_id = job_id
+        self._notifier = notifier
+        self._loop = asyncio.get_running_loop()
+        self.news = asyncio.Event()
 
     async def wait(self) -> None:
         """Until the first `notify` after the last wait. Raises Draining: the server is stopping."""
-        await self.news.wait()
+        if not self._notifier.is_closed:
+            await self.news.wait()
         self.news.clear()
-        if self.is_closed:
+        if self._notifier.is_closed:
             raise Draining("the server is stopping; follow the job again when it is back")
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # its loop is closed, so no one waits
+            self._loop.call_soon_threadsafe(self.news.set)
 
 
 class Notifier:
     """Listeners delay no one: `notify` never waits."""
 
     def __init__(self) -> None:
+        self.is_closed = False
         self._listeners: set[Listener] = set()
         self._lock = threading.Lock()
-        self._is_closed = False
 
     @property
     def num_listeners(self) -> int:
@@ -45,13 +49,10 @@ class Notifier:
     @contextmanager
     def listening(self, job_id: str) -> Iterator[Listener]:
         """Raises Overloaded: MAX_LISTENERS are listening already."""
-        listener = Listener(job_id)
+        listener = Listener(self, job_id)
         with self._lock:
             self.require_room()
             self._listeners.add(listener)
-            listener.is_closed = self._is_closed
-        if listener.is_closed:
-            listener.news.set()
         try:
             yield listener
         finally:
@@ -63,22 +64,15 @@ class Notifier:
         if self.num_listeners >= MAX_LISTENERS:
             raise Overloaded(f"{MAX_LISTENERS} clients follow jobs already", retry_after_s=5.0)
 
-    def notify(self, job_id: str) -> None:
+    def notify(self, job_id: str | None) -> None:
+        """Wake those who listen to a job; None: to any."""
         with self._lock:
-            called = [listener for listener in self._listeners if listener.job_id == job_id]
-        _wake(called)
+            listeners = list(self._listeners)
+        for listener in listeners:
+            if job_id in (None, listener.job_id):
+                listener.wake()
 
     def close(self) -> None:
         """Tell everyone who listens, now or later, that no news will come."""
-        with self._lock:
-            self._is_closed = True
-            called = list(self._listeners)
-        for listener in called:
-            listener.is_closed = True
-        _wake(called)
-
-
-def _wake(listeners: list[Listener]) -> None:
-    for listener in listeners:
-        with suppress(RuntimeError):  # its loop is closed, so no one waits
-            listener.loop.call_soon_threadsafe(listener.news.set)
+        self.is_closed = True
+        self.notify(None)

@@ -7,8 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.exc import OperationalError
 
@@ -111,7 +110,7 @@ class JobRunner:
         except DISK_FAULTS as error:
             self._put_off(job, error)
         except SoftswapError as error:
-            self._fail(job, JobError.of(error))
+            self._fail(job, JobError(error.code, error.message, error.param))
         except Exception:
             logger.exception("job %s failed", job.id)
             self._fail(job, JobError("internal_error", "the server had an error; its log has it under the job's id"))
@@ -155,8 +154,7 @@ class JobRunner:
         self._stores.folder.remove_run(job.id)
 
 
-@dataclass(frozen=True)
-class _Wait:
+class _Wait(NamedTuple):
     duration_s: float
     ends_s: float
 

@@ -198,7 +198,7 @@ class EventObject(Reply):
     level: Literal["info", "warn", "error"]
     message: str
     type: Annotated[
-        Literal["message", "metrics"], BeforeValidator(lambda data: "message" if data is None else "metrics")
+        Literal["message", "metrics"], BeforeValidator(lambda figures: "message" if figures is None else "metrics")
     ] = Field(validation_alias="data")
     data: dict[str, JsonValue] | None
 

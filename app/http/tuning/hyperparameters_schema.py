@@ -21,45 +21,32 @@ def _drop_auto(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    return value if value is None or value == "auto" or isinstance(value, list) else [value]
+    value = _drop_auto(value)
+    return value if value is None or isinstance(value, list) else [value]
 
 
 # "auto" becomes None before validation, so that a complaint about a number speaks of the number.
 Auto = Annotated[Value | None, BeforeValidator(_drop_auto, json_schema_input_type=Value | Literal["auto"] | None)]
+Values = Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)]
 Several = Annotated[
-    Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)] | None,
-    BeforeValidator(_drop_auto),
-    BeforeValidator(
-        _listed,
-        json_schema_input_type=Value
-        | Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)]
-        | Literal["auto"]
-        | None,
-    ),
+    Values[Value] | None,
+    BeforeValidator(_listed, json_schema_input_type=Value | Values[Value] | Literal["auto"] | None),
 ]
 
 
 def _field(each: Hyperparameter) -> Any:
     """Type and default as `create_model` takes them: one value or, if a search varies it, several."""
     description = f"{each.description} Without it: {each.unset}." if each.unset else each.description
-    return _wrapped(each, _bounded(each)), Field(None, description=description)
+    return _type_of(each), Field(None, description=description)
 
 
-def _bounded(each: Hyperparameter) -> Any:
-    if each.choices:
-        return Literal[each.choices]
-    if each.type is str:
-        return Annotated[str, Field(min_length=1, max_length=MAX_INIT_TEXT_CHARS)]
-    if each.type is bool:
-        return bool
+def _type_of(each: Hyperparameter) -> Any:
+    if each.type is str and not each.choices:  # a text may well be "auto"
+        return Annotated[str, Field(min_length=1, max_length=MAX_INIT_TEXT_CHARS)] | None
     low = {"gt": 0} if each.is_positive and each.type is float else {"ge": max(each.low or 0, int(each.is_positive))}
-    return Annotated[each.type, Field(**low, le=each.job_high or each.high)]
-
-
-def _wrapped(each: Hyperparameter, bounded: Any) -> Any:
-    if each.type is str:
-        return bounded | None  # a text may well be "auto"
-    return (Several if each.axis is not None else Auto)[bounded]
+    bounded: Any = Annotated[each.type, Field(**low, le=each.job_high or each.high)]
+    value = Literal[each.choices] if each.choices else bool if each.type is bool else bounded
+    return (Several if each.axis is not None else Auto)[value]
 
 
 if TYPE_CHECKING:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.errors import InvalidInput, NotFound, naming
-from app.http.tuning.fine_tuning_schema import (
-    DistillationMethod,
-    JobRequest,
-    MethodObject,
-    PromptTuningMethod,
-    SupervisedMethod,
-)
+from app.errors import InvalidInput, naming
+from app.http.tuning.fine_tuning_schema import JobRequest, MethodObject, PromptTuningMethod, SupervisedMethod
 from app.http.tuning.hyperparameters_schema import OFFERED
+from app.jobs.files import UploadStore
+from app.registry.registry import Registry
+from app.registry.version import Version
 from app.task_prompt import PromptKind
 from app.tuning.config import AXES, HYPERPARAMETERS, Init
 from app.tuning.job.spec import JobSpec
 from app.tuning.search import SEARCH_HYPERPARAMETERS
-
-if TYPE_CHECKING:
-    from app.jobs.files import UploadStore
-    from app.registry.registry import Registry
-    from app.registry.version import Version
 
 PLACE = "method.prompt_tuning.hyperparameters"
 MAX_DEFAULT_TASK_CHARS = 48
@@ -37,18 +29,18 @@ def naming_place(request: JobRequest) -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        method = request.method and (request.method.prompt_tuning or request.method.distillation)
-        if error.param and request.method and method:
-            error.param = _place_of(error.param, method, f"method.{request.method.type}")
+        if error.param and request.method:
+            error.param = _place_of(error.param, request.method)
         raise
 
 
-def _place_of(name: str, method: PromptTuningMethod, place: str) -> str:
+def _place_of(name: str, method: MethodObject) -> str:
     """The place in the request of a field of TuneConfig, Search, TuningPlan or DistillationPlan; others stay."""
+    asked, place = method.prompt_tuning or method.distillation, f"method.{method.type}"
     job_name = next((each.job_name for each in OFFERED if each.name == name), None)
-    if job_name is not None:
+    if asked and job_name is not None:
         return f"{place}.hyperparameters.{job_name}"
-    return f"{place}.{name}" if name in type(method).model_fields else name
+    return f"{place}.{name}" if asked and name in type(asked).model_fields else name
 
 
 def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files: UploadStore) -> JobSpec:
@@ -56,13 +48,13 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
     method = _require_method(request)
     tuning, given = _tuning(method), _given(method)
     origin = _find_origin(registry, request.model, backbone_name)
-    teacher = _find_teacher(registry, request, method.distillation, backbone_name)
+    teacher = _find_teacher(registry, request, backbone_name)
     task = request.suffix or (
         origin.task if origin else _name_after_file(registry, files, request.training_file, backbone_name)
     )
     if task == backbone_name:
         raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
-    continued = origin if origin and origin.task == task else None
+    like = origin if origin and origin.task == task else teacher
     return JobSpec(
         task=task,
         alias=tuning.alias,
@@ -70,8 +62,8 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
         training_file=request.training_file,
         validation_file=request.validation_file,
         init_version=origin.id if origin else None,
-        template=_choose_template(tuning, continued or teacher),
-        labels=_choose_labels(tuning, continued or teacher, place=f"method.{method.type}.labels"),
+        template=like.template.text if tuning.template is None and like and like.template else tuning.template,
+        labels=_choose_labels(tuning, like, place=f"method.{method.type}.labels"),
         description=tuning.description,
         hyperparameters=_hyperparameters(given, request.seed),
         search=_search(method, given, request.seed, origin),
@@ -109,11 +101,10 @@ def _given(method: MethodObject) -> dict[str, Any]:
     return {name: value for each in asked if each for name, value in each.model_dump(exclude_none=True).items()}
 
 
-def _find_teacher(
-    registry: Registry, request: JobRequest, asked: DistillationMethod | None, backbone_name: str
-) -> Version | None:
+def _find_teacher(registry: Registry, request: JobRequest, backbone_name: str) -> Version | None:
     """The version to distill; None if the teacher is a text, or there is none."""
-    if asked is None:
+    asked = request.method and request.method.distillation
+    if not asked:
         return None
     if request.model != backbone_name:
         raise InvalidInput("a distillation begins with the backbone itself", param="model")
@@ -121,11 +112,8 @@ def _find_teacher(
         raise InvalidInput("a distillation holds out a tenth of its inputs; leave this out", param="validation_file")
     if asked.teacher is None:
         return None
-    try:
+    with naming("method.distillation.teacher"):
         return registry.resolve(asked.teacher)
-    except NotFound as error:
-        error.param = "method.distillation.teacher"
-        raise
 
 
 def _find_origin(registry: Registry, model: str, backbone_name: str) -> Version | None:
@@ -148,15 +136,9 @@ def _name_after_file(registry: Registry, files: UploadStore, file_id: str, backb
     return f"{name}-{uuid.uuid4().hex[:8]}" if is_taken else name
 
 
-def _choose_template(tuning: PromptTuningMethod, continued: Version | None) -> str | None:
-    if tuning.template is None and continued and continued.template:
-        return continued.template.text
-    return tuning.template
-
-
-def _choose_labels(tuning: PromptTuningMethod, continued: Version | None, *, place: str) -> tuple[str, ...] | None:
+def _choose_labels(tuning: PromptTuningMethod, like: Version | None, *, place: str) -> tuple[str, ...] | None:
     if tuning.labels is None:
-        return continued.labels if continued else None
+        return like.labels if like else None
     if len(set(tuning.labels)) < len(tuning.labels):
         raise InvalidInput("labels must differ from one another", param=place)
     return tuple(tuning.labels)
@@ -180,21 +162,16 @@ def _search(method: MethodObject, given: dict[str, Any], seed: int | None, origi
         fields["num_kept"] = _tuning(method).publish
     if seed is not None:
         fields.setdefault("seeds", [seed])
-    if "init_text" in given:
-        fields.setdefault("inits", ["text"])
-    if origin is not None:
-        fields.setdefault("inits", ["prompt"])
-    _check_inits(fields.get("inits", ()), given, origin, f"method.{method.type}.hyperparameters")
-    if origin is not None and "prompt" in fields["inits"]:
-        _take_shape(fields, origin)
-    return fields
-
-
-def _check_inits(inits: Sequence[str], given: dict[str, Any], origin: Version | None, place: str) -> None:
+    if origin is not None or "init_text" in given:
+        fields.setdefault("inits", ["text" if "init_text" in given else "prompt"])
+    inits, place = fields.get("inits", ()), f"method.{method.type}.hyperparameters"
     if "prompt" in inits and origin is None:
         raise InvalidInput("init prompt continues from a version: let model name one", param=f"{place}.init")
     if ("text" in inits) != ("init_text" in given):
         raise InvalidInput("init_text is needed by init text, and by nothing else", param=f"{place}.init_text")
+    if "prompt" in inits and origin is not None:
+        _take_shape(fields, origin)
+    return fields
 
 
 def _take_shape(fields: dict[str, Any], origin: Version) -> None:
