@@ -99,8 +99,8 @@ class UploadStore:
     def _keep(self, content: bytes, **described: Any) -> TrainingFile:
         """Raises InvalidInput: there is no room."""
         self._require_room(len(content))
-        stored = {"num_bytes": len(content), "digest": self._folder.put_file(content), "created_at": int(time.time())}
-        file = TrainingFile(id=new_id("file"), **stored, **described)
+        digest, now = self._folder.put_file(content), int(time.time())
+        file = TrainingFile(id=new_id("file"), num_bytes=len(content), digest=digest, created_at=now, **described)
         with self._database.writing() as connection:
             connection.execute(insert(files).values(vars(file)))
         return file

@@ -198,8 +198,8 @@ class EventObject(Reply):
     level: Literal["info", "warn", "error"]
     message: str
     type: Annotated[
-        Literal["message", "metrics"], BeforeValidator(lambda figures: "message" if figures is None else "metrics")
-    ] = Field(validation_alias="data")
+        Literal["message", "metrics"], BeforeValidator(lambda data: "message" if data is None else "metrics")
+    ] = Field(validation_alias=AliasPath("data"))
     data: dict[str, JsonValue] | None
 
 
