@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from app.cli.options import AsJson, takes_server, write
-from app.cli.remote.remote_server import RemoteServer
+from app.cli.places.remote_server import RemoteServer
 from app.cli.views.rows import print_rows
 from app.errors import InvalidInput
 

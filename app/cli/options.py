@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 from pydantic import ValidationError
 
-from app.cli.remote.remote_server import RemoteServer
+from app.cli.places.remote_server import RemoteServer
 from app.errors import InvalidInput, complain
 from app.settings import ClientSettings, Panel, Settings
 from app.tuning.config import HYPERPARAMETERS, Init, TuneConfig

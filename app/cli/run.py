@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
-from app.cli.remote.remote_server import RemoteServer, task_path
+from app.cli.places.remote_server import RemoteServer, task_path
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
-from app.cli.remote.remote_server import RemoteServer
+from app.cli.places.remote_server import RemoteServer
 from app.cli.views.task_view import print_fields, print_tasks
 from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.cli.registries.folder_registry import FolderRegistry
-    from app.cli.registries.server_registry import ServerRegistry
+    from app.cli.places.folder_registry import FolderRegistry
     from app.measure.dataset import Example
     from app.measure.promote import GateRequest
 
@@ -176,7 +175,7 @@ def export(
     """Write a version as a folder that PeftModel.from_pretrained loads."""
     if folder.exists():
         raise InvalidInput(f"{folder} exists already; name a new folder", param="folder")
-    from app.cli.registries.folder_registry import open_folder
+    from app.cli.places.folder_registry import open_folder
 
     source = open_folder(settings)
     version = source.resolve(task)
@@ -187,15 +186,13 @@ def export(
     typer.echo(f"{version.id} written to {folder}")
 
 
-def _open(place: RemoteServer | Settings) -> FolderRegistry | ServerRegistry:
+def _open(place: RemoteServer | Settings) -> FolderRegistry | RemoteServer:
     """What the commands work on: a folder here or a running server. Both show tasks as `/v1/tasks` does."""
-    if isinstance(place, Settings):
-        from app.cli.registries.folder_registry import FolderRegistry
+    if isinstance(place, RemoteServer):
+        return place
+    from app.cli.places.folder_registry import FolderRegistry
 
-        return FolderRegistry(place)
-    from app.cli.registries.server_registry import ServerRegistry
-
-    return ServerRegistry(place)
+    return FolderRegistry(place)
 
 
 def _print_published(version: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from app.cli.remote.remote_server import RemoteServer, Unreachable
+from app.cli.places.remote_server import RemoteServer, Unreachable
 from app.errors import InvalidInput, SoftswapError
 
 Answer = Callable[[BaseHTTPRequestHandler], tuple[int, dict[str, str], bytes]]

@@ -1,14 +1,15 @@
-"""RemoteServer: a running softswap, over HTTP."""
+"""RemoteServer: a running softswap, over HTTP, and its tasks as FolderRegistry has those of a folder."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from app.errors import InvalidInput, SoftswapError
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     import httpx
 
     from app.measure.dataset import Example
+    from app.measure.promote import GateRequest
+    from app.registry.aliases import AliasTarget
 
 TIMEOUT_S = 600.0
+TENSOR_FILE = "adapter_model.safetensors"
 
 
 class Unreachable(SoftswapError):
@@ -105,6 +109,54 @@ class RemoteServer:
             is_done = yield from _events(answer)
         if not is_done:
             raise Unreachable("the server ended the stream")
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return self.pages("/v1/tasks")
+
+    def show(self, task: str, selector: str) -> dict[str, Any]:
+        if selector:
+            return dict(self.call("GET", task_path(task, "versions", selector)))
+        versions = self.call("GET", task_path(task, "versions") + "?limit=1000")["data"]
+        return {**self.call("GET", task_path(task)), "versions": versions[::-1]}
+
+    def show_tokens(self, name: str, plot: Path | None, examples: Sequence[Example], **query: Any) -> dict[str, Any]:
+        """The server draws the plot too."""
+        given = {key: value for key, value in query.items() if value is not None}
+        body = {"examples": example_items(examples)} if examples else None
+        method = "POST" if examples else "GET"
+
+        def path(**more: str) -> str:
+            return f"{task_path(name, 'tokens')}?{urlencode({**given, **more})}"
+
+        shown: dict[str, Any] = self.call(method, path(), body)
+        if plot is not None:
+            plot.write_bytes(self.fetch(method, path(format="svg"), body))
+        return shown
+
+    def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        route = task_path(task, "versions")
+        if path is None:
+            return dict(self.call("POST", route, {"text": text, **given}))
+        file = path / TENSOR_FILE if path.is_dir() else path
+        if not file.is_file():
+            raise InvalidInput(f"there is no {file}", param="path")
+        return dict(self.upload(route, file=file.read_bytes(), metadata=given))
+
+    def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
+        body: dict[str, Any] = {"version": target, "force": force}
+        if isinstance(target, dict):
+            body = {"weights": {str(number): share for number, share in target.items()}, "force": force}
+        if gate is not None:
+            examples = example_items(gate.examples)
+            body["gate"] = {"examples": examples, "metric": gate.metric, "tolerance": gate.tolerance}
+        self.call("PUT", task_path(task, "aliases", alias), body)
+
+    def remove_gate(self, task: str, alias: str) -> None:
+        self.call("DELETE", task_path(task, "aliases", alias, "gate"))
+
+    def remove(self, task: str, selector: str) -> None:
+        kind = "versions" if selector.isdigit() else "aliases"
+        self.call("DELETE", task_path(task, kind, selector) if selector else task_path(task))
 
     @contextmanager
     def _open(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
