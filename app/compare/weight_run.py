@@ -18,10 +18,9 @@ from app.measure.encoding import EncodedExample, shuffled_batches
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
 from app.tuning.plan import TuningPlan
-from app.tuning.run.chunks import Chunker
 from app.tuning.run.objective import Score, choose_objective
-from app.tuning.run.optimizer import make_optimizer
-from app.tuning.run.rows import RunRows
+from app.tuning.run.population import make_optimizer
+from app.tuning.run.rows import Chunker, RunRows
 
 
 @dataclass(frozen=True, eq=False)

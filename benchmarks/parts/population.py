@@ -21,11 +21,11 @@ from app.model.prompted_forward import PromptPrefix
 from app.settings import DEMO_BACKBONE
 from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
-from app.tuning.run.chunks import Chunker
 from app.tuning.run.events import ignore_event
 from app.tuning.run.initialization import embedding_rms, kv_rms
 from app.tuning.run.objective import Objective
 from app.tuning.run.population import Member, Population
+from app.tuning.run.rows import Chunker
 from app.tuning.run.trainer import Trainer
 from benchmarks.machine import Device, Stopwatch
 from benchmarks.part import Part, Ratio, Say

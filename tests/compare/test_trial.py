@@ -14,9 +14,8 @@ from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import TrainableCopy, WeightRun
 from app.model.loading.checkpoint import weights_digest
 from app.model.prompted_forward import PromptPrefix
-from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import choose_objective
-from app.tuning.run.rows import RunRows
+from app.tuning.run.rows import Chunk, RunRows
 from tests.support.comparison_setting import EXAMPLES, toy_setting
 from tests.support.models import tiny_backbone
 

@@ -19,8 +19,8 @@ from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.distillation import DistillationPlan, TeacherAnswers, plan_student, teach_in_slices
 from app.tuning.result import DistillationReport, TuneResult
-from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import DistillationObjective, choose_objective
+from app.tuning.run.rows import Chunk
 from app.tuning.search import Search
 from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from app.jobs.attempt import ProgressLog
+from app.jobs.event_log import JobEvent
+from app.jobs.files import UploadStore
+from app.jobs.job import Job
 from app.measure.served_prompt import ServedPrompt
+from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.registry import Registry
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
 from app.tuning.distillation import DistillationPlan
-from app.tuning.job.figures import write_figures
 from app.tuning.job.reporter import Reporter
 from app.tuning.job.spec import JobSpec
 from app.tuning.job.work import TuningWork
@@ -19,15 +27,8 @@ from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from app.jobs.attempt import ProgressLog
-    from app.jobs.event_log import JobEvent
-    from app.jobs.files import UploadStore
-    from app.jobs.job import Job
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
+FIGURES: Final = ("step", "train_loss", "learning_rate", "member", "valid_accuracy", "valid_loss")
+"""Columns of the file of a job's figures."""
 
 
 class TuningJobs:
@@ -63,7 +64,14 @@ class TuningJobs:
         return TuningWork(self._backbone, self._registry, job.id, JobSpec.from_json(job.spec), run, reporter)
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:
-        return write_figures(events)
+        """CSV, one line for each update and for each measurement of a member; missing figures stay empty."""
+        rows = [event.data for event in events if event.data is not None and "step" in event.data]
+        rows.sort(key=lambda row: (row["step"], row.get("member", -1)))
+        file = io.StringIO(newline="")
+        table = csv.DictWriter(file, FIGURES, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        return file.getvalue().encode()
 
     def _plan_tuning(self, spec: JobSpec) -> TuningPlan:
         train = self._files.load(spec.training_file, param="training_file")
@@ -80,7 +88,7 @@ class TuningJobs:
             config,
             template=None if spec.template is None else Template(spec.template),
             labels=spec.labels,
-            init_prompt=self._init_prompt(spec),
+            init_prompt=None if spec.init_version is None else self._prompt(spec.init_version),
         )
         return dataclasses.replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
 
@@ -100,15 +108,13 @@ class TuningJobs:
 
     def _teacher(self, spec: JobSpec) -> TaskPrompt:
         if spec.teacher_version is not None:
-            return self._registry.prompt(self._registry.resolve(spec.teacher_version))
+            return self._prompt(spec.teacher_version)
         assert spec.teacher_text is not None
         token_ids = self._backbone.tokenizer(spec.teacher_text)["input_ids"]
         return TaskPrompt.from_text(spec.teacher_text, token_ids, self._backbone.fingerprint)
 
-    def _init_prompt(self, spec: JobSpec) -> TaskPrompt | None:
-        if spec.init_version is None:
-            return None
-        return self._registry.prompt(self._registry.resolve(spec.init_version))
+    def _prompt(self, version: str) -> TaskPrompt:
+        return self._registry.prompt(self._registry.resolve(version))
 
 
 def make_config(spec: JobSpec) -> TuneConfig:

@@ -49,48 +49,39 @@ class Reporter:
 
 def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | None:
     """Args: step, num_steps: where the run stands. Returns None for an update that is not recorded."""
+    told: NewEvent | None
     match event:
-        case Taught() | TuningStarted():
-            return _describe_start(event)
+        case Taught():
+            told = NewEvent("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
+        case TuningStarted():
+            examples = f"{event.num_train} examples and {event.num_validation} for validation"
+            learned = f"{event.num_parameters} parameters in {len(event.members)} members"
+            told = NewEvent("started", f"Tuning started: {event.num_steps} updates, {examples}, {learned}", step=0)
         case StepDone():
-            return _describe_step(event)
+            told = _describe_step(event)
         case Evaluated():
-            return _describe_measurement(event, num_steps)
+            told = _describe_measurement(event, num_steps)
         case MembersDropped():
             names = ", ".join(map(str, event.members))
             who = f"Member {names} is" if len(event.members) == 1 else f"Members {names} are"
             level, why = ("info", "others do better") if event.reason == "halving" else ("warn", event.reason)
-            return NewEvent("dropped", f"{who} no longer tuned: {why}", level, event.step, event.members[0])
+            told = NewEvent("dropped", f"{who} no longer tuned: {why}", level, event.step, event.members[0])
         case MicroBatchLowered():
             message = f"Memory is short: forwards have {event.num_rows} rows from now on"
-            return NewEvent("micro_batch", message, "warn", step)
+            told = NewEvent("micro_batch", message, "warn", step)
         case TuningStopped():
             message = f"Tuning ended after {event.step} updates ({event.reason}); best after {event.best_step}"
-            return NewEvent("stopped", message, step=event.step)
-
-
-def _describe_start(event: Taught | TuningStarted) -> NewEvent:
-    if isinstance(event, Taught):
-        return NewEvent("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
-    message = (
-        f"Tuning started: {event.num_steps} updates, {event.num_train} examples and {event.num_validation} for "
-        f"validation, {event.num_parameters} parameters in {len(event.members)} members"
-    )
-    return NewEvent("started", message, step=0)
+            told = NewEvent("stopped", message, step=event.step)
+    return told
 
 
 def _describe_step(event: StepDone) -> NewEvent | None:
-    stride = math.ceil(event.num_steps / MAX_STEP_EVENTS)
-    if event.step % stride and event.step not in (1, event.num_steps):
+    step, num_steps = event.step, event.num_steps
+    if step % math.ceil(num_steps / MAX_STEP_EVENTS) and step not in (1, num_steps):
         return None
-    data = {
-        "step": event.step,
-        "total_steps": event.num_steps,
-        "train_loss": event.loss,
-        "learning_rate": event.learning_rate,
-    }
-    message = f"Step {event.step}/{event.num_steps}: training loss={event.loss:.4f}"
-    return NewEvent("step", message, step=event.step, data=data)
+    learned = {"train_loss": event.loss, "learning_rate": event.learning_rate}
+    message = f"Step {step}/{num_steps}: training loss={event.loss:.4f}"
+    return NewEvent("step", message, step=step, data={"step": step, "total_steps": num_steps, **learned})
 
 
 def _describe_measurement(event: Evaluated, num_steps: int) -> NewEvent:

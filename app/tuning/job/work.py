@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.engine.threads.device_lease import Lease, take_turns
 from app.errors import GateFailed, NotFound, NumericalError, SoftswapError
 from app.jobs.work import Candidate
 from app.measure.plain_model import PlainModel
 from app.measure.promote import run_with, score_move
+from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.reference import name_together
+from app.registry.registry import Registry
+from app.registry.version import Version
 from app.tuning.job.reporter import Reporter
 from app.tuning.job.spec import JobSpec
-
-if TYPE_CHECKING:
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
-    from app.registry.version import Version
-    from app.tuning.result import TuneResult
-    from app.tuning.run.run import TuningRun
+from app.tuning.result import TuneResult
+from app.tuning.run.run import TuningRun
 
 
 class TuningWork:

@@ -19,7 +19,7 @@ from app.model.backbone import Backbone
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
-from app.tuning.run.chunks import Chunk
+from app.tuning.run.rows import Chunk
 
 MAX_TREE_NODES = 48
 """Inner nodes of the label tree up to which Loss.AUTO reads it: about the length of a short text."""

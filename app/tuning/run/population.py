@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -13,12 +13,17 @@ import torch
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
-from app.tuning.config import TuneConfig
+from app.tuning.config import OptimizerKind, TuneConfig
 from app.tuning.run.objective import Score
-from app.tuning.run.optimizer import make_optimizer
 from app.tuning.search import MAX_MEMBERS
 
 OPTIMIZER = "optimizer."
+
+
+def make_optimizer(config: TuneConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """With torch's defaults for everything but the learning rate and the weight decay."""
+    kind = torch.optim.Adafactor if config.optimizer is OptimizerKind.ADAFACTOR else torch.optim.AdamW
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 @dataclass(frozen=True, eq=False)

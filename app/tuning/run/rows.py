@@ -1,9 +1,9 @@
-"""The rows of a run: a plan's examples as token ids, cut so that a prompt fits before them."""
+"""The rows of a run: a plan's examples as token ids, cut so that a prompt fits before them; which share a forward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example
@@ -13,6 +13,9 @@ from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
 MAX_WRITTEN_ROWS = 200
 """An answer is written token by token, which takes several times as long as judging a given one."""
+
+TRIAL_SIZES = tuple(2**power for power in range(6, 17))
+"""Sizes, in tokens, of the chunks that are timed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +61,86 @@ def _encode(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -
         max_input_tokens=min(room, config.max_input_tokens or room),
         max_target_tokens=config.max_target_tokens,
     )
+
+
+@dataclass
+class Chunk:
+    """Rows of one forward.
+
+    Attributes:
+        rows: what is put in.
+        places: of each row: its index among all rows, and the prompt it belongs to.
+    """
+
+    rows: list[EncodedExample] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def prompt_index(self) -> list[int]:
+        return [prompt for _, prompt in self.places]
+
+
+class Chunker:
+    """Cuts (rows x prompts) into chunks, bounded in rows and, once `max_tokens` is known, in tokens with padding.
+
+    Args:
+        max_rows: rows of a chunk, all prompts counted.
+        num_extra_tokens: that each row costs in addition to its own.
+    """
+
+    def __init__(self, *, max_rows: int, num_extra_tokens: int) -> None:
+        self.max_rows = max_rows
+        self.max_tokens: int | None = None
+        self._num_extra_tokens = num_extra_tokens
+
+    def chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> Iterator[Chunk]:
+        """Every row with every prompt once; rows of similar length together, the longest first."""
+        return self._cut(rows, num_prompts, self.max_tokens)
+
+    def trial_chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> list[Chunk]:
+        """Chunks of the longest rows, each twice as large as the last, as far as `max_rows` allows."""
+        chunks = [next(self._cut(rows, num_prompts, size)) for size in TRIAL_SIZES]
+        return [chunk for i, chunk in enumerate(chunks) if i == 0 or len(chunk.rows) > len(chunks[i - 1].rows)]
+
+    def num_tokens(self, chunk: Chunk) -> int:
+        """Without padding."""
+        return sum(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
+    def num_padded_tokens(self, chunk: Chunk) -> int:
+        """Padding included, as `max_tokens` bounds it."""
+        return len(chunk.rows) * max(row.num_tokens + self._num_extra_tokens for row in chunk.rows)
+
+    def num_rows_within(self, rows: Sequence[EncodedExample]) -> int:
+        """How many of these rows a forward may have, whichever they are."""
+        if self.max_tokens is None:
+            return self.max_rows
+        longest = max(row.num_tokens + self._num_extra_tokens for row in rows)
+        return max(1, min(self.max_rows, self.max_tokens // longest))
+
+    def halve(self) -> None:
+        self.max_rows = max(1, self.max_rows // 2)
+        if self.max_tokens is not None:
+            self.max_tokens = max(1, self.max_tokens // 2)
+
+    def as_dict(self) -> dict[str, int | None]:
+        return {"max_rows": self.max_rows, "max_tokens": self.max_tokens}
+
+    def restore(self, values: Mapping[str, int | None]) -> None:
+        assert values["max_rows"] is not None
+        self.max_rows, self.max_tokens = values["max_rows"], values["max_tokens"]
+
+    def _cut(self, rows: Sequence[EncodedExample], num_prompts: int, max_tokens: int | None) -> Iterator[Chunk]:
+        order = sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i))
+        chunk, longest = Chunk(), 0
+        for i in order:
+            for prompt in range(num_prompts):
+                num_tokens = (len(chunk.rows) + 1) * max(longest, rows[i].num_tokens + self._num_extra_tokens)
+                is_full = len(chunk.rows) >= self.max_rows or (max_tokens is not None and num_tokens > max_tokens)
+                if chunk.rows and is_full:
+                    yield chunk
+                    chunk, longest = Chunk(), 0
+                chunk.rows.append(rows[i])
+                chunk.places.append((i, prompt))
+                longest = max(longest, rows[i].num_tokens + self._num_extra_tokens)
+        if chunk.rows:
+            yield chunk

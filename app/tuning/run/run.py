@@ -25,7 +25,6 @@ from app.tuning.config import AXES
 from app.tuning.distillation import DistillationPlan, Teaching
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
-from app.tuning.run.chunks import Chunker
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
@@ -39,7 +38,7 @@ from app.tuning.run.events import (
 from app.tuning.run.initialization import make_member
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.population import Member, Population
-from app.tuning.run.rows import RunRows
+from app.tuning.run.rows import Chunker, RunRows
 from app.tuning.run.run_state import RunState
 from app.tuning.run.trainer import Trainer
 from app.tuning.search import keep_better_half

@@ -17,10 +17,10 @@ from app.errors import OutOfMemory
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
-from app.tuning.run.chunks import Chunk, Chunker
 from app.tuning.run.events import MicroBatchLowered, OnEvent
 from app.tuning.run.objective import Objective, Score
 from app.tuning.run.population import Member, Population
+from app.tuning.run.rows import Chunk, Chunker
 
 NUM_TRIALS = 4
 

@@ -17,9 +17,8 @@ from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Metric, TuneConfig
 from app.tuning.plan import TuningPlan
-from app.tuning.run.chunks import Chunk
 from app.tuning.run.objective import choose_objective
-from app.tuning.run.rows import MAX_WRITTEN_ROWS, RunRows
+from app.tuning.run.rows import MAX_WRITTEN_ROWS, Chunk, RunRows
 from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.measure.encoding import EncodedExample
-from app.tuning.run.chunks import Chunker
+from app.tuning.run.rows import Chunker
 
 
 @given(
