@@ -283,7 +283,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be, or a taken address."""
-    settings.read_api_keys()  # refused, if it must be, before the address is taken
+    settings.read_api_keys()  # refuse unsafe ones before taking the address
     address = bind(settings.host, settings.port)
     app = on_passing_thread(lambda: create_app(settings))
     config = uvicorn.Config(

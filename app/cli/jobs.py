@@ -45,7 +45,7 @@ def show(*, job: JobId, as_json: AsJson = False, server: RemoteServer) -> None:
 def follow(*, job: JobId, as_json: AsJson = False, server: RemoteServer) -> None:
     """Show what happens in a job until it ends; exit code 1 if it fails.
 
-    A broken connection is resumed where it broke, even if the server was restarted meanwhile.
+    A broken connection is resumed at the event it broke at, even after a restart of the server.
     """
     path = _path(server, job)
     for event in server.follow(f"{path}/events?stream=true"):
