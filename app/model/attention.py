@@ -85,17 +85,22 @@ class AttentionBatch:
             return self.true_kv_lens
         return to_device(self.kv_lens, self.slots.device, torch.int32)
 
-    def runs(self, num_queries: int) -> list[tuple[int, int, int, int]]:
+    def runs(self, num_queries: int) -> Tensor:
         """The packed tokens in runs of at most that many queries of one sequence.
 
-        Returns: of each run its first packed token, its sequence, the keys its first query sees, its queries.
+        Returns: (num_runs, 4) int32 on the device: of each run its first packed token, its sequence, the keys that its
+            first query sees, its queries.
         """
-        kv_lens = self.kv_lens if self.true_kv_lens is None else self.true_kv_lens.tolist()
-        return [
-            (token, i, kv_len - end + token + 1, min(num_queries, end - token))
-            for i, ((start, end), kv_len) in enumerate(zip(self.spans, kv_lens, strict=True))
-            for token in range(start, end, num_queries)
-        ]
+        key = ("runs", num_queries)
+        if key not in self.memo:
+            kv_lens = self.kv_lens if self.true_kv_lens is None else self.true_kv_lens.tolist()
+            runs = [
+                (token, i, kv_len - end + token + 1, min(num_queries, end - token))
+                for i, ((start, end), kv_len) in enumerate(zip(self.spans, kv_lens, strict=True))
+                for token in range(start, end, num_queries)
+            ]
+            self.memo[key] = to_device(runs, self.block_tables.device, torch.int32)
+        return self.memo[key]
 
 
 def register_attention() -> None:

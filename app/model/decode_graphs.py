@@ -113,7 +113,6 @@ class DecodeGraphs:
             query_lens=[1] * num_rows,
             kv_lens=[self._max_num_tokens] * num_rows,
             block_tables=self._block_tables[:num_rows],
-            copies=[],
             true_kv_lens=self._kv_lens[:num_rows],
         )
         self._logits[:num_rows] = self._forward(self._ids[:num_rows], positions, batch)

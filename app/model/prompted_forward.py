@@ -80,7 +80,8 @@ class PromptPrefix:
         cache = DynamicCache()
         nowhere = torch.empty((rows.shape[0], 0), dtype=torch.int64, device=backbone.device)
         logits_at(backbone, nowhere, cache, inputs_embeds=rows.to(backbone.device, backbone.dtype))
-        return cls(_read(cache), (rows.shape[1],) * rows.shape[0])
+        keys_values = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return cls(keys_values, (rows.shape[1],) * rows.shape[0])
 
     @classmethod
     def of_prompt(cls, backbone: Backbone, prompt: TaskPrompt | None) -> PromptPrefix:
@@ -232,7 +233,3 @@ def logits_at(backbone: Backbone, columns: torch.Tensor, cache: DynamicCache, **
         output = backbone.forward(cache, **{"logits_to_keep": columns, **inputs})
     logits: torch.Tensor = output.logits
     return logits.float()
-
-
-def _read(cache: DynamicCache) -> KeysValues:
-    return tuple((layer.keys, layer.values) for layer in cache.layers)

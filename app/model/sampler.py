@@ -77,7 +77,7 @@ def draw_among(log_weights: Sequence[float], params: SamplingParams, seed: int) 
 
 
 class LogprobsOf:
-    """What each row gives to its token and to the alternatives it wants, computed now and read later.
+    """What each of some rows gives to its token and to the alternatives it wants, computed now and read later.
 
     Args:
         logits: (num_rows, vocab_size) float32.
@@ -93,20 +93,15 @@ class LogprobsOf:
     ) -> None:
         self._params = params
         self._counts = counts
-        self.tensors: tuple[torch.Tensor, ...] = ()
-        if not params:
-            return
         logprobs = logits.log_softmax(-1)
-        values, ids = logprobs.topk(min(max(counts, default=0), logits.shape[1]))
-        width = max((len(each.logprob_token_ids) for each in params), default=0)
+        values, ids = logprobs.topk(min(max(counts), logits.shape[1]))
+        width = max(len(each.logprob_token_ids) for each in params)
         asked = [[*each.logprob_token_ids, *[0] * (width - len(each.logprob_token_ids))] for each in params]
         asked_values = logprobs.gather(1, to_device(asked, logits.device)) if width else logprobs[:, :0]
         self.tensors = (token_ids, logprobs.gather(1, token_ids[:, None])[:, 0], values, ids, asked_values)
 
     def read(self, tensors: Sequence[torch.Tensor]) -> list[TokenLogprob]:
         """Args: tensors: the same on the host."""
-        if not self._params:
-            return []
         columns = zip(self._params, self._counts, *(tensor.tolist() for tensor in tensors), strict=True)
         return [
             TokenLogprob(own_id, own, _pairs_asked(params, asked) or tuple(zip(ids[:count], values, strict=False)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
@@ -100,16 +101,19 @@ class ReadOut:
             return logits.index_select(0, to_device([place_of[row] for row in some], logits.device))
 
         chosen_from = logits_of(choices)
-        self.chosen = sample(chosen_from, [_sample_row(row) for row in choices])
-        self._choice_logprobs = _choice_logprobs(self.choosers, chosen_from, self.chosen)
-        self._prompt_logprobs = _prompt_logprobs(self._reported, logits_of(self._reported))
+        self.chosen = logits.new_empty(0, dtype=torch.int64)
+        if choices:
+            self.chosen = sample(chosen_from, [_sample_row(row) for row in choices])
+        self._logprobs = (
+            _choice_logprobs(self.choosers, chosen_from, self.chosen),
+            _prompt_logprobs(self._reported, logits_of(self._reported)),
+        )
         self._copy = HostCopy(
             [
                 torch.isfinite(logits.sum(-1)),
                 self.chosen,
                 _wanted_scores(self._scored, logits_of(self._scored)),
-                *self._choice_logprobs.tensors,
-                *self._prompt_logprobs.tensors,
+                *(tensor for each in self._logprobs if each is not None for tensor in each.tensors),
             ]
         )
 
@@ -117,11 +121,13 @@ class ReadOut:
         """Waits for the device, as far as it must."""
         is_finite, chosen, scores, *logprobs = self._copy.wait()
         failed = {row.sequence for row, finite in zip(self._rows, is_finite.tolist(), strict=True) if not finite}
-        half = len(self._choice_logprobs.tensors)
-        choice_logprobs = iter(self._choice_logprobs.read(logprobs[:half]))
-        prompt_logprobs = self._prompt_logprobs.read(logprobs[half:])
+        rest = iter(logprobs)
+        choice_logprobs, prompt_logprobs = (
+            [] if each is None else each.read(list(islice(rest, len(each.tensors)))) for each in self._logprobs
+        )
+        asked = iter(choice_logprobs)
         choices = [
-            (sequence, token_id, None if sequence.params.logprobs is None else next(choice_logprobs))
+            (sequence, token_id, None if sequence.params.logprobs is None else next(asked))
             for sequence, token_id in zip(self.choosers, chosen.tolist(), strict=True)
         ]
         return Findings(
@@ -138,20 +144,22 @@ class ReadOut:
         )
 
 
-def _choice_logprobs(sequences: Rows[Sequence], logits: torch.Tensor, chosen: torch.Tensor) -> LogprobsOf:
+def _choice_logprobs(sequences: Rows[Sequence], logits: torch.Tensor, chosen: torch.Tensor) -> LogprobsOf | None:
     wanting = [place for place, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+    if not wanting:
+        return None
     params = [sequences[place].params for place in wanting]
     counts = [each.logprobs or 0 for each in params]
-    if len(wanting) in (0, len(sequences)):
+    if len(wanting) == len(sequences):
         return LogprobsOf(logits, chosen, params, counts)
     places = to_device(wanting, logits.device)
     return LogprobsOf(logits.index_select(0, places), chosen.index_select(0, places), params, counts)
 
 
-def _prompt_logprobs(rows: Rows[LogitRow], logits: torch.Tensor) -> LogprobsOf:
-    params = [row.sequence.params for row in rows]
+def _prompt_logprobs(rows: Rows[LogitRow], logits: torch.Tensor) -> LogprobsOf | None:
     if not rows:
-        return LogprobsOf(logits, logits[:, 0], (), ())
+        return None
+    params = [row.sequence.params for row in rows]
     next_ids = to_device([row.sequence.token_ids[row.index + 1] for row in rows], logits.device)
     return LogprobsOf(logits, next_ids, params, [each.prompt_logprobs or 0 for each in params])
 

@@ -48,7 +48,7 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
         assert keys.dtype == values.dtype == dtype, "the C code was compiled for another type"
         assert keys.shape[3] == head_dim
         assert batch.block_tables.dtype == torch.int32
-        wide_query, runs, tables = query.float().contiguous(), runs_of(batch), batch.block_tables
+        wide_query, runs, tables = query.float().contiguous(), batch.runs(RUN_LENGTH), batch.block_tables
         output = torch.empty_like(wide_query, dtype=dtype)
         assert all(tensor.is_contiguous() for tensor in (keys, values, tables))
         job = _Job(
@@ -74,10 +74,3 @@ def compile_attention(dtype: torch.dtype, head_dim: int) -> Attend:
     if not error <= DTYPE_TO_MAX_ERROR[dtype]:
         raise CompilationError(f"the compiled code computes something else (error {error:.1e})")
     return attend_compiled
-
-
-def runs_of(batch: AttentionBatch) -> Tensor:
-    """(num_runs, 4) int32: `struct run` in attend.h; made once for a batch."""
-    if "runs" not in batch.memo:
-        batch.memo["runs"] = torch.tensor(batch.runs(RUN_LENGTH), dtype=torch.int32)
-    return batch.memo["runs"]

@@ -14,14 +14,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from app.model.attention import AttentionBatch, attend_reference
-from app.model.cpu.compiled_attention import MAX_WINDOW, runs_of
+from app.model.cpu.compiled_attention import MAX_WINDOW, RUN_LENGTH
 from app.model.cpu.compiled_linear import MultiplyJob, Weights, address, dtype_of, is_linear, macros_for
 from app.model.cpu.compiler import C_FOLDER, find_team, load_library
 from app.model.kv_cache import KVCache, KVShape
-from app.model.loading.exactness import BLOCK_SIZE, compute_packed
+from app.model.loading.exactness import BLOCK_SIZE, CUTS, ENDS, compute_packed, embed_trial
 from app.model.loading.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
 
@@ -66,14 +66,8 @@ class _Step(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """What a layer's room to work in depends on."""
-
-    num_heads: int
-    num_kv_heads: int
-    hidden_size: int
-    intermediate_size: int
+_Sizes = tuple[int, int, int, int]
+"""What a layer's room to work in depends on: num_heads, num_kv_heads, hidden_size, intermediate_size."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +161,7 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
     attended: list[tuple[float, int | None]] = []
     calls: list[_Call] = []
 
-    def attend(*arguments: Any) -> torch.Tensor:
+    def attend(*arguments: Any) -> Tensor:
         attended.append(arguments[-2:])
         return attend_reference(*arguments)
 
@@ -175,11 +169,8 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
         calls.append(_Call(module, arguments, keywords, output, *attended[-1]))
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
-    rows = model.get_input_embeddings()(
-        torch.arange(10, device=model.device) % model.config.get_text_config().vocab_size
-    )
     try:
-        compute_packed(model, kv_cache, rows.split(5), starts=(4, 2), ends=(5, 5), attend=attend)
+        compute_packed(model, kv_cache, embed_trial(model), starts=CUTS, ends=ENDS, attend=attend)
     finally:
         for hook in hooks:
             hook.remove()
@@ -189,18 +180,18 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
 def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forward:
     module: Any = call.layer
     layer, layer_index = _describe(call, head_dim), module.self_attn.layer_idx
-    sizes = _Sizes(layer.num_heads, layer.num_kv_heads, layer.hidden_size, module.mlp.gate_proj.out_features)
+    sizes = (layer.num_heads, layer.num_kv_heads, layer.hidden_size, module.mlp.gate_proj.out_features)
     dtype = dtype_of(module.mlp.gate_proj)
     weights = list(module.parameters())  # their addresses are in `layer`
     layer_pointer = ctypes.byref(layer)
 
     def forward(
-        hidden_states: torch.Tensor,
+        hidden_states: Tensor,
         *_: Any,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: tuple[Tensor, Tensor],
         batch: AttentionBatch,
         **__: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         assert weights
         assert hidden_states.dtype == dtype
         rows = hidden_states.contiguous()
@@ -216,14 +207,9 @@ def _forward(compute: Callable[..., None], call: _Call, head_dim: int) -> Forwar
 def _describe(call: _Call, head_dim: int) -> _Layer:
     module: Any = call.layer
     attention, feed_forward = module.self_attn, module.mlp
-    query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     up = MultiplyJob.of(feed_forward.up_proj)
     up.gate = Weights.of(feed_forward.gate_proj)
-    return _Layer(
-        input_norm=address(module.input_layernorm.weight),
-        output_norm=address(module.post_attention_layernorm.weight),
-        query_norm=query_norm and address(query_norm.weight),
-        key_norm=key_norm and address(key_norm.weight),
+    layer = _Layer(
         query=MultiplyJob.of(attention.q_proj),
         key=MultiplyJob.of(attention.k_proj),
         value=MultiplyJob.of(attention.v_proj),
@@ -234,19 +220,18 @@ def _describe(call: _Call, head_dim: int) -> _Layer:
         num_kv_heads=attention.k_proj.out_features // head_dim,
         hidden_size=module.input_layernorm.weight.numel(),
         window=MAX_WINDOW if call.window is None else call.window,
-        input_epsilon=_epsilon(module.input_layernorm),
-        output_epsilon=_epsilon(module.post_attention_layernorm),
-        query_epsilon=_epsilon(query_norm) if query_norm else 0,
-        key_epsilon=_epsilon(key_norm) if key_norm else 0,
         scale=call.scale,
     )
+    norms = {"input": module.input_layernorm, "output": module.post_attention_layernorm}
+    norms |= {"query": getattr(attention, "q_norm", None), "key": getattr(attention, "k_norm", None)}
+    for name, norm in norms.items():
+        if norm is not None:
+            setattr(layer, f"{name}_norm", address(norm.weight))
+            setattr(layer, f"{name}_epsilon", _epsilon(norm))
+    return layer
 
 
-def _step(
-    batch: AttentionBatch,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    sizes: _Sizes,
-) -> Any:
+def _step(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor], sizes: _Sizes) -> Any:
     """What all layers of these sizes are given for a batch, made in the first of them."""
     cosines, sines = position_embeddings
     key = (sizes, cosines.data_ptr())
@@ -267,13 +252,9 @@ def _step(
     return batch.memo[key][0]
 
 
-def _tensors(
-    batch: AttentionBatch,
-    cosines: torch.Tensor,
-    sines: torch.Tensor,
-    sizes: _Sizes,
-) -> dict[str, torch.Tensor]:
+def _tensors(batch: AttentionBatch, cosines: Tensor, sines: Tensor, sizes: _Sizes) -> dict[str, Tensor]:
     """By their names in `_Step`."""
+    num_heads, num_kv_heads, hidden_size, intermediate_size = sizes
     num_tokens, dtype, head_dim = len(batch.slots), batch.kv_cache.blocks.dtype, batch.kv_cache.blocks.shape[-1]
     assert cosines.shape == sines.shape == (1, num_tokens, head_dim)
     assert cosines.dtype == sines.dtype == dtype
@@ -284,21 +265,21 @@ def _tensors(
         "slots": batch.slots,
         "sources": torch.cat([source for source, _ in batch.copies]) if batch.copies else nothing,
         "targets": torch.cat([target for _, target in batch.copies]) if batch.copies else nothing,
-        "normal": torch.empty(num_tokens, sizes.hidden_size + padding, dtype=dtype),
-        "query": torch.empty(num_tokens, sizes.num_heads, head_dim),
-        "key": torch.empty(num_tokens, sizes.num_kv_heads, head_dim),
-        "value": torch.empty(num_tokens, sizes.num_kv_heads, head_dim),
-        "attended": torch.empty(num_tokens, sizes.num_heads * head_dim + padding, dtype=dtype),
-        "gated": torch.empty(num_tokens, sizes.intermediate_size + padding, dtype=dtype),
+        "normal": torch.empty(num_tokens, hidden_size + padding, dtype=dtype),
+        "query": torch.empty(num_tokens, num_heads, head_dim),
+        "key": torch.empty(num_tokens, num_kv_heads, head_dim),
+        "value": torch.empty(num_tokens, num_kv_heads, head_dim),
+        "attended": torch.empty(num_tokens, num_heads * head_dim + padding, dtype=dtype),
+        "gated": torch.empty(num_tokens, intermediate_size + padding, dtype=dtype),
         "block_tables": batch.block_tables,
-        "runs": runs_of(batch),
+        "runs": batch.runs(RUN_LENGTH),
     }
 
 
-def _gives_the_same(forward: Forward, call: _Call, kv_cache: KVCache, after: torch.Tensor) -> bool:
+def _gives_the_same(forward: Forward, call: _Call, kv_cache: KVCache, after: Tensor) -> bool:
     """Whether the C code gives the layer's own output, and leaves the same keys and values."""
     layer: Any = call.layer
-    if len(call.arguments) != 1 or not isinstance(call.output, torch.Tensor):
+    if len(call.arguments) != 1 or not isinstance(call.output, Tensor):
         return False
     (rows,), index = call.arguments, layer.self_attn.layer_idx
     try:

@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 
 from app.model.attention import AttentionBatch
-from app.model.transfer import to_device
 
 MAX_ROWS = 64
 """Rows of a program's product, queries times heads, if sequences add more than one token."""
@@ -124,10 +123,11 @@ def attend_triton(
     assert query.stride(2) == keys.stride(3) == values.stride(3) == 1
     assert keys.stride() == values.stride()
     group = num_heads // num_kv_heads
-    num_rows, num_queries = _rows(group, is_decode=batch.num_decodes == len(batch.query_lens))
-    if "runs" not in batch.memo:
-        batch.memo["runs"] = _runs(batch, num_queries)
-    runs = batch.memo["runs"]
+    is_decode = batch.num_decodes == len(batch.query_lens)
+    num_rows, num_queries = _rows(group, is_decode=is_decode)
+    if is_decode and ("runs", 1) not in batch.memo:
+        batch.memo["runs", 1] = _decode_runs(batch)
+    runs = batch.runs(num_queries)
     num_splits = _num_splits(len(runs) * num_kv_heads, max(batch.kv_lens))
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     num_parts = num_splits * num_tokens * num_heads if num_splits > 1 else 1
@@ -162,10 +162,7 @@ def _num_splits(num_programs: int, max_kv_len: int) -> int:
     return int(2 ** math.floor(math.log2(max(1.0, wanted))))
 
 
-def _runs(batch: AttentionBatch, num_queries: int) -> Tensor:
-    """What `_attend` calls runs; each of at most that many queries."""
-    device = batch.block_tables.device
-    if batch.num_decodes == len(batch.query_lens):
-        order = torch.arange(batch.num_decodes, dtype=torch.int32, device=device)
-        return torch.stack([order, order, batch.kv_lens_tensor, torch.ones_like(order)], 1)
-    return to_device(batch.runs(num_queries), device, torch.int32)
+def _decode_runs(batch: AttentionBatch) -> Tensor:
+    """The same as `batch.runs` if every sequence adds one token, from lengths that only the device may know."""
+    order = torch.arange(batch.num_decodes, dtype=torch.int32, device=batch.block_tables.device)
+    return torch.stack([order, order, batch.kv_lens_tensor, torch.ones_like(order)], 1)
