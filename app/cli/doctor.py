@@ -58,8 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     loaded: list[Backbone] = []
     yield _try("backbone", lambda: _backbone(settings, loaded))
     if loaded:
-        yield _try("attention", lambda: _attention(settings, loaded[0]))
-        yield _try("layers", lambda: _layers(settings, loaded[0]))
+        yield from _kernels(settings, loaded[0])
     yield _try("registry", lambda: _registry(settings, loaded[0] if loaded else None))
 
 
@@ -133,23 +132,18 @@ def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
     )
 
 
-def _attention(settings: Settings, backbone: Backbone) -> str:
-    from app.model.kernels import kernels_for
-
-    if settings.attention == "sdpa":
-        return "attend_sdpa (as told)"
-    attend, reason = kernels_for(backbone.device).choose_attend(backbone.dtype, backbone.head_dim)
-    return f"{attend.__name__} ({reason})"
-
-
-def _layers(settings: Settings, backbone: Backbone) -> str:
+def _kernels(settings: Settings, backbone: Backbone) -> Iterator[Finding]:
     from app.model.attention import attend_sdpa
     from app.model.kernels import kernels_for
 
-    if settings.layers == "torch":
-        return "torch's own (as told)"
-    attend = attend_sdpa if settings.attention == "sdpa" else None
-    return kernels_for(backbone.device).choose_replacements(backbone.model, backbone.kv_shape, attend)[1]
+    kernels, shape = kernels_for(backbone.device), backbone.kv_shape
+    is_told = settings.attention == "sdpa"
+    attend, reason = (attend_sdpa, "as told") if is_told else kernels.choose_attend(backbone.dtype, shape.head_dim)
+    yield Finding("attention", True, f"{attend.__name__} ({reason})")
+    layers = "torch's own (as told)"
+    if settings.layers != "torch":
+        layers = kernels.choose_replacements(backbone.model, shape, attend)[1]
+    yield Finding("layers", True, layers)
 
 
 def _registry(settings: Settings, backbone: Backbone | None) -> str:

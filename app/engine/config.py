@@ -74,7 +74,7 @@ class EngineConfig:
             others: fields that need no sizing, taken as they are.
         """
         is_cuda = backbone.device.type == "cuda"
-        multiple = kernels_for(backbone.device).block_multiple(backbone.dtype, backbone.head_dim)
+        multiple = kernels_for(backbone.device).block_multiple(backbone.dtype, backbone.kv_shape.head_dim)
         num_seqs = max_num_seqs or (256 if is_cuda else 64)
         size = block_size or max(16, multiple)
         length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)

@@ -51,20 +51,17 @@ class ModelRunner:
         self._block_size = config.block_size
         device, dtype = backbone.device, backbone.dtype
         self._kernels = kernels_for(device)
-        self.attend, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, backbone.head_dim)
+        shape = backbone.kv_shape
+        self.attend, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, shape.head_dim)
         logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
         self._replacements, reason = (
             (replacements, "as told")
             if replacements is not None
-            else self._kernels.choose_replacements(backbone.model, backbone.kv_shape, self.attend)
+            else self._kernels.choose_replacements(backbone.model, shape, self.attend)
         )
         logger.info("layers: %s", reason)
         self.kv_cache = KVCache(
-            backbone.kv_shape,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            dtype=dtype,
-            device=device,
+            shape, num_blocks=config.num_blocks, block_size=config.block_size, dtype=dtype, device=device
         )
         self._decode_graphs = self._prepare_graphs(config) if config.decode_graphs else None
 

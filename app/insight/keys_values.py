@@ -56,14 +56,14 @@ class KeyValueNorms:
         units = text.median(dim=0).values.clamp(min=1e-12)
         layers = tuple(
             LayerNorms(layer, *(percentiles_of(norms[:, layer, part]) for norms in (text, prompt) for part in (0, 1)))
-            for layer in range(backbone.num_layers)
+            for layer in range(backbone.kv_shape.num_layers)
         )
         return cls(layers, units, prompt / units)
 
 
 def split_rows(backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
     """(num_virtual_tokens, kv_row_size) to (num_virtual_tokens, num_layers, 2, num_kv_heads * head_dim)."""
-    return rows.float().view(len(rows), backbone.num_layers, 2, -1)
+    return rows.float().view(len(rows), backbone.kv_shape.num_layers, 2, -1)
 
 
 def percentiles_of(norms: torch.Tensor) -> dict[int, float]:

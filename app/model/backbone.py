@@ -158,21 +158,9 @@ class Backbone:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def num_layers(self) -> int:
-        return self.kv_shape.num_layers
-
-    @property
-    def num_kv_heads(self) -> int:
-        return self.kv_shape.num_kv_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.kv_shape.head_dim
-
-    @property
     def kv_row_size(self) -> int:
         """Values one token leaves in the cache: keys and values of every layer."""
-        return self.kv_shape.num_layers * 2 * self.kv_shape.num_kv_heads * self.kv_shape.head_dim
+        return self.kv_shape.row_size
 
     @property
     def max_model_len(self) -> int:
@@ -199,7 +187,7 @@ class Backbone:
     @cached_property
     def last_layer(self) -> LastLayer | None:
         """What spares a plain forward the last layer of tokens whose logits are not read; None if it cannot."""
-        return LastLayer.find(self.model, self.num_layers)
+        return LastLayer.find(self.model, self.kv_shape.num_layers)
 
     @property
     def has_chat_template(self) -> bool:

@@ -31,12 +31,10 @@ class Kernels:
         """The fastest attention that this machine can run."""
         return attend_sdpa, "no faster one is written for this device"
 
-    def choose_replacements(
-        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
-    ) -> tuple[Replacements, str]:
+    def choose_replacements(self, model: PreTrainedModel, shape: KVShape, attend: Attend) -> tuple[Replacements, str]:
         """What computes the model's layers, measured to be the fastest.
 
-        Args: attend: the attention that the engine uses; None is the one that `choose_attend` gives.
+        Args: attend: the attention that the engine uses.
         """
         return Replacements(), "torch's own (the model is not on a CPU)"
 

@@ -21,8 +21,12 @@ class KVShape:
     num_kv_heads: int
     head_dim: int
 
+    @property
+    def row_size(self) -> int:
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim
+
     def num_bytes_per_token(self, dtype: torch.dtype) -> int:
-        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+        return self.row_size * dtype.itemsize
 
 
 class KVCache:

@@ -107,7 +107,13 @@ class PromptPrefix:
     @classmethod
     def of_kv(cls, backbone: Backbone, rows: torch.Tensor) -> PromptPrefix:
         """Args: rows: (num_prompts, num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ...; differentiable."""
-        shape = (*rows.shape[:2], backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
+        shape = (
+            *rows.shape[:2],
+            backbone.kv_shape.num_layers,
+            2,
+            backbone.kv_shape.num_kv_heads,
+            backbone.kv_shape.head_dim,
+        )
         split = rows.to(backbone.device, backbone.dtype).view(shape).permute(2, 3, 0, 4, 1, 5)
         return cls(tuple((layer[0], layer[1]) for layer in split), (rows.shape[1],) * rows.shape[0])
 

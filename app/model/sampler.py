@@ -52,7 +52,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     Args:
         logits: (num_rows, vocab_size) float32; not changed.
     """
-    if all(_is_plain_greedy(row.params) for row in rows):
+    if all(row.params.is_greedy and not row.params.has_penalties and not row.params.logit_bias for row in rows):
         return logits.argmax(-1)
     changed = _penalize(logits, rows)
     greedy = changed.argmax(-1)
@@ -114,10 +114,6 @@ def _pairs_asked(params: SamplingParams, values: Sequence[float]) -> tuple[tuple
     return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 
-def _is_plain_greedy(params: SamplingParams) -> bool:
-    return params.is_greedy and not params.has_penalties and not params.logit_bias
-
-
 def _penalize(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """A copy of the logits with each row's biases and penalties (OpenAI's formula; Keskar et al. 2019, section 4.1)."""
     changed = logits.clone()
@@ -155,7 +151,8 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     device = logits.device
     temperature = to_device([row.params.temperature for row in rows], device, torch.float32)
     ordered, ids = (logits / temperature[:, None].clamp(min=1e-5)).sort(dim=-1, descending=True, stable=True)
-    ordered.masked_fill_(_beyond_top_k(ordered, rows), -math.inf)
+    limits = to_device([row.params.top_k or logits.shape[1] for row in rows], device)
+    ordered.masked_fill_(torch.arange(logits.shape[1], device=device) >= limits[:, None], -math.inf)
     probabilities = ordered.softmax(-1)
     min_p = to_device([row.params.min_p for row in rows], device, torch.float32)
     probabilities = probabilities.masked_fill(probabilities < probabilities[:, :1] * min_p[:, None], 0.0)
@@ -168,13 +165,6 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     places = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
     last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return ids.gather(1, torch.minimum(places, last))[:, 0]
-
-
-def _beyond_top_k(ordered: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    vocab_size = ordered.shape[1]
-    limits = [min(row.params.top_k, vocab_size) or vocab_size for row in rows]
-    ranks = torch.arange(vocab_size, device=ordered.device)
-    return ranks[None, :] >= to_device(limits, ordered.device)[:, None]
 
 
 def uniform(seed: int, position: int) -> float:

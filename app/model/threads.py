@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+
+Work = Callable[[], object]
 
 NUM_ROUNDS = 3
 MIN_GAIN = 1.03
@@ -40,7 +43,7 @@ def physical_cores(root: Path = Path("/")) -> int | None:
     return len(found)
 
 
-def choose_num_threads(work: Callable[[], object], root: Path = Path("/")) -> tuple[int, str]:
+def choose_num_threads(work: Work, root: Path = Path("/")) -> tuple[int, str]:
     """The number and why it is this one, for the log. Torch's own number of threads is changed while this measures.
 
     Args: work: something like what will be computed, some milliseconds long.
@@ -51,24 +54,28 @@ def choose_num_threads(work: Callable[[], object], root: Path = Path("/")) -> tu
     fewer = min(usable, physical_cores(root) or usable)
     if fewer == usable:
         return usable, "the cores that may be used"
-    num_to_s = _measure(work, [fewer, usable])
-    ratio = num_to_s[fewer] / num_to_s[usable]
+
+    def work_with(num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        work()
+
+    fewer_s, usable_s = best_seconds([partial(work_with, fewer), partial(work_with, usable)])
+    ratio = fewer_s / usable_s
     if ratio >= MIN_GAIN:
         return usable, f"{ratio:.2f} times as fast as the {fewer} of one for each core"
     return fewer, f"one for each core; {usable} are {ratio:.2f} times as fast"
 
 
-def _measure(work: Callable[[], object], candidates: list[int]) -> dict[int, float]:
-    """Seconds of `work`, the best of some rounds in turns."""
-    num_to_s = dict.fromkeys(candidates, math.inf)
-    for is_warm in (False, *[True] * NUM_ROUNDS):
-        for num_threads in candidates:
-            torch.set_num_threads(num_threads)
-            began_s = time.perf_counter()
-            work()
-            if is_warm:
-                num_to_s[num_threads] = min(num_to_s[num_threads], time.perf_counter() - began_s)
-    return num_to_s
+def best_seconds(works: Sequence[Work]) -> list[float]:
+    """How long each takes: the best of some rounds in turns, after one that is not counted."""
+    rounds = [[_seconds(work) for work in works] for _ in range(1 + NUM_ROUNDS)]
+    return [min(times) for times in zip(*rounds[1:], strict=True)]
+
+
+def _seconds(work: Work) -> float:
+    began_s = time.perf_counter()
+    work()
+    return time.perf_counter() - began_s
 
 
 def _quotas(root: Path) -> Iterator[float]:

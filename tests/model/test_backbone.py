@@ -50,7 +50,11 @@ def test_every_architecture_shows_its_own_sizes(architecture: str) -> None:
     config = backbone.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    assert (backbone.num_layers, backbone.num_kv_heads, backbone.head_dim) == (3, heads, head_dim)
+    assert (backbone.kv_shape.num_layers, backbone.kv_shape.num_kv_heads, backbone.kv_shape.head_dim) == (
+        3,
+        heads,
+        head_dim,
+    )
     assert backbone.kv_row_size == 3 * 2 * heads * head_dim
     assert (backbone.hidden_size, backbone.vocab_size, backbone.max_model_len) == (32, 259, 512)
     assert backbone.embed(torch.tensor([[1, 2], [3, 4]])).shape == (2, 2, 32)

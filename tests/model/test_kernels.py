@@ -72,6 +72,6 @@ def test_a_device_without_kernels_gets_torchs_own() -> None:
         pass
 
     assert plain.choose_attend(torch.float32, 64)[0] is attend_sdpa
-    assert not plain.choose_replacements(model, tiny_backbone().kv_shape)[0].module_to_forward
+    assert not plain.choose_replacements(model, tiny_backbone().kv_shape, attend_sdpa)[0].module_to_forward
     assert plain.block_multiple(torch.float32, 64) == 1
     assert plain.capture(compute, [1, 2]) is compute

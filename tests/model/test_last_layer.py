@@ -67,7 +67,7 @@ def test_a_layer_that_others_have_changed_is_left_alone() -> None:
     layer = backbone.last_layer.layer
     layer.__dict__["forward"] = layer.forward
     try:
-        assert LastLayer.find(backbone.model, backbone.num_layers) is None
+        assert LastLayer.find(backbone.model, backbone.kv_shape.num_layers) is None
     finally:
         del layer.__dict__["forward"]
 
@@ -75,4 +75,4 @@ def test_a_layer_that_others_have_changed_is_left_alone() -> None:
 def test_a_model_whose_layer_says_something_else_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     monkeypatch.setattr("app.model.last_layer.pick", lambda values, columns: values[:, : columns.shape[1]])
-    assert LastLayer.find(backbone.model, backbone.num_layers) is None
+    assert LastLayer.find(backbone.model, backbone.kv_shape.num_layers) is None

@@ -11,10 +11,11 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from app.model.attention import AttentionBatch, attend_reference
 from app.model.cpu.compiled_attention import MAX_WINDOW, RUN_LENGTH
@@ -24,9 +25,6 @@ from app.model.kv_cache import KVCache, KVShape
 from app.model.loading.exactness import BLOCK_SIZE, CUTS, ENDS, compute_packed, embed_trial
 from app.model.loading.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SOURCES = [C_FOLDER / name for name in ("layer.c", "attend.c", "multiply.c")]
 DTYPE_TO_MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}

@@ -10,18 +10,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 
 from app.model.cpu.compiler import C_FOLDER, CompilationError, find_team, load_library
 from app.model.loading.quantized_linear import QuantizedLinear
 from app.model.replacements import Forward
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SOURCE = C_FOLDER / "multiply.c"
 DTYPE_TO_MACROS: dict[torch.dtype, dict[str, int]] = {torch.float32: {}, torch.bfloat16: {"BFLOAT16": 1}}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from app.model.attention import Attend, AttentionBatch, attend_sdpa
 from app.model.cpu.compiled_attention import compile_attention
@@ -19,13 +19,10 @@ from app.model.kernels import Kernels
 from app.model.kv_cache import KVShape
 from app.model.loading.exactness import BLOCK_SIZE
 from app.model.replacements import Forward, Replacements
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from app.model.threads import Work, best_seconds
 
 NUM_ROWS = (1, 8, 64)
 """Tokens in a step when it is measured: one sequence, some, many."""
-NUM_ROUNDS = 3
 
 
 class CpuKernels(Kernels):
@@ -37,14 +34,11 @@ class CpuKernels(Kernels):
         except CompilationError as error:
             return attend_sdpa, str(error)
 
-    def choose_replacements(
-        self, model: PreTrainedModel, shape: KVShape, attend: Attend | None = None
-    ) -> tuple[Replacements, str]:
+    def choose_replacements(self, model: PreTrainedModel, shape: KVShape, attend: Attend) -> tuple[Replacements, str]:
         """One way for all layers and numbers of rows, so that no result depends on how many rows there are.
 
         Whole decoder layers bring the C code's attention along: with another one, only linear layers are replaced.
         """
-        attend = attend or self.choose_attend(model.dtype, shape.head_dim)[0]
         try:
             linears = compile_linears(model)
             layers = compile_layers(model, shape) if attend.__name__ == "attend_compiled" else []
@@ -98,17 +92,7 @@ def _measure_linears(linears: Mapping[nn.Module, Forward]) -> float:
     return _ratio([(partial(layer, rows), partial(linears[layer], rows)) for layer, rows in inputs])
 
 
-def _ratio(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]]) -> float:
-    """Seconds of the first ones over those of the second ones, each the best of some rounds, in turns."""
-    first_s = second_s = 0.0
-    for first, second in pairs:
-        times = [(_seconds(first), _seconds(second)) for _ in range(NUM_ROUNDS)]
-        first_s += min(one for one, _ in times)
-        second_s += min(other for _, other in times)
-    return first_s / second_s
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def _ratio(pairs: Sequence[tuple[Work, Work]]) -> float:
+    """Seconds of the first ones over those of the second ones."""
+    pairs_s = [best_seconds(pair) for pair in pairs]
+    return sum(first_s for first_s, _ in pairs_s) / sum(second_s for _, second_s in pairs_s)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 FINGERPRINTED_FILES = (
     "config.json",
     "tokenizer.json",
@@ -38,11 +39,7 @@ def find_checkpoint(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            )
-        )
+        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InvalidInput(
             f"{source} is neither a directory nor a reachable hub repository ({first_line(error)})", param="model"

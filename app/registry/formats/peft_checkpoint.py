@@ -101,8 +101,9 @@ class PeftConfig(BaseModel):
         """Raises InvalidInput that names the first field in which the checkpoint is for another model."""
         needed = {"token_dim": backbone.hidden_size}
         if self.kind is PromptKind.KV:
-            num_heads, width = backbone.num_kv_heads, backbone.num_kv_heads * backbone.head_dim
-            needed = {"num_layers": backbone.num_layers, "num_attention_heads": num_heads, "token_dim": width}
+            shape = backbone.kv_shape
+            num_heads, width = shape.num_kv_heads, shape.num_kv_heads * shape.head_dim
+            needed = {"num_layers": shape.num_layers, "num_attention_heads": num_heads, "token_dim": width}
         for name, actual in needed.items():
             declared = getattr(self, name)
             if declared is not None and declared != actual:
@@ -153,7 +154,7 @@ def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes
     fields: dict[str, Any] = {
         "base_model_name_or_path": backbone.name,
         "inference_mode": True,
-        "num_layers": backbone.num_layers,
+        "num_layers": backbone.kv_shape.num_layers,
         "num_transformer_submodules": 1,
         "num_virtual_tokens": prompt.num_virtual_tokens,
         "task_type": "CAUSAL_LM",
@@ -161,8 +162,8 @@ def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes
     if prompt.kind is PromptKind.EMBEDDINGS:
         fields |= {"peft_type": "PROMPT_TUNING", "token_dim": backbone.hidden_size}
     else:
-        width = backbone.num_kv_heads * backbone.head_dim
-        fields |= {"num_attention_heads": backbone.num_kv_heads, "token_dim": width, "encoder_hidden_size": width}
+        num_heads, width = backbone.kv_shape.num_kv_heads, backbone.kv_shape.num_kv_heads * backbone.kv_shape.head_dim
+        fields |= {"num_attention_heads": num_heads, "token_dim": width, "encoder_hidden_size": width}
         fields |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
     config = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     tensors = safetensors.torch.save({TENSOR_NAME: prompt.rows}, metadata={"format": "pt"})

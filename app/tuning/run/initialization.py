@@ -30,7 +30,7 @@ def kv_rms(backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
 
     Returns: (kv_row_size,), equal over the numbers that belong together.
     """
-    width = backbone.num_kv_heads * backbone.head_dim
+    width = backbone.kv_shape.num_kv_heads * backbone.kv_shape.head_dim
     sizes = rows.unflatten(1, (-1, width)).square().mean(dim=(0, 2)).sqrt()
     return sizes.clamp(min=1e-6).repeat_interleave(width)
 

@@ -13,8 +13,9 @@ from tests.support.models import tiny_backbone
 def choose(architecture: str = "llama", *, with_attention: bool = True) -> tuple[list[str], str]:
     """The classes that are replaced, and why."""
     backbone = tiny_backbone(architecture)
-    attend = None if with_attention else attend_sdpa
-    chosen, reason = CpuKernels().choose_replacements(backbone.model, backbone.kv_shape, attend)
+    cpu = CpuKernels()
+    attend = cpu.choose_attend(backbone.dtype, backbone.kv_shape.head_dim)[0] if with_attention else attend_sdpa
+    chosen, reason = cpu.choose_replacements(backbone.model, backbone.kv_shape, attend)
     return sorted({type(module).__name__ for module in chosen.module_to_forward}), reason
 
 

@@ -96,8 +96,10 @@ def test_keys_and_values_are_those_peft_puts_into_the_cache(name: str, tmp_path:
     assert prompt.kind is PromptKind.KV
     with torch.no_grad():
         cache = peft_model.get_prompt(batch_size=1)
-    rows = prompt.rows.view(N, backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
-    for layer in range(backbone.num_layers):
+    rows = prompt.rows.view(
+        N, backbone.kv_shape.num_layers, 2, backbone.kv_shape.num_kv_heads, backbone.kv_shape.head_dim
+    )
+    for layer in range(backbone.kv_shape.num_layers):
         assert torch.equal(rows[:, layer, 0].transpose(0, 1), cache.layers[layer].keys[0])
         assert torch.equal(rows[:, layer, 1].transpose(0, 1), cache.layers[layer].values[0])
 
@@ -144,8 +146,10 @@ def test_peft_loads_what_we_write_and_uses_the_same_values(architecture: str, ki
     if kind is PromptKind.EMBEDDINGS:
         assert torch.equal(used[0], prompt.rows)
         return
-    rows = prompt.rows.view(N, backbone.num_layers, 2, backbone.num_kv_heads, backbone.head_dim)
-    for layer in range(backbone.num_layers):
+    rows = prompt.rows.view(
+        N, backbone.kv_shape.num_layers, 2, backbone.kv_shape.num_kv_heads, backbone.kv_shape.head_dim
+    )
+    for layer in range(backbone.kv_shape.num_layers):
         assert torch.equal(used.layers[layer].keys[0].transpose(0, 1), rows[:, layer, 0])
         assert torch.equal(used.layers[layer].values[0].transpose(0, 1), rows[:, layer, 1])
 
