@@ -21,7 +21,6 @@ from app.answers.generating.generation import TextGenerator
 from app.answers.generating.labels import LabelScorer
 from app.answers.generating.runs import RunService
 from app.answers.measuring.evaluation import Evaluator
-from app.answers.measuring.promote import Promoter
 from app.answers.measuring.token_report import TokenReporter
 from app.answers.prompt_warmer import PromptWarmer
 from app.answers.readiness import Readiness
@@ -98,7 +97,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         readiness,
         Guard(keys),
         Serving(int(time.time()), settings.request_timeout, tuning),
-        *make_answers(opened, readiness),
+        *make_answers(opened),
         metrics=opened.metrics,
         lifespan=lifespan,
     )
@@ -134,7 +133,7 @@ def open_engine(settings: Settings, *, backbone: Backbone | None = None) -> Iter
         yield OpenEngine(backbone, registry, engine, metrics)
 
 
-def make_answers(opened: OpenEngine, readiness: Readiness) -> tuple[object, ...]:
+def make_answers(opened: OpenEngine) -> tuple[object, ...]:
     """What routes ask for by class, from the engine up."""
     backbone, registry, engine = opened.backbone, opened.registry, opened.engine
     finder = TaskFinder(backbone, registry)
@@ -146,7 +145,6 @@ def make_answers(opened: OpenEngine, readiness: Readiness) -> tuple[object, ...]
         RunService(backbone, texts, labels),
         Completer(backbone, texts, labels),
         evaluator,
-        Promoter(evaluator, readiness),
         TokenReporter(backbone, registry, finder, evaluator),
     )
 

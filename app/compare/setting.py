@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
+from app.measure.dataset import Dataset, Example, find_labels, hash_examples, split_examples
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import PromptKind
@@ -44,7 +44,7 @@ class Setting:
         if not self.test:
             raise InvalidInput("test has no examples", param="test")
         if self.plan.labels:
-            check_labels(self.test, self.plan.labels, "test")
+            Dataset("test", self.test).require_labels(self.plan.labels)
         for name in ("num_shots", "lora_rank"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1", param=name)

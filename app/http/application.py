@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
@@ -49,6 +50,7 @@ def build_application(*parts: object, metrics: Metrics, lifespan: Lifespan | Non
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
     )
     app.state.parts = {type(part): part for part in (*parts, metrics)}
     app.state.guard = app.state.parts[Guard]
@@ -58,6 +60,12 @@ def build_application(*parts: object, metrics: Metrics, lifespan: Lifespan | Non
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
     _secure_document(app)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The handler's name in camel case, as OpenAI writes it: `list_tasks` is `listTasks`."""
+    first, *others = route.name.split("_")
+    return first + "".join(map(str.title, others))
 
 
 def _secure_document(app: FastAPI) -> None:

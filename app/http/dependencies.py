@@ -12,7 +12,6 @@ from app.answers.generating.completer import Completer
 from app.answers.generating.labels import LabelScorer
 from app.answers.generating.runs import RunService
 from app.answers.measuring.evaluation import Evaluator
-from app.answers.measuring.promote import Promoter
 from app.answers.measuring.token_report import TokenReporter
 from app.answers.readiness import Readiness
 from app.answers.targets import TaskFinder
@@ -46,7 +45,6 @@ FinderDep = Annotated[TaskFinder, _part(TaskFinder)]
 GuardDep = Annotated[Guard, _part(Guard)]
 LabelsDep = Annotated[LabelScorer, _part(LabelScorer)]
 MetricsDep = Annotated[Metrics, _part(Metrics)]
-PromoterDep = Annotated[Promoter, _part(Promoter)]
 ReadinessDep = Annotated[Readiness, _part(Readiness)]
 RegistryDep = Annotated[Registry, _part(Registry)]
 ReporterDep = Annotated[TokenReporter, _part(TokenReporter)]

@@ -106,14 +106,6 @@ def find_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(sorted(target_to_count)) if has_labels else ()
 
 
-def check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) -> None:
-    """Raises InvalidInput, with the example's number: a target is none of the labels."""
-    stray = find_stray(examples, labels)
-    if stray is not None:
-        message = f"{name}: the target of example {stray + 1} is none of the {len(labels)} labels"
-        raise InvalidInput(message, param="labels")
-
-
 def find_stray(examples: Sequence[Example], labels: Sequence[str]) -> int | None:
     """Index of the first example whose target is none of the labels."""
     known = set(labels)

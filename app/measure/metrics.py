@@ -48,7 +48,8 @@ class LabelScore:
 def per_label(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> tuple[LabelScore, ...]:
     """In the order of `labels`."""
     columns = precision_recall_fscore_support(targets, predictions, labels=list(labels), zero_division=0.0)
-    return tuple(LabelScore(*row) for row in zip(labels, *(column.tolist() for column in columns), strict=True))
+    rows = zip(labels, *(column.tolist() for column in columns), strict=True)
+    return tuple(LabelScore(label, precision, recall, f1, int(count)) for label, precision, recall, f1, count in rows)
 
 
 def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:

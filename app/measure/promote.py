@@ -3,7 +3,7 @@
 `promote` and `publish` are generators. They do everything that reads and writes the registry, and may block on its
 disk; they yield each Measurement they need and are sent its Evaluation. So one text serves a program that measures with
 the plain model (`run_with`), a job in turns on a shared device, and the server, which measures with its engine and
-must not block (`app.answers.measuring.promote`).
+must not block (`Evaluator.promote`).
 """
 
 from __future__ import annotations

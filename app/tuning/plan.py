@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, check_labels, find_labels, hash_examples, split_examples
+from app.measure.dataset import Dataset, Example, find_labels, hash_examples, split_examples
 from app.measure.metrics import is_entity_list
 from app.model.layout import Template
 from app.registry.publication import Publication
@@ -53,7 +53,7 @@ class TuningPlan:
             if not examples:
                 raise InvalidInput(f"{name} has no examples", param=name)
             if self.labels:
-                check_labels(examples, self.labels, name)
+                Dataset(name, examples).require_labels(self.labels)
         self._check_metric()
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.errors import InvalidInput
-from app.measure.dataset import Example, check_labels, find_labels, split_examples
+from app.measure.dataset import Dataset, Example, find_labels, split_examples
 
 
 def test_the_split_is_a_tenth_and_depends_on_the_input_alone() -> None:
@@ -35,5 +35,5 @@ def test_open_targets_are_no_labels(targets: list[str]) -> None:
 
 
 def test_a_target_that_is_no_label_is_refused_with_its_number() -> None:
-    with pytest.raises(InvalidInput, match="train: the target of example 2"):
-        check_labels([Example("a", "x"), Example("b", "z")], ["x", "y"], "train")
+    with pytest.raises(InvalidInput, match="train, example 2: the target is none of the 2 labels"):
+        Dataset("train", (Example("a", "x"), Example("b", "z"))).require_labels(["x", "y"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.answers.generating.labels import LabelChances
 from app.answers.measuring.engine_model import EngineModel
@@ -12,16 +12,19 @@ from app.answers.targets import AnyTarget, Combine, choose_text
 from app.errors import InvalidInput
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Evaluation, Measurement, require_measurable
+from app.measure.promote import Promotion, advance
 from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
     from app.answers.call import Call
+    from app.answers.readiness import Readiness
     from app.answers.targets import Target
     from app.engine.async_engine import AsyncEngine
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
 
 MAX_EXAMPLES: Final = 5000
+Result = TypeVar("Result")
 
 
 class Evaluator:
@@ -63,6 +66,19 @@ class Evaluator:
         if data_name is not None:
             await asyncio.to_thread(self._record, single, examples, measured, data_name)
         return measured
+
+    async def promote(self, task: str, promotion: Promotion[Result], call: Call, readiness: Readiness) -> Result:
+        """What a promotion of `app.measure.promote` returns; threads wait for the registry's disk.
+
+        Raises what it raises; and if something has to be measured, what `Readiness.check_accepting` and
+        `EngineModel.evaluate` raise.
+        """
+        step = await asyncio.to_thread(advance, promotion, None)
+        while isinstance(step, Measurement):
+            readiness.check_accepting()
+            measured = await self.model(task, call).evaluate(step)
+            step = await asyncio.to_thread(advance, promotion, measured)
+        return step.result
 
     async def _evaluate_ensemble(
         self, ensemble: AnyTarget, examples: Sequence[Example], combine: Combine | None, call: Call

@@ -1,26 +1,42 @@
-"""TokenReporter: the report on a version's virtual tokens, put together from registry, backbone and engine."""
+"""TokenReporter: what is known of a version's virtual tokens, and what they do, as the running engine measures it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
-from app.answers.measuring.token_effects import measure_effects
 from app.answers.targets import Target
-from app.insight.report import PromptReport, view_prompt
+from app.errors import InvalidInput
+from app.insight.report import (
+    Effect,
+    EmbeddedToken,
+    MadeOfTokens,
+    PromptReport,
+    PromptView,
+    TokenEffects,
+    made_of_tokens,
+    view_prompt,
+    without_token,
+)
 from app.insight.similarity import compare_prompts
-from app.measure.dataset import Example
+from app.measure.dataset import Example, hash_examples
+from app.measure.evaluation import Measurement
+from app.measure.served_prompt import ServedPrompt
 
 if TYPE_CHECKING:
     from app.answers.call import Call
+    from app.answers.measuring.engine_model import EngineModel
     from app.answers.measuring.evaluation import Evaluator
     from app.answers.targets import TaskFinder
+    from app.insight.similarity import NearToken
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
     from app.task_prompt import TaskPrompt
+
+MAX_ABLATIONS: Final = 20_000
 
 
 class TokenReporter:
@@ -35,9 +51,9 @@ class TokenReporter:
     async def report(
         self,
         task: str,
-        *,
         num_nearest: int | None = None,
         compare: str | None = None,
+        *,
         examples: Sequence[Example] = (),
         call: Call,
     ) -> PromptReport:
@@ -63,3 +79,86 @@ class TokenReporter:
         """What needs neither another version nor an example."""
         initial = self._registry.initial(version)
         return PromptReport(version.id, view_prompt(self._backbone, prompt, num_nearest=num_nearest, initial=initial))
+
+
+class EffectMeter:
+    """Answers the same examples with one prompt after another."""
+
+    def __init__(
+        self, model: EngineModel, backbone: Backbone, served: ServedPrompt, examples: Sequence[Example]
+    ) -> None:
+        self._model = model
+        self._backbone = backbone
+        self._asked = Measurement(served, examples)
+
+    async def measure(self, prompt: TaskPrompt | None) -> Effect:
+        """Loss and accuracy with this prompt."""
+        asked = replace(self._asked, served=replace(self._asked.served, prompt=prompt))
+        if asked.served.labels:
+            metrics = (await self._model.evaluate(asked)).metrics
+            return Effect(metrics["nll"], metrics["accuracy"])
+        return Effect(await self._loss_of_targets(asked), None)
+
+    async def _loss_of_targets(self, asked: Measurement) -> float:
+        """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
+        tokenizer, template = self._backbone.tokenizer, asked.served.template
+        eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        answers = [(*template.encode_target(tokenizer, target), *eos) for target in asked.targets]
+        scores = await self._model.score_answers(asked.served, asked.inputs, answers)
+        return -sum(score / len(answer) for score, answer in zip(scores, answers, strict=True)) / len(answers)
+
+    async def change(self, prompt: TaskPrompt | None, present: Effect) -> Effect:
+        """Against `present`."""
+        found = await self.measure(prompt)
+        accuracy = None if found.accuracy is None else found.accuracy - (present.accuracy or 0.0)
+        return Effect(found.loss - present.loss, accuracy)
+
+
+async def measure_effects(
+    evaluator: Evaluator, backbone: Backbone, target: Target, view: PromptView, examples: Sequence[Example], call: Call
+) -> TokenEffects:
+    """Leave out each virtual token, and put the nearest tokens in the place of all.
+
+    One variant after another: each has its prefix computed once, and only one of them takes room in the cache.
+
+    Raises InvalidInput: more answers than a request may ask for; and what Measurement and EngineModel raise.
+    """
+    prompt = target.prompt
+    assert prompt is not None
+    _require_few(prompt.num_virtual_tokens, len(examples))
+    model = evaluator.model(target.flow, call)
+    meter = EffectMeter(model, backbone, ServedPrompt.of(prompt, target), examples)
+    present = await meter.measure(prompt)
+    without = [await meter.change(without_token(prompt, index), present) for index in range(prompt.num_virtual_tokens)]
+    return TokenEffects(
+        num_examples=len(examples),
+        data_sha256=hash_examples(examples),
+        present=present,
+        without=tuple(without),
+        made_of_tokens=tuple(await _replace_all(backbone, meter, view, present)),
+    )
+
+
+async def _replace_all(backbone: Backbone, meter: EffectMeter, view: PromptView, present: Effect) -> list[MadeOfTokens]:
+    embedded = [token for token in view.virtual_tokens if isinstance(token, EmbeddedToken)]
+    if not embedded:
+        return []
+    measure_to_nearest: dict[Literal["cosine", "distance"], list[NearToken]] = {
+        "cosine": [token.by_cosine[0] for token in embedded],
+        "distance": [token.by_distance[0] for token in embedded],
+    }
+    found = []
+    for nearest_by, nearest in measure_to_nearest.items():
+        variant = await asyncio.to_thread(made_of_tokens, backbone, [near.token_id for near in nearest])
+        effect = await meter.change(variant, present)
+        found.append(MadeOfTokens(nearest_by, tuple(near.token for near in nearest), effect))
+    return found
+
+
+def _require_few(num_virtual_tokens: int, num_examples: int) -> None:
+    num_variants = num_virtual_tokens + 3
+    if num_variants * num_examples > MAX_ABLATIONS:
+        raise InvalidInput(
+            f"{num_virtual_tokens} virtual tokens can be measured on at most {MAX_ABLATIONS // num_variants} examples",
+            param="examples",
+        )

@@ -39,10 +39,8 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 @router.post(
     "/v1/chat/completions",
-    operation_id="createChatCompletion",
     summary="Continue a conversation",
     response_model=ChatCompletion,
-    response_model_exclude_unset=True,
     responses=STREAMED | describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
 )
 async def create_chat_completion(

@@ -28,10 +28,8 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 @router.post(
     "/v1/completions",
-    operation_id="createCompletion",
     summary="Continue a text",
     response_model=Completion,
-    response_model_exclude_unset=True,
     responses=STREAMED | describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
 )
 async def create_completion(

@@ -18,7 +18,6 @@ router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 @router.post(
     "/v1/decisions",
-    operation_id="createDecision",
     summary="Choose among known answers",
     response_model=Decision,
     responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),

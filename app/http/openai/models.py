@@ -21,11 +21,7 @@ ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, exampl
 
 
 @router.get(
-    "/v1/models",
-    operation_id="listModels",
-    summary="List what `model` can name",
-    response_model=ModelList,
-    responses=describe_statuses(401, 500),
+    "/v1/models", summary="List what `model` can name", response_model=ModelList, responses=describe_statuses(401, 500)
 )
 async def list_models(backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, serving: ServingDep) -> Response:
     """The backbone, and every task that has a live version this backbone can serve."""
@@ -44,7 +40,6 @@ async def list_models(backbone: BackboneDep, registry: RegistryDep, engine: Engi
 
 @router.get(
     "/v1/models/{model:path}",
-    operation_id="retrieveModel",
     summary="Show what a name means now",
     response_model=Model,
     responses=describe_statuses(400, 401, 404, 500),
@@ -63,7 +58,6 @@ async def retrieve_model(
 
 @router.delete(
     "/v1/models/{model:path}",
-    operation_id="deleteModel",
     summary="Delete a task, or a version of it",
     response_model=ModelDeleted,
     responses=describe_statuses(400, 401, 404, 408, 412, 413, 415, 500),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from app.answers.measuring.evaluation import MAX_EXAMPLES
-from app.answers.measuring.token_effects import MAX_ABLATIONS
+from app.answers.measuring.token_report import MAX_ABLATIONS
 from app.answers.targets import MAX_ENSEMBLE
 from app.http.dependencies import MAX_TIMEOUT_S
 from app.http.fields import MAX_LABELS, MAX_N, MAX_TEXT_CHARS
@@ -15,7 +15,7 @@ from app.http.openai.decisions_schema import MAX_CHOICES, MAX_LEVELS, MAX_QUESTI
 from app.http.protection.guard import MAX_BODY_BYTES
 from app.http.protection.protocol import MAX_HEADER_BYTES
 from app.http.protection.upload_limits import MAX_UPLOADS
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
+from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES
 from app.http.tasks.runs_schema import MAX_INPUTS
 from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS

@@ -6,10 +6,12 @@ import asyncio
 from functools import cache
 from importlib import metadata
 from importlib.resources import files
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from app.answers.views.reply import Reply
 from app.errors import TuningUnavailable
 from app.http.dependencies import (
     BackboneDep,
@@ -23,7 +25,6 @@ from app.http.dependencies import (
 )
 from app.http.fields import reply
 from app.http.operations.limits import LIMITS
-from app.http.operations.server_schema import BackboneObject, EngineObject, ServerObject, Status, TuningObject
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
 
@@ -31,12 +32,66 @@ router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
 
+class Status(Reply):
+    """Yes; a no is an error with status 503."""
+
+    status: Literal["ok"] = "ok"
+
+
+class BackboneObject(Reply):
+    """The frozen model that all tasks share."""
+
+    name: str
+    fingerprint: str
+    device: str
+    dtype: str
+    quantize: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    has_chat_template: bool
+
+
+class EngineObject(Reply):
+    """Sizes and present load of the engine."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    max_waiting_requests: int
+    max_waiting_tokens: int
+    prompt_lookup: int
+    num_running: int
+    num_waiting: int
+    num_free_blocks: int
+
+
+class TuningObject(Reply):
+    """Whether it takes files and runs jobs."""
+
+    is_available: bool
+    fault: str | None
+    num_unfinished_jobs: int
+
+
+class ServerObject(Reply):
+    """What this server is, and what it takes."""
+
+    object: Literal["server"] = "server"
+    versions: dict[str, str]
+    backbone: BackboneObject
+    engine: EngineObject
+    tuning: TuningObject
+    num_tasks: int
+    limits: dict[str, int | float]
+    request_timeout_s: float
+    has_api_keys: bool
+
+
 @router.get(
-    "/health",
-    operation_id="health",
-    summary="Is it alive?",
-    response_model=Status,
-    responses=describe_statuses(503),
+    "/health", operation_id="health", summary="Is it alive?", response_model=Status, responses=describe_statuses(503)
 )
 async def check_health(readiness: ReadinessDep) -> Response:
     """200 while the event loop and the engine's thread both answer. On 503 restart the process. Needs no key."""
@@ -72,20 +127,9 @@ async def show_metrics(metrics: MetricsDep) -> Response:
     return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get(
-    "/v1/server",
-    operation_id="describeServer",
-    summary="Limits and versions",
-    response_model=ServerObject,
-    responses=describe_statuses(401),
-)
+@router.get("/v1/server", summary="Limits and versions", response_model=ServerObject, responses=describe_statuses(401))
 async def describe_server(
-    *,
-    backbone: BackboneDep,
-    registry: RegistryDep,
-    engine: EngineDep,
-    guard: GuardDep,
-    serving: ServingDep,
+    *, backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, guard: GuardDep, serving: ServingDep
 ) -> Response:
     """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
     dtype = str(backbone.dtype).removeprefix("torch.")

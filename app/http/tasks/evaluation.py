@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import Response
 
 from app.answers.views.evaluations import EvaluationObject, evaluation_object
 from app.errors import InvalidInput
-from app.http.dependencies import (
-    EngineCallDep,
-    EvaluatorDep,
-    FinderDep,
-    Serving,
-    ServingDep,
-)
+from app.http.dependencies import EngineCallDep, EvaluatorDep, FinderDep, Serving, ServingDep
 from app.http.fields import reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES, EvaluateRequest
-from app.http.tasks.examples import read_examples
+from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES, ExampleSource, read_examples
 from app.http.tasks.runs import TaskReference
+from app.http.tasks.runs_schema import CombineField
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 
 
+class EvaluateRequest(ExampleSource):
+    """Examples that the task was not tuned on."""
+
+    record: bool | None = Field(None, description="Keep the figures with the version, at most 256 sets of them.")
+    data_name: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="A name for the examples, with `record`; without it that of the file."
+    )
+    combine: CombineField = None
+    with_predictions: bool | None = Field(None, description="Answer with the prediction of each example, in order.")
+
+
 @router.post(
     "/v1/tasks/{task}/evaluate",
-    operation_id="evaluateTask",
     summary="Measure a task",
     response_model=EvaluationObject,
-    response_model_exclude_unset=True,
     responses=describe_statuses(400, 401, 404, 408, 413, 415, 500, 503, 504),
     openapi_extra={BODY_LIMIT: MAX_EXAMPLES_BODY_BYTES},
 )

@@ -1,18 +1,56 @@
-"""read_examples: the examples of a request, its own or those of an upload."""
+"""Examples of a request: in its body, or in a file uploaded before."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, Field, model_validator
 
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.errors import InvalidInput
+from app.http.dependencies import Serving
+from app.http.fields import MAX_ID_CHARS, Strict, Text
 from app.measure.dataset import Example
 
-if TYPE_CHECKING:
-    from app.http.dependencies import Serving
-    from app.http.tasks.evaluation_schema import ExampleItem, ExampleSource
+MAX_EXAMPLES_BODY_BYTES: Final = 4 * 2**20
+
+
+class ExampleItem(Strict):
+    """What the template's `{input}` stands for, and the answer expected in place of its `{target}`."""
+
+    input: Text
+    target: Annotated[Text, Field(min_length=1)]
+
+
+class ExampleSource(Strict):
+    """Examples in the request, or uploaded before."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["examples"]}, {"required": ["file"]}],
+            "examples": [
+                {
+                    "examples": [
+                        {"input": "a gorgeous, witty film", "target": "positive"},
+                        {"input": "dull and long", "target": "negative"},
+                    ]
+                }
+            ],
+        }
+    )
+
+    examples: Annotated[list[ExampleItem], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = None
+    file: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = Field(
+        None, description="Id of an upload (`/v1/files`) with the examples."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> ExampleSource:
+        if (self.examples is None) == (self.file is None):
+            raise ValueError("needs either examples or file")
+        return self
 
 
 async def read_examples(source: ExampleSource, serving: Serving) -> Sequence[Example]:

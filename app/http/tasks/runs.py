@@ -34,10 +34,8 @@ TaskReference = Annotated[
 
 @router.post(
     "/v1/tasks/{task}/run",
-    operation_id="runTask",
     summary="Use a task",
     response_model=RunReply | RunsReply,
-    response_model_exclude_unset=True,
     responses=STREAMED | STATUSES,
 )
 async def run_task(
@@ -67,10 +65,8 @@ async def run_task(
 
 @router.post(
     "/v1/run",
-    operation_id="runMixed",
     summary="Use several tasks in one call",
     response_model=RunsReply,
-    response_model_exclude_unset=True,
     responses=STATUSES,
 )
 async def run_mixed(items: MixedRunRequest, finder: FinderDep, runs: RunsDep, call: EngineCallDep) -> Response:

@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from app.answers.views.tasks import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
-from app.http.dependencies import BackboneDep, CallDep, IfMatchDep, PromoterDep, RegistryDep, ServingDep
+from app.http.dependencies import BackboneDep, CallDep, EvaluatorDep, IfMatchDep, ReadinessDep, RegistryDep, ServingDep
 from app.http.fields import MAX_PAGE, reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
-from app.http.tasks.evaluation_schema import MAX_EXAMPLES_BODY_BYTES
-from app.http.tasks.examples import read_examples
+from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES, read_examples
 from app.http.tasks.tasks_schema import (
     AliasObject,
     AliasRequest,
@@ -42,7 +41,7 @@ WRITE = describe_statuses(400, 401, 404, 408, 412, 413, 415, 500)
 MEASURE = WRITE | describe_statuses(503, 504)
 
 
-@router.get("/v1/tasks", operation_id="listTasks", summary="List tasks", response_model=TaskList, responses=READ)
+@router.get("/v1/tasks", summary="List tasks", response_model=TaskList, responses=READ)
 async def list_tasks(
     registry: RegistryDep,
     limit: Limit = 100,
@@ -54,22 +53,14 @@ async def list_tasks(
     return reply(TaskList(data=rest[:limit], has_more=len(rest) > limit))
 
 
-@router.get(
-    "/v1/tasks/{task}", operation_id="retrieveTask", summary="Show a task", response_model=TaskObject, responses=READ
-)
+@router.get("/v1/tasks/{task}", summary="Show a task", response_model=TaskObject, responses=READ)
 async def retrieve_task(task: TaskName, registry: RegistryDep) -> Response:
     """The task, its live version and its aliases. The `ETag` header is what `If-Match` asks for."""
     found = await asyncio.to_thread(registry.task, task)
     return reply(TaskObject.model_validate(found), headers=await _etag(registry, task))
 
 
-@router.get(
-    "/v1/tasks/{task}/versions",
-    operation_id="listVersions",
-    summary="List a task's versions",
-    response_model=VersionList,
-    responses=READ,
-)
+@router.get("/v1/tasks/{task}/versions", summary="List a task's versions", response_model=VersionList, responses=READ)
 async def list_versions(
     task: TaskName,
     registry: RegistryDep,
@@ -83,11 +74,7 @@ async def list_versions(
 
 
 @router.get(
-    "/v1/tasks/{task}/versions/{number}",
-    operation_id="retrieveVersion",
-    summary="Show a version",
-    response_model=VersionObject,
-    responses=READ,
+    "/v1/tasks/{task}/versions/{number}", summary="Show a version", response_model=VersionObject, responses=READ
 )
 async def retrieve_version(task: TaskName, number: Number, registry: RegistryDep) -> Response:
     """One version: its template, labels, defaults, figures and where it comes from."""
@@ -97,7 +84,6 @@ async def retrieve_version(task: TaskName, number: Number, registry: RegistryDep
 
 @router.get(
     "/v1/tasks/{task}/versions/{number}/evaluations",
-    operation_id="listEvaluations",
     summary="List a version's evaluations",
     response_model=EvaluationList,
     responses=READ,
@@ -113,7 +99,6 @@ async def list_evaluations(task: TaskName, number: Number, registry: RegistryDep
 
 @router.post(
     "/v1/tasks/{task}/versions",
-    operation_id="createVersion",
     summary="Publish a version",
     status_code=201,
     response_model=VersionObject,
@@ -150,7 +135,8 @@ async def create_version(
     request: Request,
     backbone: BackboneDep,
     registry: RegistryDep,
-    promoter: PromoterDep,
+    evaluator: EvaluatorDep,
+    readiness: ReadinessDep,
     call: CallDep,
     if_match: IfMatchDep,
 ) -> Response:
@@ -166,14 +152,13 @@ async def create_version(
     promotion = publish(
         registry, task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match
     )
-    version = await promoter.run(task, promotion, call)
+    version = await evaluator.promote(task, promotion, call, readiness)
     headers = {**await _etag(registry, task), "location": f"/v1/tasks/{task}/versions/{version.number}"}
     return reply(VersionObject.model_validate(version), status=201, headers=headers)
 
 
 @router.put(
     "/v1/tasks/{task}/aliases/{alias}",
-    operation_id="setAlias",
     summary="Move an alias",
     response_model=AliasObject,
     responses=MEASURE,
@@ -185,7 +170,8 @@ async def set_alias(
     alias: AliasName,
     request: AliasRequest,
     registry: RegistryDep,
-    promoter: PromoterDep,
+    evaluator: EvaluatorDep,
+    readiness: ReadinessDep,
     serving: ServingDep,
     call: CallDep,
     if_match: IfMatchDep,
@@ -203,7 +189,7 @@ async def set_alias(
         examples = await read_examples(request.gate, serving)
         asked = GateRequest(examples, request.gate.metric, request.gate.tolerance or 0.0)
     promotion = promote(registry, task, alias, target, gate=asked, force=bool(request.force), if_match=if_match)
-    await promoter.run(task, promotion, call)
+    await evaluator.promote(task, promotion, call, readiness)
     gate = await asyncio.to_thread(find_gate, registry, task, alias)
     shown = AliasObject(task=task, alias=alias, target=target, gate=gate)
     return reply(shown, headers=await _etag(registry, task))
@@ -211,7 +197,6 @@ async def set_alias(
 
 @router.delete(
     "/v1/tasks/{task}/aliases/{alias}/gate",
-    operation_id="deleteGate",
     summary="Take an alias's gate away",
     response_model=DeletedObject,
     responses=WRITE,
@@ -223,11 +208,7 @@ async def delete_gate(task: TaskName, alias: AliasName, registry: RegistryDep, i
 
 
 @router.delete(
-    "/v1/tasks/{task}/aliases/{alias}",
-    operation_id="deleteAlias",
-    summary="Delete an alias",
-    response_model=DeletedObject,
-    responses=WRITE,
+    "/v1/tasks/{task}/aliases/{alias}", summary="Delete an alias", response_model=DeletedObject, responses=WRITE
 )
 async def delete_alias(task: TaskName, alias: AliasName, registry: RegistryDep, if_match: IfMatchDep) -> Response:
     """The versions it named stay. Without `live`, the bare task name means nothing until the alias is set again."""
@@ -236,11 +217,7 @@ async def delete_alias(task: TaskName, alias: AliasName, registry: RegistryDep, 
 
 
 @router.delete(
-    "/v1/tasks/{task}/versions/{number}",
-    operation_id="deleteVersion",
-    summary="Delete a version",
-    response_model=DeletedObject,
-    responses=WRITE,
+    "/v1/tasks/{task}/versions/{number}", summary="Delete a version", response_model=DeletedObject, responses=WRITE
 )
 async def delete_version(task: TaskName, number: Number, registry: RegistryDep, if_match: IfMatchDep) -> Response:
     """A version that an alias names cannot go: move the alias first. Requests that already run are not affected."""
@@ -249,11 +226,7 @@ async def delete_version(task: TaskName, number: Number, registry: RegistryDep, 
 
 
 @router.delete(
-    "/v1/tasks/{task}",
-    operation_id="deleteTask",
-    summary="Delete a task with all its versions",
-    response_model=DeletedObject,
-    responses=WRITE,
+    "/v1/tasks/{task}", summary="Delete a task with all its versions", response_model=DeletedObject, responses=WRITE
 )
 async def delete_task(task: TaskName, registry: RegistryDep, if_match: IfMatchDep) -> Response:
     """Requests that already run are not affected."""

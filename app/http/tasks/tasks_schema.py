@@ -10,7 +10,7 @@ from app.answers.views.reply import Reply
 from app.answers.views.tasks import GateObject, RecordedEvaluationObject, TaskObject, VersionObject
 from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Strict, Text
 from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
-from app.http.tasks.evaluation_schema import ExampleSource
+from app.http.tasks.examples import ExampleSource
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE

@@ -64,7 +64,6 @@ class FileDeleted(Reply):
 
 @router.post(
     "",
-    operation_id="createFile",
     summary="Upload examples",
     response_model=FileObject,
     responses=WRITE,
@@ -105,7 +104,7 @@ async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningD
     return await guard.uploads.check(partial(tuning.files.add, filename, content, purpose))
 
 
-@router.get("", operation_id="listFiles", summary="List uploads", response_model=FileList)
+@router.get("", summary="List uploads", response_model=FileList)
 async def list_files(
     tuning: TuningDep,
     after: Annotated[str | None, Query(max_length=MAX_ID_CHARS, description="The last id of the page before.")] = None,
@@ -121,7 +120,7 @@ async def list_files(
     return page_with_ends(*await asyncio.to_thread(page))
 
 
-@router.get("/{file_id}", operation_id="retrieveFile", summary="Show an upload", response_model=FileObject)
+@router.get("/{file_id}", summary="Show an upload", response_model=FileObject)
 async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Its name, its size, and how many examples it has."""
     return await asyncio.to_thread(tuning.files.get, file_id)
@@ -129,7 +128,6 @@ async def retrieve_file(file_id: FileId, tuning: TuningDep) -> Any:
 
 @router.get(
     "/{file_id}/content",
-    operation_id="downloadFile",
     summary="Download an upload",
     response_class=Response,
     responses={
@@ -146,9 +144,7 @@ async def download_file(file_id: FileId, tuning: TuningDep) -> Response:
     return Response(content, media_type="application/octet-stream")
 
 
-@router.delete(
-    "/{file_id}", operation_id="deleteFile", summary="Delete an upload", response_model=FileDeleted, responses=WRITE
-)
+@router.delete("/{file_id}", summary="Delete an upload", response_model=FileDeleted, responses=WRITE)
 async def delete_file(file_id: FileId, tuning: TuningDep) -> Any:
     """Refused while a job that has not ended needs it. What was learned from it stays."""
     await asyncio.to_thread(tuning.delete_file, file_id)

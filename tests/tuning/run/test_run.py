@@ -157,7 +157,7 @@ def test_events_tell_the_run_from_start_to_stop() -> None:
 
 
 def test_a_target_that_is_no_label_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="train: the target of example 2"):
+    with pytest.raises(InvalidInput, match="train, example 2: the target is none of"):
         fit(tiny_backbone(), CONFIG, labels=("no", "other"))
 
 
