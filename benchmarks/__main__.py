@@ -35,12 +35,9 @@ PARTS = {
     "many-tasks": "benchmarks.parts.many_tasks",
     "cold-task": "benchmarks.parts.cold_task",
     "prompt-length": "benchmarks.parts.prompt_length",
-    "start-up": "benchmarks.parts.start_up",
     "http": "benchmarks.parts.http_cost",
     "decode": "benchmarks.parts.decode",
-    "int8": "benchmarks.parts.int8",
     "co-serving": "benchmarks.parts.co_serving",
-    "population": "benchmarks.parts.population",
     "trees": "benchmarks.parts.trees",
     "gpu": "benchmarks.gpu.measure",
 }

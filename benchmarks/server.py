@@ -22,7 +22,6 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
-from benchmarks.peers.protocol import resident_bytes
 
 ROOT = Path(__file__).parents[1]
 LISTENING = re.compile(r"listening on http://([\d.]+):(\d+)")
@@ -32,14 +31,11 @@ TEMPLATE = Template("{input}{target}")
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Attributes:
-    ready_s: from the start of the process until `/ready` said yes.
-    """
+    """Where it listens, and the process that it is."""
 
     host: str
     port: int
     process_id: int
-    ready_s: float
 
     @property
     def url(self) -> str:
@@ -63,10 +59,6 @@ class RunningServer:
                     raise
                 time.sleep(0.02)
 
-    @property
-    def resident_bytes(self) -> int:
-        return resident_bytes(self.process_id)
-
 
 def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt], labels: Sequence[str] = ()) -> None:
     """Each prompt as `task0`, `task1` and so on, with a template that is the bare input."""
@@ -86,7 +78,6 @@ def serve(model: Path, registry: Path, *, tree: Path = ROOT, **settings: object)
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
-            began_s = time.perf_counter()
             process = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "serve", "--model", model, "--registry", registry, "--port", "0"],
                 stdout=stream,
@@ -96,7 +87,7 @@ def serve(model: Path, registry: Path, *, tree: Path = ROOT, **settings: object)
             )
         try:
             host, port = _wait_until_ready(process, log)
-            yield RunningServer(host, port, process.pid, time.perf_counter() - began_s)
+            yield RunningServer(host, port, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)

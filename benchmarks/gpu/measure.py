@@ -29,8 +29,6 @@ from benchmarks.workloads import Dimensions, Outcome, Workload
 
 RESERVE_S = 45.0
 """No step begins with less than this left of the budget."""
-MAX_TOGETHER = 0.35
-"""Of the time that eight prompts take separately, on a device."""
 MIXED_ON_DEVICE, CONTEXT = Dimensions(num_requests=256), Dimensions(256, min_input_tokens=512, max_input_tokens=512)
 BATCH_TO_BOUND = {1: 1.25, 64: 1.4}
 """What a decode step of the large shape may take of its floor."""
@@ -78,7 +76,7 @@ def _steps(setting: Setting, device: torch.device, say: Say) -> Iterator[Step]:
         yield f"prompts, {shape.name}", lambda setup=setup: prompt_length.measure(setup, say)  # type: ignore[misc]
         yield f"batching, {shape.name}", lambda setup=setup: [_measure_batching(setup, say)]  # type: ignore[misc]
         if shape is small:
-            yield f"tuning, {shape.name}", lambda setup=setup: [_measure_tuning(setup, say)]  # type: ignore[misc]
+            yield f"tuning, {shape.name}", lambda setup=setup: [_measure_tuning(setup)]  # type: ignore[misc]
 
 
 def _sized(setting: Setting, shape: Shape, dimensions: Dimensions) -> Setting:
@@ -121,9 +119,7 @@ def _measure_batching(setup: Setup, say: Say) -> Part:
     )
 
 
-def _measure_tuning(setup: Setup, say: Say) -> Part:
-    from app.task_prompt import PromptKind
-    from benchmarks.parts.population import Pair, measure_pairs  # the tuner wants pydantic, and the rest does not
+def _measure_tuning(setup: Setup) -> Part:
+    from benchmarks.gpu.tuning import measure_tuning  # the tuner wants pydantic, and the rest does not
 
-    pairs = [Pair(PromptKind.EMBEDDINGS, batch_size=4)]
-    return measure_pairs(setup.backbone, pairs, setup.setting.num_rounds, say, name="tuning", at_most=MAX_TOGETHER)
+    return measure_tuning(setup.backbone, setup.device, setup.setting.num_rounds)

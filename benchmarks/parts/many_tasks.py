@@ -19,7 +19,6 @@ from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import TaskPrompt
 from benchmarks.part import Part, Ratio, Say, speed
-from benchmarks.peers.protocol import resident_bytes
 from benchmarks.rounds import Contender, Measurement, interleave
 from benchmarks.server import publish_tasks
 from benchmarks.setup import Setup
@@ -134,12 +133,16 @@ def _registered_bytes(setup: Setup, prompts: tuple[TaskPrompt, ...]) -> tuple[fl
         publish_tasks(Path(folder), setup.backbone, prompts)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or what was freed would be taken again, and not be seen
-        before = resident_bytes()
+        before = _resident_bytes()
         registry = Registry(FileStore(Path(folder)), setup.backbone, max_cache_bytes=2**40)
         loaded = [registry.prompt(registry.resolve(f"task{index}")) for index in range(len(prompts))]
         gc.collect()
-        held = resident_bytes() - before
+        held = _resident_bytes() - before
         registry.close()
     rows = loaded[0].rows
     assert isinstance(rows, torch.Tensor)
     return rows.numel() * rows.element_size(), held / len(prompts)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -96,15 +96,10 @@ def serve(peer: Peer) -> None:
         answers.flush()
 
 
-def resident_bytes(process_id: int | str = "self") -> int:
-    with open(f"/proc/{process_id}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _answer(peer: Peer, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     if verb == "load":
         peer.load(Load(**fields))
-        return {"resident_bytes": resident_bytes(), "version": peer.version}
+        return {"version": peer.version}
     before_s = time.process_time()
     ran = peer.run(Run(**fields))
     return asdict(ran) | {"cpu_s": time.process_time() - before_s}

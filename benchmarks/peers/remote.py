@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -51,17 +50,12 @@ class RemotePeer:
     Args: process: the leader of a process group of its own.
 
     Attributes:
-        load_s: from the process's start until it could take requests.
-        resident_bytes: then.
         version: of what is measured.
     """
 
-    def __init__(self, process: subprocess.Popen[str], wanted: Load, started_s: float) -> None:
+    def __init__(self, process: subprocess.Popen[str], wanted: Load) -> None:
         self._process = process
-        loaded = self._ask("load", asdict(wanted))
-        self.load_s = time.perf_counter() - started_s
-        self.resident_bytes = int(loaded["resident_bytes"])
-        self.version = str(loaded["version"])
+        self.version = str(self._ask("load", asdict(wanted))["version"])
 
     def run(self, workload: Workload) -> Outcome:
         """Raises CannotError."""
@@ -153,7 +147,6 @@ def _start(entry: Entry, setup: Setup, workload: Workload) -> Iterator[RemotePee
             scratch=folder,
         )
         ours = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        started_s = time.perf_counter()
         process = subprocess.Popen(
             [python, "-m", f"benchmarks.peers.{entry.module}"],
             stdin=subprocess.PIPE,
@@ -165,7 +158,7 @@ def _start(entry: Entry, setup: Setup, workload: Workload) -> Iterator[RemotePee
             env=ours | variables,
         )
         try:
-            yield RemotePeer(process, wanted, started_s)
+            yield RemotePeer(process, wanted)
         finally:
             end_peer(process)
 
