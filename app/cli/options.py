@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from app.cli.places.remote_server import RemoteServer
 from app.errors import InvalidInput, complain
 from app.settings import ClientSettings, Panel, Settings
-from app.tuning.config import HYPERPARAMETERS, Init, TuneConfig
-from app.tuning.hyperparameter import Hyperparameter
+from app.tuning.config import HYPERPARAMETERS, Hyperparameter, Init, TuneConfig
 
 if TYPE_CHECKING:
     from app.model.layout import Template

@@ -12,8 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from app.errors import InvalidInput
-from app.tuning.config import AXES, Init, TuneConfig
-from app.tuning.hyperparameter import declare, declared_of, named
+from app.tuning.config import AXES, Init, TuneConfig, declare, declared_of, named
 
 MAX_MEMBERS = 64
 LEARNING_RATES = (0.03, 0.1, 0.3)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 from pydantic import BeforeValidator, Field, create_model
 
 from app.http.fields import Strict
-from app.tuning.config import HYPERPARAMETERS
-from app.tuning.hyperparameter import Hyperparameter
+from app.tuning.config import HYPERPARAMETERS, Hyperparameter
 from app.tuning.search import MAX_MEMBERS, SEARCH_HYPERPARAMETERS
 
 MAX_INIT_TEXT_CHARS: Final = 8192
