@@ -121,7 +121,7 @@ def reply(
 ) -> Response:
     """A document serialized once, which a handler returns as it is; FastAPI would check and build it again.
 
-    Args: exclude_unset: leave out fields that were not given, as the route's `response_model_exclude_unset` says.
+    Args: exclude_unset: leave out fields that were not given.
     """
     return Response(body.model_dump_json(exclude_unset=exclude_unset), status, headers, "application/json")
 

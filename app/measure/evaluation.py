@@ -87,11 +87,7 @@ class Evaluation:
     @classmethod
     def of_texts(cls, predictions: Sequence[str], targets: Sequence[str]) -> Evaluation:
         """Of a task that writes."""
-        figures = {
-            "exact_match": metrics.exact_match(predictions, targets),
-            "token_f1": metrics.token_f1(predictions, targets),
-            "rouge_l": metrics.rouge_l(predictions, targets),
-        }
+        figures = {name: of(predictions, targets) for name, of in metrics.NAME_TO_TEXT_METRIC.items()}
         if metrics.is_entity_list(targets):
             figures["entity_f1"] = metrics.entity_f1(predictions, targets)
         return cls(figures | {"num_examples": float(len(targets))}, tuple(predictions))

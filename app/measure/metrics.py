@@ -74,6 +74,10 @@ def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
     return sum(scores) / len(scores)
 
 
+NAME_TO_TEXT_METRIC = {"exact_match": exact_match, "token_f1": token_f1, "rouge_l": rouge_l}
+"""Means over examples."""
+
+
 def entity_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     """Micro F1 over answers such as "type = entity; type = entity". Type and words must both match; "none" is none."""
     found = [entities_of(text) for text in predictions]
@@ -117,17 +121,10 @@ def shares_of(metric: str, prediction: str, target: str) -> tuple[float, float]:
 
     Args: metric: "exact_match", "token_f1", "rouge_l" or "entity_f1".
     """
-    match metric:
-        case "exact_match":
-            return exact_match([prediction], [target]), 1.0
-        case "token_f1":
-            return token_f1([prediction], [target]), 1.0
-        case "rouge_l":
-            return rouge_l([prediction], [target]), 1.0
-        case "entity_f1":
-            found, wanted = entities_of(prediction), entities_of(target)
-            return 2.0 * (found & wanted).total(), float(found.total() + wanted.total())
-    raise ValueError(metric)
+    if metric == "entity_f1":
+        found, wanted = entities_of(prediction), entities_of(target)
+        return 2.0 * (found & wanted).total(), float(found.total() + wanted.total())
+    return NAME_TO_TEXT_METRIC[metric]([prediction], [target]), 1.0
 
 
 def words_of(text: str) -> list[str]:

@@ -133,7 +133,11 @@ async def describe_server(
 ) -> Response:
     """What this server is: its versions, backbone, sizes, load, and every limit a request can meet."""
     dtype = str(backbone.dtype).removeprefix("torch.")
-    of_backbone = BackboneObject.fields_of(backbone) | {"device": str(backbone.device), "dtype": dtype}
+    of_backbone = BackboneObject.fields_of(backbone) | {
+        "device": str(backbone.device),
+        "dtype": dtype,
+        "num_layers": backbone.kv_shape.num_layers,
+    }
     of_engine = EngineObject.fields_of(engine.stats) | EngineObject.fields_of(engine.config)
     shown = ServerObject(
         versions={name: package_version(name) for name in ("softswap", "torch", "transformers", "fastapi")},
