@@ -15,7 +15,7 @@ from app.model.attention import (
     attention_forward,
     register_attention,
 )
-from app.model.cuda.varlen_attention import attend_varlen
+from app.model.cuda.kernels import attend_varlen
 from app.model.kv_cache import KVCache, KVShape
 from tests.support.compiled import attend_compiled, needs_compiler
 from tests.support.models import tiny_backbone

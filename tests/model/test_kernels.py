@@ -7,7 +7,7 @@ from app.model.attention import attend_sdpa
 from app.model.cpu import kernels as cpu_kernels
 from app.model.cpu.compiled_attention import compile_attention
 from app.model.cpu.compiler import CompilationError
-from app.model.cuda.varlen_attention import BLOCK_MULTIPLE, attend_varlen, can_varlen, has_paged_varlen
+from app.model.cuda.kernels import BLOCK_MULTIPLE, attend_varlen, can_varlen, has_paged_varlen
 from app.model.kernels import Kernels, kernels_for
 from tests.support.compiled import needs_compiler
 from tests.support.models import tiny_backbone
