@@ -26,8 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.page import render_part, write_page
 from benchmarks.part import RESULTS, Run, failed
-from benchmarks.setting import PEERS, Setting
-from benchmarks.setup import Setup
+from benchmarks.setup import PEERS, Setting, Setup
 
 PARTS = {
     "peers": "benchmarks.parts.peers",
@@ -93,7 +92,6 @@ def _setting(options: argparse.Namespace) -> Setting:
         other=options.other and options.other.resolve(),
         only=tuple(options.only),
         budget_s=options.budget or setting.budget_s,
-        phase_s=options.seconds or setting.phase_s,
     )
 
 
@@ -114,7 +112,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save", dest="out", action="store_const", const=RESULTS, help="keep it in benchmarks/results")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep it in another folder")
     parser.add_argument("--other", type=Path, metavar="DIR", help="trees: the source tree to compare this one with")
-    parser.add_argument("--seconds", type=float, help="co-serving: of each load in a round (default: 12)")
     parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="gpu: some of its steps (default: all)")
     parser.add_argument("--budget", type=float, metavar="S", help="gpu: no step begins after that (default: 540)")
     options = parser.parse_args(arguments)

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -35,19 +36,13 @@ class Machine:
         """The running one. `num_cores` are those this process may use, `num_threads` those torch computes with."""
         return cls(
             cpu=_cpu_model(),
-            num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            num_cores=len(os.sched_getaffinity(0)),
             num_threads=torch.get_num_threads(),
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             instruction_set=torch.backends.cpu.get_cpu_capability(),
             system=f"{platform.system()} {platform.release()}",
-            versions={"python": platform.python_version(), **_versions()},
-        )
-
-    def __str__(self) -> str:
-        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return (
-            f"{self.cpu}, {self.num_cores} cores, {self.num_threads} threads, {self.instruction_set}, "
-            f"{self.memory_bytes / 2**30:.0f} GiB, {self.system}; {versions}"
+            versions={"python": platform.python_version()}
+            | {name: version(name) for name in PACKAGES if find_spec(name)},
         )
 
 
@@ -133,16 +128,6 @@ class Device:
         size = 128 if self.is_rehearsal else 8192 if self.place.type == "cuda" else 2048
         one, other = (torch.randn(size, size, device=self.place).to(self.dtype) for _ in range(2))
         return 2 * size**3 / self.seconds(lambda: one @ other)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _cpu_model() -> str:

@@ -23,8 +23,7 @@ from benchmarks.part import Part, Say, failed, speed
 from benchmarks.parts import decode, prompt_length
 from benchmarks.peers.transformers_peer import generate_batch
 from benchmarks.rounds import Contender, interleave, whole
-from benchmarks.setting import Setting
-from benchmarks.setup import Setup
+from benchmarks.setup import Setting, Setup
 from benchmarks.workloads import Dimensions, Outcome, Workload
 
 RESERVE_S = 45.0

@@ -28,8 +28,7 @@ from benchmarks.load import Answer, arrive_at_random, keep_busy
 from benchmarks.machine import Stopwatch
 from benchmarks.part import Part, Ratio, Say
 from benchmarks.server import ROOT, RunningServer, serve
-from benchmarks.setting import Setting
-from benchmarks.setup import Setup
+from benchmarks.setup import Setting, Setup
 
 MESSAGES = ROOT / "docs" / "messages.csv"
 MODELS = ("headline", "sentiment", "domain", "language")

@@ -15,21 +15,12 @@ from benchmarks.workloads import Workload
 ONE_BY_ONE, GROUPED = "PEFT one by one", "PEFT grouped by task"
 TIE = 1e-3
 """Logits have a standard deviation of about 1.4; float32 sums in another order differ by about 1e-5."""
-DTYPE_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
-    "float32": {
-        ONE_BY_ONE: 16,
-        GROUPED: 4,
-        "vLLM, prompt_embeds": 1.0,
-        "llama.cpp": 1.5,
-        "transformers, continuous batching": 3,
-    },
-    "bfloat16": {
-        ONE_BY_ONE: 16,
-        GROUPED: 4,
-        "vLLM, prompt_embeds": 1.1,
-        "llama.cpp": 1.8,
-        "transformers, continuous batching": 5,
-    },
+NAME_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
+    ONE_BY_ONE: {"float32": 16, "bfloat16": 16},
+    GROUPED: {"float32": 4, "bfloat16": 4},
+    "vLLM, prompt_embeds": {"float32": 1.0, "bfloat16": 1.1},
+    "llama.cpp": {"float32": 1.5, "bfloat16": 1.8},
+    "transformers, continuous batching": {"float32": 3, "bfloat16": 5},
 }
 
 
@@ -86,7 +77,7 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
             **peers.versions,
         },
         contenders=found,
-        ratios=_ratios(found, DTYPE_TO_BOUNDS[setting.dtype]),
+        ratios=_ratios(found, setting.dtype),
         agreement={
             f"{name} = {right}": asdict(compare(few, tokens, name_to_few[right], setup.peft))
             for name, tokens in name_to_few.items()
@@ -112,12 +103,14 @@ def compare(
     return Agreement(len(workload.requests), num_equal, num_ties, round(max(gaps, default=0.0), 5))
 
 
-def _ratios(found: Mapping[str, Measurement], bounds: Mapping[str, float]) -> dict[str, Ratio]:
+def _ratios(found: Mapping[str, Measurement], dtype: str) -> dict[str, Ratio]:
     """softswap's speed over each peer's; of llama.cpp's numbers of slots the best counts."""
     slots = {name: each.median_tokens_per_s for name, each in found.items() if name.startswith("llama.cpp")}
     best = max(slots, key=slots.__getitem__, default=None)
     return {
-        f"softswap / {name}": speed(found, "softswap", name, bounds.get("llama.cpp" if name == best else name))
+        f"softswap / {name}": speed(
+            found, "softswap", name, NAME_TO_BOUNDS.get("llama.cpp" if name == best else name, {}).get(dtype)
+        )
         for name in found
         if not name.startswith("softswap")
     }

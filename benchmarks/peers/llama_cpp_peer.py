@@ -20,7 +20,7 @@ import llama_cpp  # type: ignore[import-not-found]
 import numpy as np
 
 from benchmarks.peers.gguf_file import write_gguf
-from benchmarks.peers.protocol import CannotError, Load, Peer, Ran, Run, serve
+from benchmarks.peers.protocol import CannotError, Load, Ran, Run, serve
 
 NUM_BATCHED_TOKENS = 512
 NUM_PHYSICAL_TOKENS = 512
@@ -36,7 +36,7 @@ class _Slot:
     tokens: list[int] = field(default_factory=list)
 
 
-class LlamaCppPeer(Peer):
+class LlamaCppPeer:
     """One context, one batch at a time."""
 
     version = f"of llama-cpp-python {llama_cpp.__version__}"

@@ -10,9 +10,8 @@ import json
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 
 class CannotError(Exception):
@@ -69,15 +68,13 @@ class Ran:
     first_token_s: list[float]
 
 
-class Peer(ABC):
+class Peer(Protocol):
     """What runs in the other environment. Attributes: version: of what is measured."""
 
     version: str
 
-    @abstractmethod
     def load(self, wanted: Load) -> None: ...
 
-    @abstractmethod
     def run(self, wanted: Run) -> Ran: ...
 
 

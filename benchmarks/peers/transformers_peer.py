@@ -15,12 +15,12 @@ import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
-from benchmarks.peers.protocol import CannotError, Load, Peer, Ran, Run, serve
+from benchmarks.peers.protocol import CannotError, Load, Ran, Run, serve
 
 BLOCK_SIZE = 32
 
 
-class TransformersPeer(Peer):
+class TransformersPeer:
     """`generate_batch`, its manager kept between runs."""
 
     version = transformers.__version__

@@ -20,7 +20,7 @@ import vllm  # type: ignore[import-not-found]
 from safetensors.torch import load_file
 from vllm import LLM, SamplingParams
 
-from benchmarks.peers.protocol import Load, Peer, Ran, Run, serve
+from benchmarks.peers.protocol import Load, Ran, Run, serve
 
 BLOCK_SIZE = 32
 """The least that vLLM takes on a CPU."""
@@ -28,7 +28,7 @@ NUM_POSITIONS = 512
 """Or as many as are needed; what is compiled depends on it, and is kept."""
 
 
-class VllmPeer(Peer):
+class VllmPeer:
     """One engine in this process, stepped by hand, so that first tokens are seen when they are there."""
 
     version = vllm.__version__

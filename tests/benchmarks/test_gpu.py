@@ -15,8 +15,7 @@ from app.engine.output.output import Delta
 from benchmarks.__main__ import main
 from benchmarks.gpu import correctness, measure
 from benchmarks.models import TINY_LLAMA, TINY_QWEN3, Shape, num_flops_per_token, num_weight_bytes
-from benchmarks.setting import Setting
-from benchmarks.setup import Setup
+from benchmarks.setup import Setting, Setup
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,7 @@ import pytest
 from benchmarks.__main__ import PARTS, main
 from benchmarks.parts import co_serving, trees
 from benchmarks.server import ROOT
-from benchmarks.setting import Setting
-from benchmarks.setup import Setup
+from benchmarks.setup import Setting, Setup
 
 pytestmark = pytest.mark.slow
 
