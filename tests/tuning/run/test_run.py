@@ -122,6 +122,7 @@ def test_a_run_stops_when_asked() -> None:
     assert (tuned.num_steps, tuned.stop_reason) == (1, "stopped")
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # the model is still broken when it is measured
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best() -> None:
     backbone = tiny_backbone()
     seen: list[TuneEvent] = []
