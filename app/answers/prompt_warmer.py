@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
 
 from app.engine.async_engine import AsyncEngine
 from app.engine.threads.passing_threads import on_passing_thread
 from app.errors import NotFound, RegistryUnavailable, SoftswapError
 from app.registry.registry import Registry
-
-if TYPE_CHECKING:
-    from app.registry.version import Version
+from app.registry.version import Version
 
 logger = logging.getLogger(__name__)
 

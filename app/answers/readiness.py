@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from app.engine.async_engine import AsyncEngine
 from app.errors import Draining, EngineDead
-
-if TYPE_CHECKING:
-    from app.engine.async_engine import AsyncEngine
 
 MAX_HEARTBEAT_AGE_S = 60.0
 

@@ -13,22 +13,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
+
+from transformers import PreTrainedTokenizerFast
 
 from app.answers.generating.labels import LabelChances
 from app.engine.gather import all_of
 from app.errors import InvalidInput, NotFound, naming
 from app.measure.metrics import words_of
+from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt, encode_text
 from app.registry.reference import JOINT, name_together, spell_out
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
-    from app.registry.version import Version
-    from app.task_prompt import TaskPrompt
+from app.registry.registry import Registry
+from app.registry.version import Version
+from app.task_prompt import TaskPrompt
 
 MAX_CHARS_AT_ONCE: Final = 4096
 """A longer text is encoded in a thread, so that other requests need not wait for it."""

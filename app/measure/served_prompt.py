@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from app.errors import InvalidInput
 from app.measure.encoding import EncodedExample, encode_text_within
+from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
-
-if TYPE_CHECKING:
-    from app.model.backbone import Backbone
-    from app.task_prompt import TaskPrompt
+from app.task_prompt import TaskPrompt
 
 DEFAULT_MAX_NEW_TOKENS = 64
 

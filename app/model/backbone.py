@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.attention import ATTENTION_NAME, register_attention
@@ -28,9 +29,6 @@ from app.model.loading.checkpoint import (
 )
 from app.model.loading.exactness import check_packing, probe_kv_shape
 from app.model.loading.quantized_linear import quantize_linears
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

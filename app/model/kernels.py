@@ -7,17 +7,14 @@ implementation; no other module of the package imports anything from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from app.model.attention import Attend, attend_sdpa
 from app.model.decode_graphs import Replay
 from app.model.kv_cache import KVShape
 from app.model.replacements import Replacements
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class Kernels:

@@ -12,13 +12,11 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from transformers import PreTrainedModel
 
 MAX_RELATIVE_ERROR = 1e-3
 MAX_RELATIVE_ERROR_OF_HALVES = 0.05

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from app.task_prompt import TaskPrompt
+from app.task_prompt import TaskPrompt
 
 INPUT, TARGET = "{input}", "{target}"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
+from app.model.backbone import Backbone
 from app.registry.formats.binding import bind_rows, norm_warnings, require_possible_size, why_missing
 from app.registry.formats.manifest import MANIFEST_FILE, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
@@ -19,9 +19,6 @@ from app.registry.formats.safetensors_file import INITIAL_FILE
 from app.registry.publication import CARD_FILE, Publication
 from app.registry.store import Entry, Store
 from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
-
-if TYPE_CHECKING:
-    from app.model.backbone import Backbone
 
 SETTLE_S = 1.0
 """Foreign files carry no checksum, so a finished copy is told from one in progress by how long it has not changed."""

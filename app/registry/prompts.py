@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING
+
+import torch
 
 from app.errors import CorruptPrompt, InvalidInput
+from app.model.backbone import Backbone
 from app.registry.formats.binding import require_fit
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, TENSOR_FILE, PeftConfig, read_rows
@@ -16,11 +18,6 @@ from app.registry.store import Store
 from app.registry.task_record import version_key
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
-
-if TYPE_CHECKING:
-    import torch
-
-    from app.model.backbone import Backbone
 
 MAX_CARD_BYTES = 2**20
 _OVERHEAD_BYTES = 2_048

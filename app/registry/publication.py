@@ -6,19 +6,17 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from app.errors import InvalidInput
+from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import TENSOR_FILE, encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind, TaskPrompt
-
-if TYPE_CHECKING:
-    import torch
-
-    from app.model.backbone import Backbone
 
 _JSON_FIELDS = ("sampling", "metrics", "tuning", "provenance")
 _OTHER_FORM = ("prompt", "initial", "template")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import torch
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
+from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import AliasTarget, Gate, numbers_of, require_target
 from app.registry.catalog import Catalog
@@ -19,11 +22,6 @@ from app.registry.store import Store
 from app.registry.task_record import TaskRecord, version_key
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
-
-if TYPE_CHECKING:
-    import torch
-
-    from app.model.backbone import Backbone
 
 MAX_CACHE_BYTES = 256 * 2**20
 _Read = TypeVar("_Read")

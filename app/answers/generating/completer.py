@@ -11,23 +11,21 @@ import math
 import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from app.answers.call import Call
 from app.answers.generating.generation import Ask, TextGenerator
 from app.answers.generating.labels import TINY, LabelScorer
+from app.answers.targets import Target
+from app.engine.admission import ScoringPlan
 from app.engine.gather import all_of
 from app.engine.output.detokenizer import Detokenizer
 from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
+from app.model.backbone import Backbone
 from app.model.sampler import draw_among
 from app.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.answers.targets import Target
-    from app.engine.admission import ScoringPlan
-    from app.model.backbone import Backbone
 
 DRAWN_BY = ("temperature", "top_p", "top_k", "min_p")
 """A version's defaults that also hold for its labels; the other ones are for texts."""

@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from app.answers.call import Call
+from app.answers.targets import Target
 from app.engine.admission import EngineRequest
+from app.engine.async_engine import AsyncEngine
+from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason
+from app.model.sampler import TokenLogprob
 from app.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.answers.targets import Target
-    from app.engine.async_engine import AsyncEngine
-    from app.engine.output.output import Delta
-    from app.model.sampler import TokenLogprob
 
 
 @dataclass(frozen=True)

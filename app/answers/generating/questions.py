@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from app.answers.call import Call
+from app.answers.generating.labels import LabelScorer, LabelScores
+from app.answers.targets import Target
 from app.engine.gather import all_of
 from app.errors import InvalidInput, naming
 from app.model.layout import Template
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.answers.generating.labels import LabelScorer, LabelScores
-    from app.answers.targets import Target
 
 TEMPLATE = Template("{input}\nAnswer: {target}")
 

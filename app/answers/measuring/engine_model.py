@@ -6,20 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from app.engine.admission import EngineRequest
+from app.answers.call import Call
+from app.engine.admission import EngineRequest, ScoringPlan
+from app.engine.async_engine import AsyncEngine
 from app.engine.gather import all_of
+from app.measure.evaluation import Evaluation, Measurement
 from app.measure.label_tree import encode_labels
+from app.measure.served_prompt import ServedPrompt
+from app.model.backbone import Backbone
 from app.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.engine.admission import ScoringPlan
-    from app.engine.async_engine import AsyncEngine
-    from app.measure.evaluation import Evaluation, Measurement
-    from app.measure.served_prompt import ServedPrompt
-    from app.model.backbone import Backbone
 
 MAX_SEQUENCES_AT_ONCE = 32
 """Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""

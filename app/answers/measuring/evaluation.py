@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
+from app.answers.call import Call
 from app.answers.generating.labels import LabelChances
 from app.answers.measuring.engine_model import EngineModel
-from app.answers.targets import AnyTarget, Combine, choose_text
+from app.answers.readiness import Readiness
+from app.answers.targets import AnyTarget, Combine, Target, choose_text
+from app.engine.async_engine import AsyncEngine
 from app.errors import InvalidInput
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Evaluation, Measurement, require_measurable
 from app.measure.promote import Promotion, advance
 from app.measure.served_prompt import ServedPrompt
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.answers.readiness import Readiness
-    from app.answers.targets import Target
-    from app.engine.async_engine import AsyncEngine
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
+from app.model.backbone import Backbone
+from app.registry.registry import Registry
 
 MAX_EXAMPLES: Final = 5000
 Result = TypeVar("Result")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from app.answers.targets import Target
+from app.answers.call import Call
+from app.answers.measuring.engine_model import EngineModel
+from app.answers.measuring.evaluation import Evaluator
+from app.answers.targets import Target, TaskFinder
 from app.errors import InvalidInput
 from app.insight.report import (
     Effect,
@@ -20,21 +23,14 @@ from app.insight.report import (
     view_prompt,
     without_token,
 )
-from app.insight.similarity import compare_prompts
+from app.insight.similarity import NearToken, compare_prompts
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Measurement
 from app.measure.served_prompt import ServedPrompt
-
-if TYPE_CHECKING:
-    from app.answers.call import Call
-    from app.answers.measuring.engine_model import EngineModel
-    from app.answers.measuring.evaluation import Evaluator
-    from app.answers.targets import TaskFinder
-    from app.insight.similarity import NearToken
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
-    from app.registry.version import Version
-    from app.task_prompt import TaskPrompt
+from app.model.backbone import Backbone
+from app.registry.registry import Registry
+from app.registry.version import Version
+from app.task_prompt import TaskPrompt
 
 MAX_ABLATIONS: Final = 20_000
 

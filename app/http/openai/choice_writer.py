@@ -7,21 +7,19 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
 
 from app.answers.generating.generation import Choice, put_together
 from app.answers.generating.runs import Usage
+from app.answers.targets import Target
 from app.engine.output.output import Delta
 from app.errors import InvalidInput
 from app.http.fields import StreamOptions, UsageObject, reply
 from app.http.protection.event_stream import EventStream, TextChunk, dump_set
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from starlette.responses import Response
-
-    from app.answers.targets import Target
-    from app.model.backbone import Backbone
+from app.model.backbone import Backbone
 
 
 def check_stream_options(options: StreamOptions | None, *, is_stream: bool) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerFast
 
 from app.engine.output.detokenizer import token_bytes
 from app.http.openai.chat_schema import ChatLogprobs, TokenLogprobs, TopLogprob
 from app.http.openai.completions_schema import Logprobs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from app.model.sampler import TokenLogprob
+from app.model.sampler import TokenLogprob
 
 LOWEST = -9999.0
 """What OpenAI writes for a token that cannot be: JSON has no infinity."""

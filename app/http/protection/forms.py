@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from app.errors import InvalidInput
 from app.http.protection.error_table import Refused
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 MAX_FIELDS = 8
 """More than any form has, so that an unknown field can be named."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from app.errors import InvalidInput
 from app.http.protection.error_table import Refused
@@ -13,14 +14,10 @@ from app.http.protection.forms import open_form, read_file
 from app.http.protection.strict_json import parse_json
 from app.http.protection.validation import explain
 from app.http.tasks.tasks_schema import TextVersionRequest, UploadMetadata, VersionMetadata
+from app.model.backbone import Backbone
 from app.registry.formats.binding import MAX_UPLOAD_BYTES, bind_text, read_upload
+from app.registry.publication import Publication
 from app.task_prompt import PromptKind
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from app.model.backbone import Backbone
-    from app.registry.publication import Publication
 
 MAX_UPLOAD_BODY_BYTES: Final = MAX_UPLOAD_BYTES + 2**16
 

@@ -7,16 +7,14 @@ interface and take positions as given; those that do something of their own woul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from app.errors import UnsupportedModel
 from app.model.attention import ATTENTION_NAME, Attend, AttentionBatch, attend_sdpa, attention_forward, no_mask
 from app.model.kv_cache import KVCache, KVShape
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 BLOCK_SIZE = 8
 CUTS, ENDS = (4, 2), (5, 5)

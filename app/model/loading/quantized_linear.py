@@ -8,16 +8,14 @@ scale, rounded once more; `multiply.c` takes the integers, which bfloat16 holds 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 
 from app.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 PANEL = 16
 """Outputs whose integers lie side by side: PANEL in multiply.c, which then has nothing to turn."""

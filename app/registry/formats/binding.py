@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from app.errors import BackboneMismatch, InvalidInput
+from app.model.backbone import Backbone
 from app.model.layout import encode_text
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt, is_finite
-
-if TYPE_CHECKING:
-    from app.model.backbone import Backbone
 
 UNUSUAL_NORM_RATIO = 10.0
 """A row this many times longer or shorter than a vocabulary row is worth a warning; real prompts reach hundreds."""

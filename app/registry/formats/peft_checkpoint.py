@@ -7,19 +7,17 @@ read; no class, tokenizer or model that a configuration names is ever loaded.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import InvalidInput
+from app.model.backbone import Backbone
 from app.registry.formats.json_file import describe_fault
 from app.registry.formats.safetensors_file import DTYPES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
-
-if TYPE_CHECKING:
-    from app.model.backbone import Backbone
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from app.engine.threads.device_lease import Lease
 from app.jobs.job import Job, Order
 from app.jobs.runner import RETRY_S, JobRunner
 from app.jobs.stores import JobStores
+from app.model.backbone import Backbone
+from app.registry.registry import Registry
 from app.telemetry import Metrics
 from app.tuning.job.kind import TuningJobs
 from app.tuning.job.spec import JobSpec
-
-if TYPE_CHECKING:
-    from app.engine.threads.device_lease import Lease
-    from app.model.backbone import Backbone
-    from app.registry.registry import Registry
 
 SAVE_EVERY_S: Final = 5.0
 
