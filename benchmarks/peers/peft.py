@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class PeftPeer:
     def __init__(self, model: Any, prompts: Iterable[TaskPrompt]) -> None:
         """Args: model: PEFT's own copy, with transformers' SDPA attention."""
         self.model = model
+        # transformers 5.24 renamed it
+        self._cache = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         self._peft: PeftModel | None = None
         for index, prompt in enumerate(prompts):
             self._add_adapter(f"task{index}", prompt)
@@ -94,7 +97,7 @@ class PeftPeer:
             for _ in range(num_new_tokens - 1):
                 attended = torch.cat([attended, attended.new_ones(len(ids), 1)], 1)
                 # the rows of the prompt are in the cache, and PEFT's own forward would put them in once more
-                output = self.model(found[-1], attention_mask=attended, past_key_values=output.past_key_values)
+                output = self.model(found[-1], attention_mask=attended, **{self._cache: output[self._cache]})
                 found.append(output.logits[:, -1:].argmax(-1))
         return [tuple(row) for row in torch.cat(found, 1).tolist()], first_s
 
