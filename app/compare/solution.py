@@ -25,7 +25,7 @@ from app.registry.store import FileStore
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.plan import TuningPlan
 from app.tuning.run.rows import spread
-from app.tuning.tune import tune_task
+from app.tuning.run.run import tune_task
 
 PART_GAP = "\n\n"
 """Between the parts of a written prompt."""

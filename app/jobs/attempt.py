@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from app.engine.threads.device_lease import Lease
 from app.errors import InvalidInput
 from app.jobs.event_log import NewEvent
 from app.jobs.job import Job
-from app.jobs.job_store import JobStore
-from app.jobs.stores import JobStores
+from app.jobs.job_store import JobStore, JobStores
 from app.jobs.work import Candidate, JobKind, SavedState
 
 NUM_CHECKPOINT_MOMENTS: Final = 4
@@ -23,13 +22,6 @@ Result = TypeVar("Result")
 
 class _MustLeaveError(Exception):
     """The server stops, or the job was paused or cancelled, while the result is measured."""
-
-
-class Slice(NamedTuple):
-    """What came of one turn on the device; everything that is read from tensors is read there."""
-
-    state: SavedState | None = None
-    candidate: Candidate | None = None
 
 
 class Attempt:
@@ -73,23 +65,22 @@ class Attempt:
         """
         while not self._run.is_done:
             self._run.prepare()
-            done = self._lease(self._advance)
+            state, candidate = self._lease(self._advance)
             self._progress.flush_if_due()
-            if done.candidate is not None and not self._is_over():
-                self._publish_checkpoint(done.candidate)
-            if done.state is not None:
-                self._save(done.state)
-            if not self._run.is_done and self._must_leave(is_saved=done.state is not None):
+            if candidate is not None and not self._is_over():
+                self._publish_checkpoint(candidate)
+            if state is not None:
+                self._save(state)
+            if not self._run.is_done and self._must_leave(is_saved=state is not None):
                 return self._leave()
         return self._end()
 
-    def _advance(self) -> Slice:
-        """On the device's thread."""
+    def _advance(self) -> tuple[SavedState | None, Candidate | None]:
+        """On the device's thread, where tensors are read. Returns what to save and what to publish, if it is time."""
         self._run.advance()
         if not self._run.can_save:
-            return Slice()
-        state = self._run.state() if self._is_time_to_save() else None
-        return Slice(state, self._find_candidate() if self._is_time_to_publish() else None)
+            return None, None
+        return self._run.state() if self._is_time_to_save() else None, self._find_candidate()
 
     def _is_time_to_save(self) -> bool:
         return time.monotonic() - self._saved_s >= self._save_every_s or self._is_called_off()
@@ -100,16 +91,16 @@ class Attempt:
     def _is_over(self) -> bool:
         return self._stores.jobs.is_over(self._job.id)
 
-    def _is_time_to_publish(self) -> bool:
-        """At the first improvement, and then whenever another quarter of the updates is done."""
+    def _find_candidate(self) -> Candidate | None:
+        """The best state so far, if it is better than the last checkpoint and than the start.
+
+        Looked for until the first improvement, and then whenever another quarter of the updates is done.
+        """
         step, num_steps = self._run.step, self._run.num_steps
         quarter_before, quarter = ((each * NUM_CHECKPOINT_MOMENTS) // num_steps for each in (step - 1, step))
-        return quarter > quarter_before or not any(each <= step for each in self._checkpoint_steps)
-
-    def _find_candidate(self) -> Candidate | None:
-        """The best state so far, if it is better than the last checkpoint and than the start."""
-        published = max((each for each in self._checkpoint_steps if each <= self._run.step), default=0)
-        return self._work.find_candidate(published)
+        published = [each for each in self._checkpoint_steps if each <= step]
+        is_time = quarter > quarter_before or not published
+        return self._work.find_candidate(max(published, default=0)) if is_time else None
 
     def _publish_checkpoint(self, candidate: Candidate) -> None:
         self._stores.checkpoints.add(self._job.id, candidate, self._work.publish_checkpoint(candidate))
@@ -180,7 +171,7 @@ class Attempt:
 
 
 class ProgressLog:
-    """`begin`, `advance` and `add` are called inside slices and only remember; `flush` writes, between slices."""
+    """`advance` and `add` are called inside slices and only remember; `flush` writes, between slices."""
 
     def __init__(self, jobs: JobStore, job: Job) -> None:
         self._jobs = jobs
@@ -190,9 +181,6 @@ class ProgressLog:
         self._pending: list[NewEvent] = []
         self._began_s = self._flushed_s = time.monotonic()
         self._first_step: int | None = None
-
-    def begin(self, num_steps: int) -> None:
-        self.num_steps = num_steps
 
     def advance(self, step: int, *, num_tokens: int, trained_tokens: int) -> None:
         """An update is done. Args: num_tokens: learned from in this update. trained_tokens: in all so far."""

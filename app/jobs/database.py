@@ -10,24 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    JSON,
-    URL,
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    RowMapping,
-    Select,
-    Table,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    event,
-    select,
-)
+import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
 from app.errors import SoftswapError, TuningUnavailable
@@ -37,72 +20,72 @@ SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30
 Record = TypeVar("Record")
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-files = Table(
+files = sa.Table(
     "files",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("filename", Text, nullable=False),
-    Column("num_bytes", Integer, nullable=False),
-    Column("digest", Text, nullable=False, index=True),
-    Column("num_examples", Integer, nullable=False),
-    Column("num_duplicates", Integer, nullable=False),
-    Column("created_at", Integer, nullable=False),
-    Column("purpose", Text, nullable=False),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("num_bytes", sa.Integer, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
+    sa.Column("num_examples", sa.Integer, nullable=False),
+    sa.Column("num_duplicates", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
-jobs = Table(
+jobs = sa.Table(
     "jobs",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("status", Text, nullable=False, index=True),
-    Column("spec", JSON, nullable=False),
-    Column("created_at", Integer, nullable=False),
-    Column("finished_at", Integer),
-    Column("num_runs", Integer, nullable=False, default=0),
-    Column("step", Integer, nullable=False, default=0),
-    Column("num_steps", Integer),
-    Column("estimated_finish", Integer),
-    Column("version", Text),
-    Column("error", JSON(none_as_null=True)),
-    Column("trained_tokens", Integer, nullable=False, default=0),
-    Column("result_file", Text),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("status", sa.Text, nullable=False, index=True),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("finished_at", sa.Integer),
+    sa.Column("num_runs", sa.Integer, nullable=False, default=0),
+    sa.Column("step", sa.Integer, nullable=False, default=0),
+    sa.Column("num_steps", sa.Integer),
+    sa.Column("estimated_finish", sa.Integer),
+    sa.Column("version", sa.Text),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("trained_tokens", sa.Integer, nullable=False, default=0),
+    sa.Column("result_file", sa.Text),
     sqlite_autoincrement=True,
 )
-events = Table(
+events = sa.Table(
     "events",
     metadata,
-    Column("job_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("created_at", Integer, nullable=False),
-    Column("level", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    Column("data", JSON(none_as_null=True)),
-    Column("run", Integer, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("step", Integer),
-    Column("member", Integer, nullable=False),
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("level", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON(none_as_null=True)),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer),
+    sa.Column("member", sa.Integer, nullable=False),
     # NULLs differ from one another, so there may be any number of events that belong to no step.
-    UniqueConstraint("job_id", "kind", "step", "member"),
+    sa.UniqueConstraint("job_id", "kind", "step", "member"),
     sqlite_with_rowid=False,
 )
-checkpoints = Table(
+checkpoints = sa.Table(
     "checkpoints",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("job_id", Text, nullable=False),
-    Column("step", Integer, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("metric", Text, nullable=False),
-    Column("value", Float, nullable=False),
-    Column("train_loss", Float),
-    Column("created_at", Integer, nullable=False),
-    UniqueConstraint("job_id", "step"),
-    Index("checkpoints_by_job", "job_id", "seq"),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("metric", sa.Text, nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
+    sa.Column("train_loss", sa.Float),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("job_id", "step"),
+    sa.Index("checkpoints_by_job", "job_id", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -112,11 +95,12 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         """Raises TuningUnavailable: the file is damaged, or of another version of softswap."""
-        self._engine = create_engine(
-            URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)),
+            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
         )
-        event.listen(self._engine, "connect", _set_up)
-        event.listen(self._engine, "begin", _begin)
+        sa.event.listen(self._engine, "connect", _set_up)
+        sa.event.listen(self._engine, "begin", _begin)
         try:
             self._prepare()
         except DatabaseError as error:
@@ -126,27 +110,27 @@ class Database:
             ) from error
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
         """One transaction: all of it is on disk when this ends without an exception, none of it otherwise."""
         with self._engine.connect().execution_options(is_writing=True) as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
         """One snapshot."""
         with self._engine.connect() as connection, connection.begin():
             yield connection
 
-    def read(self, query: Select[Any], make: Callable[[RowMapping], Record]) -> list[Record]:
+    def read(self, query: sa.Select[Any], make: Callable[[sa.RowMapping], Record]) -> list[Record]:
         """What `make` makes of each row."""
         with self.reading() as connection:
             return [make(row) for row in connection.execute(query).mappings()]
 
     def read_page(
         self,
-        query: Select[Any],
-        make: Callable[[RowMapping], Record],
-        place: Column[Any],
+        query: sa.Select[Any],
+        make: Callable[[sa.RowMapping], Record],
+        place: sa.Column[Any],
         after: int | None,
         limit: int,
         *,
@@ -166,7 +150,7 @@ class Database:
             found = [each for each in self.read(query, make) if is_wanted(each)]
         return found[:limit], len(found) > limit
 
-    def find(self, table: Table, row_id: str, error: SoftswapError) -> RowMapping:
+    def find(self, table: sa.Table, row_id: str, error: SoftswapError) -> sa.RowMapping:
         """Raises `error`: there is no row with this id."""
         with self.reading() as connection:
             return find_row(connection, table, row_id, error)
@@ -186,15 +170,15 @@ class Database:
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def find_row(connection: Connection, table: Table, row_id: str, error: SoftswapError) -> RowMapping:
+def find_row(connection: sa.Connection, table: sa.Table, row_id: str, error: SoftswapError) -> sa.RowMapping:
     """Raises `error`: there is no row with this id."""
-    row = connection.execute(select(table).where(table.c.id == row_id)).mappings().first()
+    row = connection.execute(sa.select(table).where(table.c.id == row_id)).mappings().first()
     if row is None:
         raise error
     return row
 
 
-def make_record(kind: type[Record], row: RowMapping, **changed: Any) -> Record:
+def make_record(kind: type[Record], row: sa.RowMapping, **changed: Any) -> Record:
     """A dataclass with the row's values of the same names, or those that are `changed`."""
     return kind(**{name: row[name] for name in kind.__annotations__} | changed)
 
@@ -204,7 +188,7 @@ def _set_up(connection: Any, _: object) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _begin(connection: Connection) -> None:
+def _begin(connection: sa.Connection) -> None:
     """A writer takes its turn at once: one that began as a reader could be refused in the middle."""
     is_writing = connection.get_execution_options().get("is_writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")

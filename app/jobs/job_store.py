@@ -1,4 +1,4 @@
-"""JobStore: every job and its status, which clients see and the runner obeys."""
+"""JobStore: every job and its status, which clients see and the runner obeys; JobStores: all that is kept of jobs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
@@ -14,8 +16,11 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from app.errors import InvalidInput, NoSuchJob, Overloaded
 from app.jobs.database import Database, checkpoints, events, find_row, jobs, make_record
 from app.jobs.event_log import NOTE, EventLog, NewEvent
-from app.jobs.job import UNFINISHED, Job, JobError, JobStatus, Order, new_id
+from app.jobs.files import UploadStore
+from app.jobs.job import UNFINISHED, Checkpoint, Job, JobError, JobStatus, Order, new_id
 from app.jobs.notifier import Notifier
+from app.jobs.state_folder import StateFolder
+from app.jobs.work import Candidate
 from app.telemetry import Metrics
 
 MAX_UNFINISHED_JOBS = 32
@@ -233,3 +238,57 @@ def _find(connection: Connection, job_id: str) -> Job:
 def _make_job(row: RowMapping) -> Job:
     error = None if row["error"] is None else JobError(**row["error"])
     return make_record(Job, row, status=JobStatus(row["status"]), error=error)
+
+
+class CheckpointStore:
+    """Each step of a job has at most one checkpoint, which never changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, job_id: str, candidate: Candidate, version: str) -> None:
+        """Nothing changes if the step has its checkpoint already."""
+        figures = {name: getattr(candidate, name) for name in ("step", "metric", "value", "train_loss")}
+        row = {"id": new_id("ftckpt"), "job_id": job_id, "version": version, "created_at": int(time.time()), **figures}
+        with self._database.writing() as connection:
+            connection.execute(insert(checkpoints).prefix_with("OR IGNORE").values(row))
+
+    def of(self, job_id: str) -> list[Checkpoint]:
+        """By step, ascending."""
+        query = select(checkpoints).where(checkpoints.c.job_id == job_id).order_by(checkpoints.c.step)
+        return self._database.read(query, _make_checkpoint)
+
+    def page(self, job_id: str, after: str | None, limit: int) -> tuple[list[Checkpoint], bool]:
+        """Newest first, after the one with id `after`, and whether there are more. Raises NoSuchJob: none has it."""
+        step = next((each.step for each in self.of(job_id) if each.id == after), None)
+        if step is None and after is not None:
+            raise NoSuchJob("the job has no checkpoint with this id", param="after")
+        query = select(checkpoints).where(checkpoints.c.job_id == job_id)
+        return self._database.read_page(query, _make_checkpoint, checkpoints.c.step, step, limit)
+
+
+_make_checkpoint = partial(make_record, Checkpoint)
+
+
+class JobStores:
+    """Opening them queues jobs again that a crash or a stop interrupted."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        """Raises TuningUnavailable: another server has the folder, or it cannot be used."""
+        self.folder = StateFolder(path)
+        try:
+            self.database = Database(self.folder.database_path)
+        except BaseException:
+            self.folder.close()
+            raise
+        self.notifier, self.events = Notifier(), EventLog(self.database)
+        self.jobs = JobStore(self.database, self.events, self.notifier, metrics)
+        self.checkpoints = CheckpointStore(self.database)
+        self.files = UploadStore(self.database, self.folder)
+        self.jobs.recover()
+        unfinished = {job.id for job in self.jobs.unfinished()}
+        self.folder.keep_only(digests=self.files.digests(), job_ids=unfinished)
+
+    def close(self) -> None:
+        self.database.close()
+        self.folder.close()

@@ -15,7 +15,7 @@ from app.engine.threads.device_lease import Lease
 from app.errors import Draining, EngineDead, RegistryUnavailable, SoftswapError, TuningUnavailable
 from app.jobs.attempt import Attempt
 from app.jobs.job import Job, JobError
-from app.jobs.stores import JobStores
+from app.jobs.job_store import JobStores
 from app.jobs.work import JobKind
 
 DISK_FAULTS: Final = (OSError, OperationalError, sqlite3.OperationalError, RegistryUnavailable, TuningUnavailable)
@@ -43,7 +43,7 @@ class JobRunner:
         self._save_every_s = save_every_s
         self._retry_s = retry_s
         self._retries = Retries(first_s=retry_s)
-        self._planned: tuple[str, Any] | None = None
+        self._job_id_to_plan: dict[str, Any] = {}
         self._news = threading.Event()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tuning", daemon=True)
@@ -62,7 +62,7 @@ class JobRunner:
 
     def add(self, job: Job, plan: Any) -> None:
         """A job was created. Its plan spares reading the files again, unless another job is created before its turn."""
-        self._planned = (job.id, plan)
+        self._job_id_to_plan = {job.id: plan}
         self.wake()
 
     def wake(self) -> None:
@@ -120,18 +120,11 @@ class JobRunner:
             self._stores,
             self._kind,
             job,
-            self._take_plan(job),
+            self._job_id_to_plan.pop(job.id, None) or self._kind.plan(job.spec),
             lease=self._lease,
             save_every_s=self._save_every_s,
             should_stop=self._is_stopping.is_set,
         )
-
-    def _take_plan(self, job: Job) -> Any:
-        planned = self._planned
-        if planned is None or planned[0] != job.id:
-            return self._kind.plan(job.spec)
-        self._planned = None
-        return planned[1]
 
     def _put_off(self, job: Job, error: Exception) -> None:
         """To continue later from what was saved. Until then the next job has its turn."""
@@ -143,8 +136,8 @@ class JobRunner:
     def _forget_others(self) -> None:
         """Forget jobs that no longer wait. One that was cancelled leaves nothing to continue from."""
         queued = {job.id for job in self._stores.jobs.queued()}
-        if self._planned is not None and self._planned[0] not in queued:
-            self._planned = None
+        if queued.isdisjoint(self._job_id_to_plan):
+            self._job_id_to_plan = {}
         for job_id in self._retries.keep_only(queued):
             if self._stores.jobs.is_over(job_id):
                 self._stores.folder.remove_run(job_id)

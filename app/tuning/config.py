@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Self, cast
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 from app.errors import InvalidInput, complain
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 
-Result = TypeVar("Result")
 MAX_JOB_BATCH_SIZE: Final = 4096
 MAX_JOB_EPOCHS: Final = 1000
 MAX_JOB_UPDATES: Final = 1_000_000
@@ -127,14 +126,19 @@ def declared_of(kind: type) -> tuple[Hyperparameter, ...]:
     return tuple(_read(name, info) for name, info in fields.items() if info.json_schema_extra)
 
 
-def named(make: Callable[[Any], Result], values: Any) -> Result:
-    """What `make` makes of the values. Raises InvalidInput that names the field, instead of pydantic's own error."""
-    try:
-        return make(values)
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        name = str(problem["loc"][0])
-        raise InvalidInput(f"{name} {complain(problem)}", param=name) from None
+@dataclass(frozen=True)
+class Declared:
+    """What is made of declared fields. Raises InvalidInput that names the field, instead of pydantic's own error."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_field(cls, values: Any, make: Callable[[Any], Self]) -> Self:
+        try:
+            return make(values)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            name = str(problem["loc"][0])
+            raise InvalidInput(f"{name} {complain(problem)}", param=name) from None
 
 
 def _read(name: str, info: Any) -> Hyperparameter:
@@ -148,7 +152,7 @@ def _read(name: str, info: Any) -> Hyperparameter:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class TuneConfig:
+class TuneConfig(Declared):
     """The table of hyperparameters: the fields of a job's request, the options of `softswap tune` and what a search
     varies are all derived from these declarations. The defaults are meant to be left alone.
 
@@ -221,11 +225,6 @@ class TuneConfig:
     """0 takes as many as the backbone's positions allow."""
     max_target_tokens: int = declare(128, "Longer targets are refused.", low=1, high=MAX_JOB_TOKENS)
     # fmt: on
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _name_field(cls, values: Any, make: Callable[[Any], TuneConfig]) -> TuneConfig:
-        return named(make, values)
 
     def __post_init__(self) -> None:
         if self.kind is PromptKind.TEXT:

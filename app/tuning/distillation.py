@@ -70,17 +70,9 @@ class DistillationPlan:
 
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides how a run goes."""
-        parts = [
-            backbone_fingerprint,
-            self.teacher.digest,
-            self.train,
-            self.validation,
-            self.template.text,
-            self.labels,
-            asdict(self.config),
-            self.search.record(self.config),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        inputs = (self.teacher.digest, self.train, self.validation)
+        student = (self.template.text, self.labels, asdict(self.config), self.search.record(self.config))
+        return hashlib.sha256(json.dumps([backbone_fingerprint, *inputs, *student]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +123,7 @@ class Teaching:
         """It yields True when it can be saved."""
         while not self.is_done:
             inputs = self._inputs[self.num_answers : self.num_answers + NUM_INPUTS_AT_ONCE]
-            answered = yield from teach_in_slices(self._backbone, self._plan, inputs, BATCH_SIZE)
+            answered = yield from teach_in_slices(self._backbone, self._plan, inputs)
             self._answers += [example.target for example in answered.examples]
             self._scores += [] if answered.scores is None else [answered.scores]
             yield True
@@ -161,12 +153,10 @@ class Teaching:
             self.student_state = RunState(state.record["student"], state.tensors_under(STUDENT))
 
 
-def teach_in_slices(
-    backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str], batch_size: int = 32
-) -> Slices[TeacherAnswers]:
+def teach_in_slices(backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:
     """What the plan's teacher answers to some inputs. Raises InvalidInput: it leaves no room for them."""
     served = ServedPrompt(plan.teacher, plan.template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
-    model = PlainModel(backbone, batch_size)
+    model = PlainModel(backbone, BATCH_SIZE)
     if not plan.labels:
         written = yield from model.generate(served, inputs)
         return TeacherAnswers(tuple(map(Example, inputs, written)))

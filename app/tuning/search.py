@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from app.errors import InvalidInput
-from app.tuning.config import AXES, Init, TuneConfig, declare, declared_of, named
+from app.tuning.config import AXES, Declared, Init, TuneConfig, declare, declared_of
 
 MAX_MEMBERS = 64
 LEARNING_RATES = (0.03, 0.1, 0.3)
@@ -21,7 +21,7 @@ LENGTHS = (20, 50)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Search:
+class Search(Declared):
     """A population is the product of all tuples; every member shares the rest of the TuneConfig.
 
     Successive halving (Jamieson and Talwalkar 2016): at each of `num_cuts` moments the better half by validation
@@ -37,11 +37,6 @@ class Search:
     values: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
     num_cuts: int = declare(3, "How often the worse half of the combinations is dropped.", low=0, high=10)
     num_kept: int = 1
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _name_field(cls, values: Any, make: Callable[[Any], Search]) -> Search:
-        return named(make, values)
 
     def __post_init__(self) -> None:
         for name, values in self.values.items():

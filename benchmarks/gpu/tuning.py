@@ -13,10 +13,8 @@ from app.engine.threads.device_lease import run_to_end
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.tuning.config import TuneConfig
-from app.tuning.run.events import ignore_event
-from app.tuning.run.initialization import embedding_rms
 from app.tuning.run.objective import Objective
-from app.tuning.run.population import Member, Population
+from app.tuning.run.population import Member, Population, embedding_rms
 from app.tuning.run.rows import Chunker
 from app.tuning.run.trainer import Trainer
 from benchmarks.machine import Device, Stopwatch
@@ -68,7 +66,7 @@ def _trainer(backbone: Backbone, numbers: Sequence[int]) -> Trainer:
         rows = backbone.embed(ids.to(backbone.device)).detach().float()
         population.members.append(Member(number, TuneConfig(num_virtual_tokens=NUM_VIRTUAL_TOKENS), rows, rms))
     chunker = Chunker(max_rows=NUM_PROMPTS * NUM_ROWS, num_extra_tokens=0)
-    return Trainer(backbone, Objective(backbone), population, chunker, ignore_event)
+    return Trainer(backbone, Objective(backbone), population, chunker, lambda event: None)
 
 
 def _rows(backbone: Backbone, generator: random.Random) -> list[EncodedExample]:

@@ -34,7 +34,7 @@ from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import Evaluated, TuneEvent
 from app.tuning.run.rows import spread
-from app.tuning.tune import tune_task
+from app.tuning.run.run import tune_task
 from research.demo.recipes import RECIPES, Recipe, find_recipe
 from research.demo.results_table import render_table, write_between_markers
 

@@ -11,7 +11,7 @@ from tests.support.commands import call
 
 
 def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.tuning.tune.tune_task", None)
+    monkeypatch.setattr("app.tuning.run.run.tune_task", None)
     data = local / "data.jsonl"
     data.write_text("\n".join(json.dumps({"input": f"good {n}", "target": "yes"}) for n in range(40)))
     assert "a task's name has" in call("tune", str(data), "--task", "Liked", code=1)

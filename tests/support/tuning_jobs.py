@@ -16,8 +16,8 @@ from app.jobs.job import Job, JobStatus
 from app.jobs.runner import RETRY_S
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.tuning.job.kind import JobSpec
 from app.tuning.job.service import TuningService
-from app.tuning.job.spec import JobSpec
 from tests.support.models import tiny_backbone
 
 Result = TypeVar("Result")

@@ -21,8 +21,8 @@ from app.tuning.distillation import DistillationPlan, TeacherAnswers, plan_stude
 from app.tuning.result import DistillationReport, TuneResult
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.run.rows import Chunk
+from app.tuning.run.run import tune_task
 from app.tuning.search import Search
-from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")

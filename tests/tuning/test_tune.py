@@ -12,7 +12,7 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
-from app.tuning.tune import tune_task
+from app.tuning.run.run import tune_task
 from tests.support.models import tiny_backbone
 
 EXAMPLES = tuple(Example(f"{('zz', 'qq')[i % 2]} {i}", ("no", "yes")[i % 2]) for i in range(80))

@@ -55,7 +55,7 @@ def tune_and_publish(
     """The best result under the alias if its gate allows it, else without one like the others: no prompt is lost."""
     from app.measure.plain_model import measure
     from app.measure.promote import publish, run_with
-    from app.tuning.tune import tune_task
+    from app.tuning.run.run import tune_task
 
     with _interruptible() as should_stop, TuningView(as_json=as_json) as view:
         result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop)

@@ -16,7 +16,7 @@ from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import PromptKind
 from app.tuning.config import AXES, HYPERPARAMETERS, Init
-from app.tuning.job.spec import JobSpec
+from app.tuning.job.kind import JobSpec
 from app.tuning.search import SEARCH_HYPERPARAMETERS
 
 PLACE = "method.prompt_tuning.hyperparameters"

@@ -36,7 +36,7 @@ class Reporter:
     def report(self, event: TuneEvent) -> None:
         progress = self._progress
         if isinstance(event, TuningStarted):
-            progress.begin(event.num_steps)
+            progress.num_steps = event.num_steps
         elif isinstance(event, StepDone):
             progress.advance(event.step, num_tokens=event.num_tokens, trained_tokens=event.num_tokens_trained)
             self._loss = event.loss

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from app.engine.threads.device_lease import Lease
 from app.jobs.job import Job, Order
+from app.jobs.job_store import JobStores
 from app.jobs.runner import RETRY_S, JobRunner
-from app.jobs.stores import JobStores
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.telemetry import Metrics
-from app.tuning.job.kind import TuningJobs
-from app.tuning.job.spec import JobSpec
+from app.tuning.job.kind import JobSpec, TuningJobs
 
 SAVE_EVERY_S: Final = 5.0
 
@@ -67,7 +67,7 @@ class TuningService:
 
         Raises what TuningJobs.plan and JobStore.create raise.
         """
-        document = spec.to_json()
+        document = asdict(spec)
         plan = self._kind.plan(document)
         file = self.files.get(spec.training_file, param="training_file")
         what = "inputs for the teacher" if spec.has_teacher else "examples"

@@ -82,7 +82,3 @@ class TuningStopped:
 
 TuneEvent = Taught | TuningStarted | StepDone | Evaluated | MembersDropped | MicroBatchLowered | TuningStopped
 OnEvent = Callable[[TuneEvent], None]
-
-
-def ignore_event(event: TuneEvent) -> None:
-    """For callers that need no events."""

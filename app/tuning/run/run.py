@@ -8,7 +8,7 @@ backbone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 
@@ -25,19 +25,9 @@ from app.tuning.config import AXES
 from app.tuning.distillation import DistillationPlan, Teaching
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
-from app.tuning.run.events import (
-    Evaluated,
-    MembersDropped,
-    OnEvent,
-    StepDone,
-    Taught,
-    TuningStarted,
-    TuningStopped,
-    ignore_event,
-)
-from app.tuning.run.initialization import make_member
+from app.tuning.run.events import Evaluated, MembersDropped, OnEvent, StepDone, Taught, TuningStarted, TuningStopped
 from app.tuning.run.objective import choose_objective
-from app.tuning.run.population import Member, Population
+from app.tuning.run.population import Member, Population, make_member
 from app.tuning.run.rows import Chunker, RunRows
 from app.tuning.run.run_state import RunState
 from app.tuning.run.trainer import Trainer
@@ -67,7 +57,7 @@ class TuningRun:
         *,
         state: RunState | None = None,
         slice_s: float | None = None,
-        on_event: OnEvent = ignore_event,
+        on_event: OnEvent = lambda event: None,
     ) -> None:
         self._backbone = backbone
         self._slice_s = slice_s
@@ -109,11 +99,6 @@ class TuningRun:
     @property
     def is_done(self) -> bool:
         return self._result is not None
-
-    @property
-    def leader(self) -> Member | None:
-        """The member with the best state so far, which is its `best`."""
-        return self.population.leader
 
     @property
     def result(self) -> TuneResult:
@@ -205,7 +190,7 @@ class TuningRun:
         if self._slice_s is not None:
             yield from self._trainer.calibrate(self.rows.train, self._slice_s)
         yield from self._measure()
-        if self.leader is None:
+        if self.population.leader is None:
             raise NumericalError("the backbone's answers are not finite even before tuning")
         yield True
 
@@ -256,14 +241,14 @@ class TuningRun:
         return is_moment and len(self.population.alive) > self.plan.search.num_kept
 
     def _measure(self) -> Iterator[None]:
-        best_before = self.leader and self.leader.best
+        best_before = self.population.leader and self.population.leader.best
         member_to_score = yield from self._trainer.measure(self.rows.validation)
         for member, score in member_to_score.items():
             member.keep_if_best(score, self.step)
-        has_improved = self.leader is not None and self.leader.best is not best_before
+        has_improved = self.population.leader is not None and self.population.leader.best is not best_before
         self._num_worse = 0 if has_improved else self._num_worse + 1
         for member, score in member_to_score.items():
-            is_best = has_improved and member is self.leader
+            is_best = has_improved and member is self.population.leader
             self._history.append(Evaluated(self.step, score.metric, score.value, is_best, member.number))
             self._on_event(self._history[-1])
         self._drop([member for member, score in member_to_score.items() if not score.is_finite], "not finite")
@@ -318,3 +303,25 @@ class TuningRun:
             stop_reason=reason,
             num_tokens_computed=self._trainer.num_tokens_computed,
         )
+
+
+def tune_task(
+    backbone: Backbone,
+    plan: TuningPlan | DistillationPlan,
+    *,
+    on_event: OnEvent = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TuneResult:
+    """Tunes a prompt and measures it on validation, alone on the device; the caller publishes it.
+
+    Args: should_stop: asked after every update; the best state so far is kept.
+
+    Raises what the run and its `advance` raise.
+    """
+    run = TuningRun(backbone, plan, on_event=on_event)
+    while not run.is_done:
+        run.prepare()
+        run.advance()
+        if run.can_save and run.step and should_stop():
+            run.stop()
+    return run.result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -25,21 +26,19 @@ from app.tuning.run.rows import Chunk, Chunker
 NUM_TRIALS = 4
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains the members of a population together."""
 
-    def __init__(
-        self, backbone: Backbone, objective: Objective, population: Population, chunker: Chunker, on_event: OnEvent
-    ) -> None:
-        self._backbone = backbone
-        self._objective = objective
-        self._population = population
-        self._chunker = chunker
-        self._on_event = on_event
-        self.num_tokens_computed = 0
-        """Tokens the backbone computed, without padding; a backward pass counts like a forward one."""
-        self.num_tokens_trained = 0
-        """Tokens of the examples, text and answer, counted once for each member that learned from them."""
+    backbone: Backbone
+    objective: Objective
+    population: Population
+    chunker: Chunker
+    on_event: OnEvent
+    num_tokens_computed: int = 0
+    """Tokens the backbone computed, without padding; a backward pass counts like a forward one."""
+    num_tokens_trained: int = 0
+    """Tokens of the examples, text and answer, counted once for each member that learned from them."""
 
     def update(self, rows: Sequence[EncodedExample], step: int, num_steps: int) -> Slices[dict[Member, float]]:
         """One update of every member alive whose loss and gradient are finite.
@@ -60,26 +59,26 @@ class Trainer:
         for member in sound:
             member.update(step, num_steps)
         self.num_tokens_trained += len(sound) * sum(row.num_tokens for row in rows)
-        self._population.clear_gradients()
+        self.population.clear_gradients()
         return sound
 
     @torch.no_grad()
     def measure(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, Score]]:
         """The score of every member alive on these rows."""
-        alive = self._population.alive
+        alive = self.population.alive
         prefixes = []
-        for part in self._population.prefixes(self._chunker.max_tokens):
+        for part in self.population.prefixes(self.chunker.max_tokens):
             prefixes.append(part)
             yield
         prefix = PromptPrefix.stack(prefixes)
         figures: dict[tuple[int, int], torch.Tensor] = {}
-        for chunk in self._chunker.chunks(rows, len(alive)):
-            judged = yield from self._objective.judge(prefix, chunk)
-            self.num_tokens_computed += self._objective.num_readings * self._chunker.num_tokens(chunk)
+        for chunk in self.chunker.chunks(rows, len(alive)):
+            judged = yield from self.objective.judge(prefix, chunk)
+            self.num_tokens_computed += self.objective.num_readings * self.chunker.num_tokens(chunk)
             figures |= zip(chunk.places, judged, strict=True)
         by_row = range(len(rows))
         return {
-            member: self._objective.score(torch.stack([figures[row, i] for row in by_row]))
+            member: self.objective.score(torch.stack([figures[row, i] for row in by_row]))
             for i, member in enumerate(alive)
         }
 
@@ -89,34 +88,34 @@ class Trainer:
         The fastest of NUM_TRIALS passes counts: warm-up and other programs can only make one slower.
         """
         prefixes = []
-        for part in self._population.prefixes(1):
+        for part in self.population.prefixes(1):
             prefixes.append(part.detached())
             yield
-        chunks = self._chunker.trial_chunks(rows, len(self._population.alive))
+        chunks = self.chunker.trial_chunks(rows, len(self.population.alive))
         tokens_per_s = 0.0
         for _ in range(NUM_TRIALS):
             for chunk in chunks:
                 took_s = self._time(prefixes, chunk)
-                tokens_per_s = max(tokens_per_s, self._chunker.num_padded_tokens(chunk) / took_s)
+                tokens_per_s = max(tokens_per_s, self.chunker.num_padded_tokens(chunk) / took_s)
                 yield
                 if took_s > slice_s / 2:
                     break
-        self._chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
+        self.chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
 
     def _gradients(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, float]]:
         """Adds up every member's gradient; returns the mean loss of each."""
-        population = self._population
+        population = self.population
         population.clear_gradients()
         parts = []
-        for part in population.prefixes(self._chunker.max_tokens):
+        for part in population.prefixes(self.chunker.max_tokens):
             parts.append((part, part.detached()))
             yield
         leaves = [leaf for _, leaf in parts]
         losses = torch.zeros(len(population.alive), dtype=torch.float64)
-        for chunk in self._chunker.chunks(rows, len(losses)):
-            per_row = self._objective.loss_per_row(PromptPrefix.stack(leaves), chunk)
+        for chunk in self.chunker.chunks(rows, len(losses)):
+            per_row = self.objective.loss_per_row(PromptPrefix.stack(leaves), chunk)
             (per_row.sum() / len(rows)).backward()
-            self.num_tokens_computed += 2 * self._chunker.num_tokens(chunk)
+            self.num_tokens_computed += 2 * self.chunker.num_tokens(chunk)
             losses.index_add_(0, torch.tensor(chunk.prompt_index), per_row.detach().double().cpu() / len(rows))
             yield
         for part, leaf in parts:
@@ -128,22 +127,22 @@ class Trainer:
     def _time(self, prefixes: Sequence[PromptPrefix], chunk: Chunk) -> float:
         """Seconds of a forward and a backward, whose gradients are discarded."""
         began = time.perf_counter()
-        self._objective.loss_per_row(PromptPrefix.stack(prefixes), chunk).sum().backward()
-        if self._backbone.device.type == "cuda":
-            torch.cuda.synchronize(self._backbone.device)
+        self.objective.loss_per_row(PromptPrefix.stack(prefixes), chunk).sum().backward()
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)
         return time.perf_counter() - began
 
     def _lower_micro_batch(self, error: Exception) -> None:
         """Raises OutOfMemory if a forward has one row already, and the error itself if it is of another kind."""
         if not _is_out_of_memory(error):
             raise error
-        self._population.clear_gradients()
-        if self._backbone.device.type == "cuda":
+        self.population.clear_gradients()
+        if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._chunker.max_rows == 1:
+        if self.chunker.max_rows == 1:
             raise OutOfMemory("tuning needs more memory than there is, even for a single example") from error
-        self._chunker.halve()
-        self._on_event(MicroBatchLowered(self._chunker.max_rows))
+        self.chunker.halve()
+        self.on_event(MicroBatchLowered(self.chunker.max_rows))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import ClassVar
 
@@ -81,7 +82,7 @@ def _narrow_connection(server: LiveServer, request: bytes) -> Iterator[socket.so
 def _followed_job(server: LiveServer) -> Iterator[bytes]:
     """The request to follow a job that is paused and has two megabytes of events."""
     tuning = server.tuning
-    job = tuning.jobs.create(make_spec(tuning).to_json(), "made")
+    job = tuning.jobs.create(asdict(make_spec(tuning)), "made")
     tuning.jobs.give(job.id, Order.PAUSE)
     with tuning.stores.database.writing() as connection:
         tuning.events.record(connection, job.id, 1, [NewEvent("note", MESSAGE.decode())] * NUM_EVENTS)

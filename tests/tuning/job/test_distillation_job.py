@@ -10,8 +10,8 @@ from app.errors import InvalidInput
 from app.jobs.files import Purpose
 from app.jobs.job import Job, JobStatus, Order
 from app.registry.version import Version
+from app.tuning.job.kind import JobSpec
 from app.tuning.job.service import TuningService
-from app.tuning.job.spec import JobSpec
 from tests.support.tuning_jobs import (
     DATA,
     Gate,

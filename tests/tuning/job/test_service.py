@@ -27,8 +27,8 @@ from app.jobs.job import JobError, JobStatus, Order
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
 from app.registry.evaluations import RecordedEvaluation
+from app.tuning.job.kind import TuningWork
 from app.tuning.job.service import TuningService
-from app.tuning.job.work import TuningWork
 from tests.support.tuning_jobs import (
     DATA,
     Gate,

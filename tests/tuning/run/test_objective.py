@@ -19,7 +19,7 @@ from app.tuning.config import Metric, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.rows import MAX_WRITTEN_ROWS, Chunk, RunRows
-from app.tuning.tune import tune_task
+from app.tuning.run.run import tune_task
 from tests.support.models import tiny_backbone
 
 TEMPLATE = Template("{input}={target}")

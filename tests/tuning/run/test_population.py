@@ -18,11 +18,10 @@ from app.tuning.config import Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated, MembersDropped, MicroBatchLowered, StepDone, TuneEvent
 from app.tuning.run.objective import LabelObjective
-from app.tuning.run.run import TuningRun
+from app.tuning.run.run import TuningRun, tune_task
 from app.tuning.run.run_state import RunState
 from app.tuning.run.trainer import Trainer
 from app.tuning.search import Search
-from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")

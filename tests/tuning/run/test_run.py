@@ -21,9 +21,9 @@ from app.tuning.config import Init, Loss, OptimizerKind, TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
 from app.tuning.run.events import Evaluated, StepDone, TuneEvent, TuningStarted, TuningStopped
-from app.tuning.run.initialization import embedding_rms, initial_rows
+from app.tuning.run.population import embedding_rms, initial_rows
+from app.tuning.run.run import tune_task
 from app.tuning.search import Search
-from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 
 TEMPLATE = Template("{input}\nA: {target}")

@@ -13,8 +13,8 @@ from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
+from app.tuning.run.run import tune_task
 from app.tuning.search import Search, keep_better_half
-from app.tuning.tune import tune_task
 from tests.support.models import tiny_backbone
 
 EXAMPLES = tuple(Example(f"{'good' if n % 2 else 'bad'} {n}", "yes" if n % 2 else "no") for n in range(60))
