@@ -24,6 +24,7 @@ from app.errors import (
 )
 from app.jobs import job_store
 from app.jobs.job import JobError, JobStatus, Order
+from app.jobs.work import Candidate
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
 from app.registry.evaluations import RecordedEvaluation
@@ -374,9 +375,10 @@ def test_nothing_comes_of_a_job_after_it_was_cancelled_and_forgotten(
 ) -> None:
     def forget_before_it_publishes(work: Callable[[], object]) -> object:
         done = work()
-        if getattr(done, "candidate", None) is not None and service.jobs.unfinished():
-            service.give(job.id, Order.CANCEL)
-            service.jobs.delete(job.id)
+        match done:
+            case (_, Candidate()) if service.jobs.unfinished():
+                service.give(job.id, Order.CANCEL)
+                service.jobs.delete(job.id)
         return done
 
     service = reopen(forget_before_it_publishes)
