@@ -16,6 +16,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from app.answers.call import Readiness
 from app.answers.generating.completer import Completer
 from app.answers.generating.generation import TextGenerator
 from app.answers.generating.labels import LabelScorer
@@ -23,7 +24,6 @@ from app.answers.generating.runs import RunService
 from app.answers.measuring.evaluation import Evaluator
 from app.answers.measuring.token_report import TokenReporter
 from app.answers.prompt_warmer import PromptWarmer
-from app.answers.readiness import Readiness
 from app.answers.targets import TaskFinder
 from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
@@ -33,8 +33,7 @@ from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.http.application import build_application
 from app.http.dependencies import Serving
-from app.http.protection.auth import ApiKeys
-from app.http.protection.guard import Guard
+from app.http.protection.guard import ApiKeys, Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone

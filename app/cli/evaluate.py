@@ -65,9 +65,8 @@ async def _evaluate_here(
 ) -> dict[str, Any]:
     """As the server does it: through an engine, which has no other requests here."""
     from app.answers.call import Call
-    from app.answers.measuring.evaluation import Evaluator
+    from app.answers.measuring.evaluation import Evaluator, evaluation_object
     from app.answers.targets import Combine, TaskFinder
-    from app.answers.views.evaluations import evaluation_object
     from app.main import open_engine
 
     with open_engine(settings) as opened:

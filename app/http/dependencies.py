@@ -7,13 +7,12 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Request
 
-from app.answers.call import Call
+from app.answers.call import Call, Readiness
 from app.answers.generating.completer import Completer
 from app.answers.generating.labels import LabelScorer
 from app.answers.generating.runs import RunService
 from app.answers.measuring.evaluation import Evaluator
 from app.answers.measuring.token_report import TokenReporter
-from app.answers.readiness import Readiness
 from app.answers.targets import TaskFinder
 from app.engine.async_engine import AsyncEngine
 from app.errors import TuningUnavailable

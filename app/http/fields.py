@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app.answers.generating.runs import Usage
-from app.answers.views.reply import Reply
-from app.http.protection.patterns import VOCABULARY_ID_PATTERN
+from app.answers.views import Reply
+from app.http.protection.validation import VOCABULARY_ID_PATTERN
 from app.sampling import MAX_LOGIT_BIAS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS, MIN_REPETITION_PENALTY, MIN_TOP_P
 
 MAX_MODEL_CHARS: Final = 256
@@ -96,24 +96,6 @@ class Sampling(Strict):
         if self.logit_bias is not None:
             given["logit_bias"] = {int(token_id): bias for token_id, bias in self.logit_bias.items()}
         return given
-
-
-FreeText = Annotated[
-    bool | None,
-    Field(
-        description="A task with labels answers with one of them, as its runs do; true lets it write freely instead. "
-        "Not OpenAI's."
-    ),
-]
-
-
-class StreamOptions(Strict):
-    """Options of a stream."""
-
-    include_usage: bool | None = Field(None, description="Send the usage in a last chunk of its own.")
-    include_obfuscation: bool | None = Field(
-        None, description="Accepted for OpenAI's clients; chunks are never padded."
-    )
 
 
 def reply(

@@ -112,7 +112,7 @@ class Measurement:
     """What is to be measured: the question to whoever answers, and the figures of the answers.
 
     A source of answers has two methods, `score` and `generate`, each given the served prompt and the inputs. There are
-    two: the plain model (`app.measure.plain_model`) and the running engine (`app.answers.measuring.engine_model`).
+    two: the plain model (`app.measure.plain_model`) and the running engine (`app.answers.measuring.evaluation`).
 
     Raises InvalidInput: no examples, or a target that is none of the labels.
     """

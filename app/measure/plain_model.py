@@ -1,7 +1,7 @@
 """The plain model: answers of the backbone in batches, without the engine.
 
 Tuning jobs, which take turns on the device, and offline commands measure with it. The server finds the same answers
-through its engine (`app.answers.measuring.engine_model`); a test holds the two equal.
+through its engine (`app.answers.measuring.evaluation`); a test holds the two equal.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.http.protection.patterns import PATTERN_TO_WORDS
+from app.http.protection.validation import PATTERN_TO_WORDS
 from app.model.backbone import Backbone
 from tests.support.server import LiveServer, make_settings, publish_tasks, run_server
 

@@ -21,7 +21,7 @@ from app.engine.async_engine import AsyncEngine
 from app.http.dependencies import Serving
 from app.http.protection.guard import Guard
 from app.http.protection.protocol import DeadlineProtocol
-from app.http.protection.upload_limits import UploadLimits
+from app.http.protection.uploads import UploadLimits
 from app.main import bind, create_app
 from app.model.backbone import Backbone
 from app.model.layout import Template

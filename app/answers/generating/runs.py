@@ -13,7 +13,7 @@ from app.answers.call import Call
 from app.answers.generating.generation import Ask, TextGenerator, finish_reason_of
 from app.answers.generating.labels import LabelScorer
 from app.answers.targets import AnyTarget, Combine, Target, choose_text
-from app.answers.views.reply import Reply
+from app.answers.views import Reply
 from app.engine.gather import all_of
 from app.errors import InvalidInput
 from app.model.backbone import Backbone

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.answers.views.tasks import TaskObject, VersionObject
+from app.answers.views import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FolderRegistry:
 
     def show_tokens(self, name: str, plot: Path | None, **asked: Any) -> dict[str, Any]:
         """Loads the backbone. Args: asked: of `TokenReporter.report`."""
-        from app.answers.views.tokens import tokens_object
+        from app.answers.measuring.token_report import tokens_object
 
         report = asyncio.run(self._report(name, asked))
         if plot is not None:

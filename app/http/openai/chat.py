@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import APIRouter
 from jinja2.exceptions import TemplateError
 from starlette.responses import Response
+from transformers import PreTrainedTokenizerFast
 
 from app.answers.generating.completer import choose_form
 from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.targets import Target
+from app.engine.output.detokenizer import token_bytes
 from app.engine.output.output import Delta
 from app.errors import InvalidInput, naming_text
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
@@ -27,12 +29,14 @@ from app.http.openai.chat_schema import (
     ChatLogprobs,
     ChatRequest,
     Message,
+    TokenLogprobs,
+    TopLogprob,
 )
-from app.http.openai.choice_writer import ChoiceWriter, check_stream_options
-from app.http.openai.logprobs import chat_logprobs
+from app.http.openai.choice_writer import LOWEST, ChoiceWriter
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.guard import GuardedRoute
 from app.model.backbone import Backbone
+from app.model.sampler import TokenLogprob
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
@@ -55,11 +59,11 @@ async def create_chat_completion(
         params = completer.make_params(target, given, num_tokens=len(token_ids), default_max_tokens=None)
         deltas = completer.stream(target, ask_n(token_ids, params, request.n or 1), call)
         writer = _ChatWriter(backbone, target, request, len(token_ids))
-        return await writer.answer(deltas, is_stream=bool(request.stream))
+        return await writer.answer(deltas)
 
 
 def _check_pairs(request: ChatRequest) -> None:
-    check_stream_options(request.stream_options, is_stream=bool(request.stream))
+    request.check_stream_options()
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidInput("top_logprobs needs logprobs to be true", param="top_logprobs")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
@@ -103,11 +107,10 @@ class _ChatWriter(ChoiceWriter):
         super().__init__(
             backbone,
             target,
+            request,
             id_prefix="chatcmpl",
             nums_tokens=[num_tokens],
-            n=request.n or 1,
             has_logprobs=bool(request.logprobs),
-            stream_options=request.stream_options,
         )
         self._tokenizer = backbone.tokenizer
         self._has_template = target.template is not None
@@ -148,4 +151,20 @@ class _ChatWriter(ChoiceWriter):
         return text
 
     def _logprobs(self, part: Choice | Delta) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, part.logprobs or ()) if self._has_logprobs else None
+        return _chat_logprobs(self._tokenizer, part.logprobs or ()) if self._has_logprobs else None
+
+
+def _chat_logprobs(tokenizer: PreTrainedTokenizerFast, entries: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """The nested format of `/v1/chat/completions`."""
+    return ChatLogprobs(content=[_chat_token(tokenizer, entry) for entry in entries], refusal=None)
+
+
+def _chat_token(tokenizer: PreTrainedTokenizerFast, entry: TokenLogprob) -> TokenLogprobs:
+    chosen = _chat_alternative(tokenizer, entry.token_id, entry.logprob)
+    top = [_chat_alternative(tokenizer, token_id, logprob) for token_id, logprob in entry.top]
+    return TokenLogprobs(token=chosen.token, bytes=chosen.bytes, logprob=chosen.logprob, top_logprobs=top)
+
+
+def _chat_alternative(tokenizer: PreTrainedTokenizerFast, token_id: int, logprob: float) -> TopLogprob:
+    content = token_bytes(tokenizer, token_id)
+    return TopLogprob(token=content.decode(errors="replace"), bytes=list(content), logprob=max(logprob, LOWEST))

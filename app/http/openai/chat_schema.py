@@ -6,21 +6,17 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.answers.views.reply import Reply
+from app.answers.views import Reply
 from app.http.fields import (
-    MAX_N,
     MAX_TOKENS,
-    FreeText,
     Identity,
     MetadataField,
-    ModelName,
-    Sampling,
-    StreamOptions,
     Strict,
     Text,
     Unsupported,
     UsageObject,
 )
+from app.http.openai.choice_writer import ChoicesRequest
 from app.sampling import MAX_LOGPROBS
 
 MAX_MESSAGES: Final = 256
@@ -57,7 +53,7 @@ class ResponseFormat(Strict):
     type: Literal["text"]
 
 
-class ChatRequest(Sampling):
+class ChatRequest(ChoicesRequest):
     """A conversation to continue."""
 
     model_config = ConfigDict(
@@ -72,7 +68,6 @@ class ChatRequest(Sampling):
         }
     )
 
-    model: ModelName
     messages: list[Message] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
@@ -80,13 +75,8 @@ class ChatRequest(Sampling):
         "tokenizer's chat template renders the conversation.",
     )
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Most tokens to generate.")
-    n: int | None = Field(None, ge=1, le=MAX_N)
     logprobs: bool | None = Field(None, description="Report the log-probability of each generated token.")
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report; needs logprobs.")
-    stream: bool | None = Field(None, description="Answer with server-sent events.")
-    stream_options: StreamOptions | None = None
-    free_text: FreeText = None
-    user: Identity = None
     safety_identifier: Identity = None
     prompt_cache_key: Identity = None
     metadata: MetadataField = None
@@ -125,12 +115,9 @@ class TopLogprob(Reply):
     logprob: float
 
 
-class TokenLogprobs(Reply):
+class TokenLogprobs(TopLogprob):
     """One generated token and its alternatives."""
 
-    token: str
-    bytes: list[int]
-    logprob: float
     top_logprobs: list[TopLogprob]
 
 

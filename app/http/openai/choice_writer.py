@@ -1,4 +1,4 @@
-"""ChoiceWriter: what completions and chats share of turning choices, whole or in deltas, into OpenAI's objects."""
+"""What completions and chats share: fields of a request, and how choices become OpenAI's objects (ChoiceWriter)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.answers.generating.generation import Choice, put_together
@@ -17,19 +17,45 @@ from app.answers.generating.runs import Usage
 from app.answers.targets import Target
 from app.engine.output.output import Delta
 from app.errors import InvalidInput
-from app.http.fields import StreamOptions, UsageObject, reply
+from app.http.fields import MAX_N, Identity, ModelName, Sampling, Strict, UsageObject, reply
 from app.http.protection.event_stream import EventStream, TextChunk, dump_set
 from app.model.backbone import Backbone
 
+LOWEST = -9999.0
+"""What OpenAI writes for a token that cannot be: JSON has no infinity."""
 
-def check_stream_options(options: StreamOptions | None, *, is_stream: bool) -> None:
-    """Raises InvalidInput: options of a stream without a stream."""
-    if options is not None and not is_stream:
-        raise InvalidInput("stream_options needs stream to be true", param="stream_options")
+
+class StreamOptions(Strict):
+    """Options of a stream."""
+
+    include_usage: bool | None = Field(None, description="Send the usage in a last chunk of its own.")
+    include_obfuscation: bool | None = Field(
+        None, description="Accepted for OpenAI's clients; chunks are never padded."
+    )
+
+
+class ChoicesRequest(Sampling):
+    """What completions and chats can both be asked."""
+
+    model: ModelName
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    stream_options: StreamOptions | None = None
+    free_text: bool | None = Field(
+        None,
+        description="A task with labels answers with one of them, as its runs do; true lets it write freely instead. "
+        "Not OpenAI's.",
+    )
+    user: Identity = None
+
+    def check_stream_options(self) -> None:
+        """Raises InvalidInput: options of a stream without a stream."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidInput("stream_options needs stream to be true", param="stream_options")
 
 
 class ChoiceWriter(ABC):
-    """Of one request, with `n` choices for each of its texts.
+    """Of one request, with its `n` choices for each of its texts.
 
     Args:
         id_prefix: "cmpl" or "chatcmpl".
@@ -41,17 +67,17 @@ class ChoiceWriter(ABC):
         self,
         backbone: Backbone,
         target: Target,
+        request: ChoicesRequest,
         *,
         id_prefix: str,
         nums_tokens: Sequence[int],
-        n: int,
         has_logprobs: bool,
-        stream_options: StreamOptions | None,
     ) -> None:
         self._sizes = [num_tokens + target.num_virtual_tokens for num_tokens in nums_tokens]
-        self._n = n
+        self._n = request.n or 1
         self._has_logprobs = has_logprobs
-        self._is_usage_wanted = stream_options is not None and bool(stream_options.include_usage)
+        self._is_stream = bool(request.stream)
+        self._is_usage_wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
         self._head: dict[str, Any] = {
             "id": f"{id_prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -59,9 +85,9 @@ class ChoiceWriter(ABC):
             "system_fingerprint": f"fp_{backbone.fingerprint[:12]}",
         }
 
-    async def answer(self, deltas: AsyncGenerator[tuple[int, Delta], None], *, is_stream: bool) -> Response:
+    async def answer(self, deltas: AsyncGenerator[tuple[int, Delta], None]) -> Response:
         """All choices in one object, or a stream of chunks."""
-        if is_stream:
+        if self._is_stream:
             return await EventStream.started(self._chunks(deltas), bytes)
         choices = await put_together(deltas, len(self._sizes) * self._n)
         usage = self._usage(

@@ -1,23 +1,69 @@
-"""`/v1/models`: what `model` can name, and a way to delete it that OpenAI's clients know."""
+"""`/v1/models`: what `model` can name, and a way to delete it that OpenAI's clients know.
+
+As in openai `types/model.py`; `root`, `parent` and `max_model_len` as vLLM adds them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
+from app.answers.views import Reply
 from app.errors import InvalidInput, naming
 from app.http.dependencies import BackboneDep, EngineDep, IfMatchDep, RegistryDep, ServingDep
 from app.http.fields import MAX_MODEL_CHARS, reply
-from app.http.openai.models_schema import Model, ModelDeleted, ModelList
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
 from app.registry.reference import JOINT, Reference
+from app.registry.version import Version
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 ModelName = Annotated[str, Path(min_length=1, max_length=MAX_MODEL_CHARS, examples=["sentiment"])]
+
+
+class Model(Reply):
+    """Something a request's `model` can name."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["softswap"] = "softswap"
+    root: str
+    parent: str | None
+    max_model_len: int
+
+    @classmethod
+    def of_backbone(cls, name: str, *, created: int, max_len: int) -> Model:
+        return cls(id=name, created=created, root=name, parent=None, max_model_len=max_len)
+
+    @classmethod
+    def of_version(cls, name: str, version: Version, *, parent: str, max_len: int) -> Model:
+        """Args: name: what the caller calls it; max_len: positions of the backbone."""
+        return cls(
+            id=name,
+            created=version.created_at,
+            root=version.id,
+            parent=parent,
+            max_model_len=max_len - version.num_virtual_tokens,
+        )
+
+
+class ModelDeleted(Reply):
+    """As in openai `types/model_deleted.py`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
+class ModelList(Reply):
+    """The backbone, and every task under its bare name."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
 
 
 @router.get(

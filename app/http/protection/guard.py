@@ -1,9 +1,12 @@
-"""GuardedRoute: what every route checks before its handler runs, and how long the handler may run."""
+"""GuardedRoute: what every route checks before its handler runs, keys first, and how long the handler may run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,10 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.protection.auth import ApiKeys
 from app.http.protection.error_table import Refused
-from app.http.protection.strict_json import parse_json
-from app.http.protection.upload_limits import UploadLimits
+from app.http.protection.uploads import UploadLimits
+from app.http.protection.validation import parse_json
 
 MAX_BODY_BYTES: Final = 2**20
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
@@ -29,6 +31,59 @@ BODY_LIMIT: Final = "x-max-body-bytes"
 """Key of a route's `openapi_extra` that replaces MAX_BODY_BYTES; it also shows in the OpenAPI document."""
 UPLOADS_LIMIT: Final = "x-max-uploads"
 """Key of a route's `openapi_extra`: its bodies are so large that UploadLimits bounds how many are held at a time."""
+
+
+class ApiKeys:
+    """The keys a server was started with, as digests. With none at all every request passes.
+
+    Digests of equal length are compared in constant time, all of them on every request, so that the time reveals
+    neither how much of a key is right nor which key it is.
+    """
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = tuple(_digest(key) for key in dict.fromkeys(keys))
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def check(self, headers: Headers, *, is_page: bool = False) -> str:
+        """The cache salt of the request's key; empty on a server without keys.
+
+        Computed text is shared only among requests of one key, because the time an answer takes would tell one caller
+        what another has asked.
+
+        Raises Refused with status 401 unless `Authorization: Bearer KEY` carries one of the keys.
+
+        Args:
+            is_page: also take the key as the password of Basic authentication, the only one browsers ask people for.
+                Only for pages that change nothing: browsers send Basic credentials on other sites' behalf too.
+        """
+        if not self._digests:
+            return ""
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        is_basic = is_page and scheme.lower() == "basic"
+        candidate = _digest(_read_password(credentials) if is_basic else credentials.strip())
+        matches = [hmac.compare_digest(candidate, digest) for digest in self._digests]
+        if not (is_basic or scheme.lower() == "bearer") or not any(matches):
+            challenge = 'Basic realm="softswap: any name, the API key as password"' if is_page else "Bearer"
+            raise Refused(
+                401,
+                "This server asks for an API key: send it as 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": challenge},
+            )
+        return candidate.hex()
+
+
+def _read_password(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:  # not base64, or not text inside
+        return ""
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 @dataclass(frozen=True)

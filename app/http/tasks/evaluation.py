@@ -9,15 +9,14 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
-from app.answers.views.evaluations import EvaluationObject, evaluation_object
+from app.answers.measuring.evaluation import EvaluationObject, evaluation_object
 from app.errors import InvalidInput
 from app.http.dependencies import EngineCallDep, EvaluatorDep, FinderDep, Serving, ServingDep
 from app.http.fields import reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
 from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES, ExampleSource, read_examples
-from app.http.tasks.runs import TaskReference
-from app.http.tasks.runs_schema import CombineField
+from app.http.tasks.runs import CombineField, TaskReference
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
 

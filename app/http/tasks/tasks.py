@@ -9,15 +9,17 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from app.answers.views.tasks import TaskObject, VersionObject
+from app.answers.views import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
 from app.http.dependencies import BackboneDep, CallDep, EvaluatorDep, IfMatchDep, ReadinessDep, RegistryDep, ServingDep
 from app.http.fields import MAX_PAGE, reply
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import BODY_LIMIT, GuardedRoute
-from app.http.protection.patterns import ALIAS_PATTERN, TASK_PATTERN
+from app.http.protection.uploads import describe_form
+from app.http.protection.validation import ALIAS_PATTERN, TASK_PATTERN
 from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES, read_examples
 from app.http.tasks.tasks_schema import (
+    MAX_UPLOAD_BODY_BYTES,
     AliasObject,
     AliasRequest,
     DeletedObject,
@@ -25,8 +27,8 @@ from app.http.tasks.tasks_schema import (
     TaskList,
     TextVersionRequest,
     VersionList,
+    read_version,
 )
-from app.http.tasks.uploads import MAX_UPLOAD_BODY_BYTES, read_version
 from app.measure.promote import GateRequest, find_gate, promote, publish
 from app.registry.aliases import AliasTarget
 from app.registry.registry import Registry
@@ -109,22 +111,12 @@ async def list_evaluations(task: TaskName, number: Number, registry: RegistryDep
             "required": True,
             "content": {
                 "application/json": {"schema": TextVersionRequest.model_json_schema()},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "file": {
-                                "type": "string",
-                                "format": "binary",
-                                "description": "A safetensors file with one tensor, `prompt_embeddings`, of float32, "
-                                "float16 or bfloat16: what PEFT writes as adapter_model.safetensors.",
-                            },
-                            "metadata": {"type": "string", "description": "JSON: `UploadMetadata`."},
-                        },
-                    },
-                },
+                **describe_form(
+                    "file",
+                    file="A safetensors file with one tensor, `prompt_embeddings`, of float32, float16 or bfloat16: "
+                    "what PEFT writes as adapter_model.safetensors.",
+                    metadata={"type": "string", "description": "JSON: `UploadMetadata`."},
+                ),
             },
         },
     },

@@ -1,27 +1,33 @@
-"""`/v1/tasks`: what the registry holds, and how it changes."""
+"""`/v1/tasks`: what the registry holds, how it changes, and the prompt that a request carries."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import asyncio
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from starlette.requests import Request
 
-from app.answers.views.reply import Reply
-from app.answers.views.tasks import GateObject, RecordedEvaluationObject, TaskObject, VersionObject
+from app.answers.views import GateObject, RecordedEvaluationObject, Reply, TaskObject, VersionObject
+from app.errors import InvalidInput
 from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Strict, Text
-from app.http.protection.patterns import ALIAS_PATTERN, VERSION_PATTERN
+from app.http.protection.error_table import Refused
+from app.http.protection.uploads import open_form, read_file
+from app.http.protection.validation import ALIAS_PATTERN, VERSION_PATTERN, explain, parse_json
 from app.http.tasks.examples import ExampleSource
+from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
+from app.registry.formats.binding import MAX_UPLOAD_BYTES, bind_text, read_upload
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
-from app.task_prompt import TaskPrompt
+from app.task_prompt import PromptKind, TaskPrompt
 
 MAX_FIGURES: Final = 64
 MAX_ALIAS_TARGETS: Final = 2
-
-
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
+MAX_UPLOAD_BODY_BYTES: Final = MAX_UPLOAD_BYTES + 2**16
+Metadata = TypeVar("Metadata", bound="VersionMetadata")
 
 
 class VersionList(Reply):
@@ -162,3 +168,48 @@ class DeletedObject(Reply):
     id: str
     object: Literal["task", "task.version", "task.alias", "task.gate"]
     deleted: Literal[True] = True
+
+
+async def read_version(request: Request, backbone: Backbone) -> tuple[Publication, VersionMetadata]:
+    """The prompt of a request, bound to the backbone, and what the request says about it.
+
+    Raises:
+        InvalidInput: what was sent is no prompt for this backbone, or its description is wrong.
+        Refused: the media type is neither of the two.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        written = _validate(TextVersionRequest, parse_json(await request.body()))
+        prompt = await asyncio.to_thread(bind_text, written.text, backbone)
+        return written.publication(prompt), written
+    if media_type == "multipart/form-data":
+        data, metadata = await _read_form(request)
+        prompt = await asyncio.to_thread(read_upload, data, backbone, kind=PromptKind(metadata.kind))
+        return metadata.publication(prompt), metadata
+    raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
+
+
+async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
+    """The tensor's bytes, and what the form says about them."""
+    async with open_form(request, ("file", "metadata"), max_part_bytes=MAX_UPLOAD_BYTES) as form:
+        text = form.get("metadata", "{}")
+        if not isinstance(text, str):
+            raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")
+        _, content = await read_file(form)
+        return content, _validate(UploadMetadata, _parse_metadata(text))
+
+
+def _parse_metadata(text: str) -> Any:
+    try:
+        return parse_json(text.encode())
+    except Refused as error:
+        raise InvalidInput(error.detail.replace("The body", "metadata"), param="metadata") from None
+
+
+def _validate(schema: type[Metadata], value: Any) -> Metadata:
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors(include_url=False)]
+        failure = explain(problems, value)
+        raise InvalidInput(failure.message, param=failure.param) from None

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.answers.views.tokens import PromptTokensObject, tokens_object
+from app.answers.measuring.token_report import PromptTokensObject, tokens_object
 from app.http.dependencies import CallDep, EngineCallDep, ReporterDep, ServingDep
 from app.http.fields import MAX_MODEL_CHARS, reply
 from app.http.protection.error_table import describe_statuses

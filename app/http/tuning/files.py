@@ -10,14 +10,13 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from app.answers.views.reply import Reply
+from app.answers.views import Reply
 from app.errors import InvalidInput
 from app.http.dependencies import GuardDep, ReadinessDep, TuningDep
 from app.http.fields import MAX_ID_CHARS
 from app.http.protection.error_table import describe_statuses
-from app.http.protection.forms import open_form, read_file
 from app.http.protection.guard import BODY_LIMIT, UPLOADS_LIMIT, GuardedRoute
-from app.http.protection.upload_limits import MAX_UPLOADS
+from app.http.protection.uploads import MAX_UPLOADS, describe_form, open_form, read_file
 from app.http.tuning.fine_tuning_schema import page_with_ends
 from app.jobs.files import MAX_FILE_BYTES, MAX_FILES, Purpose
 
@@ -72,25 +71,14 @@ class FileDeleted(Reply):
         UPLOADS_LIMIT: MAX_UPLOADS,
         "requestBody": {
             "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file", "purpose"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "file": {
-                                "type": "string",
-                                "format": "binary",
-                                "description": "JSON lines, or CSV with a header if the name ends in .csv: `input` "
-                                "and `target`, `prompt` and `completion`, `text` and `label`, or OpenAI's `messages`. "
-                                "With purpose user_data the input alone, or a .txt file with one per line.",
-                            },
-                            "purpose": {"type": "string", "enum": list(UPLOADED)},
-                        },
-                    }
-                }
-            },
+            "content": describe_form(
+                "file",
+                "purpose",
+                file="JSON lines, or CSV with a header if the name ends in .csv: `input` and `target`, `prompt` and "
+                "`completion`, `text` and `label`, or OpenAI's `messages`. With purpose user_data the input alone, or "
+                "a .txt file with one per line.",
+                purpose={"type": "string", "enum": list(UPLOADED)},
+            ),
         },
     },
 )

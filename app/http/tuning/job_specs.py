@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.errors import InvalidInput, naming
-from app.http.tuning.fine_tuning_schema import JobRequest, MethodObject, PromptTuningMethod, SupervisedMethod
-from app.http.tuning.hyperparameters_schema import OFFERED
+from app.http.tuning.fine_tuning_schema import OFFERED, JobRequest, MethodObject, PromptTuningMethod, SupervisedMethod
 from app.jobs.files import UploadStore
 from app.registry.registry import Registry
 from app.registry.version import Version

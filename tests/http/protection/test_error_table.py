@@ -7,10 +7,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from app import errors
 from app.answers.generating.labels import LabelChances
-from app.http.openai.completions_schema import CompletionRequest
+from app.http.openai.completions import CompletionRequest
 from app.http.protection.error_table import ERROR_TO_STATUS, MAX_MESSAGE_CHARS, Failure
 from app.http.protection.validation import explain
-from app.http.tasks.runs_schema import MixedRunRequest
+from app.http.tasks.runs import MixedRunRequest
 from app.http.tasks.tasks_schema import AliasRequest
 from app.http.tuning.fine_tuning_schema import JobRequest
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.http.openai.chat_schema import ChatChunk, ChatChunkChoice, ChatDelta
-from app.http.openai.completions_schema import Completion, CompletionChoice
+from app.http.openai.completions import Completion, CompletionChoice
 from app.http.protection.event_stream import BLANK, TextChunk
 
 HEAD: dict[str, Any] = {"id": "cmpl-1", "created": 1, "model": "raw@1", "system_fingerprint": "fp_1"}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from safetensors.torch import save as save_safetensors
 
-from app.answers.readiness import Readiness
+from app.answers.call import Readiness
 from app.measure.dataset import Example, hash_examples
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt

@@ -283,7 +283,7 @@ def test_a_streamed_run_adds_up_to_the_text(http: httpx.Client) -> None:
 
 
 def test_the_server_says_what_it_is(http: httpx.Client, server: LiveServer) -> None:
-    from app.http.operations.limits import LIMITS
+    from app.http.operations.server import LIMITS
 
     said = http.get("/v1/server").json()
     assert json.dumps(said["limits"]) == json.dumps(LIMITS)  # a count is an integer: 64, not 64.0

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from app.http.protection.upload_limits import MAX_UPLOADS
+from app.http.protection.uploads import MAX_UPLOADS
 from app.jobs import files as file_book
 from app.model.backbone import Backbone
 from tests.support.server import LiveServer, make_settings, run_server

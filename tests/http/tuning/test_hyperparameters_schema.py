@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from app.cli.options import takes_hyperparameters
-from app.http.tuning.hyperparameters_schema import OFFERED, PromptTuningHyperparameters, SupervisedHyperparameters
+from app.http.tuning.fine_tuning_schema import OFFERED, PromptTuningHyperparameters, SupervisedHyperparameters
 from app.tuning.config import AXES, HYPERPARAMETERS, TuneConfig
 
 DOCS = Path(__file__).parents[3] / "docs" / "http.md"

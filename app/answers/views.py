@@ -1,4 +1,4 @@
-"""What the registry holds, as `/v1/tasks` and `softswap tasks --json` show it.
+"""Documents that HTTP and `softswap --json` show alike: their base class, and what the registry holds.
 
 `model_validate` reads each from the registry's object: Version, RecordedEvaluation, Gate, TaskRecord.
 """
@@ -7,11 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasPath, BeforeValidator, Field, JsonValue
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from app.answers.views.reply import Reply
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
+
+
+class Reply(BaseModel):
+    """Over HTTP, or printed with --json."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    @classmethod
+    def fields_of(cls, source: object) -> dict[str, Any]:
+        """Its fields that `source` has under the same names."""
+        return {name: getattr(source, name) for name in cls.model_fields if hasattr(source, name)}
+
+    @classmethod
+    def given_in(cls, source: object) -> dict[str, Any]:
+        """As `fields_of`, but for those that are None or empty."""
+        return {name: value for name, value in cls.fields_of(source).items() if value not in (None, (), {})}
 
 
 def _text_of(template: Template | None) -> str | None:
