@@ -2,8 +2,7 @@
 
 Random weights of SmolLM2-135M's shape, greedy, end-of-sequence ignored. Contenders take turns; figures are medians over
 the rounds. The last line printed is one JSON object; `--save` keeps it. `python -m benchmarks page` renders what was
-kept, and `python -m benchmarks install vllm llama.cpp` makes environments for those two. docs/benchmarks.md says what
-each part measures.
+kept, and `python -m benchmarks install vllm` makes vLLM's environment. docs/benchmarks.md says what each part measures.
 """
 
 from __future__ import annotations
@@ -54,11 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     if options.names == ["page"]:
         write_page(PARTS)
-    elif options.names[0] == "install":
-        from benchmarks.peers.environments import install
+    elif options.names == ["install", "vllm"]:
+        from benchmarks.peers.remote import install_vllm
 
-        for name in options.names[1:]:
-            install(name)
+        install_vllm()
     else:
         _measure(options, _setting(options), shlex.join(["python", "-m", "benchmarks", *given]))
 
@@ -100,7 +98,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="+", metavar="PART", help=f"{', '.join(PARTS)}; or page; or install PEER...")
+    parser.add_argument("names", nargs="+", metavar="PART", help=f"{', '.join(PARTS)}; or page; or install vllm")
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--rounds", type=int, help="in which every contender runs once (default: 3)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -115,7 +113,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="gpu: some of its steps (default: all)")
     parser.add_argument("--budget", type=float, metavar="S", help="gpu: no step begins after that (default: 540)")
     options = parser.parse_args(arguments)
-    if options.names[0] not in {"page", "install"} and (unknown := set(options.names) - set(PARTS)):
+    if options.names not in (["page"], ["install", "vllm"]) and (unknown := set(options.names) - set(PARTS)):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     return options
 

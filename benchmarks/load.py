@@ -1,4 +1,4 @@
-"""Load on a server, from a process of its own: requests at random moments, or as many as there are clients.
+"""Load on a server over HTTP: a workload, requests at random moments, or as many as there are clients.
 
 The client speaks just enough HTTP/1.1 to stream a completion, so that it takes as little as it can of the cores that
 the server needs.
@@ -7,11 +7,19 @@ the server needs.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
+
+from benchmarks.server import RunningServer
+from benchmarks.workloads import Outcome, Request, Workload
 
 HEAD_END = b"\r\n\r\n"
 EVENT = b"\ndata: "
@@ -105,6 +113,59 @@ class _Connection(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(AssertionError(why))
+
+
+class HttpPeer:
+    """A running server, asked over loopback; the client's own work counts too, as it does for a user on one machine."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+
+    def streams(self, workload: Workload) -> Outcome:
+        """Every request is a streamed completion of its own, all at once."""
+        before_s, began_s = self._server.cpu_s, time.perf_counter()
+        answers = asyncio.run(self._stream_all([_completion(request, workload) for request in workload.requests]))
+        return Outcome(
+            first_token_s=tuple(answer.token_s[0] - began_s for answer in answers),
+            num_tokens=tuple(len(answer.token_s) for answer in answers),
+            elsewhere_s=self._server.cpu_s - before_s,
+        )
+
+    def completions(self, workload: Workload) -> list[str]:
+        """The texts of completions that are asked for at once."""
+        bodies = [_completion(request, workload, stream=False) for request in workload.requests]
+        with ThreadPoolExecutor(len(bodies)) as clients:
+            answers = clients.map(lambda body: self._post("/v1/completions", body), bodies)
+            return [answer["choices"][0]["text"] for answer in answers]
+
+    def one_call(self, workload: Workload, texts: Sequence[str]) -> Outcome:
+        """All requests as the items of one `POST /v1/run`. Args: texts: of the requests, in their order."""
+        pairs = zip(workload.requests, texts, strict=True)
+        items = [{"task": f"task{request.task}", "input": text} for request, text in pairs]
+        before_s, began_s = self._server.cpu_s, time.perf_counter()
+        results = self._post("/v1/run", json.dumps(items).encode())["results"]
+        took_s = time.perf_counter() - began_s
+        chosen = tuple((workload.labels[workload.label_texts.index(result["label"])],) for result in results)
+        return Outcome.of(chosen, (took_s,) * len(chosen), elsewhere_s=self._server.cpu_s - before_s)
+
+    async def _stream_all(self, bodies: Sequence[bytes]) -> list[Answer]:
+        host, port, now_s = self._server.host, self._server.port, time.perf_counter()
+        return await asyncio.gather(*(complete(host, port, body, now_s) for body in bodies))
+
+    def _post(self, path: str, body: bytes) -> Any:
+        with urlopen(HttpRequest(self._server.url + path, body, {"content-type": "application/json"})) as answer:
+            return json.load(answer)
+
+
+def _completion(request: Request, workload: Workload, *, stream: bool = True) -> bytes:
+    """A greedy completion of the workload's length; the text goes as ids."""
+    return completion_body(f"task{request.task}", list(request.token_ids), workload.num_new_tokens, stream=stream)
+
+
+def completion_body(model: str, prompt: object, num_new_tokens: int, **more: object) -> bytes:
+    """Greedy, end-of-sequence ignored."""
+    fields = {"model": model, "prompt": prompt, "max_tokens": num_new_tokens, "temperature": 0, "ignore_eos": True}
+    return json.dumps(fields | more).encode()
 
 
 async def arrive_at_random(

@@ -19,31 +19,21 @@ import torch
 PACKAGES = ("torch", "transformers", "peft")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The facts a reader needs before comparing a figure with his own."""
+def describe_machine() -> dict[str, object]:
+    """The facts a reader needs before comparing a figure with his own.
 
-    cpu: str
-    num_cores: int
-    num_threads: int
-    memory_bytes: int
-    instruction_set: str
-    system: str
-    versions: dict[str, str]
-
-    @classmethod
-    def here(cls) -> Machine:
-        """The running one. `num_cores` are those this process may use, `num_threads` those torch computes with."""
-        return cls(
-            cpu=_cpu_model(),
-            num_cores=len(os.sched_getaffinity(0)),
-            num_threads=torch.get_num_threads(),
-            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            instruction_set=torch.backends.cpu.get_cpu_capability(),
-            system=f"{platform.system()} {platform.release()}",
-            versions={"python": platform.python_version()}
-            | {name: version(name) for name in PACKAGES if find_spec(name)},
-        )
+    `num_cores` are those this process may use, `num_threads` those torch computes with.
+    """
+    versions = {name: version(name) for name in PACKAGES if find_spec(name)}
+    return {
+        "cpu": _cpu_model(),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "num_threads": torch.get_num_threads(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": {"python": platform.python_version()} | versions,
+    }
 
 
 class Stopwatch:

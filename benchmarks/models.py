@@ -37,13 +37,9 @@ class Shape:
     def vocab_size(self) -> int:
         return int(self.sizes["vocab_size"])
 
-    @property
-    def hidden_size(self) -> int:
-        return int(self.sizes["hidden_size"])
-
-    def build_model(self, seed: int = 0) -> Any:
-        """A float32 model on the CPU with transformers' own attention; the same for the same seed."""
-        torch.manual_seed(seed)
+    def build_model(self) -> Any:
+        """A float32 model on the CPU with transformers' own attention; the same every time."""
+        torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(self._config(), dtype=torch.float32)
         return model.eval().requires_grad_(False)
 
@@ -86,9 +82,8 @@ class Shape:
         return folder
 
     def _config(self) -> Any:
-        return AutoConfig.for_model(
-            self.model_type, **self.sizes, bos_token_id=None, eos_token_id=None, pad_token_id=None
-        )
+        special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        return AutoConfig.for_model(self.model_type, **self.sizes, **special)
 
 
 def cache_folder() -> Path:
@@ -131,19 +126,16 @@ TINY_QWEN3 = Shape("tiny-qwen3", "qwen3", _TINY)
 def num_weight_bytes(backbone: Backbone) -> int:
     """What a decode step reads of the weights: everything, except a table that only embeds."""
     table, output = _tables(backbone)
-    return _total(backbone, "nbytes") - (0 if table is output else table.nbytes)
+    num_bytes = sum(parameter.nbytes for parameter in backbone.model.parameters())
+    return num_bytes - (0 if table is output else table.nbytes)
 
 
 def num_flops_per_token(backbone: Backbone) -> int:
     """Of the layers' matrix products; without attention, and the output layer, which few tokens go through."""
     table, output = _tables(backbone)
-    return 2 * (_total(backbone, "numel") - table.numel() - (0 if table is output else output.numel()))
+    num_weights = sum(parameter.numel() for parameter in backbone.model.parameters())
+    return 2 * (num_weights - table.numel() - (0 if table is output else output.numel()))
 
 
 def _tables(backbone: Backbone) -> tuple[Any, Any]:
     return backbone.model.get_input_embeddings().weight, backbone.model.get_output_embeddings().weight
-
-
-def _total(backbone: Backbone, what: str) -> int:
-    values = (getattr(parameter, what) for parameter in backbone.model.parameters())
-    return sum(value() if callable(value) else value for value in values)

@@ -7,12 +7,12 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Machine
+from benchmarks.machine import describe_machine
 from benchmarks.rounds import Measurement
 
 Say = Callable[[str], None]
@@ -128,7 +128,7 @@ class Run:
             "benchmark": "+".join(names),
             "command": command,
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": asdict(Machine.here()),
+            "machine": describe_machine(),
             "setting": dict(setting),
         }
         moment = re.sub(r"[^0-9T]", "", str(self._facts["measured_at"]).partition("+")[0])

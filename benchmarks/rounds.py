@@ -7,15 +7,13 @@ strangers, whole runs of the same load were seen to differ by half, and their ra
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from benchmarks.machine import Stopwatch
 from benchmarks.workloads import Outcome, Workload
-
-T = TypeVar("T")
 
 
 class Turns(Protocol):
@@ -138,15 +136,10 @@ def interleave(contenders: Sequence[Contender], num_rounds: int, say: Callable[[
                 unfinished = [run for run in runs if not run.is_finished]
                 if not unfinished:
                     break
-                for run in _rotated(unfinished, turn):
+                first = turn % len(unfinished)
+                for run in unfinished[first:] + unfinished[:first]:
                     run.step()
         foreign_cores = stopwatch.foreign_cores_without(sum(run.outcome.elsewhere_s for run in runs))
         for measurement, workload, run in zip(found.values(), workloads, runs, strict=True):
             measurement.add(workload, run, foreign_cores)
     return found
-
-
-def _rotated(those: Sequence[T], by: int) -> Iterator[T]:
-    start = by % len(those)
-    yield from those[start:]
-    yield from those[:start]

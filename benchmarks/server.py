@@ -47,17 +47,20 @@ class RunningServer:
         fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def is_ready(self) -> bool:
+        try:
+            with urlopen(f"{self.url}/ready"):
+                return True
+        except (URLError, ConnectionError):
+            return False
+
     def wait_until_ready(self) -> None:
         """For one that was stopped: it refuses requests until its engine has shown that it lives."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                with urlopen(f"{self.url}/ready"):
-                    return
-            except URLError:
-                if time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.02)
+        while not self.is_ready:
+            assert time.monotonic() < deadline_s, "the server does not become ready again"
+            time.sleep(0.02)
 
 
 def publish_tasks(folder: Path, backbone: Backbone, prompts: Sequence[TaskPrompt], labels: Sequence[str] = ()) -> None:
@@ -86,21 +89,18 @@ def serve(model: Path, registry: Path, *, tree: Path = ROOT, **settings: object)
                 env={**os.environ, "PYTHONPATH": str(tree), "SOFTSWAP_STATE": folder, **environment},
             )
         try:
-            host, port = _wait_until_ready(process, log)
-            yield RunningServer(host, port, process.pid)
+            yield _started(process, log)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> tuple[str, int]:
+def _started(process: subprocess.Popen[bytes], log: Path) -> RunningServer:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         time.sleep(0.02)
         if found := LISTENING.search(log.read_text()):
-            try:
-                with urlopen(f"http://{found[1]}:{found[2]}/ready"):
-                    return found[1], int(found[2])
-            except (URLError, ConnectionError):
-                continue
+            server = RunningServer(found[1], int(found[2]), process.pid)
+            if server.is_ready:
+                return server
     raise RuntimeError(f"the server did not start: {log.read_text()}")

@@ -21,14 +21,14 @@ from app.telemetry import Metrics
 from benchmarks.machine import Device
 from benchmarks.models import SMOLLM2_135M, TINY, Shape
 from benchmarks.peers.softswap import SoftswapPeer
-from benchmarks.workloads import MIXED, Dimensions, Workload, decisions, mixed_tasks, random_prompts
+from benchmarks.workloads import MIXED, Dimensions, Workload, mixed_tasks, random_prompts
 
 if TYPE_CHECKING:
     from benchmarks.peers.peft import PeftPeer
     from benchmarks.server import RunningServer
 
 LABELS = "0123"
-PEERS = ("peft", "transformers", "vllm", "llama.cpp")
+PEERS = ("peft", "transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ class Setup:
             self.setting.dimensions, num_requests=num_requests, num_tasks=self.setting.num_decision_tasks
         )
         to_ids = self.backbone.tokenizer.convert_tokens_to_ids
-        labels = {label: to_ids(label) for label in LABELS}
-        prompts = random_prompts(self.backbone, dimensions)
-        return decisions(dimensions, prompts, to_ids(list(string.ascii_lowercase)), labels)
+        letters, labels = to_ids(list(string.ascii_lowercase)), to_ids(list(LABELS))
+        mixed = mixed_tasks(dimensions, random_prompts(self.backbone, dimensions), len(letters))
+        spelled = mixed.each(lambda request: replace(request, token_ids=tuple(letters[i] for i in request.token_ids)))
+        return replace(spelled, num_new_tokens=1, labels=tuple(labels), label_texts=tuple(LABELS))
 
     def texts(self, workload: Workload) -> list[str]:
         """Of requests made of letters, which the tokenizer turns into the same ids again."""
@@ -163,13 +164,10 @@ class Setup:
         num_each, num_prefix = (-(-number // config.block_size) for number in (longest, num_virtual))
         return replace(config, num_blocks=setting.max_num_seqs * num_each + num_prefixes * num_prefix + 1)
 
-    def softswap(
-        self, num_prefixes: int, num_virtual_tokens: int | None = None, prefix_store: Path | None = None
-    ) -> SoftswapPeer:
-        config = self.config(num_prefixes, num_virtual_tokens)
-        return SoftswapPeer(
-            Engine(self.backbone, replace(config, prefix_store=prefix_store, prefix_store_bytes=2**40), Metrics())
-        )
+    def softswap(self, num_prefixes: int, num_virtual_tokens: int | None = None, **changes: Any) -> SoftswapPeer:
+        """An engine of its own. Args: changes: to the fields of `config`'s."""
+        config = replace(self.config(num_prefixes, num_virtual_tokens), prefix_store_bytes=2**40, **changes)
+        return SoftswapPeer(Engine(self.backbone, config, Metrics()))
 
     @contextmanager
     def server(self, workload: Workload, **settings: Any) -> Iterator[RunningServer]:

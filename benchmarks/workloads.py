@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,29 +58,23 @@ class Workload:
         """Every `stride`-th request."""
         return replace(self, requests=self.requests[::stride])
 
-    def first(self, count: int) -> Workload:
-        """The first `count` requests."""
-        return replace(self, requests=self.requests[:count])
-
     def each(self, change: Callable[[Request], Request]) -> Workload:
         return replace(self, requests=tuple(map(change, self.requests)))
 
     def rotated(self, number: int) -> Workload:
         """The same requests, their texts rotated by `number` tokens, so that no prefix cache knows them."""
-        return self.each(lambda request: replace(request, token_ids=_rotated(request.token_ids, number)))
+        return self.each(
+            lambda request: replace(request, token_ids=request.token_ids[number:] + request.token_ids[:number])
+        )
 
     def one_token_each(self) -> Workload:
         """The same tasks with texts of one token and one token to generate: enough to compute every prefix."""
         short = self.each(lambda request: replace(request, token_ids=request.token_ids[:1]))
         return replace(short, num_new_tokens=1)
 
-    def of_one_task(self) -> Workload:
-        """The same texts, all of the first task."""
-        return self.each(lambda request: replace(request, task=0))
-
-    def without_prompts(self) -> Workload:
-        """The same texts without their prompts."""
-        return self.each(lambda request: replace(request, task=None))
+    def with_task(self, task: int | None) -> Workload:
+        """The same texts, all of one task, or without prompts."""
+        return self.each(lambda request: replace(request, task=task))
 
     def with_private_prompts(self, salt: str) -> Workload:
         """Each request with a prompt of the same values under a digest of its own, so that no cache knows it."""
@@ -147,15 +141,6 @@ def mixed_tasks(dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], vocab_s
     return Workload(tuple(requests), prompts, dimensions.num_new_tokens)
 
 
-def decisions(
-    dimensions: Dimensions, prompts: tuple[TaskPrompt, ...], letters: Sequence[int], labels: Mapping[str, int]
-) -> Workload:
-    """One label for each request. Args: letters: ids the texts are made of. labels: text to id."""
-    mixed = mixed_tasks(replace(dimensions, num_new_tokens=1), prompts, len(letters))
-    spelled = mixed.each(lambda request: replace(request, token_ids=tuple(letters[i] for i in request.token_ids)))
-    return replace(spelled, labels=tuple(labels.values()), label_texts=tuple(labels))
-
-
 def random_prompts(backbone: Backbone, dimensions: Dimensions) -> tuple[TaskPrompt, ...]:
     """Distinct prompts of kind `embeddings`, with rows about as long as the embeddings of tokens."""
     some = backbone.embed(torch.arange(min(1024, backbone.vocab_size), device=backbone.device))
@@ -166,10 +151,6 @@ def random_prompts(backbone: Backbone, dimensions: Dimensions) -> tuple[TaskProm
         TaskPrompt.from_embeddings(torch.randn(shape, generator=generator) * scale, backbone.fingerprint)
         for _ in range(dimensions.num_tasks)
     )
-
-
-def _rotated(token_ids: tuple[int, ...], number: int) -> tuple[int, ...]:
-    return token_ids[number:] + token_ids[:number]
 
 
 def _renamed(prompt: TaskPrompt, salt: str) -> TaskPrompt:

@@ -17,8 +17,9 @@ from app.tuning.run.objective import Objective
 from app.tuning.run.population import Member, Population, embedding_rms
 from app.tuning.run.rows import Chunker
 from app.tuning.run.trainer import Trainer
-from benchmarks.machine import Device, Stopwatch
+from benchmarks.machine import Stopwatch
 from benchmarks.part import Part, Ratio
+from benchmarks.setup import Setup
 
 NUM_PROMPTS, NUM_VIRTUAL_TOKENS, NUM_ROWS, NUM_TARGET_TOKENS = 8, 20, 4, 3
 TOGETHER, SEPARATELY = "together, ms", "separately, ms"
@@ -26,23 +27,23 @@ MAX_TOGETHER = 0.35
 """Of the time that eight prompts take separately."""
 
 
-def measure_tuning(backbone: Backbone, device: Device, num_rounds: int) -> Part:
+def measure_tuning(setup: Setup) -> Part:
     """Both ways get the same rows in a round; their content plays no part in the time."""
-    generator, numbers = random.Random(0), range(NUM_PROMPTS)
+    backbone, generator, numbers = setup.backbone, random.Random(0), range(NUM_PROMPTS)
     ways = {
         TOGETHER: [_trainer(backbone, numbers)],
         SEPARATELY: [_trainer(backbone, [number]) for number in numbers],
     }
     found_ms: dict[str, list[float]] = {way: [] for way in ways}
     with Stopwatch() as stopwatch:
-        for _ in range(1 + num_rounds):
+        for _ in range(1 + setup.setting.num_rounds):
             rows = _rows(backbone, generator)
             for way, trainers in ways.items():
-                device.settle()
+                setup.device.settle()
                 began_s = time.perf_counter()
                 for trainer in trainers:
                     assert run_to_end(trainer.update(rows, 0, 100)), "no prompt's gradient is finite"
-                device.settle()
+                setup.device.settle()
                 found_ms[way].append(1000 * (time.perf_counter() - began_s))
     found_ms = {way: each[1:] for way, each in found_ms.items()}  # the first round warms up
     ratio = statistics.median(one / other for one, other in zip(*found_ms.values(), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,25 +30,22 @@ KEPT, WARMED = "cold, prefix kept on disk", "never asked for, computed while no 
 def measure(setup: Setup, say: Say) -> Iterator[Part]:
     """Reads the registry too: a cold task's prompt comes from the disk, is checked, and is computed."""
     setting, num_rounds = setup.setting, setup.setting.num_rounds
-    tasks = setup.mixed(
-        replace(setting.dimensions, num_requests=NUM_TASKS, num_tasks=NUM_TASKS * num_rounds, num_new_tokens=1)
-    )
+    num_tasks = NUM_TASKS * num_rounds
+    tasks = setup.mixed(replace(setting.dimensions, num_requests=NUM_TASKS, num_tasks=num_tasks, num_new_tokens=1))
     with ExitStack() as stack:
         folder, store = (Path(stack.enter_context(TemporaryDirectory())) for _ in range(2))
         publish_tasks(folder, setup.backbone, tasks.prompts)
-        # a registry for each, or the first would read the prompts for the others
-        registries = [Registry(FileStore(folder), setup.backbone, max_cache_bytes=LARGER_CACHE_BYTES) for _ in range(4)]
-        for registry in registries:
-            stack.callback(registry.close)
         say("storing all prefixes, as if every task had been asked for before a restart")
         store_prefixes(setup, store, [_shifted(tasks, number) for number in range(num_rounds)])
-        servers = [
-            _Server(name, peer, registry)
-            for (name, peer), registry in zip(_peers(setup, tasks, store).items(), registries, strict=True)
-        ]
+        servers = []
         say("warming up")
-        for server in servers:
-            server.prepare(tasks, num_rounds)
+        for name in (WARM, COLD, KEPT, WARMED):
+            num_prefixes, kept = NUM_TASKS if name == WARM else num_tasks, store if name == KEPT else None
+            # a registry for each, or the first would read the prompts for the others
+            registry = Registry(FileStore(folder), setup.backbone, max_cache_bytes=LARGER_CACHE_BYTES)
+            stack.callback(registry.close)
+            servers.append(_Server(name, setup.softswap(num_prefixes, prefix_store=kept), registry))
+            servers[-1].prepare(tasks, num_rounds)
         found = interleave([server.contender(tasks) for server in servers], num_rounds, say)
     yield Part(
         name="cold-task",
@@ -60,16 +58,6 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
             "first token, cold with its prefix kept on disk / warm": duration(found, KEPT, WARM, 1.5),
         },
     )
-
-
-def _peers(setup: Setup, tasks: Workload, store: Path) -> dict[str, SoftswapPeer]:
-    num_tasks = len(tasks.prompts)
-    return {
-        WARM: setup.softswap(NUM_TASKS),
-        COLD: setup.softswap(num_tasks),
-        KEPT: setup.softswap(num_tasks, prefix_store=store),
-        WARMED: setup.softswap(num_tasks),
-    }
 
 
 @dataclass(frozen=True)
@@ -85,16 +73,15 @@ class _Server:
         if self.name == WARM:
             self.ask(tasks)
             return
-        self.peer.run(tasks.every(NUM_TASKS).without_prompts())
+        self.peer.run(tasks.every(NUM_TASKS).with_task(None))
         if self.name == WARMED:
             for number in range(num_rounds):
                 for request in _shifted(tasks, number).requests:  # what `PromptWarmer` does
                     self.peer.warm(self._prompt(request, may_displace=False))
 
     def contender(self, tasks: Workload) -> Contender:
-        return Contender(
-            self.name, lambda number: tasks if self.name == WARM else _shifted(tasks, number), whole(self.ask)
-        )
+        shift = partial(_shifted, tasks)
+        return Contender(self.name, (lambda _: tasks) if self.name == WARM else shift, whole(self.ask))
 
     def ask(self, tasks: Workload) -> Outcome:
         """One request after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import eq
 
 from benchmarks.part import Part, Say, speed
 from benchmarks.peers.remote import start_peers
@@ -19,14 +20,9 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
     engine = setup.softswap(len(workload.prompts))
     engine.run(workload.rotated(-1))
     with start_peers(setup, workload, say) as peers:
-        found = interleave(
-            [
-                Contender("softswap", workload.rotated, whole(engine.run)),
-                *(Contender(name, workload.rotated, whole(peer.run)) for name, peer in peers.name_to_peer.items()),
-            ],
-            setting.num_rounds,
-            say,
-        )
+        runs = {"softswap": engine.run} | {name: peer.run for name, peer in peers.name_to_peer.items()}
+        contenders = [Contender(name, workload.rotated, whole(run)) for name, run in runs.items()]
+        found = interleave(contenders, setting.num_rounds, say)
     ours = found["softswap"].first_tokens
     speeds = {name: each.median_tokens_per_s for name, each in found.items() if name != "softswap"}
     best = max(speeds, key=speeds.__getitem__, default=None)
@@ -42,11 +38,8 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
         },
         contenders=found,
         figures={
-            f"{name}: decisions equal to softswap's": {
-                "requests": sum(one == other for one, other in zip(ours, each.first_tokens, strict=True))
-            }
-            for name, each in found.items()
-            if name != "softswap"
+            f"{name}: decisions equal to softswap's": {"requests": sum(map(eq, ours, found[name].first_tokens))}
+            for name in speeds
         },
         ratios={
             f"softswap / {name}": speed(found, "softswap", name, BOUND if name == best else None) for name in speeds

@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from app.engine.engine import Engine
 from app.model.backbone import Backbone
-from app.telemetry import Metrics
 from benchmarks.machine import Device, Stopwatch
 from benchmarks.models import num_flops_per_token, num_weight_bytes
 from benchmarks.part import Part, Ratio, Say
-from benchmarks.peers.softswap import SoftswapPeer, SoftswapRun
+from benchmarks.peers.softswap import SoftswapPeer
 from benchmarks.setup import Setup
 from benchmarks.workloads import Workload
 
@@ -33,7 +32,9 @@ def measure(
         bounds: a step of that many sequences, by the last way, may take that multiple of its floor.
     """
     setting, workload, device, backbone = setup.setting, setup.workload, setup.device, setup.backbone
-    loads = {f"batch {batch}": workload.first(batch) for batch in setting.decode_batches}
+    loads = {
+        f"batch {batch}": replace(workload, requests=workload.requests[:batch]) for batch in setting.decode_batches
+    }
     texts = replace(workload, num_new_tokens=1)
     floors_s = {name: decode_floor_s(backbone, device, load) for name, load in loads.items()}
     floors_s[PREFILL] = texts.num_input_tokens * num_flops_per_token(backbone) / device.flops_per_s
@@ -41,12 +42,13 @@ def measure(
     with Stopwatch() as stopwatch:
         for way, fields in ways.items():
             say(f"{way}: decode steps of {', '.join(map(str, setting.decode_batches))}, and steps that read texts")
-            engine = Engine(backbone, replace(setup.config(len(workload.prompts)), **fields), Metrics())
+            peer = setup.softswap(len(workload.prompts), **fields)
             for name, load in loads.items():
-                step_s = decode_steps({way: engine}, load, setting.num_rounds)[way]
+                step_s = _decode_steps(peer, load, setting.num_rounds)
                 figures[name][f"{way}, ms"] = 1000 * statistics.median(step_s)
-            figures[PREFILL][f"{way}, ms"] = 1000 * _read_s(device, engine, texts, setting.num_rounds)
-            del engine
+            read_s = device.seconds(partial(peer.run, texts), setting.num_rounds)
+            figures[PREFILL][f"{way}, ms"] = 1000 * read_s
+            del peer
             device.forget()
     batch_bounds = {f"batch {batch}": bound for batch, bound in (bounds or {}).items()}
     yield Part(
@@ -68,24 +70,17 @@ def measure(
     )
 
 
-def decode_steps(engines: Mapping[str, Engine], workload: Workload, num_rounds: int) -> dict[str, list[float]]:
-    """Seconds of each engine's steps in which every sequence adds a token; engines take turns after every step."""
+def _decode_steps(peer: SoftswapPeer, workload: Workload, num_rounds: int) -> list[float]:
+    """Seconds of the steps in which every sequence adds a token."""
     load = replace(workload, num_new_tokens=max(MIN_NEW_TOKENS, workload.num_new_tokens))
-    step_s: dict[str, list[float]] = {name: [] for name in engines}
+    step_s: list[float] = []
     for _ in range(num_rounds):
-        runs = [(name, SoftswapRun(engine, load)) for name, engine in engines.items()]
-        while not all(run.is_finished for _, run in runs):
-            for name, run in runs:
-                began_s = run.wall_s
-                if run.step() == len(load.requests):
-                    step_s[name].append(run.wall_s - began_s)
-            runs.reverse()
+        run = peer.begin(load)
+        while not run.is_finished:
+            began_s = run.wall_s
+            if run.step() == len(load.requests):
+                step_s.append(run.wall_s - began_s)
     return step_s
-
-
-def _read_s(device: Device, engine: Engine, texts: Workload, num_rounds: int) -> float:
-    peer = SoftswapPeer(engine)
-    return device.seconds(lambda: peer.run(texts), num_rounds)
 
 
 def decode_floor_s(backbone: Backbone, device: Device, load: Workload) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import eq
 
+from benchmarks.load import HttpPeer
 from benchmarks.part import Part, Say, speed
-from benchmarks.peers.http import HttpPeer
 from benchmarks.rounds import Contender, interleave, whole
 from benchmarks.setup import Setup
 
@@ -24,26 +25,22 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
         engine.run(choices.every(4))
         stream_peer.streams(replace(streams, num_new_tokens=2))
         choice_peer.one_call(choices.every(4), texts[::4])
-        found = interleave(
-            [
-                Contender("engine alone", lambda _: streams, whole(engine.run)),
-                Contender("streams over HTTP", lambda _: streams, whole(stream_peer.streams)),
-                Contender("engine alone, decisions", lambda _: choices, whole(engine.run)),
-                Contender(
-                    "decisions in one call", lambda _: choices, whole(lambda load: choice_peer.one_call(load, texts))
-                ),
-            ],
-            setting.num_rounds,
-            say,
-        )
-    same = zip(found["engine alone, decisions"].first_tokens, found["decisions in one call"].first_tokens, strict=True)
+        decide = whole(lambda load: choice_peer.one_call(load, texts))
+        contenders = [
+            Contender("engine alone", lambda _: streams, whole(engine.run)),
+            Contender("streams over HTTP", lambda _: streams, whole(stream_peer.streams)),
+            Contender("engine alone, decisions", lambda _: choices, whole(engine.run)),
+            Contender("decisions in one call", lambda _: choices, decide),
+        ]
+        found = interleave(contenders, setting.num_rounds, say)
+    same = map(eq, *(found[name].first_tokens for name in ("engine alone, decisions", "decisions in one call")))
     yield Part(
         name="http",
         question="What does HTTP add to the engine?",
         setting={
             "concurrent_streams": len(streams.requests),
             "decisions_in_one_call": len(choices.requests),
-            "equal_decisions": sum(one == other for one, other in same),
+            "equal_decisions": sum(same),
         },
         contenders=found,
         ratios={

@@ -9,11 +9,10 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import torch
 
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -52,13 +51,8 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
         },
         contenders=found,
         figures={"a registered task": {"tensor_bytes": tensor_bytes, "resident_bytes": held_bytes}},
-        ratios={
-            "uniform / one task": speed(found, UNIFORM, ONE, 0.9),
-            "uniform with a prefix store / one task": speed(found, UNIFORM_STORED, ONE, 0.9),
-            "Zipf / one task": speed(found, ZIPF, ONE, 0.9),
-            "Zipf with a prefix store / one task": speed(found, ZIPF_STORED, ONE, 0.9),
-            "memory of a registered task / its tensor + 4 KiB": Ratio(held_bytes / (tensor_bytes + 4096), at_most=1.0),
-        },
+        ratios={f"{name} / {ONE}": speed(found, name, ONE, 0.9) for name in found if name != ONE}
+        | {"memory of a registered task / its tensor + 4 KiB": Ratio(held_bytes / (tensor_bytes + 4096), at_most=1.0)},
     )
 
 
@@ -66,37 +60,28 @@ def _measure_throughput(
     setup: Setup, all_tasks: Workload, num_prefixes: int, folder: Path, say: Say
 ) -> dict[str, Measurement]:
     num_rounds = setup.setting.num_rounds
-    popular = _zipf_weights(len(all_tasks.prompts))
-
-    def uniform(number: int) -> Workload:
-        return _drawn(all_tasks, None, seed=number)
-
-    def zipf(number: int) -> Workload:
-        return _drawn(all_tasks, popular, seed=number)
-
+    # Zipf's law with exponent 1, cumulative
+    popular = list(accumulate(1 / rank for rank in range(1, len(all_tasks.prompts) + 1)))
+    uniform, zipf = (partial(_drawn, all_tasks, weights) for weights in (None, popular))
     say("storing the prefixes of the rounds to come, as if every task had been asked for before")
     store_prefixes(setup, folder, [drawn(number) for drawn in (uniform, zipf) for number in range(num_rounds)])
-    one = setup.softswap(num_prefixes)
-    uniform_peers = [setup.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
-    zipf_peers = [setup.softswap(num_prefixes, prefix_store=store) for store in (None, folder)]
     say("warming up: caches full, of any tasks or of the popular ones, as hours of such requests leave them")
-    one.run(all_tasks.of_one_task().one_token_each())
+    one, one_task = setup.softswap(num_prefixes), all_tasks.with_task(0)
+    one.run(one_task.one_token_each())
+    contenders = [Contender(ONE, lambda _: one_task, one.begin)]
     any_tasks = random.Random("warm-up").sample(range(len(all_tasks.prompts)), num_prefixes)
-    for peers, tasks in ((uniform_peers, any_tasks), (zipf_peers, reversed(range(num_prefixes)))):
+    popular_tasks = range(num_prefixes - 1, -1, -1)
+    for name, drawn, tasks, store in (
+        (UNIFORM, uniform, any_tasks, None),
+        (UNIFORM_STORED, uniform, any_tasks, folder),
+        (ZIPF, zipf, popular_tasks, None),
+        (ZIPF_STORED, zipf, popular_tasks, folder),
+    ):
+        peer = setup.softswap(num_prefixes, prefix_store=store)
         once_each = tuple(replace(all_tasks.requests[0], task=task) for task in tasks)
-        for peer in peers:
-            peer.run(replace(all_tasks, requests=once_each).one_token_each())
-    return interleave(
-        [
-            Contender(ONE, lambda _: all_tasks.of_one_task(), one.begin),
-            Contender(UNIFORM, uniform, uniform_peers[0].begin),
-            Contender(UNIFORM_STORED, uniform, uniform_peers[1].begin),
-            Contender(ZIPF, zipf, zipf_peers[0].begin),
-            Contender(ZIPF_STORED, zipf, zipf_peers[1].begin),
-        ],
-        num_rounds,
-        say,
-    )
+        peer.run(replace(all_tasks, requests=once_each).one_token_each())
+        contenders.append(Contender(name, drawn, peer.begin))
+    return interleave(contenders, num_rounds, say)
 
 
 def store_prefixes(setup: Setup, folder: Path, workloads: Sequence[Workload]) -> None:
@@ -109,11 +94,6 @@ def store_prefixes(setup: Setup, folder: Path, workloads: Sequence[Workload]) ->
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _zipf_weights(count: int) -> list[float]:
-    """Cumulative weights 1/rank (Zipf's law with exponent 1)."""
-    return list(accumulate(1 / rank for rank in range(1, count + 1)))
 
 
 def _drawn(workload: Workload, cumulative: list[float] | None, seed: int) -> Workload:
@@ -140,8 +120,8 @@ def _registered_bytes(setup: Setup, prompts: tuple[TaskPrompt, ...]) -> tuple[fl
         held = _resident_bytes() - before
         registry.close()
     rows = loaded[0].rows
-    assert isinstance(rows, torch.Tensor)
-    return rows.numel() * rows.element_size(), held / len(prompts)
+    assert rows is not None
+    return rows.nbytes, held / len(prompts)
 
 
 def _resident_bytes() -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from benchmarks.part import Part, Ratio, Say, speed
+from benchmarks.part import Part, Say, speed
 from benchmarks.peers.peft import PeftPeer
-from benchmarks.peers.remote import start_peers
-from benchmarks.rounds import Contender, Measurement, interleave, whole
+from benchmarks.peers.remote import TRANSFORMERS, VLLM, start_peers
+from benchmarks.rounds import Contender, interleave, whole
 from benchmarks.setup import Setup
 from benchmarks.workloads import Workload
 
@@ -18,9 +18,8 @@ TIE = 1e-3
 NAME_TO_BOUNDS: Mapping[str, Mapping[str, float]] = {
     ONE_BY_ONE: {"float32": 16, "bfloat16": 16},
     GROUPED: {"float32": 4, "bfloat16": 4},
-    "vLLM, prompt_embeds": {"float32": 1.0, "bfloat16": 1.1},
-    "llama.cpp": {"float32": 1.5, "bfloat16": 1.8},
-    "transformers, continuous batching": {"float32": 3, "bfloat16": 5},
+    VLLM: {"float32": 1.0, "bfloat16": 1.1},
+    TRANSFORMERS: {"float32": 3, "bfloat16": 5},
 }
 
 
@@ -42,8 +41,7 @@ class Agreement:
 
 def measure(setup: Setup, say: Say) -> Iterator[Part]:
     """Answers are compared with those of PEFT one by one, which are right, or with softswap's if PEFT does not run."""
-    setting = setup.setting
-    workload = setup.workload
+    setting, workload = setup.setting, setup.workload
     few = workload.every(setting.one_by_one_stride)
     warm, cold = setup.softswap(len(workload.prompts)), setup.softswap(len(workload.prompts))
     for peer in (warm, cold):
@@ -77,7 +75,11 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
             **peers.versions,
         },
         contenders=found,
-        ratios=_ratios(found, setting.dtype),
+        ratios={
+            f"softswap / {name}": speed(found, "softswap", name, NAME_TO_BOUNDS[name].get(setting.dtype))
+            for name in found
+            if not name.startswith("softswap")
+        },
         agreement={
             f"{name} = {right}": asdict(compare(few, tokens, name_to_few[right], setup.peft))
             for name, tokens in name_to_few.items()
@@ -101,16 +103,3 @@ def compare(
             gaps.append(abs(float(logits[mine[first]] - logits[yours[first]])))
     num_ties = sum(gap < TIE for gap in gaps)
     return Agreement(len(workload.requests), num_equal, num_ties, round(max(gaps, default=0.0), 5))
-
-
-def _ratios(found: Mapping[str, Measurement], dtype: str) -> dict[str, Ratio]:
-    """softswap's speed over each peer's; of llama.cpp's numbers of slots the best counts."""
-    slots = {name: each.median_tokens_per_s for name, each in found.items() if name.startswith("llama.cpp")}
-    best = max(slots, key=slots.__getitem__, default=None)
-    return {
-        f"softswap / {name}": speed(
-            found, "softswap", name, NAME_TO_BOUNDS.get("llama.cpp" if name == best else name, {}).get(dtype)
-        )
-        for name in found
-        if not name.startswith("softswap")
-    }

@@ -21,9 +21,9 @@ def measure(setup: Setup, say: Say) -> Iterator[Part]:
         f"{length} virtual tokens": setup.mixed(replace(dimensions, num_virtual_tokens=length)) for length in BOUNDS
     }
     none, private = setup.softswap(0), setup.softswap(len(load.requests))
-    none.run(load.without_prompts().one_token_each())
+    none.run(load.with_task(None).one_token_each())
     private.run(load.with_private_prompts("warm-up").one_token_each())
-    contenders = [Contender(NO_PROMPT, lambda _: load.without_prompts(), none.begin)]
+    contenders = [Contender(NO_PROMPT, lambda _: load.with_task(None), none.begin)]
     for (name, workload), length in zip(found_in.items(), BOUNDS, strict=True):
         peer = setup.softswap(len(workload.prompts), length)
         peer.run(workload.one_token_each())

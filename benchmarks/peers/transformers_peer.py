@@ -44,12 +44,9 @@ class TransformersPeer:
     def run(self, wanted: Run) -> Ran:
         if wanted.labels:
             raise CannotError("continuous batching has no way to allow some ids only")
-        inputs = [self._virtual(task) + text for task, text in zip(wanted.tasks, wanted.texts, strict=True)]
+        length, starts = self._num_virtual, [self._num_vocab + task * self._num_virtual for task in wanted.tasks]
+        inputs = [[*range(start, start + length), *text] for start, text in zip(starts, wanted.texts, strict=True)]
         return Ran(*generate_batch(self._model, self._batching, inputs, wanted.num_new_tokens))
-
-    def _virtual(self, task: int) -> list[int]:
-        start = self._num_vocab + task * self._num_virtual
-        return list(range(start, start + self._num_virtual))
 
 
 def generate_batch(

@@ -23,7 +23,7 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.loading.checkpoint import fingerprint_files
 from app.tuning.config import TuneConfig
-from benchmarks.machine import Machine
+from benchmarks.machine import describe_machine
 from research.demo.recipes import RECIPES, find_recipe
 from research.demo.tasks import read_splits
 from research.size_study.backbones import SIZES, Size, prepare_tokens, pretrain, write_json
@@ -65,7 +65,7 @@ def _try(size: Size, model: Path, setting: Setting, method: Method, seed: int, o
             "trial": asdict(trial),
             "setting": setting.as_json(),
             "pretraining": pretraining,
-            "machine": asdict(Machine.here()),
+            "machine": describe_machine(),
         },
     )
     sys.stderr.write(f"{path.name}: {trial.metric} {trial.value:.3f} after {trial.tuning_s:.0f} s\n")

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.output.output import Delta
 from benchmarks.__main__ import main
-from benchmarks.gpu import correctness, measure
+from benchmarks.gpu import measure
 from benchmarks.models import TINY_LLAMA, TINY_QWEN3, Shape, num_flops_per_token, num_weight_bytes
+from benchmarks.peers.softswap import SoftswapPeer
 from benchmarks.setup import Setting, Setup
+from benchmarks.workloads import Outcome, Workload
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def result(lines: list[str]) -> dict:
 def test_every_step_comes_to_its_end(result: dict) -> None:
     wanted = ["decode", "prompts", "batching"]
     names = [f"{name}, tiny-qwen3" for name in (*wanted, "tuning")] + [f"{name}, tiny-llama" for name in wanted]
-    assert list(result["parts"]) == [f"gpu: {name}" for name in ("correctness", *names)]
+    assert list(result["parts"]) == [f"gpu: {name}" for name in ("answers", *names)]
     assert all(part["question"] != "failed" for part in result["parts"].values())
 
 
@@ -52,7 +53,7 @@ def test_every_way_to_compute_is_timed_and_above_the_floor(result: dict) -> None
         figures = result["parts"][f"gpu: decode, {name}"]["figures"]
         assert list(figures) == [*(f"batch {size}" for size in SMOKE.decode_batches), "reading texts"]
         for row in figures.values():
-            assert set(row) == {"floor, ms", *(f"{way}, ms" for way in correctness.WAYS)}
+            assert set(row) == {"floor, ms", *(f"{way}, ms" for way in measure.WAYS)}
             assert all(value > row["floor, ms"] for column, value in row.items() if column != "floor, ms")
 
 
@@ -69,8 +70,8 @@ def test_what_was_kept_is_what_was_printed(folder: Path, result: dict) -> None:
 
 
 def test_no_step_begins_when_the_time_is_over_and_the_report_says_so() -> None:
-    parts = list(measure.measure(Setup(replace(SMOKE, budget_s=0.0, only=("correctness", "tuning"))), print))
-    assert [part.name for part in parts] == ["gpu: correctness", "gpu: tuning, tiny-qwen3"]
+    parts = list(measure.measure(Setup(replace(SMOKE, budget_s=0.0, only=("answers", "tuning"))), print))
+    assert [part.name for part in parts] == ["gpu: answers", "gpu: tuning, tiny-qwen3"]
     assert all("no time: 0 s were left" in reason for part in parts for reason in part.cannot.values())
 
 
@@ -78,27 +79,26 @@ def test_a_step_that_fails_is_named_and_the_others_follow(monkeypatch: pytest.Mo
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(measure, "check_correctness", fail)
-    first, second = measure.measure(Setup(replace(SMOKE, only=("correctness", "tuning"))), print)
-    assert first.cannot == {"gpu: correctness": "RuntimeError: out of memory"}
+    monkeypatch.setattr(measure, "_check_answers", fail)
+    first, second = measure.measure(Setup(replace(SMOKE, only=("answers", "tuning"))), print)
+    assert first.cannot == {"gpu: answers": "RuntimeError: out of memory"}
     assert second.name == "gpu: tuning, tiny-qwen3"
     assert second.figures
 
 
 def test_an_engine_that_answers_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = correctness.run_cases
+    whole = SoftswapPeer.run
 
-    def wrong(engine: object, cases: object) -> list[list[Delta]]:
-        first, *others = whole(engine, cases)  # type: ignore[arg-type]
-        assert first[2].logprobs is not None
-        changed = replace(first[2].logprobs[0], logprob=first[2].logprobs[0].logprob - 0.01)
-        return [[*first[:2], replace(first[2], logprobs=(changed,)), *first[3:]], *others]
+    def wrong(peer: SoftswapPeer, workload: Workload) -> Outcome:
+        outcome = whole(peer, workload)
+        first, *others = outcome.tokens
+        return replace(outcome, tokens=((*first[:-1], (first[-1] + 1) % 512), *others))
 
-    monkeypatch.setattr(correctness, "run_cases", wrong)
-    monkeypatch.setattr(correctness, "WAYS", {"plain": correctness.WAYS["plain"]})
+    monkeypatch.setattr(SoftswapPeer, "run", wrong)
+    monkeypatch.setattr(measure, "WAYS", {"plain": measure.WAYS["plain"]})
     found = measure.measure(Setup(SMOKE), print)
     first = next(found)
-    assert "plain, a mixed batch" in first.cannot["gpu: correctness"]
+    assert "float32, plain" in first.cannot["gpu: answers"]
     with pytest.raises(SystemExit, match="something else"):
         next(found)
 

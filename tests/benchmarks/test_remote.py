@@ -44,7 +44,7 @@ def workload(num_new_tokens: int) -> Workload:
 def test_a_peer_is_stopped_whenever_it_is_not_asked_and_ends_by_itself() -> None:
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", PEER], stdin=pipe, stdout=pipe, text=True, start_new_session=True)
-    load = Load(model="", prompts="", dtype="float32", way="", max_num_seqs=1, num_positions=8, scratch="")
+    load = Load(model="", prompts="", dtype="float32", max_num_seqs=1, num_positions=8)
     peer = RemotePeer(process, load)
     assert peer.version == "1"
     assert is_stopped(process)

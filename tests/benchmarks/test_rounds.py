@@ -77,7 +77,7 @@ def test_a_foreign_answer_is_neither_equal_nor_a_tie():
 def test_peft_adapters_are_really_switched():
     workload = small_workload()
     peft = PeftPeer(TINY.build_model(), workload.prompts)
-    first, second = workload.of_one_task().requests[0], workload.requests[1]
+    first, second = workload.with_task(0).requests[0], workload.requests[1]
     one = peft.logits(first, ())
     other = peft.logits(type(first)(task=second.task, token_ids=first.token_ids), ())
     assert (one - other).abs().max() > 1e-3

@@ -45,7 +45,5 @@ def test_cold_prompts_are_shared_by_a_task_but_new_to_every_cache():
 
 def test_one_task_keeps_the_texts():
     workload = mixed()
-    assert [request.token_ids for request in workload.of_one_task().requests] == [
-        r.token_ids for r in workload.requests
-    ]
-    assert {request.task for request in workload.of_one_task().requests} == {0}
+    assert [request.token_ids for request in workload.with_task(0).requests] == [r.token_ids for r in workload.requests]
+    assert {request.task for request in workload.with_task(0).requests} == {0}
