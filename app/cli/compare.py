@@ -14,7 +14,7 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.compare.comparison import ComparisonReport
-    from app.compare.method import Method
+    from app.compare.solution import Method
     from app.compare.trial import Summary, Trial
 
 WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
@@ -24,10 +24,7 @@ WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is 
 def compare(
     *,
     data: options.ExampleFile,
-    validation: Annotated[
-        Path | None,
-        options.existing_file("Examples that choices are made on. (default: a tenth of the data)", options.DATA),
-    ] = None,
+    validation: options.Validation = None,
     test: Annotated[
         Path | None,
         options.existing_file("Examples to measure on last. (default: another tenth of the data)", options.DATA),
@@ -104,7 +101,7 @@ def compare(
 
 
 def _parse_methods(text: str) -> list[Method]:
-    from app.compare.method import Method
+    from app.compare.solution import Method
 
     try:
         return [Method(part.strip()) for part in text.split(",")] if text else list(Method)

@@ -67,15 +67,11 @@ def main() -> None:
     try:
         app()
     except SoftswapError as error:
-        fail(error.message)
+        typer.echo(f"softswap: {error.message}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # Whoever reads the pipe has seen enough; nothing may be written to it again, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-
-
-def fail(message: str) -> None:
-    typer.echo(f"softswap: {message}", err=True)
-    sys.exit(1)

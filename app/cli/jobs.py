@@ -18,7 +18,6 @@ ROUTE = "/v1/fine_tuning/jobs"
 jobs = typer.Typer(
     help="List, show, follow, cancel, pause, resume and forget a server's tuning jobs.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 JobId = Annotated[str, typer.Argument(help="The job's id, or `last` for the newest.", show_default=False)]
 

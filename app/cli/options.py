@@ -26,6 +26,12 @@ SETTINGS = Settings.model_fields | ClientSettings.model_fields
 DEFAULT_URL = "http://127.0.0.1:8000"
 MORE_FLAGS = {"api_keys": "--api-key"}
 
+
+def existing_file(help_text: str, panel: str | None = None) -> Any:
+    """An option that names a file that exists."""
+    return typer.Option(help=help_text, exists=True, dir_okay=False, rich_help_panel=panel)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object per line.")]
 TaskOrEnsemble = Annotated[
     str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
@@ -44,14 +50,16 @@ Publish = Annotated[
 ExampleFile = Annotated[
     Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
 ]
+Validation = Annotated[
+    Path | None,
+    existing_file("More examples, to make choices on. (default: a tenth of the data)", DATA),
+]
 InputField = Annotated[str | None, typer.Option(help="Field that holds the input.", rich_help_panel=DATA)]
 TargetField = Annotated[str | None, typer.Option(help="Field that holds the answer.", rich_help_panel=DATA)]
 TemplateText = Annotated[
     str | None,
     typer.Option(
-        "--template",
-        help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.",
-        rich_help_panel=DATA,
+        "--template", help=r"How an input becomes text: 'Review: {input}\nSentiment: {target}'.", rich_help_panel=DATA
     ),
 ]
 Labels = Annotated[
@@ -62,11 +70,6 @@ Labels = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-
-
-def existing_file(help_text: str, panel: str | None = None) -> Any:
-    """An option that names a file that exists."""
-    return typer.Option(help=help_text, exists=True, dir_okay=False, rich_help_panel=panel)
 
 
 def write_json(value: Any) -> None:

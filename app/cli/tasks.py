@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 tasks = typer.Typer(
     help="List, show, add, remove and export tasks; move aliases.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 Force = Annotated[bool, typer.Option("--force", help="Move the alias even if its gate fails.")]
 

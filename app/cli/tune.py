@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from app.cli import options
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
@@ -18,12 +17,7 @@ def tune(
     *,
     data: options.ExampleFile,
     task: options.NewTask,
-    validation: Annotated[
-        Path | None,
-        options.existing_file(
-            "More examples, to choose the best state by. (default: a tenth of the data)", options.DATA
-        ),
-    ] = None,
+    validation: options.Validation = None,
     input_field: options.InputField = None,
     target_field: options.TargetField = None,
     template: options.TemplateText = None,

@@ -1,4 +1,7 @@
-"""Solution: what a method makes of the examples, with validation as its only judge."""
+"""Method: the ways to make one backbone do a task that are compared.
+
+Solution: what a method makes of the examples, with validation as its only judge.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.compare.method import Method
 from app.compare.setting import Setting
 from app.compare.weight_run import TrainableCopy, WeightRun
 from app.measure.dataset import Example
@@ -31,27 +34,82 @@ PART_GAP = "\n\n"
 """Between the parts of a written prompt."""
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """Attributes:
-    backbone: the resident one, which the engine can serve with the prompt, or a copy with other weights.
-    prompt: what precedes every text; None for nothing.
-    validation: what it was chosen by: accuracy if there are labels; if not, the loss of what is tuned and the main
-        metric of written prompts.
-    store: writes what is kept of the task into an empty folder.
+class Method(StrEnum):
+    """In the order of tables: from what leaves the backbone alone to what changes all of it."""
 
-    The others are as in Trial.
+    ZERO_SHOT = "zero_shot"
+    """A written instruction before the text, or none."""
+    FEW_SHOT = "few_shot"
+    """The same, followed by examples of the training split."""
+    PROMPT_TUNING = "prompt_tuning"
+    """Rows before the text's embeddings (Lester et al. 2021)."""
+    PREFIX_TUNING = "prefix_tuning"
+    """Keys and values before every layer's own (Li and Liang 2021)."""
+    LORA = "lora"
+    """Low-rank updates of all matrices of the layers (Hu et al. 2021, with the targets of Dettmers et al. 2023)."""
+    FULL = "full"
+    """All weights."""
+
+    @property
+    def words(self) -> str:
+        """Its name in tables."""
+        return {
+            Method.ZERO_SHOT: "written prompt, zero-shot",
+            Method.FEW_SHOT: "written prompt, few-shot",
+            Method.PROMPT_TUNING: "prompt tuning",
+            Method.PREFIX_TUNING: "prefix tuning",
+            Method.LORA: "LoRA",
+            Method.FULL: "full fine-tuning",
+        }[self]
+
+    @property
+    def is_tuned(self) -> bool:
+        return self not in (Method.ZERO_SHOT, Method.FEW_SHOT)
+
+    @property
+    def depends_on_seed(self) -> bool:
+        """Whether a different seed gives a different result."""
+        return self is not Method.ZERO_SHOT
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What it needs of the extra `compare`."""
+        return ("peft",) if self is Method.LORA else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What validation chose.
+
+    Attributes:
+        validation: what the choice was made by: accuracy if there are labels; if not, the loss of what is tuned and the
+            main metric of written prompts.
+        num_parameters: trained ones.
+        num_tries: candidates among which validation chose.
+        chosen: what the chosen one is.
+        num_steps: updates of a whole run; 0 if nothing is trained.
+        best_step: updates done at the chosen state.
     """
 
-    backbone: Backbone
-    prompt: TaskPrompt | None
     validation: float
     num_parameters: int
-    store: Callable[[Path], None]
     num_tries: int
     chosen: dict[str, Any]
     num_steps: int = 0
     best_step: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solution(Choice):
+    """Attributes:
+    backbone: the resident one, which the engine can serve with the prompt, or a copy with other weights.
+    prompt: what precedes every text; None for nothing.
+    store: writes what is kept of the task into an empty folder.
+    """
+
+    backbone: Backbone
+    prompt: TaskPrompt | None
+    store: Callable[[Path], None]
 
 
 def solve(backbone: Backbone, setting: Setting, method: Method, seed: int) -> Solution:

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,34 +17,25 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from app.compare.cost import PeakMemory, median_latency_s
-from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.solution import Solution, evaluate_on, solve
+from app.compare.solution import Choice, Method, Solution, evaluate_on, solve
 from app.measure.metrics import wilson_interval
 from app.model.backbone import Backbone
 from app.tuning.run.rows import spread
 
 LEVEL = 0.95
 NUM_TIMED_REQUESTS = 20
-_FOUND = ("validation", "num_parameters", "num_tries", "chosen", "num_steps", "best_step")
-"""What a trial says in its solution's words."""
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, kw_only=True)
+class Trial(Choice):
     """Everything but seconds and bytes of memory depends on the seed alone.
 
     Attributes:
         metric: name of the main metric.
         value: the main metric on test, 0 to 1.
-        validation: what the choice was made by, on validation.
         metrics: all of them on test.
-        num_parameters: trained ones.
         num_stored_bytes: of a task's files as they lie on disk.
-        num_tries: candidates among which validation chose.
-        chosen: what the chosen one is.
-        num_steps: updates of a whole run; 0 if nothing is trained.
-        best_step: updates done at the chosen state.
         tuning_s: seconds from the examples to the chosen state, all tries included.
         tuning_cpu_s: CPU seconds of all threads in that time; other programs do not lengthen them.
         peak_memory_bytes: while tuning, on top of the loaded backbone; None if it cannot be measured.
@@ -59,14 +50,8 @@ class Trial:
     setting_digest: str
     metric: str
     value: float
-    validation: float
     metrics: dict[str, float]
-    num_parameters: int
     num_stored_bytes: int
-    num_tries: int
-    chosen: dict[str, Any]
-    num_steps: int
-    best_step: int
     tuning_s: float
     tuning_cpu_s: float
     peak_memory_bytes: int | None
@@ -103,7 +88,7 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         peak_memory_bytes=memory.num_bytes,
         memory_measure=memory.measure,
         latency_s=median_latency_s(backbone, found.prompt, fitted.plan, timed) if is_served else None,
-        **{name: getattr(found, name) for name in _FOUND},
+        **{each.name: getattr(found, each.name) for each in fields(Choice)},
     )
 
 
@@ -125,6 +110,17 @@ class Interval:
     low: float | None
     high: float | None
     kind: str
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial]) -> Interval:
+        """Of one seed, Wilson's interval of a share: what another test split would give under the same seed."""
+        first = trials[0]
+        if len(trials) > 1:
+            return cls.over_seeds([trial.value for trial in trials])
+        if first.metric == "accuracy":
+            num_examples = int(first.metrics["num_examples"])
+            return cls(*wilson_interval(first.value, num_examples), f"Wilson over {num_examples} examples")
+        return cls(None, None, "none: one seed, and the metric is not a share")
 
     @classmethod
     def over_seeds(cls, values: Sequence[float]) -> Interval:
@@ -162,14 +158,14 @@ class Summary:
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> Summary:
         """Args: trials: of one method on one backbone in one setting, one or more."""
-        first, values = trials[0], [trial.value for trial in trials]
+        first = trials[0]
         peaks = [trial.peak_memory_bytes for trial in trials if trial.peak_memory_bytes is not None]
         latencies = [trial.latency_s for trial in trials if trial.latency_s is not None]
         return cls(
             method=first.method,
             metric=first.metric,
-            value=statistics.fmean(values),
-            interval=_interval(first, values),
+            value=statistics.fmean(trial.value for trial in trials),
+            interval=Interval.of(trials),
             seeds=tuple(trial.seed for trial in trials),
             num_parameters=first.num_parameters,
             num_stored_bytes=first.num_stored_bytes,
@@ -185,13 +181,3 @@ def summarize(trials: Sequence[Trial]) -> list[Summary]:
     """One summary for each method that was tried, in the methods' order."""
     by_method = {method: [trial for trial in trials if trial.method is method] for method in Method}
     return [Summary.of(group) for group in by_method.values() if group]
-
-
-def _interval(first: Trial, values: Sequence[float]) -> Interval:
-    """Of one seed, Wilson's interval of a share: what another test split would give under the same seed."""
-    if len(values) > 1:
-        return Interval.over_seeds(values)
-    if first.metric == "accuracy":
-        num_examples = int(first.metrics["num_examples"])
-        return Interval(*wilson_interval(first.value, num_examples), f"Wilson over {num_examples} examples")
-    return Interval(None, None, "none: one seed, and the metric is not a share")

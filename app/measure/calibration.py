@@ -79,8 +79,7 @@ def fit_temperature(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
             lists.
         targets: (num_examples,) index of the right label.
 
-    Returns:
-        Between MIN_TEMPERATURE and MAX_TEMPERATURE. Above 1, the scores were too confident; below 1, not enough.
+    Returns: Between MIN_TEMPERATURE and MAX_TEMPERATURE. Above 1, the scores were too confident; below 1, not enough.
     """
     values, right = _prepare(scores, targets)
 

@@ -14,6 +14,8 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch
 
+NUM_BATCHES_SORTED = 16
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
@@ -94,21 +96,20 @@ def shuffled_batches(
     rows: Sequence[EncodedExample],
     batch_size: int,
     generator: torch.Generator,
-    num_batches_sorted: int = 16,
     *,
     balance: bool = False,
 ) -> Iterator[list[int]]:
     """Endless epochs of batches in random order, each of rows with similar lengths, because padding costs time.
 
-    Rows are shuffled, sorted by length within windows of `num_batches_sorted` batches, and the batches of an epoch are
+    Rows are shuffled, sorted by length within windows of NUM_BATCHES_SORTED batches, and the batches of an epoch are
     shuffled again. A last, smaller batch is kept.
 
     Args: balance: an epoch has no more rows of the most common target than of all others together, drawn at random.
     """
-    window = batch_size * num_batches_sorted
-    surplus = _surplus(rows) if balance else (frozenset(), 0)
+    window = batch_size * NUM_BATCHES_SORTED
     while True:
-        order = _without(surplus, torch.randperm(len(rows), generator=generator).tolist())
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = _without_surplus(rows, order) if balance else order
         batches = []
         for start in range(0, len(order), window):
             part = sorted(order[start : start + window], key=lambda i: rows[i].num_tokens)
@@ -117,16 +118,10 @@ def shuffled_batches(
             yield batches[i]
 
 
-def _surplus(rows: Sequence[EncodedExample]) -> tuple[frozenset[int], int]:
-    """The rows of the most common target, and by how many they exceed all others; 0 if there are no others."""
+def _without_surplus(rows: Sequence[EncodedExample], order: list[int]) -> list[int]:
+    """The order without its first rows of the most common target, by as many as these exceed all others, if any."""
     most_common, count = Counter(row.target_ids for row in rows).most_common(1)[0]
     num_others = len(rows) - count
-    common = frozenset(i for i, row in enumerate(rows) if row.target_ids == most_common)
-    return common, max(0, count - num_others) if num_others else 0
-
-
-def _without(surplus: tuple[frozenset[int], int], order: list[int]) -> list[int]:
-    """The order without the surplus: the first of its rows are left out."""
-    common, num_left_out = surplus
-    left_out = set([i for i in order if i in common][:num_left_out])
+    num_left_out = max(0, count - num_others) if num_others else 0
+    left_out = set([i for i in order if rows[i].target_ids == most_common][:num_left_out])
     return [i for i in order if i not in left_out]

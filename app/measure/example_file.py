@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def read_inputs(source: Path | bytes, *, name: str | None = None) -> tuple[str, 
     if title.lower().endswith(".txt"):
         inputs = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-        inputs = [row.text(row.input_field) for row in _rows(title, text)]
+        inputs = [row.input() for row in _rows(title, text)]
     if not inputs:
         raise InvalidInput(f"{title}: there are no inputs in this file", param="file")
     return tuple(inputs)
@@ -66,7 +66,11 @@ def _title(source: Path | bytes, name: str | None) -> str:
 
 def _read_text(title: str, source: Path | bytes) -> str:
     """UTF-8, with or without a byte order mark. UTF-16 of plain ASCII would pass for it if it had no NULs."""
-    data = _read_bytes(title, source)
+    data = source if isinstance(source, bytes) else _read_file(title, source)
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidInput(f"{title}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
+    if not data.strip():
+        raise InvalidInput(f"{title}: the file is empty", param="file")
     fault = data.find(b"\0")
     try:
         text = data.decode("utf-8-sig")
@@ -76,15 +80,6 @@ def _read_text(title: str, source: Path | bytes) -> str:
         line = data.count(b"\n", 0, fault) + 1
         raise InvalidInput(f"{title}, line {line}: is not UTF-8; save the file as UTF-8", param="file")
     return text
-
-
-def _read_bytes(title: str, source: Path | bytes) -> bytes:
-    data = source if isinstance(source, bytes) else _read_file(title, source)
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidInput(f"{title}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
-    if not data.strip():
-        raise InvalidInput(f"{title}: the file is empty", param="file")
-    return data
 
 
 def _read_file(title: str, path: Path) -> bytes:
@@ -104,12 +99,9 @@ class _Row:
     line: int
     fields: Mapping[str, Any]
 
-    @property
-    def input_field(self) -> str:
-        for name, _ in FIELD_PAIRS:
-            if name in self.fields:
-                return name
-        raise self._fault("input is missing", "input")
+    def input(self) -> str:
+        """Whether there is a target or not."""
+        return self.text(next((name for name, _ in FIELD_PAIRS if name in self.fields), "input"))
 
     def example(self, fields: tuple[str, str] | None) -> Example:
         """Args: fields: names of the input's and the target's; None finds them."""
@@ -134,15 +126,11 @@ class _Row:
         return value
 
     def _find_pair(self) -> tuple[str, str]:
-        for pair in FIELD_PAIRS:
-            if set(pair) <= self.fields.keys():
-                return pair
-        for input_field, target_field in FIELD_PAIRS:
-            if input_field in self.fields:
-                raise self._fault(f"{target_field} is missing", target_field)
-            if target_field in self.fields:
-                raise self._fault(f"{input_field} is missing", input_field)
-        raise self._fault("input and target are missing", "input")
+        """The first of the pairs of which most is there."""
+        pair = max(FIELD_PAIRS, key=lambda pair: len(self.fields.keys() & pair))
+        if self.fields.keys().isdisjoint(pair):
+            raise self._fault("input and target are missing", "input")
+        return pair
 
     def _chat_example(self, messages: object) -> Example:
         role_to_content: dict[str, str] = {}
@@ -196,7 +184,9 @@ def _csv_rows(title: str, text: str) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
-        _check_header(title, reader.fieldnames or ())
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"{title}, line 1: two columns have the same name", param="file")
         for fields in reader:
             line = reader.line_num
             if None in fields:
@@ -204,8 +194,3 @@ def _csv_rows(title: str, text: str) -> Iterator[_Row]:
             yield _Row(title, line, fields)
     except csv.Error as error:
         raise InvalidInput(f"{title}, line {line + 1}: is not CSV: {error}", param="file") from error
-
-
-def _check_header(title: str, names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise InvalidInput(f"{title}, line 1: two columns have the same name", param="file")

@@ -111,11 +111,9 @@ class LabelTree:
 def node_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree) -> torch.Tensor:
     """log P(node's token | prompt, text, ancestors), natural log, differentiable.
 
-    Args:
-        texts: rows without targets, `row_lens == text_lens`.
+    Args: texts: rows without targets, `row_lens == text_lens`.
 
-    Returns:
-        (num_rows, num_nodes) float32.
+    Returns: (num_rows, num_nodes) float32.
     """
     num_rows, max_len = texts.token_ids.shape
     device, num_inner = backbone.device, len(tree.inner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
@@ -60,8 +60,7 @@ def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 def token_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     """Mean over examples of the F1 between bags of lower-case words (SQuAD, Rajpurkar et al. 2016, section 6.1)."""
-    scores = [_bag_f1(words_of(p), words_of(t)) for p, t in zip(predictions, targets, strict=True)]
-    return sum(scores) / len(scores)
+    return _mean_f1(predictions, targets, lambda found, wanted: (Counter(found) & Counter(wanted)).total())
 
 
 def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
@@ -70,8 +69,7 @@ def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
     Equal to rouge-score 0.1.2 without stemming on English; that package, last released in 2022, drops every letter
     that is not ASCII, and brings nltk.
     """
-    scores = [_lcs_f1(words_of(p), words_of(t)) for p, t in zip(predictions, targets, strict=True)]
-    return sum(scores) / len(scores)
+    return _mean_f1(predictions, targets, _longest_common_subsequence)
 
 
 NAME_TO_TEXT_METRIC = {"exact_match": exact_match, "token_f1": token_f1, "rouge_l": rouge_l}
@@ -135,12 +133,12 @@ def _f1(num_hits: int, num_found: int, num_wanted: int) -> float:
     return 2 * num_hits / (num_found + num_wanted) if num_found + num_wanted else 1.0
 
 
-def _bag_f1(found: list[str], wanted: list[str]) -> float:
-    return _f1((Counter(found) & Counter(wanted)).total(), len(found), len(wanted))
-
-
-def _lcs_f1(found: list[str], wanted: list[str]) -> float:
-    return _f1(_longest_common_subsequence(found, wanted), len(found), len(wanted))
+def _mean_f1(
+    predictions: Sequence[str], targets: Sequence[str], count_shared: Callable[[list[str], list[str]], int]
+) -> float:
+    """Args: count_shared: hits among the words of an answer and of its target."""
+    pairs = [(words_of(p), words_of(t)) for p, t in zip(predictions, targets, strict=True)]
+    return sum(_f1(count_shared(found, wanted), len(found), len(wanted)) for found, wanted in pairs) / len(pairs)
 
 
 def _longest_common_subsequence(first: list[str], second: list[str]) -> int:

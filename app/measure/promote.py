@@ -92,7 +92,7 @@ def publish(
     gate = None if alias is None or force else find_gate(registry, task, alias)
     if gate is not None and alias is not None:
         examples = unpack_examples(registry.evaluations.gate_examples(task, gate))
-        present = registry.aliases(task).get(alias)
+        present = registry.task(task).table.aliases.get(alias)
         if present is not None:
             yield from _score(registry, task, gate, [main_number(present)], examples)
         measured = yield Measurement(ServedPrompt.of(publication.prompt, publication), examples)
@@ -119,7 +119,7 @@ def score_move(
     counts = gate or find_gate(registry, task, alias)
     if counts is None:
         return
-    numbers = numbers_to_compare(registry.aliases(task).get(alias), target)
+    numbers = numbers_to_compare(registry.task(task).table.aliases.get(alias), target)
     yield from _score(registry, task, counts, numbers, examples)
 
 

@@ -85,7 +85,7 @@ class Catalog:
             with self._lock, self._store.lock(may_make_root=not self._has_root):
                 self._reload([task])
                 try:
-                    record = self._name_to_record.get(task) or TaskRecord.empty(task)
+                    record = self._name_to_record.get(task) or TaskRecord(task)
                     record.require_state(if_match, may_be_new=may_be_new)
                     yield record
                 finally:
@@ -109,8 +109,7 @@ class Catalog:
     def refresh(self) -> None:
         """Take in what other processes and people changed; costs two file statuses a task if nothing did.
 
-        Raises:
-            RegistryUnavailable: the registry's folder is gone; what was known stays in service.
+        Raises RegistryUnavailable: the registry's folder is gone; what was known stays in service.
         """
         entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
         self._require_root()
@@ -181,7 +180,7 @@ class Catalog:
         try:
             return self._read_folder(task, known) if self._store.entry(task) else None
         except OSError as error:
-            return replace(known or TaskRecord.empty(task), stamp=None, table_fault=str(error))
+            return replace(known or TaskRecord(task), stamp=None, table_fault=str(error))
 
     def _read_folder(self, task: str, known: TaskRecord | None) -> TaskRecord:
         folder = TaskFolder(self._store, task)

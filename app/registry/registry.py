@@ -11,7 +11,7 @@ import torch
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import AliasTarget, Gate, numbers_of, require_target
+from app.registry.aliases import Gate, numbers_of, require_target
 from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
@@ -119,14 +119,6 @@ class Registry:
         """Ascending. Raises NotFound."""
         return list(self._catalog.record(task).versions.values())
 
-    def aliases(self, task: str) -> dict[str, AliasTarget]:
-        """Raises NotFound."""
-        return dict(self._catalog.record(task).table.aliases)
-
-    def etag(self, task: str) -> str:
-        """Identifies the task's present state, for `if_match`. Raises NotFound."""
-        return self._catalog.record(task).etag
-
     def faults(self) -> dict[str, str]:
         """What is in the registry but cannot be served, to the reason."""
         return self._catalog.faults()
@@ -195,8 +187,8 @@ class Registry:
         gate_examples: bytes = b"",
         force: bool = False,
         if_match: str | None = None,
-    ) -> dict[str, AliasTarget]:
-        """Move an alias, or create it. Returns all aliases of the task.
+    ) -> None:
+        """Move an alias, or create it.
 
         Args:
             target: a version's number, or two numbers with positive weights.
@@ -224,7 +216,6 @@ class Registry:
             if gate is not None:
                 self.evaluations.write_examples(task, gate, gate_examples)
             self._catalog.write_table(task, moved)
-        return self.aliases(task)
 
     def record_evaluation(self, version: Version, evaluation: RecordedEvaluation) -> None:
         """Keep what was measured of a version with it; earlier figures on the same examples are replaced.

@@ -98,9 +98,6 @@ class FileStore:
         self._root = Path(root)
         self._below = below
 
-    def __repr__(self) -> str:
-        return f"FileStore({str(self._root)!r}, {self._below and str(self._below)!r})"
-
     def entries(self, folder: str) -> dict[str, Entry]:
         found = _entries(f"{self._layer_of(folder)}/{folder}")
         return found if folder or self._below is None else _entries(str(self._below)) | found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from app.errors import Conflict, CorruptPrompt, NotFound
@@ -29,7 +29,7 @@ _Outcome: TypeAlias = tuple[Hashable, Version | str]
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task's folder as it was last read; immutable, so that readers need no lock.
+    """A task's folder as it was last read; empty if it has none yet. Immutable, so that readers need no lock.
 
     Attributes:
         stamp: of the folder, taken before it was read; a different one means that it must be read again.
@@ -41,17 +41,12 @@ class TaskRecord:
     """
 
     task: str
-    stamp: Hashable
-    table: AliasTable
-    table_fault: str | None
-    versions: Mapping[int, Version]
-    faults: Mapping[int, str]
-    signatures: Mapping[int, Hashable]
-
-    @classmethod
-    def empty(cls, task: str) -> TaskRecord:
-        """Of a task that has no folder yet."""
-        return cls(task, None, AliasTable(), None, {}, {}, {})
+    stamp: Hashable = None
+    table: AliasTable = field(default_factory=AliasTable)
+    table_fault: str | None = None
+    versions: Mapping[int, Version] = field(default_factory=dict)
+    faults: Mapping[int, str] = field(default_factory=dict)
+    signatures: Mapping[int, Hashable] = field(default_factory=dict)
 
     @property
     def numbers(self) -> set[int]:
@@ -75,7 +70,7 @@ class TaskRecord:
 
     @property
     def etag(self) -> str:
-        """Changes with every version and alias that comes, goes or moves."""
+        """For `if_match`; changes with every version and alias that comes, goes or moves."""
         versions = ",".join(f"{number}:{version.digest}" for number, version in self.versions.items())
         state = f"{self.table.revision}|{versions}|{sorted(self.table.aliases.items())}"
         return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -69,9 +69,9 @@ def test_without_aliases_the_newest_version_is_live_until_an_alias_moves(
         registry.publish("mood", Publication(random_prompt(backbone, seed=seed)))
     (root / "mood" / "aliases.json").unlink()
     registry.refresh()
-    assert registry.aliases("mood") == {"live": 2}
+    assert registry.task("mood").table.aliases == {"live": 2}
     registry.publish("mood", Publication(random_prompt(backbone, seed=5)), alias=None)
-    assert registry.aliases("mood") == {"live": 2}
+    assert registry.task("mood").table.aliases == {"live": 2}
     assert json.loads((root / "mood" / "aliases.json").read_text())["aliases"] == {"live": 2}
 
 
@@ -378,7 +378,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     ):
         with pytest.raises(RegistryUnavailable, match="cannot be written"):
             change()
-    assert registry.aliases("a") == {"live": 1}
+    assert registry.task("a").table.aliases == {"live": 1}
     assert [version.number for version in registry.versions("a")] == [1]
 
 

@@ -112,7 +112,7 @@ class Promises:
             assert len(lost) <= 1 or is_all_lost, f"acknowledged versions of {task} are lost: {lost}"
             assert len(unasked) <= 1
             assert all(present[number] == digest for number, digest in promised.items() if number in present)
-            live = registry.aliases(task).get("live") if present else None
+            live = registry.task(task).table.aliases.get("live") if present else None
             num_differences += bool(lost) + bool(unasked) or live != self.task_to_live.get(task)
             assert live is None or live in present
             self._accept(task, present, live)

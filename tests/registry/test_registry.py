@@ -98,7 +98,8 @@ def test_a_task_means_its_live_version_and_a_pin_stays(registry: Registry, backb
     assert registry.resolve(f"a@sha256:{third.digest[:8]}") == registry.resolve("a@3") == third
     registry.set_alias("a", "live", 1)
     assert registry.resolve("a") == first
-    assert registry.set_alias("a", "canary", 3) == {"live": 1, "canary": 3}
+    registry.set_alias("a", "canary", 3)
+    assert registry.task("a").table.aliases == {"live": 1, "canary": 3}
     assert registry.resolve("a@canary") == third
 
 
@@ -148,7 +149,7 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
     with pytest.raises(Conflict):
         registry.publish("a", Publication(prompt), if_match="*")
     registry.publish("a", Publication(prompt))
-    stale = registry.etag("a")
+    stale = registry.task("a").etag
     changes = [
         lambda etag: registry.publish("a", Publication(prompt), if_match=etag),
         lambda etag: registry.publish("a", Publication(prompt), alias=None, if_match="*"),
@@ -159,7 +160,7 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
         lambda etag: registry.delete_version("a", 1, if_match=etag),
     ]
     for change in changes:
-        etag = registry.etag("a")
+        etag = registry.task("a").etag
         assert etag not in seen
         seen.add(etag)
         change(etag)
@@ -170,11 +171,11 @@ def test_every_change_of_a_task_changes_its_etag_and_a_stale_one_is_a_conflict(
         lambda: registry.delete_version("a", 3, if_match=stale),
         lambda: registry.delete_task("a", if_match=stale),
     ]
-    before = registry.etag("a")
+    before = registry.task("a").etag
     for change in stale_changes:
         with pytest.raises(Conflict):
             change()
-    assert registry.etag("a") == before
+    assert registry.task("a").etag == before
 
 
 # --- deleting
@@ -219,7 +220,7 @@ def test_no_number_is_given_out_twice(store: Store, registry: Registry, backbone
     registry.delete_task("a")
     registry = Registry(store, backbone)
     assert registry.publish("a", Publication(prompt)).id == "a@5"
-    assert registry.aliases("a") == {"live": 5}
+    assert registry.task("a").table.aliases == {"live": 5}
 
 
 def test_deleting_or_moving_what_is_not_there_is_not_found(registry: Registry, backbone: Backbone) -> None:
@@ -492,9 +493,9 @@ def test_readers_never_wait_for_a_writer(store: Store, registry: Registry, backb
             registry.resolve("a")
             registry.tasks()
         assert time.perf_counter() - started < 0.5
-        assert "other" not in registry.aliases("a")
+        assert "other" not in registry.task("a").table.aliases
     writer.join()
-    assert registry.aliases("a")["other"] == 1
+    assert registry.task("a").table.aliases["other"] == 1
 
 
 def test_a_published_tensor_is_float32_under_pefts_name(registry: Registry, backbone: Backbone) -> None:

@@ -108,13 +108,13 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(task=TASKS)
     def remember(self, task: str) -> None:
         if self.versions.get(task):
-            self.seen_etags[task] = self.registry.etag(task)
+            self.seen_etags[task] = self.registry.task(task).etag
 
     @rule(task=TASKS, prompt=st.sampled_from(PROMPTS))
     def publish_if_unchanged(self, task: str, prompt: TaskPrompt) -> None:
         if task not in self.seen_etags:
             return
-        is_unchanged = bool(self.versions.get(task)) and self.registry.etag(task) == self.seen_etags[task]
+        is_unchanged = bool(self.versions.get(task)) and self.registry.task(task).etag == self.seen_etags[task]
         if is_unchanged:
             version = self.registry.publish(task, Publication(prompt), if_match=self.seen_etags[task])
             self._add(task, version.number, prompt)
@@ -185,7 +185,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for task in expected:
             digests = {version.number: registry.prompt(version).digest for version in registry.versions(task)}
             assert digests == {number: prompt.digest for number, prompt in self.versions[task].items()}
-            assert registry.aliases(task) == self.aliases[task]
+            assert registry.task(task).table.aliases == self.aliases[task]
             for alias, target in self.aliases[task].items():
                 assert registry.resolve(f"{task}@{alias}").number in _numbers(target)
 

@@ -59,11 +59,11 @@ class RemoteServer:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One request with JSON in and out."""
-        return _read_json(self.fetch(method, path, body))
+        return _read_json(self.fetch(method, path, json=body))
 
-    def fetch(self, method: str, path: str, body: Any = None) -> bytes:
-        """One request with JSON in and anything out."""
-        with self._open(method, path, json=body) as answer:
+    def fetch(self, method: str, path: str, **request: Any) -> bytes:
+        """One request with anything in and out. Args: request: what httpx takes, such as `json`."""
+        with self._open(method, path, **request) as answer:
             return answer.read()
 
     def pages(self, path: str) -> list[dict[str, Any]]:
@@ -76,12 +76,6 @@ class RemoteServer:
             found += page["data"]
             has_more = page["has_more"]
         return found
-
-    def upload(self, path: str, *, file: bytes, metadata: dict[str, Any]) -> Any:
-        """A form with a file and its metadata."""
-        form = {"data": {"metadata": json.dumps(metadata)}, "files": {"file": ("prompt.safetensors", file)}}
-        with self._open("POST", path, **form) as answer:
-            return _read_json(answer.read())
 
     def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer."""
@@ -130,7 +124,7 @@ class RemoteServer:
 
         shown: dict[str, Any] = self.call(method, path(), body)
         if plot is not None:
-            plot.write_bytes(self.fetch(method, path(format="svg"), body))
+            plot.write_bytes(self.fetch(method, path(format="svg"), json=body))
         return shown
 
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +134,8 @@ class RemoteServer:
         file = path / TENSOR_FILE if path.is_dir() else path
         if not file.is_file():
             raise InvalidInput(f"there is no {file}", param="path")
-        return dict(self.upload(route, file=file.read_bytes(), metadata=given))
+        form = {"data": {"metadata": json.dumps(given)}, "files": {"file": ("prompt.safetensors", file.read_bytes())}}
+        return dict(_read_json(self.fetch("POST", route, **form)))
 
     def set_alias(self, task: str, alias: str, target: AliasTarget, *, gate: GateRequest | None, force: bool) -> None:
         body: dict[str, Any] = {"version": target, "force": force}

@@ -39,8 +39,7 @@ PICKLE_ADVICE = (
 def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskPrompt:
     """Args: rows: (num_virtual_tokens, row_size(kind, backbone)), any floating dtype.
 
-    Raises:
-        InvalidInput: shape, length or values do not fit the backbone.
+    Raises InvalidInput: shape, length or values do not fit the backbone.
     """
     check_shape(tuple(rows.shape), kind, backbone)
     prompt = TaskPrompt.from_rows(kind, rows, backbone.fingerprint)
@@ -134,11 +133,9 @@ def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | No
 
     By calling this, the caller says that the prompt was made for this backbone: most foreign files do not say so.
 
-    Args:
-        multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None if it has only one.
+    Args: multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None if it has only one.
 
-    Raises:
-        InvalidInput: names the file or field at fault and, for pickles, says how to convert them.
+    Raises InvalidInput: names the file or field at fault and, for pickles, says how to convert them.
     """
     if path.is_dir():
         config = PeftConfig.decode(_read_config(path))
@@ -168,15 +165,13 @@ def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKin
 
     Size, header, dtype and shape are checked before a value is read, and values before anything is kept.
 
-    Raises:
-        InvalidInput: always with the reason, never with the input.
+    Raises InvalidInput: always with the reason, never with the input.
     """
     if len(data) > MAX_UPLOAD_BYTES:
         raise InvalidInput(f"the file may have at most {MAX_UPLOAD_BYTES} bytes", param="prompt_embeddings")
     if kind is PromptKind.TEXT:
         raise InvalidInput("a text prompt is sent as text, not as a tensor", param="kind")
     stored = open_tensors(data, names={TENSOR_NAME}, dtypes=UPLOAD_DTYPES)[TENSOR_NAME]
-    check_shape(stored.shape, kind, backbone)
     return bind_rows(stored.read(), kind, backbone)
 
 

@@ -47,11 +47,9 @@ class SealedFile(StrictModel):
 def seal(fields: Mapping[str, Any]) -> bytes:
     """The fields as JSON for people to read, followed by `checksum`.
 
-    Args:
-        fields: at least one.
+    Args: fields: at least one.
 
-    Raises:
-        InvalidInput: a number is not finite, or a string has half a surrogate pair.
+    Raises InvalidInput: a number is not finite, or a string has half a surrogate pair.
     """
     try:
         text = json.dumps({**fields, "checksum": _BLANK}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -124,8 +124,7 @@ class Manifest(SealedFile):
 def read_sampling(sampling: Mapping[str, JsonValue]) -> dict[str, Any]:
     """Default parameters as SamplingParams takes them: tuples instead of lists, numbers as keys of `logit_bias`.
 
-    Raises:
-        InvalidInput: a name or value SamplingParams does not know.
+    Raises InvalidInput: a name or value SamplingParams does not know.
     """
     if not sampling:
         return {}

@@ -114,11 +114,9 @@ def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None
     P_TUNING files hold the encoder's output and CPT files the sum with the delta, so they need no computation. Only the
     first half of an encoder-decoder's rows is used, as in PEFT.
 
-    Args:
-        multitask_index: which task of MULTITASK_PROMPT_TUNING; None if the file has only one.
+    Args: multitask_index: which task of MULTITASK_PROMPT_TUNING; None if the file has only one.
 
-    Raises:
-        InvalidInput: the file is not what the configuration says.
+    Raises InvalidInput: the file is not what the configuration says.
     """
     is_multitask = config.peft_type == "MULTITASK_PROMPT_TUNING"
     stored = open_tensors(tensors, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=DTYPES)

@@ -44,8 +44,7 @@ class StoredTensor:
 def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]) -> dict[str, StoredTensor]:
     """The tensors of a file that holds exactly `names`, each of one of `dtypes`, and nothing else.
 
-    Raises:
-        InvalidInput: anything in the file is not as it should be; the message quotes nothing from the file.
+    Raises InvalidInput: anything in the file is not as it should be; the message quotes nothing from the file.
     """
     fields = _read_header(data)
     metadata = fields.pop("__metadata__", {})

@@ -121,7 +121,8 @@ def test_the_result_and_every_checkpoint_can_be_called(client: OpenAI, live: Liv
     assert [each.id for each in rest] == [each.id for each in checkpoints[1:]]
     versions = live.registry.versions("likes")
     assert versions[-1].template.text == "{input}\nLiked: {target}"
-    assert (versions[-1].description, live.registry.aliases("likes")) == ("Likes it?", {"live": versions[-1].number})
+    assert versions[-1].description == "Likes it?"
+    assert live.registry.task("likes").table.aliases == {"live": versions[-1].number}
 
 
 def test_the_figures_are_a_file(client: OpenAI, live: LiveServer, done: FineTuningJob) -> None:
