@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from app.cli import options
 from app.cli.places.remote_server import RemoteServer, example_items, task_path
+from app.measure.dataset import Dataset
+from app.measure.example_file import read_dataset
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.measure.dataset import Dataset
 
 
 @options.takes_place("model", "registry", "device", "quantize")
@@ -41,8 +40,6 @@ def evaluate(
         softswap eval sentiment@2 test.csv --json
         softswap eval sentiment@1+2+3 test.jsonl
     """
-    from app.measure.example_file import read_dataset
-
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     if isinstance(place, Settings):
         measuring = _evaluate_here(place, task, dataset, combine, record=record, with_predictions=with_predictions)

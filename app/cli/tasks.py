@@ -14,11 +14,12 @@ from app.cli.places.remote_server import RemoteServer
 from app.cli.views.task_view import print_fields, print_tasks
 from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
+from app.measure.dataset import Example
+from app.measure.example_file import read_dataset
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.cli.places.folder_registry import FolderRegistry
-    from app.measure.dataset import Example
     from app.measure.promote import GateRequest
 
 tasks = typer.Typer(
@@ -199,11 +200,7 @@ def _print_published(version: dict[str, Any]) -> None:
 
 
 def _read_examples(data: Path | None) -> Sequence[Example]:
-    if data is None:
-        return ()
-    from app.measure.example_file import read_dataset
-
-    return read_dataset(data).examples
+    return () if data is None else read_dataset(data).examples
 
 
 def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> GateRequest | None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from app.errors import InvalidInput, SoftswapError
+from app.measure.dataset import Example
 
 if TYPE_CHECKING:
     import httpx
 
-    from app.measure.dataset import Example
     from app.measure.promote import GateRequest
     from app.registry.aliases import AliasTarget
 
