@@ -205,7 +205,7 @@ def test_the_only_version_goes_with_the_task_and_not_alone_while_an_alias_names_
     registry.delete_alias("a", "live")
     registry.delete_version("a", 1)
     assert registry.tasks() == []
-    for lookup in (registry.versions, registry.aliases, registry.etag, registry.resolve, registry.delete_task):
+    for lookup in (registry.versions, registry.task, registry.resolve, registry.delete_task):
         with pytest.raises(NotFound):
             lookup("a")
 
