@@ -78,7 +78,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class BestChoice:
     """What validation chose.
 
     Attributes:
@@ -100,7 +100,7 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Solution(Choice):
+class Solution(BestChoice):
     """Attributes:
     backbone: the resident one, which the engine can serve with the prompt, or a copy with other weights.
     prompt: what precedes every text; None for nothing.

@@ -18,7 +18,7 @@ from scipy.stats import t as student_t
 
 from app.compare.cost import PeakMemory, median_latency_s
 from app.compare.setting import Setting
-from app.compare.solution import Choice, Method, Solution, evaluate_on, solve
+from app.compare.solution import BestChoice, Method, Solution, evaluate_on, solve
 from app.measure.metrics import wilson_interval
 from app.model.backbone import Backbone
 from app.tuning.run.rows import spread
@@ -28,7 +28,7 @@ NUM_TIMED_REQUESTS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial(Choice):
+class Trial(BestChoice):
     """Everything but seconds and bytes of memory depends on the seed alone.
 
     Attributes:
@@ -88,7 +88,7 @@ def run_trial(backbone: Backbone, setting: Setting, method: Method, seed: int) -
         peak_memory_bytes=memory.num_bytes,
         memory_measure=memory.measure,
         latency_s=median_latency_s(backbone, found.prompt, fitted.plan, timed) if is_served else None,
-        **{each.name: getattr(found, each.name) for each in fields(Choice)},
+        **{each.name: getattr(found, each.name) for each in fields(BestChoice)},
     )
 
 
