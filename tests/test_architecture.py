@@ -1,4 +1,4 @@
-"""docs/architecture.md says which files a labeled run passes through: here one is traced."""
+"""docs/architecture.md lists the steps of a labeled run and the files it enters besides: here one is traced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.support.server import make_settings, publish_tasks, run_server
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "app"
 DOCS = ROOT / "docs" / "architecture.md"
-MAX_FILES = 30
+MAX_STEPS = 30
+VARYING = {"app/engine/threads/device_lease.py", "app/model/replacements.py"}
 
 
 class Tracer:
@@ -47,7 +48,10 @@ def test_the_life_of_a_labeled_run_is_the_documented_one(tmp_path: Path) -> None
     finally:
         threading.setprofile(None)
     section = re.search(r"^## The life of a request\n(.*?)^## ", DOCS.read_text(), re.MULTILINE | re.DOTALL)[1]
-    documented = re.findall(r"`(app/[\w/]+\.py)`", section)
-    print("\n".join(sorted(tracer.files)))
-    assert sorted(documented) == sorted(tracer.files)
-    assert len(documented) <= MAX_FILES
+    steps = re.findall(r"^\|.*?\| `(app/[\w/]+\.py)` \|", section, re.MULTILINE)
+    mentioned = set(re.findall(r"`(app/[\w/]+\.py)`", section))
+    assert len(steps) == len(set(steps)) <= MAX_STEPS
+    assert set(steps) <= tracer.files, "a step that a run does not take"
+    # which kernels the device has, and whether a turn for tuning is asked for in these milliseconds, may vary
+    assert tracer.files <= mentioned | {f for f in tracer.files if f.startswith(("app/model/cpu/", "app/model/cuda/"))}
+    assert {f for f in mentioned - tracer.files if not f.startswith("app/model/cpu/")} <= VARYING
