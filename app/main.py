@@ -29,7 +29,6 @@ from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.threads.passing_threads import PassingThreads, on_passing_thread
 from app.errors import InvalidInput, TuningUnavailable
 from app.http.application import build_application
 from app.http.dependencies import Serving
@@ -37,8 +36,8 @@ from app.http.protection.guard import ApiKeys, Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
-from app.model.replacements import Replacements
-from app.model.threads import choose_num_threads
+from app.model.kernels import Replacements
+from app.model.threads import PassingThreads, choose_num_threads, on_passing_thread
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.sampling import SamplingParams

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 APP = ROOT / "app"
 DOCS = ROOT / "docs" / "architecture.md"
 MAX_STEPS = 30
-VARYING = {"app/engine/threads/device_lease.py", "app/model/replacements.py"}
+VARYING = {"app/engine/threads/device_lease.py", "app/model/kernels.py"}
 
 
 class Tracer:

@@ -6,8 +6,8 @@ import logging
 import threading
 
 from app.engine.async_engine import AsyncEngine
-from app.engine.threads.passing_threads import on_passing_thread
 from app.errors import NotFound, RegistryUnavailable, SoftswapError
+from app.model.threads import on_passing_thread
 from app.registry.registry import Registry
 from app.registry.version import Version
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 from transformers import PreTrainedTokenizerFast
 
 from app.answers.generating.labels import LabelChances
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 from app.errors import InvalidInput, NotFound, naming
 from app.measure.metrics import words_of
 from app.model.backbone import Backbone

@@ -138,7 +138,7 @@ class WeightRun:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for chunk in self._chunker.chunks(rows, 1):
-            losses = self._objective.loss_per_row(PromptPrefix.empty(), chunk)
+            losses = self._objective.loss_per_row(PromptPrefix(), chunk)
             loss = losses.sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
@@ -153,7 +153,7 @@ class WeightRun:
     def _measure(self, step: int) -> None:
         figures: dict[int, torch.Tensor] = {}
         for chunk in self._chunker.chunks(self._rows.validation, 1):
-            judged = run_to_end(self._objective.judge(PromptPrefix.empty(), chunk))
+            judged = run_to_end(self._objective.judge(PromptPrefix(), chunk))
             figures |= {row: values for (row, _), values in zip(chunk.places, judged, strict=True)}
         score = self._objective.score(torch.stack([figures[row] for row in range(len(figures))]))
         if score.is_finite and (self._best is None or score.rank > self._best.score.rank):

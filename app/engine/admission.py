@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from app.engine.config import EngineConfig
 from app.errors import BackboneMismatch, InvalidInput
+from app.model.backbone import Backbone
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
-
-if TYPE_CHECKING:
-    from app.engine.config import EngineConfig
-    from app.model.backbone import Backbone
 
 Continuation = tuple[int, ...]
 
@@ -104,11 +101,6 @@ class ScoringPlan:
         """Sequences of the engine that scoring all continuations of one text takes."""
         return len(self.paths)
 
-    @property
-    def max_path_len(self) -> int:
-        """Ids of the longest path."""
-        return max(len(path.token_ids) for path in self.paths)
-
     def sum(self, scores: Iterable[Mapping[tuple[int, int], float]], *, start: int = 0) -> list[float]:
         """The log-probability of each continuation.
 
@@ -173,7 +165,7 @@ class Admission:
     def admit_scoring(self, text: EngineRequest, plan: ScoringPlan) -> list[EngineRequest]:
         """One request for each path of the plan after the text. Raises InvalidInput, BackboneMismatch."""
         self._check_text(text)
-        self._check_length(text, len(text.token_ids) + plan.max_path_len)
+        self._check_length(text, len(text.token_ids) + max(len(path.token_ids) for path in plan.paths))
         last = len(text.token_ids) - 1
         return [
             self._require_blocks(

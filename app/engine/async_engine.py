@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any, TypeVar
 
 from app.engine.admission import EngineRequest, Scoring, ScoringPlan
 from app.engine.config import EngineStats
 from app.engine.engine import Engine
-from app.engine.gather import all_of
 from app.engine.output.output import Delta, PathScores
 from app.engine.threads.engine_thread import IDLE_HEARTBEAT_S, EngineThread, Reader
 from app.errors import Draining, Overloaded
 from app.task_prompt import TaskPrompt
 
 QUEUED_BATCHES = 4
+
+Result = TypeVar("Result")
 
 
 class AsyncEngine:
@@ -90,9 +92,11 @@ class AsyncEngine:
         admitted = self._engine.admission.admit(request)
         reader = Reader(partial(self._engine.submit, admitted, deadline_s=deadline_s))
         with self._following(reader):
-            while not reader.is_read:
+            is_last = False
+            while not is_last:
                 delta = await reader.next()
                 assert isinstance(delta, Delta)
+                is_last = delta.finish_reason is not None
                 yield delta
 
     async def score(self, text: EngineRequest, plan: ScoringPlan, *, deadline_s: float | None = None) -> Scoring:
@@ -171,3 +175,31 @@ class AsyncEngine:
             self._num_open -= 1
             if not reader.is_finished:
                 self.thread.call(self.thread.abort, reader)
+
+
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]], *, at_once: int | None = None) -> list[Result]:
+    """The results of all, in order. The first error, or a cancellation, ends the others before it is passed on.
+
+    Args:
+        at_once: how many run at a time; None lets all of them run.
+    """
+    waiting = list(coroutines)
+    if len(waiting) == 1:
+        return [await waiting[0]]
+    slots = nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+
+    async def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+        async with slots:
+            return await coroutine
+
+    tasks = [asyncio.ensure_future(run(coroutine)) for coroutine in waiting]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    finally:
+        for coroutine in waiting:
+            coroutine.close()  # one that was never begun would warn that it was not awaited

@@ -25,7 +25,7 @@ from app.engine.speculation import Speculation
 from app.errors import Overloaded
 from app.model.attention import Attend
 from app.model.backbone import Backbone
-from app.model.replacements import Replacements
+from app.model.kernels import Replacements
 from app.task_prompt import TaskPrompt
 from app.telemetry import Metrics
 
@@ -81,7 +81,7 @@ class Engine:
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             is_text_kept=config.prefix_caching,
-            kept_rows=self.prefix_store,
+            store=self.prefix_store,
             speculation=self._speculation,
         )
         self.warmer = Warmer(self.scheduler, self.model_runner, self.prefix_store, max_model_len=config.max_model_len)
@@ -290,7 +290,7 @@ class Engine:
     def _fail(self, sequence: Sequence) -> None:
         """The model gave values that are not finite: end the sequence, and let no other find its prefix."""
         parent = sequence.parent
-        self.scheduler.prefix_cache.forget_text(sequence)
+        self.scheduler.block_manager.forget(sequence.block_table)
         self._end(sequence, FinishReason.ERROR)
         while parent is not None:
             above = parent.parent

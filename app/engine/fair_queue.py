@@ -69,15 +69,12 @@ class FairQueue:
         return self._flow_to_num_served.get(flow, 0), self._flow_to_sequences[flow][0].sequence_id
 
     def _open(self, flow: str) -> deque[Sequence]:
-        if flow not in self._flow_to_sequences:
-            self._lift(flow)
-            self._flow_to_sequences[flow] = deque()
-        return self._flow_to_sequences[flow]
-
-    def _lift(self, flow: str) -> None:
         """A flow that comes back starts level with the least served one that waits, or the last one that did."""
+        if flow in self._flow_to_sequences:
+            return self._flow_to_sequences[flow]
         others = list(self._flow_to_sequences) or [self._last_left]
         floor = min(self._flow_to_num_served.get(other, 0) for other in others)
         self._flow_to_num_served[flow] = max(self._flow_to_num_served.get(flow, 0), floor)
         if not self._flow_to_sequences and len(self._flow_to_num_served) > MAX_IDLE_COUNTERS:
             self._flow_to_num_served.clear()
+        return self._flow_to_sequences.setdefault(flow, deque())

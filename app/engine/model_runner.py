@@ -22,10 +22,8 @@ from app.engine.sequence import Prefix, Segment, Sequence
 from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.backbone import Backbone
 from app.model.decode_graphs import DecodeGraphs, PackedRows
-from app.model.kernels import kernels_for
-from app.model.kv_cache import KVCache
-from app.model.replacements import Replacements
-from app.model.transfer import tensor_to_device, to_device
+from app.model.kernels import Replacements, kernels_for
+from app.model.kv_cache import KVCache, to_device
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -185,7 +183,7 @@ class ModelRunner:
         for item in items:
             rows = _prompt_rows(item)
             if rows is not None:
-                embedded[start : start + item.num_tokens] = tensor_to_device(rows, embedded.device)
+                embedded[start : start + item.num_tokens] = to_device(rows, embedded.device)
             start += item.num_tokens
         return embedded
 

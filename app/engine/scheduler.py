@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from app.engine.block_manager import BlockManager, TailCopy
 from app.engine.fair_queue import FairQueue
-from app.engine.prefix.prefix_cache import KeptRows, PrefixCache
+from app.engine.prefix.prefix_cache import PrefixCache
 from app.engine.sequence import Prefix, Segment, Sequence
 from app.engine.speculation import Speculation
+
+if TYPE_CHECKING:
+    from app.engine.prefix.prefix_store import PrefixStore
 
 MAX_PROMPT_LOGITS = 256
 
@@ -88,7 +92,7 @@ class Scheduler:
         max_num_seqs: sequences that run at a time.
         max_num_batched_tokens: tokens computed in a step; at least `max_num_seqs`, so that all can run.
         is_text_kept: whether text is found again after its sequence ended.
-        kept_rows: asked for prompts before they are computed.
+        store: asked for prompts before they are computed.
         speculation: proposes tokens to running sequences; None proposes none.
     """
 
@@ -99,13 +103,13 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         is_text_kept: bool = True,
-        kept_rows: KeptRows | None = None,
+        store: PrefixStore | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
         self.block_manager = block_manager
-        self.prefix_cache = PrefixCache(block_manager, is_text_kept=is_text_kept, kept_rows=kept_rows)
+        self.prefix_cache = PrefixCache(block_manager, is_text_kept=is_text_kept, store=store)
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -127,7 +131,8 @@ class Scheduler:
         if self._speculation is not None:
             self._speculation.propose(self.running, self.block_manager.num_free_blocks)
         is_short_of_blocks = False
-        for sequence in self._by_urgency():
+        # those that need one token for their next, then the others; the oldest first in both
+        for sequence in sorted(self.running, key=lambda sequence: not sequence.is_decoding):
             if sequence in self.running and not self._plan_sequence(sequence, batch):
                 is_short_of_blocks = True
         if not is_short_of_blocks:
@@ -179,10 +184,6 @@ class Scheduler:
         """Check the block manager's counts against every segment alive."""
         self.block_manager.audit([*self.running, *self.waiting, *self.prefix_cache.prefixes])
 
-    def _by_urgency(self) -> list[Sequence]:
-        """Those that need one token for their next, then the others; the oldest first in both."""
-        return sorted(self.running, key=lambda sequence: not sequence.is_decoding)
-
     def _plan_sequence(self, sequence: Sequence, batch: Batch) -> bool:
         """Plan as much of the sequence and its prefixes as the budget allows; False when blocks are short."""
         for segment in _chain(sequence):
@@ -220,9 +221,7 @@ class Scheduler:
 
     def _make_room(self, num_blocks: int, owner: Sequence, batch: Batch) -> bool:
         """Drop unused prefixes, then preempt sequences younger than `owner`, until that many blocks are free."""
-        while self.block_manager.num_free_blocks < num_blocks:
-            if self.prefix_cache.evict():
-                continue
+        while not self.prefix_cache.make_room(num_blocks):
             victim = self._victim(owner, batch)
             if victim is None:
                 return False
@@ -263,13 +262,9 @@ class Scheduler:
 
     def _has_room_for(self, sequence: Sequence) -> bool:
         """Whether the whole text and what is missing of its prefixes fit now, so that it is not preempted at once."""
-        num_blocks = sum(
-            self.block_manager.num_missing_blocks(segment, segment.num_tokens) for segment in _chain(sequence)
-        )
-        while self.block_manager.num_free_blocks < num_blocks:
-            if not self.prefix_cache.evict():
-                return False
-        return True
+        blocks = self.block_manager
+        missing = (blocks.num_missing_blocks(segment, segment.num_tokens) for segment in _chain(sequence))
+        return self.prefix_cache.make_room(sum(missing))
 
 
 def _num_text_tokens(item: Item) -> int:

@@ -200,10 +200,6 @@ class Sequence(Segment):
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
-    def generated_token_ids(self) -> list[int]:
-        return self.token_ids[self.num_prompt_tokens :]
-
-    @property
     def is_decoding(self) -> bool:
         """Whether one token is all that is to be computed before the next can be chosen."""
         return self.num_uncomputed_tokens == 1 + len(self.spec_token_ids) and (

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.errors import UnsupportedModel
-from app.model.kv_cache import KVCache, KVShape
-from app.model.transfer import to_device
+from app.model.kv_cache import KVCache, KVShape, to_device
 
 ATTENTION_NAME = "softswap"
 

@@ -142,10 +142,6 @@ class Backbone:
         return self.model.dtype
 
     @cached_property
-    def _config(self) -> Any:
-        return self.model.config.get_text_config()
-
-    @cached_property
     def hidden_size(self) -> int:
         """Width of the embedding layer, which is what a task prompt's rows must have."""
         return int(self.model.get_input_embeddings().weight.shape[1])
@@ -160,15 +156,16 @@ class Backbone:
         """Values one token leaves in the cache: keys and values of every layer."""
         return self.kv_shape.row_size
 
-    @property
+    @cached_property
     def max_model_len(self) -> int:
         """Positions the model can be served with, virtual tokens included.
 
         LongRoPE (Ding et al. 2024) turns every key another way once any text in the batch is longer than the model's
         first pre-training length, so its texts end there: an answer must not depend on its neighbors.
         """
-        declared = int(self._config.max_position_embeddings)
-        rope = getattr(self._config, "rope_parameters", None) or {}
+        config: Any = self.model.config.get_text_config()
+        declared = int(config.max_position_embeddings)
+        rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
             return min(declared, int(rope["original_max_position_embeddings"]))
         return declared

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from app.model.attention import Attend, AttentionBatch
-from app.model.kv_cache import KVCache
-from app.model.transfer import to_device
+from app.model.kv_cache import KVCache, to_device
 
 Forward = Callable[[torch.Tensor, torch.Tensor, AttentionBatch], torch.Tensor]
 """Ids (num_tokens,) and positions (num_tokens,), int64, and the batch, to logits (num_tokens, vocab_size)."""

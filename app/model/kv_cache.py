@@ -1,4 +1,4 @@
-"""KVCache: the tensors that hold the keys and values of every sequence, cut into blocks."""
+"""KVCache: the tensors that hold the keys and values of every sequence, cut into blocks; and the way to the device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-
-from app.model.transfer import tensor_to_device, to_device
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class KVCache:
             rows: (num_tokens, num_layers * 2 * num_kv_heads * head_dim), K0, V0, K1, V1, ... (`PeftModel.get_prompt`).
         """
         num_layers, _, _, _, num_kv_heads, head_dim = self.blocks.shape
-        values = tensor_to_device(rows, self.blocks.device).view(-1, num_layers, 2, num_kv_heads, head_dim)
+        values = to_device(rows, self.blocks.device).view(-1, num_layers, 2, num_kv_heads, head_dim)
         tokens, first = self.blocks.flatten(2, 3), 0
         for run in _runs(slots):
             tokens[:, :, run.start : run.stop] = values[first : first + len(run)].permute(1, 2, 0, 3, 4)
@@ -91,3 +90,14 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
     with suppress(OSError):  # not every Linux has the pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(size)
+
+
+def to_device(
+    values: torch.Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64
+) -> torch.Tensor:
+    """A tensor of the host's as it is, or numbers or rows of them as a tensor of this dtype, on the device.
+
+    A copy from ordinary memory, or one that may not be deferred, would make the host wait for all the device has to do.
+    """
+    host = values if isinstance(values, torch.Tensor) else torch.tensor(values, dtype=dtype)
+    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,12 +40,8 @@ class PromptPrefix:
         lengths: virtual tokens of each prompt; empty when there is none.
     """
 
-    keys_values: KeysValues
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def empty(cls) -> PromptPrefix:
-        return cls((), ())
+    keys_values: KeysValues = ()
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def stack(cls, prefixes: Sequence[PromptPrefix]) -> PromptPrefix:
@@ -87,7 +82,7 @@ class PromptPrefix:
     def of_prompt(cls, backbone: Backbone, prompt: TaskPrompt | None) -> PromptPrefix:
         """The prefix of a published prompt, or of none. Raises BackboneMismatch."""
         if prompt is None:
-            return cls.empty()
+            return cls()
         if prompt.backbone_fingerprint != backbone.fingerprint:
             raise BackboneMismatch("this prompt was made for another backbone", param="prompt")
         if prompt.kind is PromptKind.TEXT:
@@ -100,25 +95,18 @@ class PromptPrefix:
     def of_rows(cls, backbone: Backbone, kind: PromptKind, rows: torch.Tensor) -> PromptPrefix:
         """Args:
         kind: EMBEDDINGS or KV.
-        rows: (num_prompts, num_virtual_tokens, width of the kind), any floating dtype; differentiable.
+        rows: (num_prompts, num_virtual_tokens, width of the kind), those of KV ordered K0, V0, K1, V1, ...; any
+            floating dtype; differentiable.
         """
-        return cls.of_embeddings(backbone, rows) if kind is PromptKind.EMBEDDINGS else cls.of_kv(backbone, rows)
-
-    @classmethod
-    def of_kv(cls, backbone: Backbone, rows: torch.Tensor) -> PromptPrefix:
-        """Args: rows: (num_prompts, num_virtual_tokens, kv_row_size), ordered K0, V0, K1, V1, ...; differentiable."""
-        shape = (
-            *rows.shape[:2],
-            backbone.kv_shape.num_layers,
-            2,
-            backbone.kv_shape.num_kv_heads,
-            backbone.kv_shape.head_dim,
-        )
+        if kind is PromptKind.EMBEDDINGS:
+            return cls.of_embeddings(backbone, rows)
+        kv = backbone.kv_shape
+        shape = (*rows.shape[:2], kv.num_layers, 2, kv.num_kv_heads, kv.head_dim)
         split = rows.to(backbone.device, backbone.dtype).view(shape).permute(2, 3, 0, 4, 1, 5)
         return cls(tuple((layer[0], layer[1]) for layer in split), (rows.shape[1],) * rows.shape[0])
 
     def kv_rows(self) -> torch.Tensor:
-        """What `of_kv` takes: (num_prompts, num_virtual_tokens, kv_row_size); of prompts of equal length."""
+        """What `of_rows` takes for KV: (num_prompts, num_virtual_tokens, kv_row_size); of prompts of equal length."""
         layers = torch.stack([torch.stack(pair) for pair in self.keys_values])
         return layers.permute(2, 4, 0, 1, 3, 5).flatten(start_dim=2)
 
@@ -140,16 +128,12 @@ class PromptPrefix:
         """(num_rows, 1) int64: the virtual tokens before each row, which is the position its text begins at."""
         if not self.lengths:
             return torch.zeros_like(prompt_index)[:, None]
-        return self._lengths.to(prompt_index.device)[prompt_index][:, None]
+        return torch.tensor(self.lengths, device=prompt_index.device)[prompt_index][:, None]
 
     def is_real_for(self, prompt_index: torch.Tensor) -> torch.Tensor:
         """(num_rows, num_columns) bool: False on the padding on the left of shorter prompts."""
         columns = torch.arange(self.num_columns, device=prompt_index.device)
         return columns >= self.num_columns - self.lengths_for(prompt_index)
-
-    @cached_property
-    def _lengths(self) -> torch.Tensor:
-        return torch.tensor(self.lengths, dtype=torch.int64)
 
     def _padded(self, num_columns: int) -> KeysValues:
         num_missing = num_columns - self.num_columns

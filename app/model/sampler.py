@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from app.model.transfer import to_device
+from app.model.kv_cache import to_device
 from app.sampling import SamplingParams
 
 

@@ -1,7 +1,12 @@
-"""choose_num_threads: how many threads compute on a CPU: none that the machine does not run, and none that slow others.
+"""Threads that compute on a CPU: how many there are, and which of them end with their work.
 
 Torch takes a thread for every core it sees. In a container with a quota it sees the whole machine's, and threads that
 wait for their turn hold up all others at every barrier; two threads of one core are often no faster than one.
+
+Every thread that computes something in parallel gets a team of OpenMP threads for as long as it lives. If all teams
+together have more threads than the machine has cores, libgomp lets them sleep almost at once instead of spinning
+between two parallel regions (`gomp_throttled_spin_count`), and each of a step's hundreds of regions may have to wake
+them up. So the engine's thread is the only one that keeps a team: others pass, and their teams end with them.
 """
 
 from __future__ import annotations
@@ -10,13 +15,17 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 Work = Callable[[], object]
+Result = TypeVar("Result")
 
+MAX_PASSING_THREADS = 8
 NUM_ROUNDS = 3
 MIN_GAIN = 1.03
 """How many times as fast more threads must be to be worth their cores."""
@@ -110,3 +119,30 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def on_passing_thread(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises, computed by a thread of its own that is gone when this returns."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def begin_on_passing_thread(work: Callable[[], Result]) -> Future[Result]:
+    """Begin `work` on a thread of its own, which ends with it. Waits for nothing."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="passing")
+    outcome = pool.submit(work)
+    pool.shutdown(wait=False)
+    return outcome
+
+
+class PassingThreads(ThreadPoolExecutor):
+    """An executor whose calls each have a thread of their own; at most MAX_PASSING_THREADS run at a time.
+
+    Its own threads only wait. asyncio takes nothing but a ThreadPoolExecutor as a loop's default.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MAX_PASSING_THREADS, thread_name_prefix="passing")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(on_passing_thread, partial(fn, *args, **kwargs))

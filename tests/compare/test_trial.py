@@ -98,7 +98,7 @@ def test_a_run_has_the_objective_and_the_rows_of_prompt_tuning() -> None:
     run = WeightRun(copied, plan)
     rows = RunRows.of(backbone, plan).train
     objective = choose_objective(twin.backbone, plan, rows)
-    objective.loss_per_row(PromptPrefix.empty(), Chunk(rows, [(i, 0) for i in range(len(rows))])).mean().backward()
+    objective.loss_per_row(PromptPrefix(), Chunk(rows, [(i, 0) for i in range(len(rows))])).mean().backward()
     assert run.update(rows, 0)
     for parameter, old, other in zip(copied.parameters, before, twin.parameters, strict=True):
         assert other.grad is not None

@@ -22,8 +22,8 @@ from app.model.attention import Attend, attend_sdpa
 from app.model.backbone import Backbone
 from app.model.cpu.compiled_layer import compile_layers
 from app.model.cpu.compiled_linear import compile_linears
+from app.model.kernels import Replacements
 from app.model.layout import Template, encode_text
-from app.model.replacements import Replacements
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support import naive

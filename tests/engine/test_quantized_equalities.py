@@ -9,7 +9,7 @@ from app.engine.engine import Engine
 from app.model.backbone import Backbone
 from app.model.cpu.compiled_layer import compile_layers
 from app.model.cpu.compiled_linear import compile_linears
-from app.model.replacements import Replacements
+from app.model.kernels import Replacements
 from app.sampling import SamplingParams
 from app.task_prompt import PromptKind
 from tests.engine.test_equalities import (

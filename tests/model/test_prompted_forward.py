@@ -55,7 +55,7 @@ def test_a_population_in_one_forward_equals_each_row_alone(architecture: str) ->
 def test_columns_outside_the_target_count_nothing() -> None:
     backbone = tiny_backbone()
     batch = collate(encode(backbone), backbone.device)
-    log_likelihoods = target_log_likelihoods(backbone, PromptPrefix.empty(), batch)
+    log_likelihoods = target_log_likelihoods(backbone, PromptPrefix(), batch)
     assert bool((log_likelihoods[~batch.is_target] == 0).all())
     assert bool((log_likelihoods[batch.is_target] < 0).all())
 

@@ -18,7 +18,7 @@ from app.answers.generating.generation import Ask, TextGenerator
 from app.answers.generating.labels import TINY, LabelScorer
 from app.answers.targets import Target
 from app.engine.admission import ScoringPlan
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 from app.engine.output.detokenizer import Detokenizer
 from app.engine.output.output import Delta
 from app.engine.sequence import FinishReason

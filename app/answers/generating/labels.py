@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from app.engine.admission import EngineRequest
-from app.engine.gather import all_of
+from app.answers.call import Call
+from app.engine.admission import EngineRequest, Scoring, ScoringPlan
+from app.engine.async_engine import AsyncEngine, all_of
 from app.measure.label_tree import encode_labels
+from app.model.backbone import Backbone
+from app.model.layout import Template
+from app.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from app.answers.call import Call
     from app.answers.targets import AnyTarget, Combine, Target
-    from app.engine.admission import Scoring, ScoringPlan
-    from app.engine.async_engine import AsyncEngine
-    from app.model.backbone import Backbone
-    from app.model.layout import Template
-    from app.telemetry import Metrics
 
 MAX_PLANS = 1024
 """Tasks whose labels stay encoded: for 150 labels that would cost every request milliseconds."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from app.answers.call import Call
 from app.answers.generating.labels import LabelScorer, LabelScores
 from app.answers.targets import Target
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 from app.errors import InvalidInput, naming
 from app.model.layout import Template
 

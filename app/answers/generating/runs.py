@@ -14,7 +14,7 @@ from app.answers.generating.generation import Ask, TextGenerator, finish_reason_
 from app.answers.generating.labels import LabelScorer
 from app.answers.targets import AnyTarget, Combine, Target, choose_text
 from app.answers.views import Reply
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 

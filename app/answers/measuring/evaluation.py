@@ -15,8 +15,7 @@ from app.answers.generating.labels import LabelChances
 from app.answers.targets import AnyTarget, Combine, Target, choose_text
 from app.answers.views import Reply
 from app.engine.admission import EngineRequest, ScoringPlan
-from app.engine.async_engine import AsyncEngine
-from app.engine.gather import all_of
+from app.engine.async_engine import AsyncEngine, all_of
 from app.errors import InvalidInput
 from app.measure.calibration import ConfidenceBin
 from app.measure.dataset import Example, hash_examples

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 NUM_CONTEXT_TOKENS = 8
 MAX_UNFINISHED_TOKENS = 16
@@ -133,7 +132,4 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
 @lru_cache(maxsize=1)
 def _byte_level_table() -> dict[str, int]:
     """Character to byte, as GPT-2's vocabulary writes bytes (Radford et al. 2019, `bytes_to_unicode`)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {character: byte for byte, character in bytes_to_unicode().items()}

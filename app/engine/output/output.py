@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from app.engine.output.detokenizer import Detokenizer
+from app.engine.output.readout import Findings
 from app.engine.sequence import FinishReason, Sequence
-
-if TYPE_CHECKING:
-    from app.engine.output.readout import Findings
-    from app.model.backbone import Backbone
-    from app.model.sampler import TokenLogprob
-    from app.telemetry import Metrics
+from app.model.backbone import Backbone
+from app.model.sampler import TokenLogprob
+from app.telemetry import Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch
 
 from app.engine.scheduler import Item
 from app.engine.sequence import Sequence
+from app.model.kv_cache import to_device
 from app.model.sampler import LogprobsOf, SampleRow, TokenLogprob, sample
-from app.model.transfer import HostCopy, to_device
 
 Choice = tuple[Sequence, int, TokenLogprob | None]
 
@@ -108,18 +108,22 @@ class ReadOut:
             _choice_logprobs(self.choosers, chosen_from, self.chosen),
             _prompt_logprobs(self._reported, logits_of(self._reported)),
         )
-        self._copy = HostCopy(
-            [
-                torch.isfinite(logits.sum(-1)),
-                self.chosen,
-                _wanted_scores(self._scored, logits_of(self._scored)),
-                *(tensor for each in self._logprobs if each is not None for tensor in each.tensors),
-            ]
+        found = (
+            torch.isfinite(logits.sum(-1)),
+            self.chosen,
+            _wanted_scores(self._scored, logits_of(self._scored)),
+            *(tensor for each in self._logprobs if each is not None for tensor in each.tensors),
         )
+        self._on_host = [tensor.to("cpu", non_blocking=True) for tensor in found]
+        self._arrival = torch.cuda.Event() if logits.is_cuda else None
+        if self._arrival is not None:
+            self._arrival.record(torch.cuda.current_stream(logits.device))
 
     def read(self) -> Findings:
-        """Waits for the device, as far as it must."""
-        is_finite, chosen, scores, *logprobs = self._copy.wait()
+        """Waits for the device's work from before this was made, and for none given since."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        is_finite, chosen, scores, *logprobs = self._on_host
         failed = {row.sequence for row, finite in zip(self._rows, is_finite.tolist(), strict=True) if not finite}
         rest = iter(logprobs)
         choice_logprobs, prompt_logprobs = (
@@ -180,13 +184,13 @@ def _targets(row: LogitRow) -> tuple[int, ...]:
 
 
 def _sample_row(row: LogitRow) -> SampleRow:
-    sequence = row.sequence
+    sequence, num_prompt_tokens = row.sequence, row.sequence.num_prompt_tokens
     has_penalties = sequence.params.has_penalties
     assert not (has_penalties and sequence.num_pending), "penalties would not see a token that is on its way"
     return SampleRow(
         params=sequence.params,
         seed=sequence.seed,
-        num_generated=row.index + 1 - sequence.num_prompt_tokens,
-        prompt_ids=sequence.token_ids[: sequence.num_prompt_tokens] if has_penalties else (),
-        generated_ids=sequence.generated_token_ids if has_penalties else (),
+        num_generated=row.index + 1 - num_prompt_tokens,
+        prompt_ids=sequence.token_ids[:num_prompt_tokens] if has_penalties else (),
+        generated_ids=sequence.token_ids[num_prompt_tokens:] if has_penalties else (),
     )

@@ -16,25 +16,14 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from app.engine.block_manager import BlockManager
 from app.engine.sequence import Prefix, Segment, Sequence
 
 if TYPE_CHECKING:
-    import torch
-
+    from app.engine.prefix.prefix_store import PrefixStore
     from app.task_prompt import TaskPrompt
-
-
-class KeptRows(Protocol):
-    """Keeps keys and values of task prompts longer than their blocks; see `PrefixStore`."""
-
-    def expect(self, digest: str) -> None: ...
-
-    def find(self, digest: str, num_rows: int) -> torch.Tensor | None: ...
-
-    def forget(self, digest: str) -> None: ...
 
 
 class PrefixCache:
@@ -42,13 +31,13 @@ class PrefixCache:
 
     Args:
         is_text_kept: whether blocks of text are found again after their sequence ended.
-        kept_rows: asked for prompts before they are computed.
+        store: asked for prompts before they are computed.
     """
 
     def __init__(
-        self, block_manager: BlockManager, *, is_text_kept: bool = True, kept_rows: KeptRows | None = None
+        self, block_manager: BlockManager, *, is_text_kept: bool = True, store: PrefixStore | None = None
     ) -> None:
-        self._kept_rows = kept_rows
+        self._store = store
         self._block_manager = block_manager
         self._is_text_kept = is_text_kept
         self._key_to_prefix: OrderedDict[str, Prefix] = OrderedDict()
@@ -80,8 +69,8 @@ class PrefixCache:
         rows, num_rows = None, prompt.num_virtual_tokens
         if prompt.kind == "kv":
             rows = prompt.rows
-        elif self._kept_rows is not None:
-            rows = self._kept_rows.find(prompt.digest, num_rows)
+        elif self._store is not None:
+            rows = self._store.find(prompt.digest, num_rows)
         return Prefix(key=prompt.digest, content=prompt, num_own_tokens=num_rows, rows=rows)
 
     def put(self, prefix: Prefix) -> None:
@@ -94,8 +83,8 @@ class PrefixCache:
     def expect(self, sequence: Sequence) -> None:
         """The sequence waits to be admitted: what it will ask for can be fetched in the meantime."""
         prompt = sequence.prompt
-        if self._kept_rows is not None and prompt is not None and prompt.digest not in self._key_to_prefix:
-            self._kept_rows.expect(prompt.digest)
+        if self._store is not None and prompt is not None and prompt.digest not in self._key_to_prefix:
+            self._store.expect(prompt.digest)
 
     def keep_text(self, segment: Segment, start: int, end: int) -> None:
         """Let others find the blocks of text that the tokens from position `start` to before `end` filled.
@@ -115,10 +104,6 @@ class PrefixCache:
         keys = block_keys(segment, end, size)[-num_new:]
         for block, key in zip(segment.block_table[num_full_before:num_full], keys, strict=True):
             self._block_manager.remember(block, key)
-
-    def forget_text(self, segment: Segment) -> None:
-        """Let no later sequence find the segment's blocks of text."""
-        self._block_manager.forget(segment.block_table)
 
     def clear(self) -> None:
         """Forget all that is not in use, and all texts."""
@@ -140,11 +125,18 @@ class PrefixCache:
                 return True
         return False
 
+    def make_room(self, num_blocks: int, may_go: Callable[[Prefix], bool] = lambda _: True) -> bool:
+        """Evict until that many blocks are free; False if too few may go."""
+        while self._block_manager.num_free_blocks < num_blocks:
+            if not self.evict(may_go):
+                return False
+        return True
+
     def forget(self, prefix: Prefix) -> None:
         """Let no later sequence find it; its present users keep it to their end."""
         prefix.is_kept = False
-        if self._kept_rows is not None:
-            self._kept_rows.forget(prefix.key)
+        if self._store is not None:
+            self._store.forget(prefix.key)
         if self._key_to_prefix.get(prefix.key) is prefix:
             if prefix.num_users == 0:
                 self._remove(prefix)

@@ -50,17 +50,16 @@ class Warmer:
         if not self._make_room(prompt.num_virtual_tokens):
             return False
         prefix = self._scheduler.prefix_cache.make(prompt)
-        is_warm = False
         try:
-            if self._compute(prefix, should_stop):
-                self._keep(prefix, prompt.kind)
-                is_warm = True
-        finally:
-            if is_warm and stays:
+            if not self._compute(prefix, should_stop):
+                return False
+            self._keep(prefix, prompt.kind)
+            if stays:
                 self._scheduler.prefix_cache.put(prefix)
-            else:
+            return True
+        finally:
+            if prefix.key not in self._scheduler.prefix_cache:
                 self._scheduler.block_manager.free(prefix)
-        return is_warm
 
     def _has_memory(self, num_virtual_tokens: int) -> bool:
         blocks = self._scheduler.block_manager
@@ -79,11 +78,10 @@ class Warmer:
 
     def _make_room(self, num_virtual_tokens: int) -> bool:
         """Free blocks to compute in, if need be those of prompts that the store has too: they are soon read again."""
-        blocks, store = self._scheduler.block_manager, self._store
-        while blocks.num_free_blocks < blocks.num_blocks_for(num_virtual_tokens):
-            if store is None or not self._scheduler.prefix_cache.evict(lambda prefix: prefix.key in store):
-                return False
-        return True
+        store, num_blocks = self._store, self._scheduler.block_manager.num_blocks_for(num_virtual_tokens)
+        return self._scheduler.prefix_cache.make_room(
+            num_blocks, lambda prefix: store is not None and prefix.key in store
+        )
 
     def _compute(self, prefix: Prefix, should_stop: Callable[[], bool]) -> bool:
         while not prefix.is_computed:

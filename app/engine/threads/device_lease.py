@@ -118,19 +118,18 @@ def own_device(work: Callable[[], Result]) -> Result:
 def take_turns(lease: Lease, slices: Slices[Result]) -> Result:
     """What sliced work returns, each slice in a turn of its own."""
     results: list[Result] = []
+
+    def advance() -> None:
+        try:
+            next(slices)
+        except StopIteration as end:  # it must not leave: the lease's future would not carry it
+            results.append(end.value)
+
     while not results:
-        lease(lambda: _advance(slices, results))
+        lease(advance)
     return results[0]
 
 
 def run_to_end(slices: Slices[Result]) -> Result:
     """What sliced work returns, with the device to itself."""
     return take_turns(own_device, slices)
-
-
-def _advance(slices: Slices[Result], results: list[Result]) -> None:
-    """StopIteration must not leave: the lease's future would not carry it."""
-    try:
-        next(slices)
-    except StopIteration as end:
-        results.append(end.value)

@@ -45,11 +45,6 @@ class Reader:
         self.is_finished = False
         self._items: asyncio.Queue[Item] = asyncio.Queue()
 
-    @property
-    def is_read(self) -> bool:
-        """Whether the last item was read."""
-        return self.is_finished and self._items.empty()
-
     def take(self, item: Item) -> None:
         """Called on the reader's event loop."""
         self.is_finished = isinstance(item, SoftswapError) or item.finish_reason is not None

@@ -11,9 +11,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.engine.threads.passing_threads import begin_on_passing_thread
 from app.errors import InvalidInput, Overloaded
 from app.http.protection.error_table import Refused
+from app.model.threads import begin_on_passing_thread
 
 MAX_FIELDS = 8
 """More than any form has, so that an unknown field can be named."""

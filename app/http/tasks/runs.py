@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.answers.generating.runs import Run, RunObject, RunPiece, RunResult, Usage
 from app.answers.targets import AnyTarget, Combine
 from app.answers.views import Reply
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 from app.errors import InvalidInput, naming_text
 from app.http.dependencies import EngineCallDep, FinderDep, RunsDep
 from app.http.fields import MAX_MODEL_CHARS, ModelName, Sampling, Strict, Text, UsageObject, reply

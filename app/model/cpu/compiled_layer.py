@@ -21,10 +21,10 @@ from app.model.attention import AttentionBatch, attend_reference
 from app.model.cpu.compiled_attention import MAX_WINDOW, RUN_LENGTH
 from app.model.cpu.compiled_linear import MultiplyJob, Weights, address, dtype_of, is_linear, macros_for
 from app.model.cpu.compiler import C_FOLDER, find_team, load_library
+from app.model.kernels import Forward
 from app.model.kv_cache import KVCache, KVShape
 from app.model.loading.exactness import BLOCK_SIZE, CUTS, ENDS, compute_packed, embed_trial
 from app.model.loading.quantized_linear import QuantizedLinear
-from app.model.replacements import Forward
 
 SOURCES = [C_FOLDER / name for name in ("layer.c", "attend.c", "multiply.c")]
 DTYPE_TO_MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -81,13 +81,10 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class CompiledLayer:
-    """A decoder layer, its forward in C, and what the layer was called with when the two were compared."""
+class CompiledLayer(_Call):
+    """A decoder layer, what it was called with when it was compared with C, and its forward in C."""
 
-    layer: nn.Module
     forward: Forward
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
 
 
 def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer]:
@@ -110,7 +107,7 @@ def compile_layers(model: PreTrainedModel, shape: KVShape) -> list[CompiledLayer
         forward = _forward(compute, call, shape.head_dim)
         kv_cache.blocks.copy_(before)
         if _gives_the_same(forward, call, kv_cache, after):
-            compiled.append(CompiledLayer(call.layer, forward, call.arguments, call.keywords))
+            compiled.append(CompiledLayer(**vars(call), forward=forward))
     return compiled
 
 

@@ -18,8 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from app.model.cpu.compiler import C_FOLDER, CompilationError, find_team, load_library
+from app.model.kernels import Forward
 from app.model.loading.quantized_linear import QuantizedLinear
-from app.model.replacements import Forward
 
 SOURCE = C_FOLDER / "multiply.c"
 DTYPE_TO_MACROS: dict[torch.dtype, dict[str, int]] = {torch.float32: {}, torch.bfloat16: {"BFLOAT16": 1}}

@@ -15,10 +15,9 @@ from app.model.cpu.compiled_attention import compile_attention
 from app.model.cpu.compiled_layer import CompiledLayer, compile_layers
 from app.model.cpu.compiled_linear import compile_linears, dtype_of, is_linear
 from app.model.cpu.compiler import CompilationError
-from app.model.kernels import Kernels
+from app.model.kernels import Forward, Kernels, Replacements
 from app.model.kv_cache import KVShape
 from app.model.loading.exactness import BLOCK_SIZE
-from app.model.replacements import Forward, Replacements
 from app.model.threads import Work, best_seconds
 
 NUM_ROWS = (1, 8, 64)

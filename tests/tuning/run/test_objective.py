@@ -58,7 +58,7 @@ def judged_alike(asked: TuningPlan, prompts: torch.Tensor, number: int) -> float
     rows = RunRows.of(backbone, asked)
     objective = choose_objective(backbone, asked, rows.train)
     with torch.no_grad():
-        prefix = PromptPrefix.of_kv(backbone, prompts)
+        prefix = PromptPrefix.of_rows(backbone, PromptKind.KV, prompts)
         chunk = Chunk(rows.validation, [(i, number) for i in range(len(rows.validation))])
         figures = run_to_end(objective.judge(prefix, chunk))
     prompt = TaskPrompt.from_kv(prompts[number], backbone.fingerprint)

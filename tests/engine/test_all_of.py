@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from app.engine.gather import all_of
+from app.engine.async_engine import all_of
 
 
 class Watch:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from app.model.cpu.compiled_linear import compile_linears
+from app.model.kernels import Replacements
 from app.model.loading.checkpoint import weights_digest
-from app.model.replacements import Replacements
 from tests.support.compiled import needs_compiler
 from tests.support.models import tiny_backbone
 

@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from app.engine.threads.passing_threads import PassingThreads, begin_on_passing_thread, on_passing_thread
+from app.model.threads import PassingThreads, begin_on_passing_thread, on_passing_thread
 
 COUNT_THREADS = """
 import os, time, torch
-from app.engine.threads.passing_threads import on_passing_thread
+from app.model.threads import on_passing_thread
 
 def compute():
     torch.ones(2**20).exp().sum()
