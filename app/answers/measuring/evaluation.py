@@ -31,7 +31,7 @@ from app.sampling import SamplingParams
 MAX_EXAMPLES: Final = 5000
 Result = TypeVar("Result")
 MAX_SEQUENCES_AT_ONCE = 32
-"""Of one evaluation: enough to fill batches, too few to keep other requests of the task waiting for long."""
+"""What one evaluation has with the engine at a time: enough to fill batches, too few to delay other requests."""
 
 
 class CalibrationObject(Reply):
