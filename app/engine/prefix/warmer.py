@@ -77,7 +77,7 @@ class Warmer:
         )
 
     def _make_room(self, num_virtual_tokens: int) -> bool:
-        """Whether there are blocks to compute in: free ones, else those of prompts that the store can soon give back."""
+        """Whether there are blocks to compute in: free ones, else those of prompts that the store can give back."""
         store, num_blocks = self._store, self._scheduler.block_manager.num_blocks_for(num_virtual_tokens)
         return self._scheduler.prefix_cache.make_room(
             num_blocks, lambda prefix: store is not None and prefix.key in store
