@@ -113,14 +113,14 @@ def score_move(
     """Measure and record what the gate will compare when the alias moves.
 
     Args:
-        gate: that counts; None: the alias's own, and if it has none nothing is measured.
+        gate: what the move is held to; None takes the alias's own, and if it has none nothing is measured.
         examples: the gate's, if they are at hand.
     """
-    counts = gate or find_gate(registry, task, alias)
-    if counts is None:
+    gate = gate or find_gate(registry, task, alias)
+    if gate is None:
         return
     numbers = numbers_to_compare(registry.task(task).table.aliases.get(alias), target)
-    yield from _score(registry, task, counts, numbers, examples)
+    yield from _score(registry, task, gate, numbers, examples)
 
 
 def find_gate(registry: Registry, task: str, alias: str) -> Gate | None:
