@@ -7,6 +7,7 @@ SoftswapError
  │    ├── BackboneMismatch     a prompt made for another backbone
  │    └── UnsupportedModel     a checkpoint this program cannot serve
  ├── NotFound              no such task, version or alias
+ │    ├── NoSuchTask           not even the task
  │    ├── NoSuchFile           no such uploaded file
  │    └── NoSuchJob            no such tuning job, event or checkpoint
  ├── Conflict              the thing changed since the caller last read it
@@ -60,6 +61,14 @@ class UnsupportedModel(InvalidInput):
 
 class NotFound(SoftswapError):
     code = "model_not_found"
+
+
+class NoSuchTask(NotFound):
+    """Where the names are listed is for HTTP and the command line to say: each has its own way."""
+
+    def pointing_to(self, where: str) -> str:
+        """The message with that."""
+        return f"{self.message}{' ' if self.message.endswith('?') else '; '}{where}"
 
 
 class NoSuchFile(NotFound):

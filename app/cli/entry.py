@@ -20,7 +20,7 @@ from app.cli.run import run
 from app.cli.serve import serve
 from app.cli.tasks import tasks
 from app.cli.tune import tune
-from app.errors import SoftswapError
+from app.errors import NoSuchTask, SoftswapError
 
 app = typer.Typer(
     name="softswap",
@@ -66,6 +66,9 @@ def main() -> None:
     """Run the command line; an expected error is one line on stderr."""
     try:
         app()
+    except NoSuchTask as error:
+        typer.echo(f"softswap: {error.pointing_to('`softswap tasks ls` lists them')}", err=True)
+        sys.exit(1)
     except SoftswapError as error:
         typer.echo(f"softswap: {error.message}", err=True)
         sys.exit(1)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
-from app.errors import NotFound, RegistryUnavailable, SoftswapError
+from app.errors import NoSuchTask, RegistryUnavailable, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
 from app.registry.evaluations import Evaluations
@@ -53,7 +53,7 @@ class Catalog:
         """Raises NotFound."""
         record = self._name_to_record.get(task)
         if record is None or not record.numbers:
-            raise NotFound(f"there is no task {task}{self._suggest(task)}", param="task")
+            raise NoSuchTask(f"there is no task {task}{self._suggest(task)}", param="task")
         return record
 
     def faults(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.errors import InvalidInput, NotFound
+from app.errors import InvalidInput, NoSuchTask, NotFound
 
 LIVE = "live"
 JOINT = "+"
@@ -31,7 +31,7 @@ class Reference:
         """Raises NotFound: no task, version or alias can have that name."""
         task, at, selector = name.partition("@")
         if not _TASK.fullmatch(task):
-            raise NotFound("there is no such task: names have 1 to 63 of a-z 0-9 . _ -", param="task")
+            raise NoSuchTask("there is no such task: names have 1 to 63 of a-z 0-9 . _ -", param="task")
         if not at:
             return cls(task, alias=LIVE)
         if _NUMBER.fullmatch(selector):

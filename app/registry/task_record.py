@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from app.errors import Conflict, CorruptPrompt, NotFound
+from app.errors import Conflict, CorruptPrompt, NoSuchTask, NotFound
 from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_number, numbers_of
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
@@ -104,7 +104,7 @@ class TaskRecord:
         if self.table_fault is not None:
             raise CorruptPrompt(f"the aliases of task {self.task} cannot be read: {self.table_fault}")
         if not self.numbers and not may_be_new:
-            raise NotFound(f"there is no task {self.task}", param="task")
+            raise NoSuchTask(f"there is no task {self.task}", param="task")
 
     def find(self, reference: Reference, rng: random.Random | None) -> Version:
         """Args: rng: chooses if an alias is weighted.

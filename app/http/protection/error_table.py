@@ -127,15 +127,14 @@ def _of_own(error: errors.SoftswapError) -> Failure:
         headers["x-should-retry"] = "false"
     if status >= 500 and not headers:
         logger.error("%s: %s", type(error).__name__, error.message)
-    return Failure(status, error.message, error.code, error.param, headers)
+    message = error.pointing_to("GET /v1/models lists them") if isinstance(error, errors.NoSuchTask) else error.message
+    return Failure(status, message, error.code, error.param, headers)
 
 
 def _of_http(error: StarletteHTTPException) -> Failure:
     if isinstance(error, Refused):
         return Failure(error.status_code, error.detail, error.code, headers=error.headers or {})
-    is_unknown = error.status_code == 404
-    message = "There is no such route. GET /docs shows all of them." if is_unknown else "The request could not be read."
-    return Failure(error.status_code, message, headers=error.headers or {})
+    return Failure(error.status_code, "The request could not be read.", headers=error.headers or {})
 
 
 def _printable(text: str, limit: int) -> str:

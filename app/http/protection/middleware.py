@@ -9,7 +9,6 @@ import uuid
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,8 +16,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
-from app.http.protection.error_table import Failure
+from app.http.protection.error_table import Failure, Refused
 from app.http.protection.guard import ClientLeftError
+from app.http.protection.unrouted import refuse_method, refuse_path
 from app.http.protection.validation import explain
 from app.telemetry import Metrics, request_id
 
@@ -101,11 +101,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, errors.Overloaded | errors.Draining):
             metrics.rejections.labels(error.code).inc()
-        failure = Failure.of(error)
-        if failure.status == 405:
-            allowed = ", ".join(sorted(_allowed_methods(app, request.scope["path"])))
-            failure = Failure(405, f"This route takes {allowed} only.", headers={"allow": allowed})
-        return failure.response()
+        return _describe(app, request, error).response()
 
     async def answer_invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -116,12 +112,11 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(RequestValidationError, answer_invalid)
 
 
-def _allowed_methods(app: FastAPI, path: str) -> set[str]:
-    """Of all routes with this path: the one that refused is the first that matched, and knows only its own methods."""
-    routes = [context.original_route for context in iter_route_contexts(app.routes)]
-    return {
-        method
-        for route in routes
-        if isinstance(route, APIRoute) and route.path_regex.match(path)
-        for method in route.methods or ()
-    }
+def _describe(app: FastAPI, request: Request, error: Exception) -> Failure:
+    """Starlette's own refusals know neither the routes nor their methods."""
+    if isinstance(error, HTTPException) and not isinstance(error, Refused):
+        if error.status_code == 404:
+            return refuse_path(app, request.scope["path"])
+        if error.status_code == 405:
+            return refuse_method(app, request.scope["path"])
+    return Failure.of(error)
