@@ -18,7 +18,7 @@ from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftC
 from app.registry.formats.safetensors_file import INITIAL_FILE
 from app.registry.publication import CARD_FILE, Publication
 from app.registry.store import Entry, Store
-from app.registry.task_record import OWN_FOLDER, TaskRecord, version_key
+from app.registry.task_record import OWN_FOLDER, TaskRecord, require_no_link, version_key
 
 SETTLE_S = 1.0
 """Foreign files carry no checksum, so a finished copy is told from one in progress by how long it has not changed."""
@@ -61,6 +61,7 @@ class Adopter:
     def _adopt(self, record: TaskRecord, number: int) -> None:
         key = version_key(record.task, number)
         files = {name: entry for name, entry in self._store.entries(key).items() if not entry.is_folder}
+        require_no_link(files)
         if MANIFEST_FILE in files:
             manifest = self._copied_manifest(record, number, key)
         else:

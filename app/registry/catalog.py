@@ -29,11 +29,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Catalog:
-    """Clears what crashed writers left, and reads everything, before the constructor returns."""
+    """Clears what crashed writers left, and reads everything, before the constructor returns.
 
-    def __init__(self, store: Store, adopter: Adopter) -> None:
+    Args: reserved_name: what no task can be asked for by; a folder of this name is left alone.
+    """
+
+    def __init__(self, store: Store, adopter: Adopter, reserved_name: str | None = None) -> None:
         self._store = store
         self._adopter = adopter
+        self._reserved_name = reserved_name
         self._name_to_record: Mapping[str, TaskRecord] = {}
         self._seen_faults: Mapping[str, str] = {}
         self._logged_faults: Mapping[str, str] = {}
@@ -53,7 +57,8 @@ class Catalog:
         """Raises NotFound."""
         record = self._name_to_record.get(task)
         if record is None or not record.numbers:
-            raise NoSuchTask(f"there is no task {task}{self._suggest(task)}", param="task")
+            fault = record.folder_fault if record else None
+            raise NoSuchTask(f"there is no task {task}{f': {fault}' if fault else self._suggest(task)}", param="task")
         return record
 
     def faults(self) -> dict[str, str]:
@@ -111,7 +116,7 @@ class Catalog:
 
         Raises RegistryUnavailable: the registry's folder is gone; what was known stays in service.
         """
-        entries = {n: entry for n, entry in self._store.entries("").items() if entry.is_folder and is_task_name(n)}
+        entries = {n: e for n, e in self._store.entries("").items() if (e.is_folder or e.is_link) and is_task_name(n)}
         self._require_root()
         known = self._name_to_record
         changed = [name for name, entry in entries.items() if not self._is_current(known.get(name), entry)]
@@ -185,6 +190,8 @@ class Catalog:
     def _read_folder(self, task: str, known: TaskRecord | None) -> TaskRecord:
         folder = TaskFolder(self._store, task)
         record = folder.read(known)
+        if task == self._reserved_name:
+            return record.set_aside("this is the backbone's own name, which asks it without a task; rename the folder")
         if record.table.deleting and record.table_fault is None:
             with suppress(OSError):  # a registry that cannot be written is still served, without the deleted version
                 self.write_table(task, record.table)

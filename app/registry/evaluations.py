@@ -113,7 +113,7 @@ class Evaluations:
         folder = f"{task}/{FOLDER}"
         for name in gone:
             self._store.remove(f"{folder}/{name}")
-        if self._store.entry(folder) is not None and not self._store.entries(folder):
+        if self._has_folder(task) and not self._store.entries(folder):
             self._store.remove(folder)
 
     def require_passing(
@@ -154,8 +154,13 @@ class Evaluations:
                 )
 
     def _matches(self, task: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
-        names = self._store.entries(f"{task}/{FOLDER}")
+        names = self._store.entries(f"{task}/{FOLDER}") if self._has_folder(task) else ()
         return [match for name in names if (match := pattern.fullmatch(name))]
+
+    def _has_folder(self, task: str) -> bool:
+        """A link counts as none."""
+        entry = self._store.entry(f"{task}/{FOLDER}")
+        return entry is not None and entry.is_folder
 
     def _read(self, key: str, max_bytes: int) -> bytes:
         entry = self._store.entry(key)

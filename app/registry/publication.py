@@ -14,7 +14,7 @@ from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
-from app.registry.formats.peft_checkpoint import TENSOR_FILE, encode_checkpoint
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind, TaskPrompt
 
@@ -22,6 +22,8 @@ _JSON_FIELDS = ("sampling", "metrics", "tuning", "provenance")
 _OTHER_FORM = ("prompt", "initial", "template")
 """What a manifest says in another form; every other field has the same name there."""
 CARD_FILE = "README.md"
+VERSION_FILES = (MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE, INITIAL_FILE, CARD_FILE)
+"""What a version's folder may hold."""
 _KIND_TO_SENTENCE = {
     PromptKind.EMBEDDINGS: "A soft prompt: {n} virtual tokens before the text (Lester et al. 2021).",
     PromptKind.KV: "A key-value prefix: {n} virtual tokens in every layer's cache (Li and Liang 2021).",

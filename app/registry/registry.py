@@ -55,7 +55,8 @@ class Registry:
         self._backbone = backbone
         self._reader = PromptReader(store, backbone)
         self._cache = PromptCache(max_cache_bytes)
-        self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s))
+        reserved_name = None if backbone is None else backbone.name
+        self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s), reserved_name)
         self.evaluations = Evaluations(store)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:

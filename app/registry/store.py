@@ -2,6 +2,7 @@
 
 A key is a path of names joined by "/"; names that begin with "." belong to the store and are never listed. What a
 method has done when it returns survives a crash; what it had not finished leaves nothing that a reader could see.
+Nothing outside the store is read, written or removed: a symbolic link in it is listed as one and never followed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import uuid
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, CorruptPrompt, NotFound, RegistryUnavailable
 
 TEMPORARY, DELETED = ".tmp-", ".deleted-"
 _COARSEST_CLOCK_S = 2.0
 """Filesystems round times of change to as much as this."""
+LINK_ADVICE = "is a link, and links in a registry are not followed; put the files themselves there (cp -rL)"
 READ_ONLY_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -32,6 +35,7 @@ class Entry:
     """What a listing says about one name.
 
     Attributes:
+        is_folder: False for a link, whatever it points to.
         stamp: changes with the content (for a folder, with the names inside), but at most once within the resolution of
             the filesystem's clock.
         age_s: seconds since the last change of content or of the name.
@@ -41,6 +45,7 @@ class Entry:
     num_bytes: int
     stamp: Hashable
     age_s: float
+    is_link: bool = False
 
     @property
     def is_settled(self) -> bool:
@@ -49,7 +54,10 @@ class Entry:
 
 
 class Store(Protocol):
-    """The port. `FileStore` implements it on a filesystem; tests also run against one in memory."""
+    """The port. `FileStore` implements it on a filesystem; tests also run against one in memory.
+
+    A key that leads through a link raises CorruptPrompt if it is to be read, RegistryUnavailable if it is to change.
+    """
 
     def entries(self, folder: str) -> dict[str, Entry]:
         """Names directly inside a folder, "" being the root; none if there is no such folder."""
@@ -89,9 +97,10 @@ class FileStore:
     "All File Systems Are Not Created Equal", OSDI 2014).
 
     Args:
-        below: a folder that is only read, such as the demo tasks. A task is its own until something in it changes. Then
-            all of it is copied up first, in one step, and the lower copy no longer counts: a deleted task keeps a file
-            in the upper folder, so it stays deleted.
+        root: may itself be a link, or lie behind one.
+        below: a folder that is only read, such as the demo tasks, where an installer may have put links to files. A
+            task is its own until something in it changes. Then all of it is copied up first, in one step, and the lower
+            copy no longer counts: a deleted task keeps a file in the upper folder, so it stays deleted.
     """
 
     def __init__(self, root: Path, below: Path | None = None) -> None:
@@ -99,33 +108,32 @@ class FileStore:
         self._below = below
 
     def entries(self, folder: str) -> dict[str, Entry]:
-        found = _entries(f"{self._layer_of(folder)}/{folder}")
-        return found if folder or self._below is None else _entries(str(self._below)) | found
+        found = _entries(self._place_to_read(folder), follows_links=self._layer_of(folder) != self._root)
+        return found if folder or self._below is None else _entries(str(self._below), follows_links=True) | found
 
     def entry(self, key: str) -> Entry | None:
-        return _entry(f"{self._layer_of(key)}/{key}", time.time())
+        layer = self._layer_of(key)
+        return _entry(f"{layer}/{key}", time.time(), follows_links=not key or layer != self._root)
 
     def read(self, key: str) -> bytes:
         try:
-            with open(f"{self._layer_of(key)}/{key}", "rb") as file:
+            with open(self._place_to_read(key), "rb") as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"nothing is stored under {key}") from error
 
     def create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        self._copy_up(folder)
-        if (self._root / folder).exists():
+        target = self._place_to_write(folder)
+        if os.path.lexists(target):
             raise Conflict(f"{folder} exists already")
-        self._create(folder, name_to_content)
+        self._create(target, name_to_content)
 
     def replace(self, key: str, content: bytes) -> None:
-        self._copy_up(key)
-        with _renamed_to(self._root / key) as temporary:
+        with _renamed_to(self._place_to_write(key)) as temporary:
             _write_file(temporary, content)
 
     def remove(self, key: str) -> None:
-        self._copy_up(key)
-        target = self._root / key
+        target = self._place_to_write(key)
         hidden = target.parent / f"{DELETED}{uuid.uuid4().hex}"
         try:
             target.rename(hidden)
@@ -156,20 +164,35 @@ class FileStore:
             for item in leftovers:
                 _discard(Path(item))
             num_leftovers += len(leftovers)
-            level = [item.path for item in items if not item.name.startswith(".") and item.is_dir()]
+            folders = [item for item in items if item.is_dir(follow_symlinks=False)]
+            level = [item.path for item in folders if not item.name.startswith(".")]
         return num_leftovers
+
+    def _place_to_read(self, key: str) -> str:
+        """Raises CorruptPrompt: a link is there or on the way."""
+        layer = self._layer_of(key)
+        if layer == self._root and (link := _first_link(layer, key)):
+            raise CorruptPrompt(f"{link} {LINK_ADVICE}")
+        return f"{layer}/{key}"
+
+    def _place_to_write(self, key: str) -> Path:
+        """In the upper layer, where all of the task is by then. Raises RegistryUnavailable: a link is on the way."""
+        if link := _first_link(self._root, key.rpartition("/")[0]):
+            raise RegistryUnavailable(f"{link} {LINK_ADVICE}", param="task")
+        self._copy_up(key)
+        return self._root / key
 
     def _layer_of(self, key: str) -> Path:
         """The folder that a key's task is read from."""
         task = key.partition("/")[0]
-        if self._below is None or not task or _entry(f"{self._root}/{task}", 0.0) is not None:
+        if self._below is None or not task or os.path.lexists(f"{self._root}/{task}"):
             return self._root
         return self._below
 
     def _copy_up(self, key: str) -> None:
         task = key.partition("/")[0]
         if self._layer_of(task) != self._root and (files := self._read_all(task)):
-            self._create(task, {name.removeprefix(f"{task}/"): content for name, content in files.items()})
+            self._create(self._root / task, {name.removeprefix(f"{task}/"): each for name, each in files.items()})
 
     def _read_all(self, folder: str) -> dict[str, bytes]:
         """Keys to contents of all files under a folder."""
@@ -179,8 +202,8 @@ class FileStore:
             files |= self._read_all(key) if entry.is_folder else {key: self.read(key)}
         return files
 
-    def _create(self, folder: str, name_to_content: Mapping[str, bytes]) -> None:
-        with _renamed_to(self._root / folder) as temporary:
+    def _create(self, folder: Path, name_to_content: Mapping[str, bytes]) -> None:
+        with _renamed_to(folder) as temporary:
             temporary.mkdir()
             for name, content in name_to_content.items():
                 _make_folder((temporary / name).parent)
@@ -192,32 +215,46 @@ class FileStore:
         try:
             if may_make_root:
                 _make_folder(self._root)
-            return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RegistryUnavailable(f".lock {LINK_ADVICE}") from error
             is_missing = isinstance(error, FileNotFoundError) and not may_make_root
             if is_missing or error.errno in READ_ONLY_ERRNOS:
                 return None
             raise
 
 
-def _entries(folder: str) -> dict[str, Entry]:
+def _entries(folder: str, *, follows_links: bool) -> dict[str, Entry]:
     now = time.time()
     try:
         with os.scandir(folder) as found:
             names = [item for item in found if not item.name.startswith(".")]
-            return {item.name: entry for item in names if (entry := _entry(item, now)) is not None}
+            entries = {item.name: _entry(item, now, follows_links=follows_links) for item in names}
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def _entry(place: os.DirEntry[str] | str, now: float) -> Entry | None:
+def _entry(place: os.DirEntry[str] | str, now: float, *, follows_links: bool) -> Entry | None:
+    """None also for a link that is followed to nothing."""
     try:
-        facts = os.stat(place) if isinstance(place, str) else place.stat()
+        facts = (
+            os.stat(place, follow_symlinks=follows_links)
+            if isinstance(place, str)
+            else place.stat(follow_symlinks=follows_links)
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     age_s = now - max(facts.st_mtime, facts.st_ctime)
     stamp = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size)
-    return Entry(stat.S_ISDIR(facts.st_mode), facts.st_size, stamp, age_s)
+    return Entry(stat.S_ISDIR(facts.st_mode), facts.st_size, stamp, age_s, stat.S_ISLNK(facts.st_mode))
+
+
+def _first_link(root: Path, key: str) -> str | None:
+    """The shortest beginning of a key that is a link."""
+    beginnings = accumulate(key.split("/"), "{}/{}".format)
+    return next((each for each in beginnings if each and os.path.islink(f"{root}/{each}")), None)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from app.errors import Conflict, CorruptPrompt, NoSuchTask, NotFound
+from app.errors import Conflict, CorruptPrompt, NoSuchTask, NotFound, RegistryUnavailable
 from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_number, numbers_of
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
+from app.registry.publication import VERSION_FILES
 from app.registry.reference import LIVE, Reference, is_number
-from app.registry.store import Entry, Store
+from app.registry.store import LINK_ADVICE, Entry, Store
 from app.registry.version import Version
 
 OWN_FOLDER = 0
@@ -33,6 +34,7 @@ class TaskRecord:
 
     Attributes:
         stamp: of the folder, taken before it was read; a different one means that it must be read again.
+        folder_fault: why nothing in the folder is looked at; None if it is.
         table: its aliases. Without an aliases.json the newest version is live.
         table_fault: why aliases.json cannot be read; None if it can be, or is missing.
         versions: number to version, ascending.
@@ -42,6 +44,7 @@ class TaskRecord:
 
     task: str
     stamp: Hashable = None
+    folder_fault: str | None = None
     table: AliasTable = field(default_factory=AliasTable)
     table_fault: str | None = None
     versions: Mapping[int, Version] = field(default_factory=dict)
@@ -66,7 +69,8 @@ class TaskRecord:
     @property
     def is_settled(self) -> bool:
         """False while files may still be on their way in."""
-        return not self.faults and self.table_fault is None and self.aliased_numbers <= self.versions.keys()
+        has_fault = bool(self.faults) or self.table_fault is not None or self.folder_fault is not None
+        return not has_fault and self.aliased_numbers <= self.versions.keys()
 
     @property
     def etag(self) -> str:
@@ -82,11 +86,17 @@ class TaskRecord:
         return None if target is None else self.versions.get(main_number(target))
 
     def all_faults(self) -> Iterator[tuple[str, str]]:
-        """Place to the reason: `task/number`, `task/aliases.json`, or `task` for files dropped there."""
+        """Place to the reason: `task/number`, `task/aliases.json`, or `task` for the folder and files dropped there."""
+        if self.folder_fault is not None:
+            yield self.task, self.folder_fault
         if self.table_fault is not None:
             yield f"{self.task}/{ALIASES_FILE}", self.table_fault
         for number, reason in self.faults.items():
             yield version_key(self.task, number), reason
+
+    def set_aside(self, fault: str) -> TaskRecord:
+        """The record of a folder that is not looked at if anything in it could be a version."""
+        return TaskRecord(self.task, self.stamp, folder_fault=fault if self.signatures else self.folder_fault)
 
     def table_without(self, numbers: set[int], *, aliases: Mapping[str, AliasTarget]) -> AliasTable:
         """The table with the deletion of these versions decided. Args: aliases: those that stay."""
@@ -98,7 +108,9 @@ class TaskRecord:
         )
 
     def require_state(self, if_match: str | None, *, may_be_new: bool) -> None:
-        """Args: see `Catalog.writing`. Raises Conflict, CorruptPrompt, NotFound."""
+        """Args: see `Catalog.writing`. Raises RegistryUnavailable, Conflict, CorruptPrompt, NotFound."""
+        if self.folder_fault is not None:
+            raise RegistryUnavailable(f"task {self.task} cannot be changed: {self.folder_fault}", param="task")
         if if_match is not None and (not self.numbers or if_match not in ("*", self.etag)):
             raise Conflict("the task changed since it was read; read it again", param="if_match")
         if self.table_fault is not None:
@@ -163,7 +175,10 @@ class TaskFolder:
 
     def read(self, previous: TaskRecord | None) -> TaskRecord:
         """The folder as it is now; versions whose folder looks as it did are taken from `previous`."""
-        stamp = self.stamp(self._store.entry(self.name))
+        entry = self._store.entry(self.name)
+        stamp = self.stamp(entry)
+        if entry is not None and entry.is_link:
+            return TaskRecord(self.name, stamp, folder_fault=f"the folder {LINK_ADVICE}")
         table, table_fault = self._read_table(previous)
         outcomes = self._read_versions(previous, () if table is None else table.deleting)
         versions = {number: result for number, (_, result) in outcomes.items() if isinstance(result, Version)}
@@ -190,7 +205,8 @@ class TaskFolder:
     def _read_versions(self, previous: TaskRecord | None, deleting: tuple[int, ...]) -> dict[int, _Outcome]:
         """Ascending, without those whose deletion is decided; last, files that belong in a version's folder."""
         entries = self._store.entries(self.name)
-        numbered = {int(name): entry for name, entry in entries.items() if is_number(name) and entry.is_folder}
+        folders = {name: entry for name, entry in entries.items() if entry.is_folder or entry.is_link}
+        numbered = {int(name): entry for name, entry in folders.items() if is_number(name)}
         present = [(number, numbered[number]) for number in sorted(numbered) if number not in deleting]
         outcomes = {number: self._read_version(number, entry, previous) for number, entry in present}
         if dropped := [entry for name, entry in entries.items() if name in _DROPPED_FILES]:
@@ -204,6 +220,8 @@ class TaskFolder:
         """
         if previous and number in previous.versions and previous.signatures[number] == entry.stamp:
             return entry.stamp, previous.versions[number]
+        if entry.is_link:
+            return entry.stamp, f"the folder {LINK_ADVICE}"
         files = self._store.entries(version_key(self.name, number))
         signature = _stamp([entry, *files.values()])
         if previous and number in previous.faults and previous.signatures.get(number) == signature:
@@ -215,6 +233,7 @@ class TaskFolder:
 
     def _read_manifest(self, number: int, files: Mapping[str, Entry]) -> Manifest:
         """Raises CorruptPrompt: not all of it is there, or it is another version's."""
+        require_no_link(files)
         if MANIFEST_FILE not in files:
             raise CorruptPrompt("it has no task.json")
         if files[MANIFEST_FILE].num_bytes > MAX_MANIFEST_BYTES:
@@ -230,6 +249,12 @@ class TaskFolder:
 
 def version_key(task: str, number: int) -> str:
     return task if number == OWN_FOLDER else f"{task}/{number}"
+
+
+def require_no_link(files: Mapping[str, Entry]) -> None:
+    """Args: files: of a folder. Raises CorruptPrompt: one that a version has is a link."""
+    if link := next((name for name in VERSION_FILES if name in files and files[name].is_link), None):
+        raise CorruptPrompt(f"{link} {LINK_ADVICE}")
 
 
 def _stamp(entries: Iterable[Entry]) -> Hashable:

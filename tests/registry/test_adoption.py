@@ -400,3 +400,55 @@ def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
     again = Registry(FileStore(root), backbone)
     assert [summary.task for summary in again.tasks()] == ["b"]
     assert "Permission denied" in again.faults()["a/aliases.json"]
+
+
+# --- a folder with the backbone's own name
+
+
+@pytest.mark.parametrize("place", ["", "1"], ids=["as a task", "as a version"])
+def test_a_checkpoint_under_the_backbones_own_name_is_left_alone_with_a_reason(
+    root: Path, foreign: Path, backbone: Backbone, place: str
+) -> None:
+    shutil.copytree(foreign, root / backbone.name / place)
+    before = snapshot(root)
+    registry = Registry(FileStore(root), backbone, settle_s=0)
+    registry.refresh()
+    assert "the backbone's own name" in registry.faults()[backbone.name]
+    assert registry.tasks() == []
+    with pytest.raises(NotFound, match="own name"):
+        registry.resolve(f"{backbone.name}@1")
+    with pytest.raises(RegistryUnavailable, match="own name"):
+        registry.delete_task(backbone.name)
+    assert {name: content for name, content in snapshot(root).items() if name != ".lock"} == before
+    (root / backbone.name).rename(root / "mood")
+    registry.refresh()
+    assert registry.resolve("mood").number == 1
+    assert registry.faults() == {}
+
+
+def test_a_task_named_after_a_backbone_is_served_by_the_others_only(root: Path, backbone: Backbone) -> None:
+    other = tiny_backbone("qwen2")
+    root.mkdir()
+    there = Registry(FileStore(root), other)
+    (root / backbone.name).mkdir()
+    version = there.publish("mood", Publication(random_prompt(other)))
+    shutil.copytree(root / "mood" / "1", root / backbone.name / "1")
+    there.refresh()
+    here = Registry(FileStore(root), backbone)
+    assert there.resolve(backbone.name).digest == version.digest
+    assert there.faults() == {}
+    assert "own name" in here.faults()[backbone.name]
+    assert [record.task for record in here.tasks()] == ["mood"]
+
+
+def test_an_empty_folder_with_the_backbones_own_name_is_no_fault(root: Path, backbone: Backbone) -> None:
+    (root / backbone.name).mkdir(parents=True)
+    (root / backbone.name / "notes.txt").write_text("nothing of a task")
+    assert Registry(FileStore(root), backbone).faults() == {}
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-2", "tiny", "llama", "tiny.llama"])
+def test_names_like_the_backbones_are_tasks(registry: Registry, root: Path, foreign: Path, name: str) -> None:
+    shutil.copytree(foreign, root / name)
+    registry.refresh()
+    assert registry.resolve(name).number == 1
