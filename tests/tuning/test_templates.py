@@ -1,0 +1,90 @@
+"""Templates and written prompts are made of what the columns and the labels are called."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from app.measure.reading.columns import CHAT, Columns
+from app.model.layout import Template
+from app.tuning.templates import candidate_templates, chat_form, default_template, written_prompt
+from tests.support.models import byte_tokenizer
+
+LABELS = ("billing", "delivery", "other")
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "first"),
+    [
+        (Columns("message", "category"), LABELS, "Message: {input}\nCategory: {target}"),
+        (Columns("customer_message", "ticketType"), LABELS, "Customer message: {input}\nTicket type: {target}"),
+        (Columns("article", "headline"), (), "Article: {input}\nHeadline: {target}"),
+        (Columns("text", "category"), LABELS, "Text: {input}\nCategory: {target}"),
+        (Columns("Nachricht", "Größe"), LABELS, "Nachricht: {input}\nGröße: {target}"),
+        (Columns("FAQ", "HTTP code"), LABELS, "FAQ: {input}\nHTTP code: {target}"),
+        (Columns("{input}", "{Ziel}"), LABELS, "Text: {input}\nZiel: {target}"),
+        (Columns("0", "1"), LABELS, "{input}\n{target}"),
+        (Columns("text", "label"), LABELS, "{input}\n{target}"),
+        (Columns("Input", "TARGET"), LABELS, "{input}\n{target}"),
+        (CHAT, (), "{input}\n{target}"),
+        (None, LABELS, "{input}\n{target}"),
+    ],
+)
+def test_the_default_template_says_what_the_columns_say(
+    columns: Columns | None, labels: tuple[str, ...], first: str
+) -> None:
+    assert default_template(columns, labels) == Template(first)
+
+
+@pytest.mark.parametrize("columns", [Columns("message", "category"), Columns("text", "label"), None])
+def test_two_templates_are_tried_and_a_third_if_there_is_a_chat_template(columns: Columns | None) -> None:
+    without = candidate_templates(columns, LABELS)
+    assert len(set(without)) == 2
+    assert Template() in without
+    assert candidate_templates(columns, LABELS, byte_tokenizer(has_chat_template=False)) == without
+    conversation = Template("user: {input}\nassistant:{target}")
+    assert candidate_templates(columns, LABELS, byte_tokenizer()) == (*without, conversation)
+
+
+def test_a_conversation_has_one_beginning_of_sequence() -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].content }}]"
+    assert chat_form(tokenizer) == Template("[{input}]{target}")
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        "{{ messages[0].content[:3] }}",
+        "{{ raise_exception('no') }}",
+        "{{ messages[0].nothing.at_all }}",
+        "{{ 'a' * 9000 }}",
+    ],
+)
+def test_a_chat_template_that_cannot_hold_an_input_is_no_candidate(chat_template: str) -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = chat_template
+    assert chat_form(tokenizer) is None
+    assert len(candidate_templates(None, LABELS, tokenizer)) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "prompt"),
+    [
+        (Columns("message", "category"), LABELS, "Classify the message as billing, delivery or other.\n\n"),
+        (Columns("text", "label"), ("no", "yes"), "Classify the text as no or yes.\n\n"),
+        (Columns("FAQ", "topic"), LABELS, "Classify the FAQ as billing, delivery or other.\n\n"),
+        (
+            Columns("request", "intent"),
+            tuple(f"intent number {n}" for n in range(150)),
+            "Give the intent of the request.\n\n",
+        ),
+        (Columns("article", "headline"), (), "Write the headline of the article.\n\n"),
+        (None, (), "Write the answer of the text.\n\n"),
+    ],
+)
+def test_a_written_prompt_names_the_columns_and_the_labels(
+    columns: Columns | None, labels: tuple[str, ...], prompt: str
+) -> None:
+    assert written_prompt(columns, labels) == prompt
