@@ -92,7 +92,7 @@ def _find_teacher(
 ) -> tuple[TaskPrompt, Template, tuple[str, ...]]:
     """The prompt, its template and its labels. Raises InvalidInput, NotFound."""
     from app.model.layout import Template
-    from app.task_prompt import TaskPrompt
+    from app.tuning.distillation import write_teacher
 
     if (prompt is None) == (teacher is None):
         raise InvalidInput("give the teacher as --prompt or as --teacher, one of them", param="prompt")
@@ -106,4 +106,4 @@ def _find_teacher(
         raise InvalidInput(f"{prompt.name}: is not UTF-8; save the file as UTF-8", param="prompt") from error
     if not text:
         raise InvalidInput(f"{prompt.name}: the file is empty", param="prompt")
-    return TaskPrompt.from_text(text, backbone.tokenizer(text)["input_ids"], backbone.fingerprint), Template(), ()
+    return write_teacher(backbone, text), Template(), ()

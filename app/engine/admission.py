@@ -197,8 +197,7 @@ class Admission:
             self._check_prompt(request.prompt)
 
     def _check_ids(self, name: str, ids: Collection[int]) -> None:
-        if ids and not 0 <= min(ids) <= max(ids) < self._backbone.vocab_size:
-            raise InvalidInput(f"{name} must name ids between 0 and {self._backbone.vocab_size - 1}", param=name)
+        self._backbone.require_embedded(ids, name, param=name)
 
     def _check_prompt(self, prompt: TaskPrompt) -> None:
         if prompt.backbone_fingerprint != self._backbone.fingerprint:

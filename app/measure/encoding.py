@@ -19,7 +19,7 @@ NUM_BATCHES_SORTED = 16
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the tokenizer has one."""
+    """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the backbone has one."""
 
     text_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -66,14 +66,18 @@ def encode_examples(
     max_input_tokens: int,
     max_target_tokens: int,
 ) -> list[EncodedExample]:
-    """Inputs that are too long lose their end; a target that is too long is refused, with the example's number."""
-    eos_id = backbone.tokenizer.eos_token_id
-    eos = () if eos_id is None else (int(eos_id),)
+    """Inputs that are too long lose their end.
+
+    Raises InvalidInput, with the example's number: a target that is too long, an empty input, or a token that the
+    backbone does not embed.
+    """
     target_to_ids: dict[str, tuple[int, ...]] = {}
     rows = []
     for number, example in enumerate(examples, 1):
         if example.target not in target_to_ids:
-            target_to_ids[example.target] = (*template.encode_target(backbone.tokenizer, example.target), *eos)
+            ids = (*template.encode_target(backbone.tokenizer, example.target), *backbone.taught_eos_ids)
+            backbone.require_embedded(ids, f"the target of example {number}", param="target")
+            target_to_ids[example.target] = ids
         target_ids = target_to_ids[example.target]
         if len(target_ids) > max_target_tokens:
             raise InvalidInput(
@@ -82,6 +86,7 @@ def encode_examples(
         text_ids = encode_text_within(backbone, template, example.input, max_input_tokens)
         if not text_ids:
             raise InvalidInput(f"the input of example {number} is empty", param="input")
+        backbone.require_embedded(text_ids, f"the text of example {number}", param="input")
         rows.append(EncodedExample(tuple(text_ids), target_ids))
     return rows
 

@@ -30,14 +30,15 @@ def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str])
 
     If the ids of one label begin another's, all get the end-of-sequence id, or the longer one could never win.
 
-    Raises InvalidInput: two labels have the same ids, or one has none.
+    Raises InvalidInput: two labels have the same ids, or one has none, or one that the backbone does not embed.
     """
     encoded = [tuple(template.encode_target(backbone.tokenizer, label)) for label in labels]
     if len(set(encoded)) < len(encoded) or not all(encoded):
         raise InvalidInput("two labels are the same to the tokenizer, or one is empty", param="labels")
-    eos_id = backbone.tokenizer.eos_token_id
-    if eos_id is not None and has_prefix_clash(encoded):
-        return [(*ids, int(eos_id)) for ids in encoded]
+    if has_prefix_clash(encoded):
+        encoded = [(*ids, *backbone.taught_eos_ids) for ids in encoded]
+    for number, ids in enumerate(encoded, 1):
+        backbone.require_embedded(ids, f"label {number}", param="labels")
     return encoded
 
 

@@ -82,7 +82,8 @@ class PlainModel:
         room = served.input_room(self._backbone.max_model_len, num_answer_tokens)
         texts: list[EncodedExample] = []
         for start in range(0, len(inputs), NUM_ENCODED_AT_ONCE):
-            texts += served.encode(self._backbone, inputs[start : start + NUM_ENCODED_AT_ONCE], room)
+            some = inputs[start : start + NUM_ENCODED_AT_ONCE]
+            texts += served.encode(self._backbone, some, room, num_before=start)
             yield
         return texts
 

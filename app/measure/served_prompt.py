@@ -71,10 +71,21 @@ class ServedPrompt:
             raise InvalidInput("prompt and answer together are longer than the backbone's positions", param="prompt")
         return min(room, self.max_input_tokens or room)
 
-    def encode(self, backbone: Backbone, inputs: Sequence[str], max_tokens: int) -> list[EncodedExample]:
-        """Rows without targets, as they continue the prompt; inputs of more than `max_tokens` lose their end."""
-        encoded = (encode_text_within(backbone, self.template, text, max_tokens) for text in inputs)
-        return [EncodedExample(tuple(continue_prompt(backbone.tokenizer, self.prompt, ids)), ()) for ids in encoded]
+    def encode(
+        self, backbone: Backbone, inputs: Sequence[str], max_tokens: int, *, num_before: int = 0
+    ) -> list[EncodedExample]:
+        """Rows without targets, as they continue the prompt; inputs of more than `max_tokens` lose their end.
+
+        Args: num_before: inputs that come before these, for messages.
+
+        Raises InvalidInput, with the example's number: a token that the backbone does not embed.
+        """
+        rows = []
+        for index, text in enumerate(inputs, num_before):
+            ids = encode_text_within(backbone, self.template, text, max_tokens)
+            backbone.require_embedded(ids, f"the text of example {index + 1}", param=f"examples.{index}.input")
+            rows.append(EncodedExample(tuple(continue_prompt(backbone.tokenizer, self.prompt, ids)), ()))
+        return rows
 
     def cut(self, text: str) -> str:
         """The text before the first stop string in it, blanks trimmed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.attention import ATTENTION_NAME, register_attention
+from app.model.chat_template import ChatTemplate
 from app.model.kv_cache import KVShape
 from app.model.last_layer import LastLayer
 from app.model.loading.checkpoint import (
     check_complete,
     check_config,
+    declared_eos_ids,
     find_checkpoint,
     fingerprint_files,
     fingerprint_model,
@@ -29,6 +32,8 @@ from app.model.loading.checkpoint import (
 )
 from app.model.loading.exactness import check_packing, probe_kv_shape
 from app.model.loading.quantized_linear import quantize_linears
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -131,7 +136,19 @@ class Backbone:
             quantize_linears(model)
         kv_shape = probe_kv_shape(model)
         check_packing(model, kv_shape)
-        return cls(model, tokenizer, name, fingerprint, kv_shape, quantize)
+        backbone = cls(model, tokenizer, name, fingerprint, kv_shape, quantize)
+        backbone._warn()
+        return backbone
+
+    def _warn(self) -> None:
+        """Say at the start what of the checkpoint's text side cannot be used."""
+        if self.tokenizer.chat_template and self.chat_template.problem is not None:
+            logger.warning("%s %s: conversations are refused", self.name, self.chat_template.problem)
+        if not self.eos_token_ids:
+            declared = declared_eos_ids(self.model, self.tokenizer)
+            named = [self._name_token(each) or f"id {each}" for each in declared]
+            reason = f"{', '.join(named)} has no embedding" if named else "its files name none"
+            logger.warning("%s has no end-of-sequence token (%s): texts end at max_tokens", self.name, reason)
 
     @property
     def device(self) -> torch.device:
@@ -172,21 +189,32 @@ class Backbone:
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
-        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        if declared is None:
-            declared = self.tokenizer.eos_token_id
-        if declared is None:
-            return ()
-        return tuple(declared) if isinstance(declared, Iterable) else (int(declared),)
+        """Each of them ends a text: all that the checkpoint declares, and what its chat template ends a turn with."""
+        ids = (*declared_eos_ids(self.model, self.tokenizer), self.chat_template.end_of_turn_id)
+        return tuple(dict.fromkeys(each for each in ids if each is not None and 0 <= each < self.vocab_size))
+
+    @cached_property
+    def taught_eos_ids(self) -> tuple[int, ...]:
+        """What a target ends with when it is learned: one of `eos_token_ids`, the tokenizer's own if it has one.
+
+        Empty if the checkpoint declares none. If all that it declares lie outside the vocabulary, the first of those,
+        which whoever teaches refuses by name.
+        """
+        return (self.eos_token_ids or declared_eos_ids(self.model, self.tokenizer))[:1]
 
     @cached_property
     def last_layer(self) -> LastLayer | None:
         """What spares a plain forward the last layer of tokens whose logits are not read; None if it cannot."""
         return LastLayer.find(self.model, self.kv_shape.num_layers)
 
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
     @property
     def has_chat_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
+        """Whether it has one that conversations can be written with."""
+        return self.chat_template.problem is None
 
     @cached_property
     def _cache_argument(self) -> str:
@@ -196,6 +224,23 @@ class Backbone:
     def forward(self, cache: DynamicCache | None, **inputs: Any) -> Any:
         """A plain forward of the model, differentiable; a cache is read, and added to."""
         return self.model(**inputs, **{self._cache_argument: cache}, use_cache=cache is not None)
+
+    def require_embedded(self, token_ids: Collection[int], what: str, *, param: str) -> None:
+        """A tokenizer can have more tokens than its model was taught. Raises InvalidInput that names the first one.
+
+        Args: what: the ids are, as the subject of a sentence.
+        """
+        if not token_ids or (min(token_ids) >= 0 and max(token_ids) < self.vocab_size):
+            return
+        stray = next(each for each in token_ids if not 0 <= each < self.vocab_size)
+        named = self._name_token(stray)
+        if named is None:
+            raise InvalidInput(f"{what} must name ids between 0 and {self.vocab_size - 1}", param=param)
+        raise InvalidInput(f"{what} has {named}, and the backbone embeds {self.vocab_size} ids only", param=param)
+
+    def _name_token(self, token_id: int) -> str | None:
+        token = self.tokenizer.convert_ids_to_tokens(token_id) if 0 <= token_id < len(self.tokenizer) else None
+        return None if token is None else f"the token {token!r} (id {token_id})"
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(...) int64 to (..., hidden_size), scaled as the model itself scales its embeddings."""

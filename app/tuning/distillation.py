@@ -22,7 +22,7 @@ from app.measure.dataset import Example, split_examples
 from app.measure.plain_model import PlainModel
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
-from app.model.layout import Template
+from app.model.layout import Template, encode_text
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
@@ -153,6 +153,13 @@ class Teaching:
             self.student_state = RunState(state.record["student"], state.tensors_under(STUDENT))
 
 
+def write_teacher(backbone: Backbone, text: str) -> TaskPrompt:
+    """A written prompt as a teacher. Raises InvalidInput: a token that the backbone does not embed."""
+    token_ids = encode_text(backbone.tokenizer, text)
+    backbone.require_embedded(token_ids, "the written prompt", param="prompt")
+    return TaskPrompt.from_text(text, token_ids, backbone.fingerprint)
+
+
 def teach_in_slices(backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:
     """What the plan's teacher answers to some inputs. Raises InvalidInput: it leaves no room for them."""
     served = ServedPrompt(plan.teacher, plan.template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
@@ -172,7 +179,7 @@ def plan_student(
 
     Raises InvalidInput: those are all.
     """
-    most = plan.config.max_target_tokens - (backbone.tokenizer.eos_token_id is not None)
+    most = plan.config.max_target_tokens - len(backbone.taught_eos_ids)
 
     def is_complete(answer: str) -> bool:
         length = len(plan.template.encode_target(backbone.tokenizer, answer))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 from app.model.backbone import Backbone
 
@@ -76,6 +77,32 @@ def byte_tokenizer(*, has_chat_template: bool = True) -> PreTrainedTokenizerFast
     if has_chat_template:
         fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+def copy_tokenizer(**changes: object) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer, as no other test has it. Args: changes: attributes, such as `chat_template`."""
+    copied = copy.deepcopy(byte_tokenizer())
+    for name, value in changes.items():
+        setattr(copied, name, value)
+    return copied
+
+
+def build_backbone(
+    architecture: str = "llama",
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    generation: GenerationConfig | None = None,
+    seed: int = 0,
+    **changes: object,
+) -> Backbone:
+    """As `tiny_backbone`, as no other test has it. Args: changes: of the configuration."""
+    config = AutoConfig.for_model(architecture, **{**ARCHITECTURE_TO_CONFIG.get(architecture, COMMON), **changes})
+    config.initializer_range = 0.2
+    torch.manual_seed(seed)
+    with torch.inference_mode(mode=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.generation_config = generation or model.generation_config
+        return Backbone.from_model(model, tokenizer or byte_tokenizer(), name=f"tiny-{architecture}")
 
 
 @cache

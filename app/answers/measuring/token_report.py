@@ -143,8 +143,8 @@ class EffectMeter:
     async def _loss_of_targets(self, asked: Measurement) -> float:
         """Mean over the examples of the target's mean negative log-probability per token, end of sequence included."""
         tokenizer, template = self._backbone.tokenizer, asked.served.template
-        eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-        answers = [(*template.encode_target(tokenizer, target), *eos) for target in asked.targets]
+        eos_ids = self._backbone.taught_eos_ids
+        answers = [(*template.encode_target(tokenizer, target), *eos_ids) for target in asked.targets]
         scores = await self._model.score_answers(asked.served, asked.inputs, answers)
         return -sum(score / len(answer) for score, answer in zip(scores, answers, strict=True)) / len(answers)
 

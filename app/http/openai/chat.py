@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter
-from jinja2.exceptions import TemplateError
 from starlette.responses import Response
 from transformers import PreTrainedTokenizerFast
 
@@ -78,21 +77,12 @@ async def _render(backbone: Backbone, target: Target, messages: Sequence[Message
             message = f"{target.flow} has {own} and takes exactly one user message"
             raise InvalidInput(message, param="messages")
         return await target.encode(backbone.tokenizer, target.input_template.render(messages[0].text))
-    if not backbone.has_chat_template:
-        message = f"{backbone.name} has no chat template; use /v1/completions, or a task that has a template"
+    template = backbone.chat_template
+    if template.problem is not None:
+        message = f"{backbone.name} {template.problem}; use /v1/completions, or a task that has a template"
         raise InvalidInput(message, param="model")
-    return await asyncio.to_thread(_apply_chat_template, backbone, messages)
-
-
-def _apply_chat_template(backbone: Backbone, messages: Sequence[Message]) -> tuple[int, ...]:
     turns = [{"role": _role(message), "content": message.text} for message in messages]
-    tokenizer = backbone.tokenizer
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError:
-        message = "the model's chat template refuses this sequence of roles"
-        raise InvalidInput(message, param="messages") from None
-    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return await asyncio.to_thread(template.encode, turns)
 
 
 def _role(message: Message) -> str:

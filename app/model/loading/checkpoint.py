@@ -55,6 +55,7 @@ def read_config(folder: Path) -> Any:
             f"cannot read config.json in {folder.name}: {first_line(error)}", param="model"
         ) from error
     check_config(config)
+    forget_presumed_eos(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if not any(folder.glob("*.safetensors")):
         raise InvalidInput(
             f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model"
@@ -80,6 +81,32 @@ def check_config(config: Any) -> None:
     for field in ("attn_logit_softcapping", "hidden_size_per_layer_input"):
         if getattr(text_config, field, None):
             raise UnsupportedModel(f"{kind} uses {field}, which softswap does not compute", param="model")
+
+
+def forget_presumed_eos(config: Any, written: Mapping[str, Any]) -> None:
+    """Take out the end-of-sequence ids that config.json does not name, and that configuration classes presume.
+
+    Llama's class says 2, which is any token at all in the vocabulary of another model of that architecture.
+    """
+    text_config = config.get_text_config()
+    nested = (part for name, part in written.items() if getattr(config, name, None) is text_config)
+    for each, its in ((config, written), (text_config, written if text_config is config else next(nested, {}))):
+        if "eos_token_id" not in its:
+            each.eos_token_id = None
+
+
+def declared_eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """What a checkpoint names as end-of-sequence, each id once: tokenizer, generation_config.json, config.json.
+
+    They often do not agree, and any of them may name several. Ids may lie outside the vocabulary.
+    """
+    config = model.config
+    declared = [
+        getattr(each, "eos_token_id", None)
+        for each in (tokenizer, model.generation_config, config, config.get_text_config())
+    ]
+    ids = (each for some in declared for each in (some if isinstance(some, list | tuple) else [some]))
+    return tuple(dict.fromkeys(each for each in ids if isinstance(each, int)))
 
 
 def check_complete(report: Mapping[str, Any]) -> None:

@@ -53,7 +53,9 @@ def bind_text(text: str, backbone: Backbone) -> TaskPrompt:
         raise InvalidInput(f"a text prompt has 1 to {MAX_TEXT_CHARS} characters, not only blanks", param="text")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InvalidInput("the text has half a surrogate pair, which is not valid Unicode", param="text")
-    prompt = TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
+    token_ids = encode_text(backbone.tokenizer, text)
+    backbone.require_embedded(token_ids, "the text", param="text")
+    prompt = TaskPrompt.from_text(text, token_ids, backbone.fingerprint)
     require_fit(prompt, backbone)
     return prompt
 

@@ -26,7 +26,7 @@ from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
-from app.tuning.distillation import DistillationPlan
+from app.tuning.distillation import DistillationPlan, write_teacher
 from app.tuning.job.reporter import Reporter
 from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
@@ -169,8 +169,7 @@ class TuningJobs:
         if spec.teacher_version is not None:
             return self._prompt(spec.teacher_version)
         assert spec.teacher_text is not None
-        token_ids = self.backbone.tokenizer(spec.teacher_text)["input_ids"]
-        return TaskPrompt.from_text(spec.teacher_text, token_ids, self.backbone.fingerprint)
+        return write_teacher(self.backbone, spec.teacher_text)
 
     def _prompt(self, version: str) -> TaskPrompt:
         return self.registry.prompt(self.registry.resolve(version))

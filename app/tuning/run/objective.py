@@ -108,9 +108,8 @@ class LabelObjective(Objective):
         super().__init__(backbone)
         self._labels, self._metric, self._token_weight = plan.labels, plan.metric, plan.config.token_weight
         self._reads_tree = reads_tree
-        eos_id = backbone.tokenizer.eos_token_id
-        eos = () if eos_id is None else (int(eos_id),)
-        targets = [(*plan.template.encode_target(backbone.tokenizer, label), *eos) for label in plan.labels]
+        eos_ids = backbone.taught_eos_ids
+        targets = [(*plan.template.encode_target(backbone.tokenizer, label), *eos_ids) for label in plan.labels]
         self._ids_to_label = {ids: label for label, ids in enumerate(targets)}
         self._tree = LabelTree.build(targets)
         self._scored_ids = encode_labels(backbone, plan.template, plan.labels)

@@ -207,9 +207,11 @@ def initial_rows(
         case Init.PROMPT:
             return _cycled(_rows_of(backbone, config.kind, plan.init_prompt), num_rows)
         case Init.TEXT:
-            return _cycled(
-                _embedded(backbone, tokenizer(config.init_text, add_special_tokens=False)["input_ids"]), num_rows
-            )
+            text_ids = tokenizer(config.init_text, add_special_tokens=False)["input_ids"]
+            if not text_ids:
+                raise InvalidInput("init_text has no tokens", param="init_text")
+            backbone.require_embedded(text_ids, "init_text", param="init_text")
+            return _cycled(_embedded(backbone, text_ids), num_rows)
         case Init.LABELS:
             if not plan.labels:
                 raise InvalidInput('init "labels" needs a task with labels', param="init")
