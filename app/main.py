@@ -228,18 +228,17 @@ async def _start(opened: OpenEngine) -> None:
     async for _ in engine.generate(EngineRequest(token_ids=[0], params=params, flow=backbone.name)):
         pass
     warm_s = time.perf_counter() - began
-    tasks = await asyncio.to_thread(describe_tasks, opened.registry, backbone)
+    tasks = await asyncio.to_thread(describe_tasks, opened.registry)
     logger.info("ready: %s on %s, %s, warmed up in %.2f s", backbone.name, backbone.device, tasks, warm_s)
 
 
-def describe_tasks(registry: Registry, backbone: Backbone) -> str:
-    """How many there are, and how many of them belong to another backbone."""
-    versions = [task.live for task in registry.tasks()]
-    num_foreign = sum(
-        version is not None and version.backbone_fingerprint != backbone.fingerprint for version in versions
-    )
-    foreign = f", {num_foreign} of them for another backbone and refused" if num_foreign else ""
-    return f"{len(versions)} tasks{foreign}"
+def describe_tasks(registry: Registry) -> str:
+    """How many can be used, and how many have versions for other backbones only."""
+    tasks = registry.tasks()
+    others = [task for task in tasks if task.missing is not None]
+    names = ", ".join(sorted({backbone.name for task in others for backbone in task.backbones}))
+    foreign = f"; {len(others)} more for other backbones ({names})" if others else ""
+    return f"{len(tasks) - len(others)} tasks{foreign}"
 
 
 class Server(uvicorn.Server):

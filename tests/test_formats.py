@@ -115,9 +115,9 @@ def test_what_is_known_of_a_version_is_read(registry: Registry) -> None:
 
 def test_aliases_gates_and_evaluations_are_read(registry: Registry) -> None:
     summary = registry.task("sentiment")
-    assert summary.table.aliases == {"live": 2, "canary": {2: 0.75, 3: 0.25}}
+    assert summary.aliases == {"live": 2, "canary": {2: 0.75, 3: 0.25}}
     assert [version.number for version in registry.versions("sentiment")] == [1, 2, 3]
-    gate = summary.table.gates["live"]
+    gate = summary.gates["live"]
     assert (gate.data_sha256, gate.metric, gate.tolerance) == (EXAMPLES_SHA256, "accuracy", 0.05)
     assert registry.evaluations.gate_examples("sentiment", gate).count(b"good") == 4
     scores = {}

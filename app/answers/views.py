@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
@@ -44,6 +44,7 @@ class VersionObject(Reply):
     kind: Literal["embeddings", "kv", "text"]
     num_virtual_tokens: int
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
+    backbone_name: str = Field(description="What that backbone was called when it was published.")
     template: Annotated[str | None, BeforeValidator(_text_of)]
     labels: list[str]
     label_temperature: float | None = Field(
@@ -73,17 +74,29 @@ class GateObject(Reply):
     tolerance: float
 
 
+class TaskBackboneObject(Reply):
+    """What a task has for one backbone."""
+
+    name: str
+    fingerprint: str
+    num_versions: int
+    live: VersionObject | None
+    aliases: dict[str, AliasTarget]
+    gates: dict[str, GateObject]
+
+
 class TaskObject(Reply):
-    """A task and what its names mean now."""
+    """A task, and what its names mean now on the backbone that is served; in a folder, on the only one."""
 
     id: str = Field(validation_alias="task")
     object: Literal["task"] = "task"
     live: VersionObject | None = Field(description="What the bare name means; null if no alias says it.")
-    num_versions: Annotated[int, BeforeValidator(len)] = Field(validation_alias="versions")
+    num_versions: Annotated[int, BeforeValidator(len)] = Field(
+        validation_alias="versions", description="For all backbones, which share the task's numbers."
+    )
     aliases: dict[str, AliasTarget] = Field(
-        validation_alias=AliasPath("table", "aliases"),
-        description="Each alias's version number, or two numbers with the shares of requests they get.",
+        description="Each alias's version number, or two numbers with the shares of requests they get."
     )
-    gates: dict[str, GateObject] = Field(
-        validation_alias=AliasPath("table", "gates"), description="Of those aliases that have one."
-    )
+    gates: dict[str, GateObject] = Field(description="Of those aliases that have one.")
+    backbones: list[TaskBackboneObject] = Field(description="All that the task has versions for.")
+    missing: str | None = Field(description="Why the task cannot be used here, and what to do; null if it can.")

@@ -92,7 +92,7 @@ def publish(
     gate = None if alias is None or force else find_gate(registry, task, alias)
     if gate is not None and alias is not None:
         examples = unpack_examples(registry.evaluations.gate_examples(task, gate))
-        present = registry.task(task).table.aliases.get(alias)
+        present = registry.task(task).aliases.get(alias)
         if present is not None:
             yield from _score(registry, task, gate, [main_number(present)], examples)
         measured = yield Measurement(ServedPrompt.of(publication.prompt, publication), examples)
@@ -116,17 +116,18 @@ def score_move(
         gate: what the move is held to; None takes the alias's own, and if it has none nothing is measured.
         examples: the gate's, if they are at hand.
     """
-    gate = gate or find_gate(registry, task, alias)
+    there = registry.task(task).of_target(target)
+    gate = gate or there.gates.get(alias)
     if gate is None:
         return
-    numbers = numbers_to_compare(registry.task(task).table.aliases.get(alias), target)
+    numbers = numbers_to_compare(there.aliases.get(alias), target)
     yield from _score(registry, task, gate, numbers, examples)
 
 
 def find_gate(registry: Registry, task: str, alias: str) -> Gate | None:
-    """Of an alias that is to move; None also for a task that does not exist yet."""
+    """Of an alias on the registry's backbone; None also for a task that does not exist yet."""
     try:
-        return registry.task(task).table.gates.get(alias)
+        return registry.task(task).gates.get(alias)
     except NotFound:
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
+from pathlib import PurePosixPath
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
@@ -101,6 +102,7 @@ class Adopter:
         require_possible_size(files[TENSOR_FILE].num_bytes, self._backbone)
         config = PeftConfig.decode(self._store.read(f"{key}/{CONFIG_FILE}"))
         config.require_backbone(self._backbone)
+        self._require_not_another(record, config)
         content = self._store.read(f"{key}/{TENSOR_FILE}")
         prompt = bind_rows(read_rows(config, content), config.kind, self._backbone)
         for warning in norm_warnings(prompt, self._backbone):
@@ -108,6 +110,17 @@ class Adopter:
         publication = Publication(prompt, provenance=config.provenance)
         next_number = number or record.last_number + 1
         return publication.manifest(record.task, next_number, self._backbone, {TENSOR_FILE: content})
+
+    def _require_not_another(self, record: TaskRecord, config: PeftConfig) -> None:
+        """Of two servers on one folder the first to look takes a checkpoint, unless it says whose it is.
+
+        Raises InvalidInput: it names another backbone that the task has versions for.
+        """
+        assert self._backbone is not None
+        said = PurePosixPath(str(config.base_model_name_or_path)).name
+        others = {each.backbone_name for each in record.versions.values()} - {self._backbone.name}
+        if said in others:
+            raise InvalidInput(f"its {CONFIG_FILE} says that it is for {said}, not for {self._backbone.name}")
 
     def _move_in(self, task: str, manifest: Manifest, files: Mapping[str, Entry]) -> None:
         """From the task's own folder to a version's. The tensor leaves last: a crash leaves it findable."""

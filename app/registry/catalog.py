@@ -106,7 +106,7 @@ class Catalog:
         self._store.replace(key, table.encode())
         for number in table.deleting:
             self._store.remove(version_key(task, number))
-        used = {gate.data_sha256 for gate in table.gates.values()}
+        used = {gate.data_sha256 for entry in table.gates.values() for gate in entry.values()}
         Evaluations(self._store).clear(task, numbers=table.deleting, kept_examples=used)
         if table.deleting:
             self._store.replace(key, replace(table, deleting=()).encode())

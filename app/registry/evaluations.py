@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -21,7 +21,6 @@ from app.errors import CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.registry.aliases import AliasTarget, Gate, numbers_to_compare
 from app.registry.formats.json_file import SealedFile, Sha256
 from app.registry.store import Store
-from app.registry.task_record import TaskRecord
 from app.registry.version import Version
 
 FOLDER = "evaluations"
@@ -118,37 +117,38 @@ class Evaluations:
 
     def require_passing(
         self,
-        record: TaskRecord,
-        alias: str,
-        target: AliasTarget,
+        versions: Mapping[int, Version],
+        before: AliasTarget | None,
+        after: AliasTarget,
+        gate: Gate | None,
         *,
-        gate: Gate | None = None,
         evaluations: Sequence[RecordedEvaluation] = (),
     ) -> None:
         """Compare the scores that are recorded. Call it while `Catalog.writing`, so that none can change meanwhile.
 
         Args:
-            gate: the one that counts; None: the alias's own, and if it has none the move passes.
-            evaluations: of a version in the target that is not published yet.
+            versions: the task's, by number.
+            before, after: what the alias means now, and what it is to mean, on one backbone.
+            gate: the one that counts; None: the move passes.
+            evaluations: of a version in `after` that is not published yet.
 
         Raises GateFailed.
         """
-        asked = gate or record.table.gates.get(alias)
-        numbers = numbers_to_compare(record.table.aliases.get(alias), target)
-        if asked is None or not numbers or numbers[0] not in record.versions:
+        numbers = numbers_to_compare(before, after)
+        if gate is None or not numbers or numbers[0] not in versions:
             return
-        unpublished = {each.data_sha256: each for each in evaluations}.get(asked.data_sha256)
+        unpublished = {each.data_sha256: each for each in evaluations}.get(gate.data_sha256)
         standard = None
         for number in numbers:
-            version = record.versions.get(number)
-            known = self.find(version, asked.data_sha256) if version else unpublished
-            if known is None or asked.metric not in known.metrics:
-                raise GateFailed(f"version {number} has no {asked.metric} on the gate's examples yet", param="version")
-            score = known.metrics[asked.metric]
+            version = versions.get(number)
+            known = self.find(version, gate.data_sha256) if version else unpublished
+            if known is None or gate.metric not in known.metrics:
+                raise GateFailed(f"version {number} has no {gate.metric} on the gate's examples yet", param="version")
+            score = known.metrics[gate.metric]
             standard = score if standard is None else standard
-            if score < standard - asked.tolerance:
+            if score < standard - gate.tolerance:
                 raise GateFailed(
-                    f"version {number} has {asked.metric} {score:.4f} on the gate's examples, and version "
+                    f"version {number} has {gate.metric} {score:.4f} on the gate's examples, and version "
                     f"{numbers[0]}, which it would replace, {standard:.4f}; force moves the alias all the same",
                     param="version",
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -11,15 +12,17 @@ import torch
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import Gate, numbers_of, require_target
+from app.registry.aliases import Gate, of_backbone, require_target
 from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_fit, require_same_backbone
+from app.registry.formats.manifest import BackboneName
 from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
 from app.registry.store import Store
-from app.registry.task_record import TaskRecord, version_key
+from app.registry.task_record import version_key
+from app.registry.task_view import TaskView
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 
@@ -30,7 +33,10 @@ _Read = TypeVar("_Read")
 class Registry:
     """Tasks, their versions and aliases. Lookups take no lock; `prompt` and everything that writes block on the disk.
 
-    Everything that writes raises RegistryUnavailable if the store cannot be written.
+    With a backbone, names mean that backbone's versions, and only these are written: registries of several backbones
+    may work on one store, each leaving the others' versions and aliases as they are. Without one, names mean what is
+    there, and a version's number says which backbone an alias moves on. Everything that writes raises
+    RegistryUnavailable if the store cannot be written.
 
     Args:
         store: where they are kept.
@@ -53,6 +59,7 @@ class Registry:
     ) -> None:
         self._store = store
         self._backbone = backbone
+        self._own = None if backbone is None else BackboneName(fingerprint=backbone.fingerprint, name=backbone.name)
         self._reader = PromptReader(store, backbone)
         self._cache = PromptCache(max_cache_bytes)
         reserved_name = None if backbone is None else backbone.name
@@ -60,16 +67,17 @@ class Registry:
         self.evaluations = Evaluations(store)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
-        """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version.
+        """`sentiment`, `sentiment@3`, `sentiment@sha256:ab12cd34` or `sentiment@canary` to a version that can be used.
 
         Args: rng: chooses if an alias is weighted over two versions; None takes the interpreter's own.
 
         Raises:
-            NotFound: no such task, version or alias.
+            NotFound: no such task, version or alias for the backbone.
+            InvalidInput: without a backbone, an alias that means versions for several.
             CorruptPrompt: the version exists but is damaged.
         """
         reference = Reference.parse(name)
-        return self._catalog.record(reference.task).find(reference, rng)
+        return self.task(reference.task).find(reference, rng)
 
     def prompt(self, version: Version, *, may_displace: bool = True) -> TaskPrompt:
         """A version's values, from memory or from the store.
@@ -91,7 +99,7 @@ class Registry:
     def loaded_prompt(self, version: Version) -> TaskPrompt | None:
         """A version's values if they are in memory; does not block. Raises BackboneMismatch."""
         if self._backbone is not None:
-            require_same_backbone(version.backbone_fingerprint, self._backbone)
+            require_same_backbone(version.backbone_fingerprint, self._backbone, version.backbone_name)
         return self._cache.get(version.digest)
 
     def initial(self, version: Version) -> torch.Tensor | None:
@@ -102,23 +110,27 @@ class Registry:
         """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
         return self._explained(version, self._reader.read_files)
 
-    def tasks(self) -> list[TaskRecord]:
-        """Those with at least one version, by name."""
+    def tasks(self) -> list[TaskView]:
+        """Those with at least one version, for whatever backbone, by name."""
         records = self._catalog.records
-        return [records[name] for name in sorted(records) if records[name].versions]
+        return [TaskView(records[name], self._own) for name in sorted(records) if records[name].versions]
 
-    def task(self, task: str) -> TaskRecord:
+    def task(self, task: str) -> TaskView:
         """As it is now. Raises NotFound."""
-        return self._catalog.record(task)
+        return TaskView(self._catalog.record(task), self._own)
 
     def aliased_versions(self) -> Iterator[Version]:
-        """Of all tasks, those that some alias names; a snapshot, in no order."""
+        """Of all tasks and backbones, those that some alias names; a snapshot, in no order."""
         for record in self._catalog.records.values():
-            yield from (record.versions[number] for number in record.aliased_numbers if number in record.versions)
+            yield from (record.versions[number] for number in record.table.numbers if number in record.versions)
 
     def versions(self, task: str) -> list[Version]:
-        """Ascending. Raises NotFound."""
+        """Ascending, for whatever backbone. Raises NotFound."""
         return list(self._catalog.record(task).versions.values())
+
+    def version(self, task: str, number: int) -> Version:
+        """To look at, for whatever backbone. Raises as `resolve` does."""
+        return self._catalog.record(task).numbered(number)
 
     def faults(self) -> dict[str, str]:
         """What is in the registry but cannot be served, to the reason."""
@@ -153,10 +165,12 @@ class Registry:
         with self._catalog.writing(task, if_match, may_be_new=True) as record:
             number = record.last_number + 1
             if alias is not None and not force:
-                self.evaluations.require_passing(record, alias, number, evaluations=evaluations)
+                present = record.table.target(alias, backbone.fingerprint)
+                gate = record.table.gate(alias, backbone.fingerprint)
+                self.evaluations.require_passing(record.versions, present, number, gate, evaluations=evaluations)
             files = publication.encode(task, number, backbone)
             table = record.table.changed(last_number=number)
-            table = table if alias is None else table.with_alias(alias, number)
+            table = table if alias is None else table.with_alias(alias, backbone.fingerprint, number)
             if alias is None:  # first, lest the newest version of a task without aliases be live
                 self._catalog.write_table(task, table)
             self._store.create(version_key(task, number), files)
@@ -189,31 +203,28 @@ class Registry:
         force: bool = False,
         if_match: str | None = None,
     ) -> None:
-        """Move an alias, or create it.
+        """Move an alias, or create it, on the backbone that the target was made for.
 
         Args:
-            target: a version's number, or two numbers with positive weights.
-            gate: replaces the alias's gate, for this move too; None keeps the one it has.
+            target: a version's number, or two numbers of one backbone's versions with positive weights.
+            gate: replaces the alias's gate there, for this move too; None keeps the one it has.
             gate_examples: with a gate, the bytes whose sha256 it names.
             force: move whatever the gate says.
 
         Raises:
-            NotFound: no such task or version.
+            NotFound: no such task, or no such version for the backbone.
             InvalidInput: a wrong name, weights or examples.
-            BackboneMismatch: a version is another backbone's.
             Conflict: see `publish`.
             GateFailed: a version scores lower than what the alias means now, or has no score yet.
         """
         require_alias_name(alias)
         checked = require_target(target)
         with self._catalog.writing(task, if_match) as record:
-            for number in numbers_of(checked):
-                version = record.numbered(number)
-                if self._backbone is not None:
-                    require_same_backbone(version.backbone_fingerprint, self._backbone)
+            there = TaskView(record, self._own).of_target(checked)
             if not force:
-                self.evaluations.require_passing(record, alias, checked, gate=gate)
-            moved = record.table.with_alias(alias, checked, gate)
+                counting = gate or there.gates.get(alias)
+                self.evaluations.require_passing(record.versions, there.aliases.get(alias), checked, counting)
+            moved = record.table.with_alias(alias, there.fingerprint, checked, gate)
             if gate is not None:
                 self.evaluations.write_examples(task, gate, gate_examples)
             self._catalog.write_table(task, moved)
@@ -231,41 +242,56 @@ class Registry:
             self.evaluations.write(version.task, version.number, evaluation)
 
     def delete_alias(self, task: str, alias: str, *, if_match: str | None = None) -> None:
-        """Raises NotFound, Conflict."""
+        """Without a backbone, on every one. Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
-            if alias not in record.table.aliases:
+            if not self._means_something(record.table.aliases, alias):
                 raise NotFound("the task has no such alias", param="alias")
-            self._catalog.write_table(task, record.table.without_alias(alias))
+            self._catalog.write_table(task, record.table.without_alias(alias, self._fingerprint))
 
     def delete_gate(self, task: str, alias: str, *, if_match: str | None = None) -> None:
-        """The alias stays, and moves freely. Raises NotFound, Conflict."""
+        """The alias stays, and moves freely. Without a backbone, on every one. Raises NotFound, Conflict."""
         with self._catalog.writing(task, if_match) as record:
-            if alias not in record.table.gates:
+            if not self._means_something(record.table.gates, alias):
                 raise NotFound("the alias has no gate", param="alias")
-            self._catalog.write_table(task, record.table.without_gate(alias))
+            self._catalog.write_table(task, record.table.without_gate(alias, self._fingerprint))
 
     def delete_version(self, task: str, number: int, *, if_match: str | None = None) -> None:
         """Running sequences keep its prompt.
 
         Raises:
-            NotFound: no such version.
+            NotFound: no such version for the backbone.
             InvalidInput: an alias names it; move the alias first, or delete the task.
             Conflict: see `publish`.
         """
         with self._catalog.writing(task, if_match) as record:
             if number not in record.numbers:
                 raise NotFound(f"task {task} has no such version", param="version")
+            view = TaskView(record, self._own)
+            if number in record.versions:
+                view.numbered(number)
             if aliases := record.table.aliases_of(number):
-                advice = "move it first" if len(record.numbers) > 1 else "delete the task instead"
                 raise InvalidInput(
-                    f"{task}@{number} is the version alias {aliases[0]} names; {advice}", param="version"
+                    f"{task}@{number} is the version alias {aliases[0]} names; {view.advice_to_free(number)}",
+                    param="version",
                 )
-            self._catalog.write_table(task, record.table_without({number}, aliases=record.table.aliases))
+            self._catalog.write_table(task, record.table_deleting({number}))
 
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
-        """With all versions and aliases. Its numbers are not given out again. Raises NotFound, Conflict."""
+        """With all versions and aliases for the backbone; without one, of all. Its numbers are not given out again.
+
+        Raises NotFound, Conflict.
+        """
         with self._catalog.writing(task, if_match) as record:
-            self._catalog.write_table(task, record.table_without(record.numbers, aliases={}))
+            view = TaskView(record, self._own)
+            if view.missing is not None:
+                raise NotFound(f"task {task} has {view.missing}", param="task")
+            numbers = record.numbers if len(view.own_versions) == len(record.versions) else set(view.own_versions)
+            table = record.table_deleting(numbers)
+            if numbers == record.numbers:
+                table = replace(table, aliases={}, gates={})
+            elif self._own is not None:
+                table = table.without_backbone(self._own.fingerprint)
+            self._catalog.write_table(task, table)
 
     def refresh(self) -> None:
         """Take in what other processes and people changed. Raises RegistryUnavailable: its folder is gone."""
@@ -278,12 +304,20 @@ class Registry:
     def close(self) -> None:
         self._catalog.close()
 
+    @property
+    def _fingerprint(self) -> str | None:
+        return None if self._own is None else self._own.fingerprint
+
+    def _means_something(self, name_to_entry: Mapping[str, Mapping[str, object]], alias: str) -> bool:
+        entry = name_to_entry.get(alias, {})
+        return bool(entry) if self._own is None else of_backbone(entry, self._own.fingerprint) is not None
+
     def _explained(self, version: Version, read: Callable[[Version], _Read]) -> _Read:
         """Missing files mean a deletion, or damage if the version is still listed."""
         try:
             return read(version)
         except NotFound as error:
             self._catalog.refresh()
-            if self.resolve(version.id).digest == version.digest:
+            if self.version(version.task, version.number).digest == version.digest:
                 raise CorruptPrompt(f"files of {version.id} are missing") from error
             raise

@@ -7,17 +7,16 @@ Layout: `<task>/<number>/{adapter_config.json, adapter_model.safetensors, initia
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from app.errors import Conflict, CorruptPrompt, NoSuchTask, NotFound, RegistryUnavailable
-from app.registry.aliases import ALIASES_FILE, AliasTable, AliasTarget, main_number, numbers_of
+from app.registry.aliases import ALIASES_FILE, AliasTable
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
 from app.registry.publication import VERSION_FILES
-from app.registry.reference import LIVE, Reference, is_number
+from app.registry.reference import LIVE, is_number
 from app.registry.store import LINK_ADVICE, Entry, Store
 from app.registry.version import Version
 
@@ -35,7 +34,7 @@ class TaskRecord:
     Attributes:
         stamp: of the folder, taken before it was read; a different one means that it must be read again.
         folder_fault: why nothing in the folder is looked at; None if it is.
-        table: its aliases. Without an aliases.json the newest version is live.
+        table: its aliases. Without an aliases.json the newest version for each backbone is live.
         table_fault: why aliases.json cannot be read; None if it can be, or is missing.
         versions: number to version, ascending.
         faults: number to the reason why the version is not served.
@@ -62,15 +61,10 @@ class TaskRecord:
         return max([self.table.last_number, *self.signatures])
 
     @property
-    def aliased_numbers(self) -> set[int]:
-        """Of the versions that aliases name, whether they exist or not."""
-        return {number for target in self.table.aliases.values() for number in numbers_of(target)}
-
-    @property
     def is_settled(self) -> bool:
         """False while files may still be on their way in."""
         has_fault = bool(self.faults) or self.table_fault is not None or self.folder_fault is not None
-        return not has_fault and self.aliased_numbers <= self.versions.keys()
+        return not has_fault and self.table.numbers <= self.versions.keys()
 
     @property
     def etag(self) -> str:
@@ -78,12 +72,6 @@ class TaskRecord:
         versions = ",".join(f"{number}:{version.digest}" for number, version in self.versions.items())
         state = f"{self.table.revision}|{versions}|{sorted(self.table.aliases.items())}"
         return hashlib.sha256(state.encode()).hexdigest()[:16]
-
-    @property
-    def live(self) -> Version | None:
-        """The version the bare name means, of two the one with more weight; None if no alias says."""
-        target = self.table.aliases.get(LIVE)
-        return None if target is None else self.versions.get(main_number(target))
 
     def all_faults(self) -> Iterator[tuple[str, str]]:
         """Place to the reason: `task/number`, `task/aliases.json`, or `task` for the folder and files dropped there."""
@@ -98,14 +86,17 @@ class TaskRecord:
         """The record of a folder that is not looked at if anything in it could be a version."""
         return TaskRecord(self.task, self.stamp, folder_fault=fault if self.signatures else self.folder_fault)
 
-    def table_without(self, numbers: set[int], *, aliases: Mapping[str, AliasTarget]) -> AliasTable:
-        """The table with the deletion of these versions decided. Args: aliases: those that stay."""
-        return self.table.changed(
-            aliases=dict(aliases),
-            gates={name: gate for name, gate in self.table.gates.items() if name in aliases},
-            deleting=tuple(sorted(numbers)),
-            last_number=self.last_number,
-        )
+    def numbered(self, number: int) -> Version:
+        """Whatever backbone it was made for. Raises NotFound. CorruptPrompt: there is one, but it cannot be served."""
+        if number in self.versions:
+            return self.versions[number]
+        if number in self.faults:
+            raise CorruptPrompt(f"{self.task}@{number} cannot be served: {self.faults[number]}")
+        raise NotFound(f"task {self.task} has no version {number}", param="version")
+
+    def table_deleting(self, numbers: set[int]) -> AliasTable:
+        """The table with the deletion of these versions decided."""
+        return self.table.changed(deleting=tuple(sorted(numbers)), last_number=self.last_number)
 
     def require_state(self, if_match: str | None, *, may_be_new: bool) -> None:
         """Args: see `Catalog.writing`. Raises RegistryUnavailable, Conflict, CorruptPrompt, NotFound."""
@@ -117,44 +108,6 @@ class TaskRecord:
             raise CorruptPrompt(f"the aliases of task {self.task} cannot be read: {self.table_fault}")
         if not self.numbers and not may_be_new:
             raise NoSuchTask(f"there is no task {self.task}", param="task")
-
-    def find(self, reference: Reference, rng: random.Random | None) -> Version:
-        """Args: rng: chooses if an alias is weighted.
-
-        Raises:
-            NotFound: no such version or alias.
-            CorruptPrompt: there is one, but it cannot be served.
-        """
-        if reference.digest is not None:
-            return self._with_digest(reference.digest)
-        if reference.number is not None:
-            return self.numbered(reference.number)
-        target = self.table.aliases.get(reference.alias or LIVE)
-        if target is None and self.table_fault is not None:
-            raise CorruptPrompt(f"the aliases of task {self.task} cannot be read: {self.table_fault}")
-        if target is None:
-            raise NotFound(
-                f"task {self.task} has no alias {reference.alias}; pin a version as {self.task}@1", param="alias"
-            )
-        if isinstance(target, dict):
-            [target] = (rng or random).choices(list(target), weights=list(target.values()))
-        return self.numbered(target)
-
-    def numbered(self, number: int) -> Version:
-        """Raises as `find` does."""
-        if number in self.versions:
-            return self.versions[number]
-        if number in self.faults:
-            raise CorruptPrompt(f"{self.task}@{number} cannot be served: {self.faults[number]}")
-        raise NotFound(f"task {self.task} has no version {number}", param="version")
-
-    def _with_digest(self, digits: str) -> Version:
-        found = {version.digest: version for version in self.versions.values() if version.digest.startswith(digits)}
-        if len(found) > 1:
-            raise NotFound("more than one version has a digest that begins so; give more digits", param="version")
-        if not found:
-            raise NotFound(f"task {self.task} has no version with this digest", param="version")
-        return next(iter(found.values()))
 
 
 class TaskFolder:
@@ -179,36 +132,36 @@ class TaskFolder:
         stamp = self.stamp(entry)
         if entry is not None and entry.is_link:
             return TaskRecord(self.name, stamp, folder_fault=f"the folder {LINK_ADVICE}")
-        table, table_fault = self._read_table(previous)
-        outcomes = self._read_versions(previous, () if table is None else table.deleting)
-        versions = {number: result for number, (_, result) in outcomes.items() if isinstance(result, Version)}
-        faults = {number: result for number, (_, result) in outcomes.items() if isinstance(result, str)}
+        content = self._read_aliases()  # first: what it names is published by then
+        outcomes = self._read_versions(previous)
+        found = {number: result for number, (_, result) in outcomes.items() if isinstance(result, Version)}
+        table, table_fault = _decode_table(content, found, previous)
+        present = {number: each for number, each in outcomes.items() if number not in table.deleting}
         return TaskRecord(
             task=self.name,
             stamp=stamp,
-            table=table or AliasTable(aliases={LIVE: max(versions)} if versions else {}),
+            table=table,
             table_fault=table_fault,
-            versions=versions,
-            faults=faults,
-            signatures={number: signature for number, (signature, _) in outcomes.items()},
+            versions={number: version for number, version in found.items() if number in present},
+            faults={number: result for number, (_, result) in present.items() if isinstance(result, str)},
+            signatures={number: signature for number, (signature, _) in present.items()},
         )
 
-    def _read_table(self, previous: TaskRecord | None) -> tuple[AliasTable | None, str | None]:
-        """The aliases and, if the file cannot be read, why; what was known until then stays in force."""
+    def _read_aliases(self) -> bytes | CorruptPrompt | None:
+        """The file's content, or why it cannot be read; None if there is none."""
         try:
-            return AliasTable.decode(self._store.read(self.aliases_key)), None
+            return self._store.read(self.aliases_key)
         except NotFound:
-            return None, None
+            return None
         except CorruptPrompt as error:
-            return (previous.table if previous else AliasTable()), error.message
+            return error
 
-    def _read_versions(self, previous: TaskRecord | None, deleting: tuple[int, ...]) -> dict[int, _Outcome]:
-        """Ascending, without those whose deletion is decided; last, files that belong in a version's folder."""
+    def _read_versions(self, previous: TaskRecord | None) -> dict[int, _Outcome]:
+        """Ascending, with those whose deletion is decided; last, files that belong in a version's folder."""
         entries = self._store.entries(self.name)
         folders = {name: entry for name, entry in entries.items() if entry.is_folder or entry.is_link}
         numbered = {int(name): entry for name, entry in folders.items() if is_number(name)}
-        present = [(number, numbered[number]) for number in sorted(numbered) if number not in deleting]
-        outcomes = {number: self._read_version(number, entry, previous) for number, entry in present}
+        outcomes = {number: self._read_version(number, numbered[number], previous) for number in sorted(numbered)}
         if dropped := [entry for name, entry in entries.items() if name in _DROPPED_FILES]:
             outcomes[OWN_FOLDER] = (_stamp(dropped), "its files are not in a version's folder")
         return outcomes
@@ -245,6 +198,21 @@ class TaskFolder:
             if name not in files or files[name].num_bytes != stored.num_bytes:
                 raise CorruptPrompt(f"its {name} is missing or not complete")
         return manifest
+
+
+def _decode_table(
+    content: bytes | CorruptPrompt | None, versions: Mapping[int, Version], previous: TaskRecord | None
+) -> tuple[AliasTable, str | None]:
+    """The aliases and, if the file cannot be read, why; what was known until then stays in force."""
+    number_to_backbone = {number: version.backbone_fingerprint for number, version in versions.items()}
+    if content is None:
+        return AliasTable.of_newest(LIVE, number_to_backbone), None
+    try:
+        if isinstance(content, CorruptPrompt):
+            raise content
+        return AliasTable.decode(content, number_to_backbone), None
+    except CorruptPrompt as error:
+        return (previous.table if previous else AliasTable()), error.message
 
 
 def version_key(task: str, number: int) -> str:

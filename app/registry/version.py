@@ -22,6 +22,7 @@ class Version:
     Attributes:
         digest: the TaskPrompt's.
         backbone_fingerprint: the only backbone that can serve it.
+        backbone_name: what that backbone was called when it was published, for people; may be empty.
         template: None if the prompt came without one.
         labels: what a labeled task answers with; empty for one that generates.
         label_temperature: of the labels' probabilities; None leaves them as they are.
@@ -37,6 +38,7 @@ class Version:
     kind: PromptKind
     num_virtual_tokens: int
     backbone_fingerprint: str
+    backbone_name: str
     template: Template | None
     labels: tuple[str, ...]
     label_temperature: float | None
@@ -54,6 +56,7 @@ class Version:
             | {
                 "task": sys.intern(manifest.task),
                 "backbone_fingerprint": sys.intern(manifest.backbone.fingerprint),
+                "backbone_name": sys.intern(manifest.backbone.name),
                 "template": None if manifest.template is None else Template(manifest.template),
                 "sampling": read_sampling(manifest.sampling) or _NOTHING,
                 "metrics": manifest.metrics or _NOTHING,

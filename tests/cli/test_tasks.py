@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from app.model.backbone import Backbone
+from app.model.layout import Template
 from app.registry.evaluations import RecordedEvaluation
+from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.settings import demo_tasks
 from tests.support.commands import call
-from tests.support.server import LABELS, LiveServer, publish_tasks
+from tests.support.models import tiny_backbone
+from tests.support.server import LABELS, REVIEW, LiveServer, publish_tasks, soft_prompt
 
 
 def test_without_a_registry_one_changes_a_folder_of_ones_own_and_not_the_demo_tasks(
@@ -43,7 +47,7 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     call("tasks", "alias", "sentiment", "live", "1", "--gate", str(data), "--metric", "accuracy")
     registry.refresh()
     first = registry.resolve("sentiment@1")
-    gate = registry.task("sentiment").table.gates.get("live")
+    gate = registry.task("sentiment").gates.get("live")
     registry.record_evaluation(
         first, RecordedEvaluation(digest=first.digest, data_sha256=gate.data_sha256, metrics={"accuracy": 0.9})
     )
@@ -63,6 +67,41 @@ def test_an_alias_moves_behind_a_gate(local: Path, saved: Backbone) -> None:
     registry.refresh()
     [kept] = registry.evaluations.of_version(registry.resolve("sentiment@3"))
     assert (kept.data_name, kept.metrics["accuracy"]) == ("gate.jsonl", 0.5)
+
+
+def test_a_task_on_two_backbones_is_listed_shown_and_moved_for_each(local: Path, saved: Backbone) -> None:
+    """Nothing of it loads a model, but for the gate."""
+    other = tiny_backbone("qwen2")
+    store = FileStore(local / "prompts")
+    for backbone in (saved, other, saved):
+        publication = Publication(soft_prompt(backbone), template=Template(REVIEW), labels=LABELS)
+        Registry(store, backbone).publish("mood", publication)
+    call("tasks", "alias", "mood", "live", "1")
+    call("tasks", "alias", "mood", "canary", "1=0.9,3=0.1")
+    call("tasks", "alias", "mood", "best", "2")
+    assert "the same backbone" in call("tasks", "alias", "mood", "live", "1=0.5,2=0.5", code=1)
+    lines = [line.split() for line in call("tasks", "ls").splitlines()]
+    assert lines[1] == ["mood", "1", "2", "embeddings", "7", "2", "tiny", "canary", "1=0.9,3=0.1"]
+    assert lines[2] == ["mood", "2", "1", "embeddings", "7", "2", "tiny-qwen2", "best", "2"]
+    shown = call("tasks", "show", "mood")
+    assert re.search(r"^tiny +live 1, canary 1=0\.9,3=0\.1$", shown, re.MULTILINE)
+    assert re.search(r"^tiny-qwen2 +live 2, best 2$", shown, re.MULTILINE)
+    assert re.search(r"^  mood@2 .* tiny-qwen2 +embeddings", shown, re.MULTILINE)
+    listed = json.loads(call("tasks", "ls", "--json"))
+    assert (listed["live"], listed["aliases"], listed["num_versions"], listed["missing"]) == (None, {}, 3, None)
+    assert [each["aliases"]["live"] for each in listed["backbones"]] == [1, 2]
+    assert json.loads(call("tasks", "show", "mood@2", "--json"))["backbone_name"] == "tiny-qwen2"
+    assert "mood@live means mood@1 for tiny and mood@2 for tiny-qwen2" in call("tasks", "show", "mood@live", code=1)
+    data = local / "gate.jsonl"
+    data.write_text("\n".join(json.dumps({"input": f"film {n}", "target": LABELS[n % 2]}) for n in range(4)))
+    said = call("tasks", "alias", "mood", "live", "2", "--gate", str(data), code=1)
+    assert said.startswith("the gate compares versions for tiny-qwen2, and cannot with tiny;")
+    call("tasks", "alias", "mood", "live", "3", "--gate", str(data))
+    call("tasks", "rm", "mood@2", code=1)
+    call("tasks", "rm", "mood@best")
+    call("tasks", "rm", "mood@live")
+    call("tasks", "rm", "mood@2")
+    assert "tiny-qwen2" not in call("tasks", "show", "mood")
 
 
 def test_virtual_tokens_are_shown_here_as_on_a_server(local: Path, saved: Backbone, live: LiveServer) -> None:

@@ -73,7 +73,7 @@ def test_without_a_gate_nothing_is_measured(registry: Registry, model: FakeModel
 def test_a_gate_that_comes_with_a_move_measures_both_versions_once(registry: Registry, model: FakeModel) -> None:
     run_with(model, promote(registry, "a", "live", 2, gate=GateRequest(EXAMPLES)))
     assert sorted(model.asked) == sorted(digest_of(registry, number) for number in (1, 2))
-    gate = registry.task("a").table.gates["live"]
+    gate = registry.task("a").gates["live"]
     assert (gate.data_sha256, gate.metric, gate.tolerance) == (hash_examples(EXAMPLES), "accuracy", 0.0)
     model.asked.clear()
     run_with(model, promote(registry, "a", "live", {1: 0.5, 3: 0.5}))
@@ -84,7 +84,7 @@ def test_a_lower_score_is_kept_and_moves_nothing_unless_forced(registry: Registr
     model.digest_to_num_right = {digest_of(registry, 2): 3}
     with pytest.raises(GateFailed):
         run_with(model, promote(registry, "a", "live", 2, gate=GateRequest(EXAMPLES)))
-    assert (registry.resolve("a").number, registry.task("a").table.gates) == (1, {})
+    assert (registry.resolve("a").number, registry.task("a").gates) == (1, {})
     [kept] = registry.evaluations.of_version(registry.resolve("a@2"))
     assert kept.metrics["accuracy"] == 0.75
     run_with(model, promote(registry, "a", "live", 2, gate=GateRequest(EXAMPLES, tolerance=0.25)))

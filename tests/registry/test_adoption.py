@@ -69,10 +69,10 @@ def test_without_aliases_the_newest_version_is_live_until_an_alias_moves(
         registry.publish("mood", Publication(random_prompt(backbone, seed=seed)))
     (root / "mood" / "aliases.json").unlink()
     registry.refresh()
-    assert registry.task("mood").table.aliases == {"live": 2}
+    assert registry.task("mood").aliases == {"live": 2}
     registry.publish("mood", Publication(random_prompt(backbone, seed=5)), alias=None)
-    assert registry.task("mood").table.aliases == {"live": 2}
-    assert json.loads((root / "mood" / "aliases.json").read_text())["aliases"] == {"live": 2}
+    assert registry.task("mood").aliases == {"live": 2}
+    assert json.loads((root / "mood" / "aliases.json").read_text())["aliases"] == {"live": {backbone.fingerprint: 2}}
 
 
 @pytest.mark.parametrize("place", ["mood", "mood/1", "mood/7"])
@@ -124,8 +124,10 @@ def test_an_adopted_version_is_bound_and_another_backbone_refuses_it(
     shutil.copytree(foreign, root / "mood")
     registry.refresh()
     other = Registry(FileStore(root), tiny_backbone("qwen2"), settle_s=0)
-    with pytest.raises(BackboneMismatch):
-        other.prompt(other.resolve("mood"))
+    with pytest.raises(NotFound, match="no version for tiny-qwen2; it has versions for tiny-llama"):
+        other.resolve("mood")
+    with pytest.raises(BackboneMismatch, match="made for the backbone tiny-llama, not for tiny-qwen2"):
+        other.prompt(other.version("mood", 1))
 
 
 def test_a_version_copied_from_another_task_keeps_its_backbone_and_says_where_it_is_from(
@@ -355,7 +357,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     writer = Registry(FileStore(root), backbone)
     version = writer.publish("a", Publication(random_prompt(backbone)))
     writer.publish("a", Publication(random_prompt(backbone)), alias=None)
-    table = AliasTable.decode((root / "a" / "aliases.json").read_bytes())
+    table = AliasTable.decode((root / "a" / "aliases.json").read_bytes(), {})
     (root / "a" / "aliases.json").write_bytes(table.changed(deleting=(2,)).encode())
     real_open = os.open
 
@@ -378,7 +380,7 @@ def test_a_read_only_registry_is_served(root: Path, backbone: Backbone, monkeypa
     ):
         with pytest.raises(RegistryUnavailable, match="cannot be written"):
             change()
-    assert registry.task("a").table.aliases == {"live": 1}
+    assert registry.task("a").aliases == {"live": 1}
     assert [version.number for version in registry.versions("a")] == [1]
 
 

@@ -112,7 +112,7 @@ class Promises:
             assert len(lost) <= 1 or is_all_lost, f"acknowledged versions of {task} are lost: {lost}"
             assert len(unasked) <= 1
             assert all(present[number] == digest for number, digest in promised.items() if number in present)
-            live = registry.task(task).table.aliases.get("live") if present else None
+            live = registry.task(task).aliases.get("live") if present else None
             num_differences += bool(lost) + bool(unasked) or live != self.task_to_live.get(task)
             assert live is None or live in present
             self._accept(task, present, live)
@@ -127,7 +127,7 @@ class Promises:
 def check_gates(root: Path, registry: Registry) -> None:
     """A gate has its examples, and what its alias means has a score."""
     for summary in registry.tasks():
-        for alias, gate in summary.table.gates.items():
+        for alias, gate in summary.gates.items():
             assert registry.evaluations.gate_examples(summary.task, gate)
             live = registry.resolve(f"{summary.task}@{alias}")
             assert registry.evaluations.find(live, gate.data_sha256) is not None

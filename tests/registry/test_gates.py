@@ -90,7 +90,7 @@ def test_a_version_without_a_score_is_refused(registry: Registry) -> None:
 def test_force_moves_what_the_gate_refuses_and_keeps_the_gate(registry: Registry) -> None:
     registry.set_alias("a", "live", 4, force=True)
     assert registry.resolve("a").number == 4
-    assert registry.task("a").table.gates.get("live") == GATE
+    assert registry.task("a").gates.get("live") == GATE
 
 
 def test_a_tolerance_lets_a_version_score_that_much_lower(registry: Registry) -> None:
@@ -118,14 +118,14 @@ def test_other_aliases_and_new_ones_move_freely(registry: Registry) -> None:
     registry.set_alias("a", "canary", 4)
     other = Gate(DATA, "accuracy")
     registry.set_alias("a", "new", 2, gate=other, gate_examples=EXAMPLES)
-    assert registry.task("a").table.gates.get("new") == other
+    assert registry.task("a").gates.get("new") == other
 
 
 def test_a_gate_counts_for_the_move_it_comes_with(registry: Registry) -> None:
     registry.set_alias("a", "canary", 1)
     with pytest.raises(GateFailed):
         registry.set_alias("a", "canary", 2, gate=GATE, gate_examples=EXAMPLES)
-    assert registry.task("a").table.gates.get("canary") is None
+    assert registry.task("a").gates.get("canary") is None
 
 
 # --- publishing onto a gated alias
@@ -157,9 +157,9 @@ def test_a_publication_onto_a_gated_alias_needs_a_score_that_passes(registry: Re
 
 def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry: Registry) -> None:
     again = Registry(store, None)
-    assert again.task("a").table.gates.get("live") == GATE
+    assert again.task("a").gates.get("live") == GATE
     assert again.evaluations.gate_examples("a", GATE) == EXAMPLES
-    assert again.tasks()[0].table.gates == {"live": GATE}
+    assert again.tasks()[0].gates == {"live": GATE}
     found = again.evaluations.find(again.resolve("a@3"), DATA)
     assert found is not None
     assert found.metrics == {"accuracy": 0.9}
@@ -169,7 +169,7 @@ def test_gates_and_scores_are_there_for_the_next_process(store: Store, registry:
 def test_a_table_without_gates_is_one_of_an_earlier_softswap(registry: Registry) -> None:
     from app.registry.aliases import AliasTable
 
-    assert AliasTable.decode(b'{"aliases": {"live": 1}}').gates == {}
+    assert AliasTable.decode(b'{"aliases": {"live": 1}}', {}).gates == {}
 
 
 @pytest.mark.parametrize("data_sha256", ["../../etc/passwd", "x" * 64, ""])
@@ -178,7 +178,7 @@ def test_a_gate_written_by_hand_cannot_name_another_file(data_sha256: str) -> No
 
     gate = f'{{"data_sha256": "{data_sha256}", "metric": "accuracy"}}'
     with pytest.raises(CorruptPrompt):
-        AliasTable.decode(f'{{"gates": {{"live": {gate}}}}}'.encode())
+        AliasTable.decode(f'{{"gates": {{"live": {gate}}}}}'.encode(), {})
 
 
 def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Registry) -> None:
@@ -188,7 +188,7 @@ def test_examples_stay_as_long_as_a_gate_uses_them(store: Store, registry: Regis
     registry.set_alias("a", "canary", 1, gate=GATE, gate_examples=EXAMPLES)
     registry.delete_gate("a", "live")
     assert kept() == [f"{DATA}.jsonl"]
-    assert registry.task("a").table.gates.get("live") is None
+    assert registry.task("a").gates.get("live") is None
     registry.set_alias("a", "live", 2)
     other = b'["other", "no"]\n'
     registry.set_alias("a", "canary", 1, gate=Gate(hashlib.sha256(other).hexdigest(), "accuracy"), gate_examples=other)
@@ -209,7 +209,7 @@ def test_what_is_deleted_takes_its_evaluations_with_it(store: Store, registry: R
 def test_other_examples_than_the_gate_names_are_refused(registry: Registry) -> None:
     with pytest.raises(InvalidInput, match="not those the gate names"):
         registry.set_alias("a", "canary", 1, gate=GATE, gate_examples=b"other")
-    assert "canary" not in registry.task("a").table.aliases
+    assert "canary" not in registry.task("a").aliases
 
 
 def test_damaged_examples_are_refused_and_a_damaged_score_is_none(folder: Path, backbone: Backbone) -> None:

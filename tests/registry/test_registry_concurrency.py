@@ -94,7 +94,7 @@ def test_32_writers_and_8_readers_never_meet_a_wrong_version() -> None:
         assert again.faults() == {}
         for task in "abc":
             assert again.versions(task) == registry.versions(task)
-            assert again.task(task).table.aliases == registry.task(task).table.aliases
+            assert again.task(task).aliases == registry.task(task).aliases
             assert all(id_to_digest[version.id] == version.digest for version in again.versions(task))
 
 

@@ -143,7 +143,7 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         path = self.root / task / "aliases.json"
         deleting = tuple(sorted(self.versions[task]))
-        table = AliasTable.decode(path.read_bytes())
+        table = AliasTable.decode(path.read_bytes(), {})
         path.write_bytes(table.changed(aliases={}, deleting=deleting, last_number=self.highest[task]).encode())
         for number in deleting:
             self._remove(task, number)
@@ -185,7 +185,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for task in expected:
             digests = {version.number: registry.prompt(version).digest for version in registry.versions(task)}
             assert digests == {number: prompt.digest for number, prompt in self.versions[task].items()}
-            assert registry.task(task).table.aliases == self.aliases[task]
+            assert registry.task(task).aliases == self.aliases[task]
             for alias, target in self.aliases[task].items():
                 assert registry.resolve(f"{task}@{alias}").number in _numbers(target)
 

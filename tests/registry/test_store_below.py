@@ -69,7 +69,7 @@ def test_a_change_copies_the_whole_task_up_and_writes_nothing_below(
     for again in (registry, Registry(FileStore(own), backbone)):
         assert [version.number for version in again.versions("a")] == [1, 2, 3]
         assert again.prompt(again.resolve("a@1")).digest == random_prompt(backbone, seed=1).digest
-        assert again.task("b").table.aliases == {"live": 1, "canary": 1}
+        assert again.task("b").aliases == {"live": 1, "canary": 1}
 
 
 def test_what_is_deleted_stays_deleted_for_the_next_process(

@@ -63,7 +63,7 @@ def act(registry: Registry, backbone: Backbone, operation: str, task: str, seed:
         registry.set_alias(task, "live", number)
         return [operation, task, number, ""]
     if operation == "delete version":
-        live = registry.task(task).table.aliases["live"]
+        live = registry.task(task).aliases["live"]
         number = min(version.number for version in registry.versions(task) if version.number != live)
         registry.delete_version(task, number)
         return [operation, task, number, ""]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.answers.views import TaskObject, VersionObject
-from app.errors import InvalidInput, NotFound
+from app.errors import BackboneMismatch, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from app.insight.report import PromptReport
@@ -86,7 +86,19 @@ class FolderRegistry:
         """Loads the backbone only if a gate asks for scores that are not known yet."""
         from app.measure.promote import promote, run_with
 
-        run_with(self._measure, promote(open_folder(self._settings), task, alias, target, gate=gate, force=force))
+        registry = open_folder(self._settings)
+
+        def measure(asked: Measurement) -> Evaluation:
+            there = registry.task(task).of_target(target)
+            if there.fingerprint != self._backbone.fingerprint:
+                raise BackboneMismatch(
+                    f"the gate compares versions for {there.name}, and cannot with {self._backbone.name}; "
+                    "say with --model where that backbone is",
+                    param="model",
+                )
+            return self._measure(asked)
+
+        run_with(measure, promote(registry, task, alias, target, gate=gate, force=force))
 
     def remove_gate(self, task: str, alias: str) -> None:
         open_folder(self._settings).delete_gate(task, alias)

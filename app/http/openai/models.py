@@ -70,15 +70,11 @@ class ModelList(Reply):
     "/v1/models", summary="List what `model` can name", response_model=ModelList, responses=describe_statuses(401, 500)
 )
 async def list_models(backbone: BackboneDep, registry: RegistryDep, engine: EngineDep, serving: ServingDep) -> Response:
-    """The backbone, and every task that has a live version this backbone can serve."""
+    """The backbone, and every task that has a live version for it. `/v1/tasks` has the others too."""
     summaries = await asyncio.to_thread(registry.tasks)
     live = [summary.live for summary in summaries if summary.live is not None]
-    served = [version for version in live if version.backbone_fingerprint == backbone.fingerprint]
     max_len = engine.config.max_model_len
-    models = [
-        Model.of_version(version.task, version, parent=backbone.name, max_len=max_len)
-        for version in sorted(served, key=lambda version: version.task)
-    ]
+    models = [Model.of_version(version.task, version, parent=backbone.name, max_len=max_len) for version in live]
     return reply(
         ModelList(data=[Model.of_backbone(backbone.name, created=serving.started_at, max_len=max_len), *models])
     )

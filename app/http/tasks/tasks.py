@@ -49,15 +49,16 @@ async def list_tasks(
     limit: Limit = 100,
     after: Annotated[str | None, Query(max_length=64, description="The last name of the page before.")] = None,
 ) -> Response:
-    """Tasks in order of their names."""
-    summaries = sorted(await asyncio.to_thread(registry.tasks), key=lambda summary: summary.task)
+    """Tasks in order of their names. One that has versions for other backbones only says so in `missing`."""
+    summaries = await asyncio.to_thread(registry.tasks)
     rest = [summary for summary in summaries if after is None or summary.task > after]
     return reply(TaskList(data=rest[:limit], has_more=len(rest) > limit))
 
 
 @router.get("/v1/tasks/{task}", summary="Show a task", response_model=TaskObject, responses=READ)
 async def retrieve_task(task: TaskName, registry: RegistryDep) -> Response:
-    """The task, its live version and its aliases. The `ETag` header is what `If-Match` asks for."""
+    """The task, its live version, its aliases, and what it has for other backbones. The `ETag` header is what
+    `If-Match` asks for; it changes with every backbone's part."""
     found = await asyncio.to_thread(registry.task, task)
     return reply(TaskObject.model_validate(found), headers=await _etag(registry, task))
 
@@ -69,7 +70,7 @@ async def list_versions(
     limit: Limit = 100,
     before: Annotated[int | None, Query(ge=1, description="The last number of the page before.")] = None,
 ) -> Response:
-    """Versions, newest first."""
+    """Versions for all backbones, newest first."""
     versions = await asyncio.to_thread(registry.versions, task)
     rest = sorted((v for v in versions if before is None or v.number < before), key=lambda v: -v.number)
     return reply(VersionList(data=rest[:limit], has_more=len(rest) > limit))
@@ -79,8 +80,8 @@ async def list_versions(
     "/v1/tasks/{task}/versions/{number}", summary="Show a version", response_model=VersionObject, responses=READ
 )
 async def retrieve_version(task: TaskName, number: Number, registry: RegistryDep) -> Response:
-    """One version: its template, labels, defaults, figures and where it comes from."""
-    version = await asyncio.to_thread(registry.resolve, f"{task}@{number}")
+    """One version, for whatever backbone: its template, labels, defaults, figures and where it comes from."""
+    version = await asyncio.to_thread(registry.version, task, number)
     return reply(VersionObject.model_validate(version))
 
 
@@ -94,7 +95,7 @@ async def list_evaluations(task: TaskName, number: Number, registry: RegistryDep
     """What was measured after the publication, for a gate or with `record`; its own figures are in `metrics`."""
 
     def read() -> EvaluationList:
-        return EvaluationList(data=registry.evaluations.of_version(registry.resolve(f"{task}@{number}")))
+        return EvaluationList(data=registry.evaluations.of_version(registry.version(task, number)))
 
     return reply(await asyncio.to_thread(read))
 
@@ -218,10 +219,11 @@ async def delete_version(task: TaskName, number: Number, registry: RegistryDep, 
 
 
 @router.delete(
-    "/v1/tasks/{task}", summary="Delete a task with all its versions", response_model=DeletedObject, responses=WRITE
+    "/v1/tasks/{task}", summary="Delete a task with its versions", response_model=DeletedObject, responses=WRITE
 )
 async def delete_task(task: TaskName, registry: RegistryDep, if_match: IfMatchDep) -> Response:
-    """Requests that already run are not affected."""
+    """All of its versions for the backbone that is served; what other backbones have of it stays. Requests that
+    already run are not affected."""
     await asyncio.to_thread(registry.delete_task, task, if_match=if_match)
     return reply(DeletedObject(id=task, object="task"))
 

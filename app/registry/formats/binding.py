@@ -15,6 +15,7 @@ import torch
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
+from app.registry.formats.manifest import tell_apart
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt, is_finite
@@ -85,12 +86,12 @@ def require_fit(prompt: TaskPrompt, backbone: Backbone) -> None:
         raise InvalidInput(f"a value overflows in the backbone's {backbone.dtype}", param="prompt_embeddings")
 
 
-def require_same_backbone(fingerprint: str, backbone: Backbone) -> None:
-    """Raises BackboneMismatch."""
+def require_same_backbone(fingerprint: str, backbone: Backbone, name: str = "") -> None:
+    """Args: name: of the backbone with this fingerprint, if it is known. Raises BackboneMismatch."""
     if fingerprint != backbone.fingerprint:
+        names = tell_apart({fingerprint: name, backbone.fingerprint: backbone.name})
         raise BackboneMismatch(
-            f"the prompt was made for the backbone {fingerprint[:12]}, not for {backbone.name} "
-            f"({backbone.fingerprint[:12]})",
+            f"the prompt was made for the backbone {names[fingerprint]}, not for {names[backbone.fingerprint]}",
             param="backbone",
         )
 

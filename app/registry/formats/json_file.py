@@ -82,15 +82,15 @@ def is_sealed(content: bytes) -> bool:
     return b'"checksum"' in content
 
 
-def refuse_newer_schema(content: bytes) -> None:
+def refuse_newer_schema(content: bytes, known: int = SCHEMA_VERSION) -> None:
     """Raises CorruptPrompt: a newer softswap wrote the file, which may say things this one does not know."""
     try:
         schema_version = json.loads(content)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return
-    if isinstance(schema_version, int) and schema_version > SCHEMA_VERSION:
+    if isinstance(schema_version, int) and schema_version > known:
         raise CorruptPrompt(
-            f"written by a newer softswap (schema {schema_version}, known here {SCHEMA_VERSION}): upgrade to serve it"
+            f"written by a newer softswap (schema {schema_version}, known here {known}): upgrade to serve it"
         )
 
 

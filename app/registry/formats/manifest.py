@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -22,6 +23,8 @@ MANIFEST_FILE = "task.json"
 MAX_MANIFEST_BYTES = 2**20
 MAX_NUMBER = 999_999_999
 """Of a version: nine digits."""
+NUM_DIGITS = 12
+"""Of a fingerprint, for people."""
 MIN_LABEL_TEMPERATURE, MAX_LABEL_TEMPERATURE = 0.01, 100.0
 
 
@@ -30,6 +33,17 @@ class BackboneName(StrictModel):
 
     fingerprint: Sha256
     name: Annotated[str, Field(max_length=1_000)]
+
+
+def tell_apart(fingerprint_to_name: Mapping[str, str]) -> dict[str, str]:
+    """Names for people: with digits of the fingerprint if two backbones are called the same, digits alone for none."""
+    counts = Counter(fingerprint_to_name.values())
+
+    def describe(fingerprint: str, name: str) -> str:
+        digits = fingerprint[:NUM_DIGITS] or "an unknown backbone"
+        return digits if not name else name if counts[name] == 1 else f"{name} ({digits})"
+
+    return {fingerprint: describe(fingerprint, name) for fingerprint, name in fingerprint_to_name.items()}
 
 
 class TensorFile(StrictModel):

@@ -50,7 +50,7 @@ class _Writer:
         self._registry.set_alias("task", "live", self._random.choice(self._here[-3:]))
 
     def delete(self) -> None:
-        live = self._registry.task("task").table.aliases["live"]
+        live = self._registry.task("task").aliases["live"]
         gone = next((number for number in self._here if number != live), None)
         if gone is not None and len(self._here) > 3:
             self._here.remove(gone)

@@ -122,7 +122,7 @@ def test_the_result_and_every_checkpoint_can_be_called(client: OpenAI, live: Liv
     versions = live.registry.versions("likes")
     assert versions[-1].template.text == "{input}\nLiked: {target}"
     assert versions[-1].description == "Likes it?"
-    assert live.registry.task("likes").table.aliases == {"live": versions[-1].number}
+    assert live.registry.task("likes").aliases == {"live": versions[-1].number}
 
 
 def test_the_figures_are_a_file(client: OpenAI, live: LiveServer, done: FineTuningJob) -> None:

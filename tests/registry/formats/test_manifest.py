@@ -15,6 +15,9 @@ from app.registry.publication import render_card
 from app.registry.version import Version
 from app.task_prompt import PromptKind
 
+A, B = "a" * 64, "0" * 64
+"""Fingerprints of two backbones."""
+
 
 def manifest(**fields: object) -> Manifest:
     return Manifest.build(**{
@@ -76,9 +79,9 @@ def test_a_manifest_of_a_newer_softswap_is_refused_and_says_so() -> None:
     for content in (seal({k: v for k, v in fields.items() if k != "checksum"}), json.dumps(fields).encode()):
         with pytest.raises(CorruptPrompt, match="newer softswap"):
             Manifest.decode(content)
-    table = json.dumps({"schema_version": 2, "aliases": []}).encode()
+    table = json.dumps({"schema_version": 3, "aliases": []}).encode()
     with pytest.raises(CorruptPrompt, match="newer softswap"):
-        AliasTable.decode(table)
+        AliasTable.decode(table, {})
 
 
 @pytest.mark.parametrize(
@@ -141,23 +144,27 @@ def test_no_sampling_means_no_defaults() -> None:
 
 def test_an_alias_table_is_read_back_as_it_was_written() -> None:
     table = AliasTable(
-        1, 7, 4, {"live": 3, "canary": {3: 0.9, 4: 0.1}}, (2,), {"live": Gate("a" * 64, "accuracy", 0.1)}
+        7,
+        4,
+        {"live": {A: 3, B: 1}, "canary": {A: {3: 0.9, 4: 0.1}}},
+        (2,),
+        {"live": {A: Gate("a" * 64, "accuracy", 0.1)}},
     )
-    assert AliasTable.decode(table.encode()) == table
+    assert AliasTable.decode(table.encode(), {}) == table
 
 
 def test_a_hand_written_alias_table_needs_no_checksum() -> None:
-    assert AliasTable.decode(b'{"aliases": {"live": 2}}').aliases == {"live": 2}
+    assert AliasTable.decode(b'{"aliases": {"live": 2}}', {2: A}).aliases == {"live": {A: 2}}
 
 
 def test_every_single_flipped_bit_of_an_alias_table_is_refused() -> None:
-    content = AliasTable(1, 7, 4, {"live": 3, "canary": {3: 0.9, 4: 0.1}}).encode()
+    content = AliasTable(7, 4, {"live": {A: 3, B: 1}, "canary": {A: {3: 0.9, 4: 0.1}}}).encode()
     for position in range(len(content)):
         for bit in range(8):
             flipped = bytearray(content)
             flipped[position] ^= 1 << bit
             with pytest.raises(CorruptPrompt):
-                AliasTable.decode(bytes(flipped))
+                AliasTable.decode(bytes(flipped), {})
 
 
 @pytest.mark.parametrize(
@@ -178,7 +185,7 @@ def test_every_single_flipped_bit_of_an_alias_table_is_refused() -> None:
 )
 def test_an_alias_table_that_makes_no_sense_is_refused(content: bytes) -> None:
     with pytest.raises(CorruptPrompt):
-        AliasTable.decode(content)
+        AliasTable.decode(content, {1: A, 2: B, 3: A})
 
 
 @pytest.mark.parametrize(
@@ -192,10 +199,11 @@ def test_weights_are_two_positive_numbers(weights: dict[int, float]) -> None:
 def test_the_revision_rises_with_every_change_and_aliases_are_bounded() -> None:
     table = AliasTable()
     for turn in range(64):
-        table = table.with_alias(f"a{turn}", 1)
+        table = table.with_alias(f"a{turn}", A, 1)
         assert table.revision == turn + 1
     with pytest.raises(InvalidInput):
-        table.with_alias("one-more", 1)
+        table.with_alias("one-more", A, 1)
+    assert table.with_alias("one-more", B, 2).aliases_on(B) == {"one-more": 2}
     assert random.Random(0).choice(table.aliases_of(1)).startswith("a")
 
 
