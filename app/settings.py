@@ -27,6 +27,14 @@ def demo_tasks() -> Path:
     return checkout if checkout.is_dir() else APP_FOLDER / "demo" / "prompts"
 
 
+def own_cache() -> Path:
+    """Folder of pulled models if none is named. Raises InvalidInput: the user has no home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softswap" / "models"
+    except RuntimeError as error:
+        raise InvalidInput("there is no home folder to keep models in; name one", param="cache") from error
+
+
 def own_tasks() -> Path:
     """Folder of the user's tasks if no registry is named. Raises InvalidInput: the user has no home folder."""
     try:

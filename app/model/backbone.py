@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from app.errors import InvalidInput, UnsupportedModel
@@ -21,17 +20,21 @@ from app.model.chat_template import ChatTemplate
 from app.model.kv_cache import KVShape
 from app.model.last_layer import LastLayer
 from app.model.loading.checkpoint import (
+    LOADING_ERRORS,
+    ModelFiles,
+    ModelFolder,
     check_complete,
     check_config,
     declared_eos_ids,
-    find_checkpoint,
-    fingerprint_files,
+    fetch_from_hub,
     fingerprint_model,
     first_line,
-    read_config,
 )
 from app.model.loading.exactness import check_packing, probe_kv_shape
+from app.model.loading.gguf.model import GgufModel
 from app.model.loading.quantized_linear import quantize_linears
+from app.model.loading.source import ModelSource, check_folder, find_model, open_gguf
+from app.settings import own_cache
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +48,9 @@ class Backbone:
     Attributes:
         model: unmodified transformers class in eval mode, no gradients on its parameters. A plain call is ordinary
             SDPA and can be differentiated through; with a batch in its keyword arguments it attends over KV blocks.
-        name: directory name or hub id; what a request says to ask the model without a task prompt.
-        fingerprint: sha256 over configuration, tokenizer and weight files, 64 hexadecimal digits.
+        name: of the catalog, of the directory, of the file without its ending, or hub id; what a request says to ask
+            the model without a task prompt.
+        fingerprint: sha256 over configuration, tokenizer and weight files, or of the .gguf file; 64 hexadecimal digits.
         kv_shape: layers, key-value heads and head size, as the model itself shows them.
         quantize: "int8" if the linear layers' weights are (`quantize_linears`), else "none". No part of the
             fingerprint, as the dtype is none: prompts tuned on one are served on the other.
@@ -68,47 +72,42 @@ class Backbone:
         dtype: str = "auto",
         device: str = "auto",
         quantize: str = "none",
+        cache: Path | None = None,
     ) -> Backbone:
-        """Load a decoder from a directory or, when no such directory exists, from the Hugging Face hub.
+        """Load a decoder from a directory, a .gguf file, the catalog or the Hugging Face hub.
 
-        Only safetensors weights are read and no code of the checkpoint runs.
+        Only safetensors and GGUF weights are read and no code of the checkpoint runs. Quantized weights of a GGUF file
+        are dequantized: the model is the one that its file describes, in `dtype`.
 
         Args:
-            source: directory in Hugging Face layout, or hub id.
+            source: directory in Hugging Face layout, .gguf file, name of a catalog model that was pulled, or hub id.
             revision: branch, tag or commit of the hub repository.
             dtype: "auto" (the checkpoint's own on CUDA, float32 on CPU), "float32", "bfloat16" or "float16".
             device: "auto", "cpu", "cuda" or "cuda:N".
             quantize: "none" or, on a CPU, "int8".
+            cache: folder of pulled models; by default the user's own.
 
         Raises:
             UnsupportedModel: the architecture cannot be served exactly; says why.
             InvalidInput: the files are missing or unreadable, or the device is not there.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         target = choose_device(device)
         _check_quantize(quantize, target)
-        folder = find_checkpoint(str(source), revision)
-        config = read_config(folder)
+        found = find_model(str(source), cache or own_cache())
+        files = _open(found, revision)
+        config = files.read_config()
         register_attention()
         with ThreadPoolExecutor(1) as pool:
-            fingerprint = pool.submit(fingerprint_files, folder)
+            hashing = pool.submit(files.fingerprint)
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype=_choose_dtype(dtype, config, target),
-                    attn_implementation=ATTENTION_NAME,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                )
-            except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+                tokenizer = files.load_tokenizer()
+                model, report = files.load_model(config, _choose_dtype(dtype, config, target))
+            except LOADING_ERRORS as error:
                 raise InvalidInput(f"cannot load {source}: {first_line(error)}", param="model") from error
         check_complete(report)
-        name = Path(source).resolve().name if Path(source).is_dir() else str(source)
-        return cls._wrap(model.to(target), tokenizer, name, fingerprint.result(), quantize)
+        fingerprint = hashing.result()
+        found.check_fingerprint(fingerprint)
+        return cls._wrap(model.to(target), tokenizer, found.name, fingerprint, quantize)
 
     @classmethod
     def from_model(
@@ -245,6 +244,16 @@ class Backbone:
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(...) int64 to (..., hidden_size), scaled as the model itself scales its embeddings."""
         return self.model.get_input_embeddings()(token_ids)
+
+
+def _open(found: ModelSource, revision: str | None) -> ModelFiles:
+    if found.path is None:
+        folder = fetch_from_hub(found.name, revision)
+        check_folder(folder)
+        return ModelFolder(folder)
+    if found.must_be_pulled:
+        raise InvalidInput(f"{found.name} is not here yet; `softswap pull {found.name}` fetches it", param="model")
+    return ModelFolder(found.path) if found.path.is_dir() else GgufModel(open_gguf(found.path))
 
 
 def choose_device(device: str) -> torch.device:

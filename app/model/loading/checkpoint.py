@@ -1,4 +1,4 @@
-"""A checkpoint's files: where they are, whether they can be served, and the fingerprint that prompts are bound to."""
+"""ModelFolder: a model's files, whether they can be served, and the fingerprint that prompts are bound to."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from app.errors import InvalidInput, UnsupportedModel
+from app.model.attention import ATTENTION_NAME
 
 SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -27,40 +30,81 @@ FINGERPRINTED_FILES = (
     "merges.txt",
     "*.safetensors",
 )
+LOADING_ERRORS = (
+    *(ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises for files that are not as it expects them."""
 
 
-def find_checkpoint(source: str, revision: str | None) -> Path:
-    """The local directory of a checkpoint; fetches it from the hub if `source` is no directory."""
-    if Path(source).is_dir():
-        return Path(source)
+def fetch_from_hub(repository: str, revision: str | None) -> Path:
+    """The local directory of a checkpoint of the hub, fetched unless the hub's cache has it. Raises InvalidInput."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InvalidInput(
-            f"{source} is neither a directory nor a reachable hub repository ({first_line(error)})", param="model"
+            f"{repository} is neither a directory nor a reachable hub repository ({first_line(error)})", param="model"
         ) from error
 
 
-def read_config(folder: Path) -> Any:
-    """The transformers configuration of a checkpoint this program can serve. Raises UnsupportedModel, InvalidInput."""
-    from transformers import AutoConfig
+class ModelFiles(Protocol):
+    """Where a backbone comes from. Loading raises what transformers raises."""
 
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedModel(
-            f"cannot read config.json in {folder.name}: {first_line(error)}", param="model"
-        ) from error
-    check_config(config)
-    forget_presumed_eos(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    if not any(folder.glob("*.safetensors")):
-        raise InvalidInput(
-            f"{folder.name} has no .safetensors weights; pickled weights are never opened", param="model"
+    def read_config(self) -> Any:
+        """The configuration of a model that can be served. Raises UnsupportedModel, InvalidInput."""
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast: ...
+
+    def load_model(self, config: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        """On the CPU, with transformers' report of what was missing."""
+
+    def fingerprint(self) -> str:
+        """sha256 over all that shapes the model's answers, 64 hexadecimal digits."""
+
+
+class ModelFolder:
+    """A folder in Hugging Face's layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read_config(self) -> Any:
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self._folder, trust_remote_code=False)
+        except LOADING_ERRORS as error:
+            raise UnsupportedModel(
+                f"cannot read config.json in {self._folder.name}: {first_line(error)}", param="model"
+            ) from error
+        check_config(config)
+        forget_presumed_eos(config, json.loads((self._folder / "config.json").read_text(encoding="utf-8")))
+        return config
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._folder, use_fast=True, trust_remote_code=False)
+
+    def load_model(self, config: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        from transformers import AutoModelForCausalLM
+
+        model, report = AutoModelForCausalLM.from_pretrained(
+            self._folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    return config
+        return model, report
+
+    def fingerprint(self) -> str:
+        return fingerprint_files(self._folder)
 
 
 def check_config(config: Any) -> None:
@@ -122,12 +166,13 @@ def fingerprint_files(folder: Path) -> str:
     """sha256 over the names and contents of configuration, tokenizer and weight files."""
     files = sorted({path for pattern in FINGERPRINTED_FILES for path in folder.glob(pattern)})
     with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(_hash_file, files)
+        digests = pool.map(hash_file, files)
         lines = [f"{path.name} {digest}\n" for path, digest in zip(files, digests, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """sha256 over its bytes, which is the fingerprint of a model that is one file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -150,5 +195,6 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; some have pages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error says first; some have pages. A line that only introduces the next one comes with it."""
+    line, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{line} {others[0].strip()}" if others and line.endswith(":") else line
