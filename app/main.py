@@ -119,13 +119,14 @@ def open_engine(settings: Settings, *, backbone: Backbone | None = None) -> Iter
     if settings.registry is not None and not settings.registry.is_dir():
         logger.warning("there is no registry at %s yet, so there are no tasks", settings.registry)
     with ExitStack() as stack:
-        registry = Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone)
+        config = size_engine(settings, backbone)
+        store = FileStore(settings.registry_folder, settings.tasks_below)
+        registry = Registry(store, backbone, max_positions=config.max_positions)
         if settings.watch_interval:
             registry.start_watching(settings.watch_interval)
         stack.callback(registry.close)
         attend = attend_sdpa if settings.attention == "sdpa" else None
         replacements = Replacements() if settings.layers == "torch" else None
-        config = size_engine(settings, backbone)
         engine = AsyncEngine(Engine(backbone, config, metrics, attend=attend, replacements=replacements))
         stack.callback(engine.close)
         yield OpenEngine(backbone, registry, engine, metrics)

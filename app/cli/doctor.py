@@ -154,8 +154,9 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
 
     if settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no folder {settings.registry}")
-    registry = Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone, max_cache_bytes=0)
-    faults = [f"{place}: {reason}" for place, reason in registry.faults().items()]
+    store = FileStore(settings.registry_folder, settings.tasks_below)
+    registry = Registry(store, backbone, max_positions=settings.max_model_len, max_cache_bytes=0)
+    faults = registry.faults()
     versions = [version for summary in registry.tasks() for version in registry.versions(summary.task)]
     num_foreign = 0
     for version in versions:
@@ -165,9 +166,9 @@ def _registry(settings: Settings, backbone: Backbone | None) -> str:
         except BackboneMismatch:
             num_foreign += 1
         except SoftswapError as error:
-            faults.append(f"{version.id}: {error.message}")
+            faults.setdefault(f"{version.task}/{version.number}", error.message)
     if faults:
-        raise CorruptPrompt("; ".join(faults))
+        raise CorruptPrompt("; ".join(f"{place}: {reason}" for place, reason in faults.items()))
     foreign = f", {num_foreign} for another backbone" if num_foreign else ""
     place = f"{settings.registry_folder}{' and the demo tasks' if settings.tasks_below else ''}"
     return f"{place}: {len(registry.tasks())} tasks, {len(versions)} versions, all digests correct{foreign}"

@@ -16,9 +16,8 @@ from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.measure.encoding import encode_text_within
-from app.measure.label_tree import encode_labels
 from app.model.backbone import Backbone
-from app.model.layout import continue_prompt
+from app.model.layout import continue_prompt, encode_labels
 from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 from app.tuning.plan import TuningPlan

@@ -17,8 +17,6 @@ from app.task_prompt import TaskPrompt
 Continuation = tuple[int, ...]
 
 NOTHING_MORE = SamplingParams(temperature=0.0, max_tokens=0)
-MAX_TAIL_COPIES = 2
-"""Partly filled blocks copied for one sequence: the last of its task prompt, and the last of the text it shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +136,6 @@ class Admission:
         self._backbone = backbone
         self._config = config
         self._num_usable_blocks = config.num_blocks - 1  # all but the null block
-
-    @property
-    def max_positions(self) -> int:
-        """Positions that one sequence can fill, whatever it shares: the context, or the cache if that is smaller."""
-        num_blocks = max(1, self._num_usable_blocks - MAX_TAIL_COPIES)
-        return min(self._config.max_model_len, num_blocks * self._config.block_size)
 
     def admit(self, request: EngineRequest) -> EngineRequest:
         """The request, if it could run on an idle engine. Raises InvalidInput, BackboneMismatch."""

@@ -37,7 +37,7 @@ class AsyncEngine:
         self._engine = engine
         self._num_open = 0
         self.config = engine.config
-        self.max_positions = engine.admission.max_positions
+        self.max_positions = engine.config.max_positions
         self.plan_scoring = engine.admission.plan_scoring
         self.wants_warm = engine.warmer.wants
         self.thread = EngineThread(engine)

@@ -14,6 +14,8 @@ from app.model.backbone import Backbone
 from app.model.kernels import kernels_for
 
 PREFIX_STORE_BYTES = 10 * 2**30
+MAX_TAIL_COPIES = 2
+"""Partly filled blocks copied for one sequence: the last of its task prompt, and the last of the text it shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,12 @@ class EngineConfig:
             async_scheduling=is_cuda and not eager and not prompt_lookup,  # speculation needs the previous tokens
             **others,
         )
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that one sequence can fill, whatever it shares: the context, or the cache if that is smaller."""
+        num_blocks = max(1, self.num_blocks - 1 - MAX_TAIL_COPIES)  # one is the null block
+        return min(self.max_model_len, num_blocks * self.block_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,42 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 
-from app.errors import InvalidInput
 from app.measure.encoding import EncodedExample, collate
 from app.model.backbone import Backbone
-from app.model.layout import Template
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, logits_at, target_log_likelihoods
 
 ROOT = -1
 MAX_LOGITS = 2**24
 """Logits of one forward, in numbers: bounds memory if labels or vocabularies are many."""
-
-
-def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
-    """Ids of each label as it continues the template.
-
-    If the ids of one label begin another's, all get the end-of-sequence id, or the longer one could never win.
-
-    Raises InvalidInput: two labels have the same ids, or one has none, or one that the backbone does not embed.
-    """
-    encoded = [tuple(template.encode_target(backbone.tokenizer, label)) for label in labels]
-    if len(set(encoded)) < len(encoded) or not all(encoded):
-        raise InvalidInput("two labels are the same to the tokenizer, or one is empty", param="labels")
-    if has_prefix_clash(encoded):
-        encoded = [(*ids, *backbone.taught_eos_ids) for ids in encoded]
-    for number, ids in enumerate(encoded, 1):
-        backbone.require_embedded(ids, f"label {number}", param="labels")
-    return encoded
-
-
-def has_prefix_clash(sequences: Sequence[tuple[int, ...]]) -> bool:
-    """Whether one sequence begins another."""
-    ordered = sorted(sequences)
-    return any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(ordered))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from app.engine.threads.device_lease import Slices, run_to_end
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample, by_length, collate
 from app.measure.evaluation import Evaluation, Measurement
-from app.measure.label_tree import LabelTree, attention_window, encode_labels, label_log_likelihoods
+from app.measure.label_tree import LabelTree, attention_window, label_log_likelihoods
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
+from app.model.layout import encode_labels
 from app.model.prompted_forward import PaddedBatch, PromptPrefix
 
 NUM_ENCODED_AT_ONCE = 100

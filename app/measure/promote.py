@@ -88,6 +88,7 @@ def publish(
 
     Raises GateFailed, and what `Registry.publish` raises; then nothing is published.
     """
+    registry.require_publishable(task, publication, alias)
     evaluations = []
     gate = None if alias is None or force else find_gate(registry, task, alias)
     if gate is not None and alias is not None:

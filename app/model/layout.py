@@ -6,15 +6,24 @@ The prompt stands before the beginning-of-sequence token because PEFT concatenat
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
 from app.task_prompt import TaskPrompt
 
+if TYPE_CHECKING:
+    from app.model.backbone import Backbone
+
 INPUT, TARGET = "{input}", "{target}"
+MAX_QUOTED_CHARS = 40
+"""Of a label in a message."""
 
 
 @dataclass(frozen=True)
@@ -91,4 +100,76 @@ def continue_prompt(tokenizer: PreTrainedTokenizerFast, prompt: TaskPrompt | Non
     document begins; after every other prompt the ids stay as they are.
     """
     is_written = prompt is not None and bool(prompt.token_ids)
-    return token_ids[1:] if is_written and token_ids[:1] == [tokenizer.bos_token_id] else token_ids
+    return _without_bos(tokenizer, token_ids) if is_written else token_ids
+
+
+def _without_bos(tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> list[int]:
+    return token_ids[1:] if token_ids[:1] == [tokenizer.bos_token_id] else token_ids
+
+
+def num_positions_after_prompt(
+    backbone: Backbone, template: Template, labels: Sequence[str], *, is_written: bool
+) -> int:
+    """What the shortest request takes: the template around one token, and an answer of one, or any of the labels.
+
+    The last token of a label need not be put in to know how likely it is.
+
+    Args: is_written: whether the prompt is a text, which begins with BOS itself.
+
+    Raises InvalidInput: as `encode_labels`.
+    """
+    token_ids = template.encode_input(backbone.tokenizer, "")
+    around = _without_bos(backbone.tokenizer, token_ids) if is_written else token_ids
+    longest = max((len(ids) - 1 for ids in encode_labels(backbone, template, labels)), default=1)
+    return len(around) + 1 + longest
+
+
+def encode_labels(backbone: Backbone, template: Template, labels: Sequence[str]) -> list[tuple[int, ...]]:
+    """Ids of each label as it continues the template.
+
+    If the ids of one label begin another's, all get the end-of-sequence id, or the longer one could never win.
+
+    Raises InvalidInput that names the labels: two are the same to the tokenizer, one is nothing to it or has a token
+    that is not embedded, or one begins another and there is no end-of-sequence token to tell where it ends.
+    """
+    encoded = [tuple(template.encode_target(backbone.tokenizer, label)) for label in labels]
+    _require_own_ids(backbone, labels, encoded)
+    if find_prefix_clash(encoded) is None:
+        return encoded
+    backbone.require_embedded(backbone.taught_eos_ids, "what ends a label", param="labels")
+    ended = [(*ids, *backbone.taught_eos_ids) for ids in encoded]
+    if clash := find_prefix_clash(ended):
+        shorter, longer = (_quote(labels[index]) for index in clash)
+        raise InvalidInput(
+            f"{shorter} begins {longer} to the tokenizer, and the backbone has no end-of-sequence token", param="labels"
+        )
+    return ended
+
+
+def find_prefix_clash(sequences: Sequence[tuple[int, ...]]) -> tuple[int, int] | None:
+    """Indexes of a sequence that begins another, and of that one; None if there is none."""
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    clashes = ((a, b) for a, b in pairwise(order) if sequences[b][: len(sequences[a])] == sequences[a])
+    return next(clashes, None)
+
+
+def _require_own_ids(backbone: Backbone, labels: Sequence[str], encoded: Sequence[tuple[int, ...]]) -> None:
+    known: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(labels, encoded, strict=True):
+        if not ids:
+            raise InvalidInput(f"{_quote(label)} is nothing to the tokenizer", param="labels")
+        backbone.require_embedded(ids, _quote(label), param="labels")
+        seen = _without_repeated_unknown(ids, backbone.tokenizer.unk_token_id)
+        if seen in known:
+            both = f"{_quote(known[seen])} and {_quote(label)}"
+            raise InvalidInput(f"{both} are the same to the tokenizer", param="labels")
+        known[seen] = label
+
+
+def _without_repeated_unknown(ids: tuple[int, ...], unknown_id: int | None) -> tuple[int, ...]:
+    """Unknown tokens in a row count as one, as nothing is left of what they stood for but how many there were."""
+    return tuple(each for i, each in enumerate(ids) if each != unknown_id or i == 0 or ids[i - 1] != unknown_id)
+
+
+def _quote(label: str) -> str:
+    return json.dumps(label if len(label) <= MAX_QUOTED_CHARS else f"{label[:MAX_QUOTED_CHARS]}...", ensure_ascii=False)

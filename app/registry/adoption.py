@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
+from app.model.layout import BARE, Template, encode_labels
 from app.registry.formats.binding import bind_rows, norm_warnings, require_possible_size, why_missing
 from app.registry.formats.manifest import MANIFEST_FILE, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
@@ -76,7 +77,9 @@ class Adopter:
     def _copied_manifest(self, record: TaskRecord, number: int, key: str) -> Manifest:
         """Of a version that was published elsewhere.
 
-        Raises CorruptPrompt: incomplete, faulty at its own place, or of this task and moved to another number.
+        Raises:
+            CorruptPrompt: incomplete, faulty at its own place, or of this task and moved to another number.
+            InvalidInput: its labels cannot be told apart.
         """
         manifest = Manifest.decode(self._store.read(f"{key}/{MANIFEST_FILE}"))
         if manifest.task == record.task and number != OWN_FOLDER:
@@ -84,6 +87,9 @@ class Adopter:
         for name, stored in manifest.tensor_files.items():
             if TensorFile.of(self._store.read(f"{key}/{name}")).sha256 != stored.sha256:
                 raise CorruptPrompt(f"{name} is damaged or not complete")
+        if self._backbone is not None and manifest.backbone.fingerprint == self._backbone.fingerprint:
+            template = BARE if manifest.template is None else Template(manifest.template)
+            encode_labels(self._backbone, template, manifest.labels)
         copied_from = {"copied_from": f"{manifest.task}@{manifest.number}"}
         place = {"task": record.task, "number": number or record.last_number + 1}
         return manifest.model_copy(update={**place, "provenance": manifest.provenance | copied_from})

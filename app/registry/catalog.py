@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,6 +21,7 @@ from app.registry.evaluations import Evaluations
 from app.registry.reference import is_task_name, require_task_name
 from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_record import TaskFolder, TaskRecord, version_key
+from app.registry.version import Version
 
 _MAX_WATCHING = 0.05
 """The fraction of its time the watcher may spend looking, which it takes from the engine."""
@@ -31,13 +32,18 @@ _logger = logging.getLogger(__name__)
 class Catalog:
     """Clears what crashed writers left, and reads everything, before the constructor returns.
 
-    Args: reserved_name: what no task can be asked for by; a folder of this name is left alone.
+    Args:
+        reserved_name: what no task can be asked for by; a folder of this name is left alone.
+        check: why a version cannot be served here; None if it can.
     """
 
-    def __init__(self, store: Store, adopter: Adopter, reserved_name: str | None = None) -> None:
+    def __init__(
+        self, store: Store, adopter: Adopter, reserved_name: str | None, check: Callable[[Version], str | None]
+    ) -> None:
         self._store = store
         self._adopter = adopter
         self._reserved_name = reserved_name
+        self._check = check
         self._name_to_record: Mapping[str, TaskRecord] = {}
         self._seen_faults: Mapping[str, str] = {}
         self._logged_faults: Mapping[str, str] = {}
@@ -196,12 +202,15 @@ class Catalog:
             with suppress(OSError):  # a registry that cannot be written is still served, without the deleted version
                 self.write_table(task, record.table)
                 record = folder.read(record)
-        if not record.faults:
-            return record
         reasons = self._adopter.adopt(record)
         if None in reasons.values():
             record = folder.read(record)
-        return replace(record, faults={number: reasons.get(number) or fault for number, fault in record.faults.items()})
+        checked = {number: self._check(version) for number, version in record.versions.items()}
+        return replace(
+            record,
+            faults={number: reasons.get(number) or fault for number, fault in record.faults.items()},
+            unservable={number: reason for number, reason in checked.items() if reason},
+        )
 
     def _log_faults(self) -> None:
         """Once each, and only what was there at the last refresh too: files on their way in are no news."""

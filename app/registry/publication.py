@@ -12,7 +12,8 @@ import torch
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.model.layout import Template
+from app.model.layout import BARE, Template, encode_labels
+from app.registry.formats.binding import require_fit, require_room
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
@@ -62,6 +63,19 @@ class Publication:
         object.__setattr__(self, "labels", tuple(self.labels))
         for name in _JSON_FIELDS:
             object.__setattr__(self, name, _as_json(name, getattr(self, name)))
+
+    def require_answerable(self, backbone: Backbone, max_positions: int) -> None:
+        """Whether it can answer once it is a version.
+
+        Args: max_positions: of one sequence, in the engine that serves.
+
+        Raises:
+            BackboneMismatch: the prompt is another backbone's.
+            InvalidInput: the prompt cannot be served, two labels cannot be told apart, or there is no room for a text.
+        """
+        require_fit(self.prompt, backbone)
+        encode_labels(backbone, self.template or BARE, self.labels)
+        require_room(self.prompt, self.template, self.labels, backbone=backbone, max_positions=max_positions)
 
     def encode(self, task: str, number: int, backbone: Backbone) -> dict[str, bytes]:
         """Names to contents of the files of a version's folder. Raises InvalidInput: what Manifest refuses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -12,10 +13,10 @@ import torch
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
-from app.registry.aliases import Gate, of_backbone, require_target
+from app.registry.aliases import Gate, numbers_of, of_backbone, require_target
 from app.registry.catalog import Catalog
 from app.registry.evaluations import Evaluations, RecordedEvaluation
-from app.registry.formats.binding import require_fit, require_same_backbone
+from app.registry.formats.binding import require_same_backbone
 from app.registry.formats.manifest import BackboneName
 from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
@@ -42,6 +43,7 @@ class Registry:
         store: where they are kept.
         backbone: what prompts are published for and served with; None for looking, moving aliases and deleting without
             loading a model.
+        max_positions: of one sequence, in the engine that serves; None: those of the backbone.
         max_cache_bytes: memory for loaded prompts.
         settle_s: how long a foreign checkpoint must have been unchanged before it becomes a version.
 
@@ -54,16 +56,18 @@ class Registry:
         store: Store,
         backbone: Backbone | None,
         *,
+        max_positions: int | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
         settle_s: float = SETTLE_S,
     ) -> None:
         self._store = store
         self._backbone = backbone
         self._own = None if backbone is None else BackboneName(fingerprint=backbone.fingerprint, name=backbone.name)
+        self._max_positions = max_positions or sys.maxsize
         self._reader = PromptReader(store, backbone)
         self._cache = PromptCache(max_cache_bytes)
         reserved_name = None if backbone is None else backbone.name
-        self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s), reserved_name)
+        self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s), reserved_name, self._find_fault)
         self.evaluations = Evaluations(store)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
@@ -88,7 +92,7 @@ class Registry:
             BackboneMismatch: it was made for another backbone.
             CorruptPrompt: what is stored is not what was published.
             NotFound: it was deleted after it was resolved.
-            InvalidInput: its values overflow in the dtype the backbone was loaded with.
+            InvalidInput: it leaves no room for a text, or its values overflow in the dtype of the backbone.
         """
         prompt = self.loaded_prompt(version)
         if prompt is None:
@@ -97,9 +101,16 @@ class Registry:
         return prompt
 
     def loaded_prompt(self, version: Version) -> TaskPrompt | None:
-        """A version's values if they are in memory; does not block. Raises BackboneMismatch."""
+        """A version's values if they are in memory; does not block.
+
+        Raises:
+            BackboneMismatch: it was made for another backbone.
+            InvalidInput: it leaves no room for a text.
+        """
         if self._backbone is not None:
             require_same_backbone(version.backbone_fingerprint, self._backbone, version.backbone_name)
+        if record := self._catalog.records.get(version.task):
+            record.require_room(version.number)
         return self._cache.get(version.digest)
 
     def initial(self, version: Version) -> torch.Tensor | None:
@@ -160,8 +171,7 @@ class Registry:
             Conflict: the task is not in the state `if_match` names.
             GateFailed: it scores lower than what the alias means now, or has no score; nothing changed.
         """
-        backbone = self.require_names(task, alias)
-        require_fit(publication.prompt, backbone)
+        backbone = self.require_publishable(task, publication, alias)
         with self._catalog.writing(task, if_match, may_be_new=True) as record:
             number = record.last_number + 1
             if alias is not None and not force:
@@ -192,6 +202,12 @@ class Registry:
             raise InvalidInput("this is the backbone's own name; choose another", param="task")
         return self._backbone
 
+    def require_publishable(self, task: str, publication: Publication, alias: str | None) -> Backbone:
+        """As `require_names`, once there is something to publish. Raises InvalidInput, BackboneMismatch."""
+        backbone = self.require_names(task, alias)
+        publication.require_answerable(backbone, self._max_positions)
+        return backbone
+
     def set_alias(
         self,
         task: str,
@@ -213,7 +229,7 @@ class Registry:
 
         Raises:
             NotFound: no such task, or no such version for the backbone.
-            InvalidInput: a wrong name, weights or examples.
+            InvalidInput: a wrong name, weights or examples, or a version that leaves no room for a text.
             Conflict: see `publish`.
             GateFailed: a version scores lower than what the alias means now, or has no score yet.
         """
@@ -221,6 +237,8 @@ class Registry:
         checked = require_target(target)
         with self._catalog.writing(task, if_match) as record:
             there = TaskView(record, self._own).of_target(checked)
+            for number in numbers_of(checked):
+                record.require_room(number)
             if not force:
                 counting = gate or there.gates.get(alias)
                 self.evaluations.require_passing(record.versions, there.aliases.get(alias), checked, counting)
@@ -311,6 +329,9 @@ class Registry:
     def _means_something(self, name_to_entry: Mapping[str, Mapping[str, object]], alias: str) -> bool:
         entry = name_to_entry.get(alias, {})
         return bool(entry) if self._own is None else of_backbone(entry, self._own.fingerprint) is not None
+
+    def _find_fault(self, version: Version) -> str | None:
+        return None if self._backbone is None else version.find_fault(self._backbone, self._max_positions)
 
     def _explained(self, version: Version, read: Callable[[Version], _Read]) -> _Read:
         """Missing files mean a deletion, or damage if the version is still listed."""

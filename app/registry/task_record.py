@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from app.errors import Conflict, CorruptPrompt, NoSuchTask, NotFound, RegistryUnavailable
+from app.errors import Conflict, CorruptPrompt, InvalidInput, NoSuchTask, NotFound, RegistryUnavailable
 from app.registry.aliases import ALIASES_FILE, AliasTable
 from app.registry.formats.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE
@@ -38,6 +38,7 @@ class TaskRecord:
         table_fault: why aliases.json cannot be read; None if it can be, or is missing.
         versions: number to version, ascending.
         faults: number to the reason why the version is not served.
+        unservable: the same of versions that are whole, but too long for the server that looks.
         signatures: number to what its folder looked like when it was read, faulty ones included.
     """
 
@@ -48,6 +49,7 @@ class TaskRecord:
     table_fault: str | None = None
     versions: Mapping[int, Version] = field(default_factory=dict)
     faults: Mapping[int, str] = field(default_factory=dict)
+    unservable: Mapping[int, str] = field(default_factory=dict)
     signatures: Mapping[int, Hashable] = field(default_factory=dict)
 
     @property
@@ -79,7 +81,7 @@ class TaskRecord:
             yield self.task, self.folder_fault
         if self.table_fault is not None:
             yield f"{self.task}/{ALIASES_FILE}", self.table_fault
-        for number, reason in self.faults.items():
+        for number, reason in {**self.faults, **self.unservable}.items():
             yield version_key(self.task, number), reason
 
     def set_aside(self, fault: str) -> TaskRecord:
@@ -93,6 +95,11 @@ class TaskRecord:
         if number in self.faults:
             raise CorruptPrompt(f"{self.task}@{number} cannot be served: {self.faults[number]}")
         raise NotFound(f"task {self.task} has no version {number}", param="version")
+
+    def require_room(self, number: int) -> None:
+        """Raises InvalidInput: the version is too long for the server that looks."""
+        if number in self.unservable:
+            raise InvalidInput(f"{self.task}@{number} cannot be served: {self.unservable[number]}", param="version")
 
     def table_deleting(self, numbers: set[int]) -> AliasTable:
         """The table with the deletion of these versions decided."""

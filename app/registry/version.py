@@ -8,7 +8,10 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
+from app.errors import InvalidInput
+from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.formats.binding import require_room
 from app.registry.formats.manifest import Manifest, read_sampling
 from app.task_prompt import PromptKind
 
@@ -68,3 +71,16 @@ class Version:
     def id(self) -> str:
         """The pinned name, which is a response's `model`: `sentiment@3`."""
         return f"{self.task}@{self.number}"
+
+    def find_fault(self, backbone: Backbone, max_positions: int) -> str | None:
+        """Why it cannot be served there, by what the manifest says; None if it can, or if it is for another backbone.
+
+        Args: max_positions: of one sequence, in the engine that serves.
+        """
+        if self.backbone_fingerprint != backbone.fingerprint:
+            return None
+        try:
+            require_room(self, self.template, self.labels, backbone=backbone, max_positions=max_positions)
+        except InvalidInput as error:
+            return error.message
+        return None

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidInput
 from app.measure.encoding import EncodedExample, collate
-from app.measure.label_tree import LabelTree, encode_labels, has_prefix_clash, label_log_likelihoods
-from app.model.layout import Template
+from app.measure.label_tree import LabelTree, label_log_likelihoods
+from app.model.layout import Template, encode_labels
 from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
 from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 
@@ -39,18 +38,6 @@ def test_the_tree_scores_labels_as_one_by_one(architecture: str, labels: tuple[s
         torch.testing.assert_close(got[:, column], expected, atol=1e-4, rtol=1e-5)
 
 
-def test_end_of_sequence_counts_only_where_one_label_begins_another() -> None:
-    backbone = tiny_backbone()
-    eos_id = backbone.tokenizer.eos_token_id
-    assert all(ids[-1] == eos_id for ids in encode_labels(backbone, TEMPLATE, CLASHING))
-    assert not any(eos_id in ids for ids in encode_labels(backbone, TEMPLATE, PLAIN))
-
-
-def test_equal_labels_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="the same"):
-        encode_labels(tiny_backbone(), TEMPLATE, ["a", "a"])
-
-
 @given(sequences)
 def test_a_tree_spells_the_sequences_it_was_built_of(given_sequences: list[tuple[int, ...]]) -> None:
     tree = LabelTree.build(given_sequences)
@@ -58,9 +45,3 @@ def test_a_tree_spells_the_sequences_it_was_built_of(given_sequences: list[tuple
     assert all(parent < node for node, parent in enumerate(tree.parents))
     assert [sum(row) - 1 for row in tree.sees.tolist()] == [tree.depths[node] for node in tree.inner]
     assert len(tree.token_ids) == len({s[: i + 1] for s in given_sequences for i in range(len(s))})
-
-
-@given(sequences)
-def test_a_prefix_clash_is_found_wherever_it_is(given_sequences: list[tuple[int, ...]]) -> None:
-    slow = any(a != b and b[: len(a)] == a for a in given_sequences for b in given_sequences)
-    assert has_prefix_clash(given_sequences) == slow

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
-from app.model.layout import Template, continue_prompt, encode_continuation, encode_text
+from app.model.backbone import Backbone
+from app.model.layout import (
+    Template,
+    continue_prompt,
+    encode_continuation,
+    encode_labels,
+    encode_text,
+    find_prefix_clash,
+)
 from app.task_prompt import TaskPrompt
-from tests.support.models import byte_tokenizer
+from tests.support.models import build_backbone, byte_tokenizer, character_tokenizer, tiny_backbone
 
 
 def ids_of(text: str) -> list[int]:
@@ -103,3 +115,70 @@ def test_after_a_written_prompt_a_text_has_no_second_beginning_of_sequence() -> 
     assert continue_prompt(tokenizer, written, text) == text[1:]
     assert continue_prompt(tokenizer, trained, text) == text
     assert continue_prompt(tokenizer, None, text) == text
+
+
+# --- labels
+
+QUESTION = Template("Text: {input}\nAnswer: {target}")
+
+
+def backbone_of(tokenizer: PreTrainedTokenizerFast) -> Backbone:
+    return replace(tiny_backbone(), tokenizer=tokenizer)
+
+
+def test_end_of_sequence_counts_only_where_one_label_begins_another() -> None:
+    backbone = tiny_backbone()
+    eos_id = backbone.tokenizer.eos_token_id
+    assert all(ids[-1] == eos_id for ids in encode_labels(backbone, QUESTION, ["a", "ab", "abc"]))
+    assert not any(eos_id in ids for ids in encode_labels(backbone, QUESTION, ["no", "yes"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (["no", "yes", "no"], '"no" and "no" are the same'),
+        (["no", "\N{SLIGHTLY SMILING FACE}", "yes", "\N{FROWNING FACE WITH OPEN MOUTH}"], "are the same"),
+        (["caf\xe9", "cafe", "caf\xfc"], '"caf\xe9" and "caf\xfc" are the same'),
+        (["\xe9", "\xfc\xfc"], '"\xe9" and "\xfc\xfc" are the same'),
+        (["x\xe9\xe9y", "x\xfcy"], "are the same"),
+        (["\xe9" * 300, "\xfc"], '"' + "\xe9" * 40 + '..." and "\xfc" are the same'),
+    ],
+)
+def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused_by_name(labels: list[str], reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        encode_labels(backbone_of(character_tokenizer()), QUESTION, labels)
+    assert reason in caught.value.message
+    assert caught.value.param == "labels"
+
+
+def test_labels_with_different_known_tokens_are_told_apart_whatever_is_unknown_in_them() -> None:
+    encoded = encode_labels(backbone_of(character_tokenizer()), QUESTION, ["\xe9", "a\xe9", "\xe9a", "a\xe9b\xe9"])
+    assert len(set(encoded)) == 4
+
+
+def test_a_label_that_is_nothing_to_the_tokenizer_is_refused_by_name() -> None:
+    backbone = backbone_of(character_tokenizer(unknown=None))
+    with pytest.raises(InvalidInput, match='"\xe9" is nothing to the tokenizer'):
+        encode_labels(backbone, Template("{input}{target}"), ["no", "\xe9"])
+
+
+def test_a_label_that_begins_another_is_refused_where_nothing_can_end_it() -> None:
+    backbone = build_backbone(tokenizer=character_tokenizer(end=None), eos_token_id=None)
+    assert len(encode_labels(backbone, QUESTION, ["no", "yes"])) == 2
+    with pytest.raises(InvalidInput, match='"no" begins "nope" to the tokenizer'):
+        encode_labels(backbone, QUESTION, ["nope", "yes", "no"])
+
+
+def test_a_label_of_a_token_that_the_embedding_lacks_is_refused_by_name() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens([f"<{number}>" for number in range(300)])
+    with pytest.raises(InvalidInput, match=r'"<299>" has the token .<299>.'):
+        encode_labels(backbone_of(tokenizer), QUESTION, ["<1>", "<299>"])
+    assert len(encode_labels(backbone_of(tokenizer), QUESTION, ["<1>", "<2>"])) == 2
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, unique=True))
+def test_a_prefix_clash_is_found_wherever_it_is(sequences: list[tuple[int, ...]]) -> None:
+    clashing = {(i, j) for i, a in enumerate(sequences) for j, b in enumerate(sequences) if a != b and b[: len(a)] == a}
+    found = find_prefix_clash(sequences)
+    assert found in clashing if clashing else found is None

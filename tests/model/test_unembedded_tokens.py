@@ -15,11 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example
-from app.measure.label_tree import encode_labels
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
-from app.model.layout import Template
+from app.model.layout import Template, encode_labels
 from app.registry.formats.binding import bind_text
 from app.registry.publication import Publication
 from app.tuning.config import Init, TuneConfig
@@ -78,8 +77,8 @@ TEXT_INIT = TuneConfig(num_virtual_tokens=2, max_steps=1, batch_size=2, init=Ini
         (lambda: distill([f"{i}{TOKEN}" for i in range(20)]), "the text of example 1 has", "examples.0.input"),
         (lambda: distill(["a", "b", "c"], f"be {TOKEN}"), "the written prompt has", "prompt"),
         (lambda: measure([*GOOD, Example(TOKEN, "no")]), "the text of example 4 has", "examples.3.input"),
-        (lambda: measure([Example("a", "no")], labels=("no", TOKEN)), "label 2 has", "labels"),
-        (lambda: encode_labels(backbone(), TEMPLATE, (f"{TOKEN}a", "b")), "label 1 has", "labels"),
+        (lambda: measure([Example("a", "no")], labels=("no", TOKEN)), f'"{TOKEN}" has', "labels"),
+        (lambda: encode_labels(backbone(), TEMPLATE, (f"{TOKEN}a", "b")), f'"{TOKEN}a" has', "labels"),
         (lambda: bind_text(f"be {TOKEN}", backbone()), "the text has", "text"),
     ],
 )

@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import PromptKind
-from tests.support.models import tiny_backbone
+from tests.support.models import character_tokenizer, tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt, write_checkpoint
 
 
@@ -108,6 +109,23 @@ def test_a_checkpoint_dropped_next_to_versions_becomes_the_next_and_does_not_go_
     registry.delete_version("mood", 2)
     registry.refresh()
     assert len(registry.versions("mood")) == 1
+
+
+def test_a_copy_whose_labels_the_tokenizer_cannot_tell_apart_is_not_adopted(root: Path, backbone: Backbone) -> None:
+    """They were told apart when it was published, by another program or with another tokenizer."""
+    Registry(FileStore(root), backbone).publish("a", Publication(random_prompt(backbone), labels=("\xe9", "\xfc")))
+    shutil.copytree(root / "a" / "1", root / "mood" / "1")
+    registry = Registry(FileStore(root), replace(backbone, tokenizer=character_tokenizer()), settle_s=0)
+    assert '"\xe9" and "\xfc" are the same' in registry.faults()["mood/1"]
+    with pytest.raises(CorruptPrompt):
+        registry.resolve("mood@1")
+
+
+def test_a_dropped_checkpoint_that_leaves_no_room_is_listed_with_the_reason(root: Path, backbone: Backbone) -> None:
+    write_checkpoint(root / "mood", random_prompt(backbone, 200), backbone)
+    registry = Registry(FileStore(root), backbone, settle_s=0, max_positions=128)
+    assert "max_model_len is 128" in registry.faults()["mood/1"]
+    assert Registry(FileStore(root), backbone).resolve("mood@1").num_virtual_tokens == 200
 
 
 def test_a_prefix_checkpoint_is_adopted_too(registry: Registry, root: Path, backbone: Backbone) -> None:

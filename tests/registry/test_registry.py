@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from app.registry.registry import Registry
 from app.registry.store import FileStore, Store
 from app.task_prompt import PromptKind, TaskPrompt
 from tests.support.memory_store import MemoryStore
-from tests.support.models import tiny_backbone
+from tests.support.models import character_tokenizer, tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt, random_rows
 
 
@@ -502,3 +503,68 @@ def test_a_published_tensor_is_float32_under_pefts_name(registry: Registry, back
     tensors = safetensors.torch.load(registry.files(version)["adapter_model.safetensors"])
     assert list(tensors) == ["prompt_embeddings"]
     assert tensors["prompt_embeddings"].dtype is torch.float32
+
+
+# --- what the server that looks could not answer
+
+
+def test_labels_that_cannot_be_told_apart_are_not_published_and_live_stays(store: Store, backbone: Backbone) -> None:
+    registry = Registry(store, replace(backbone, tokenizer=character_tokenizer()))
+    first = registry.publish("mood", Publication(random_prompt(backbone), labels=("bad", "good")))
+    faces = ("\N{FROWNING FACE WITH OPEN MOUTH}", "\N{SLIGHTLY SMILING FACE}")
+    for alias in ("live", "canary", None):
+        with pytest.raises(InvalidInput, match="are the same to the tokenizer") as refused:
+            registry.publish("mood", Publication(random_prompt(backbone), labels=faces), alias=alias)
+        assert refused.value.param == "labels"
+    assert registry.resolve("mood") == first
+    assert registry.versions("mood") == [first]
+
+
+def test_a_prompt_that_leaves_no_room_is_not_published_and_live_stays(store: Store, backbone: Backbone) -> None:
+    registry = Registry(store, backbone, max_positions=128)
+    first = registry.publish("mood", Publication(random_prompt(backbone, 125)))
+    for num_rows in (126, 127, 128, 200):
+        with pytest.raises(InvalidInput, match="max_model_len is 128"):
+            registry.publish("mood", Publication(random_prompt(backbone, num_rows)))
+    assert registry.resolve("mood") == first
+    assert registry.versions("mood") == [first]
+
+
+def test_a_version_that_leaves_no_room_is_listed_with_the_reason_and_never_meant(
+    store: Store, backbone: Backbone
+) -> None:
+    roomy = Registry(store, backbone)
+    long = roomy.publish("mood", Publication(random_prompt(backbone, 200)))
+    roomy.publish("mood", Publication(random_prompt(backbone, 20)))
+    narrow = Registry(store, backbone, max_positions=128)
+    assert [version.number for version in narrow.versions("mood")] == [1, 2]
+    [(place, reason)] = narrow.faults().items()
+    assert place == "mood/1"
+    assert "max_model_len is 128" in reason
+    for use in (
+        lambda: narrow.prompt(long),
+        lambda: narrow.loaded_prompt(long),
+        lambda: narrow.set_alias("mood", "live", 1),
+        lambda: narrow.set_alias("mood", "canary", {1: 0.5, 2: 0.5}),
+    ):
+        with pytest.raises(InvalidInput, match=r"mood@1 cannot be served: 200 virtual tokens.* is 128"):
+            use()
+    assert narrow.resolve("mood").number == 2
+    assert narrow.prompt(narrow.resolve("mood")).num_virtual_tokens == 20
+    assert roomy.prompt(long).digest == long.digest
+    assert roomy.faults() == {}
+    narrow.delete_version("mood", 1)
+    assert narrow.faults() == {}
+
+
+def test_a_folder_looked_at_without_a_backbone_or_with_another_says_nothing_about_room(
+    store: Store, backbone: Backbone
+) -> None:
+    Registry(store, backbone).publish("mood", Publication(random_prompt(backbone, 200)))
+    assert Registry(store, None, max_positions=128).faults() == {}
+    assert Registry(store, tiny_backbone("qwen2"), max_positions=128).faults() == {}
+
+
+def test_no_server_has_more_room_than_its_backbone(store: Store, backbone: Backbone) -> None:
+    with pytest.raises(InvalidInput, match="max_model_len is 512"):
+        Registry(store, backbone, max_positions=4096).publish("mood", Publication(random_prompt(backbone, 510)))

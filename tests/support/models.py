@@ -105,6 +105,17 @@ def build_backbone(
         return Backbone.from_model(model, tokenizer or byte_tokenizer(), name=f"tiny-{architecture}")
 
 
+def character_tokenizer(*, unknown: str | None = "<unk>", end: str | None = EOS) -> PreTrainedTokenizerFast:
+    """One id a character, of a-z, blank, colon and new line; any other is `unknown`, or nothing if that is None."""
+    special = [token for token in (BOS, end, PAD, unknown) if token is not None]
+    vocabulary = {token: i for i, token in enumerate([*special, *"abcdefghijklmnopqrstuvwxyz :\n"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=unknown))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=end, pad_token=PAD, unk_token=unknown
+    )
+
+
 @cache
 def tiny_backbone(
     architecture: str = "llama", *, has_chat_template: bool = True, seed: int = 0, quantize: str = "none"

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from app.answers.call import Call
 from app.engine.admission import EngineRequest, Scoring, ScoringPlan
 from app.engine.async_engine import AsyncEngine, all_of
-from app.measure.label_tree import encode_labels
 from app.model.backbone import Backbone
-from app.model.layout import Template
+from app.model.layout import Template, encode_labels
 from app.telemetry import Metrics
 
 if TYPE_CHECKING:

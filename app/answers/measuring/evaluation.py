@@ -20,11 +20,11 @@ from app.errors import InvalidInput
 from app.measure.calibration import ConfidenceBin
 from app.measure.dataset import Example, hash_examples
 from app.measure.evaluation import Evaluation, Measurement, require_measurable
-from app.measure.label_tree import encode_labels
 from app.measure.metrics import LabelScore
 from app.measure.promote import Promotion, advance
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
+from app.model.layout import encode_labels
 from app.registry.registry import Registry
 from app.sampling import SamplingParams
 

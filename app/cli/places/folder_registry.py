@@ -29,7 +29,8 @@ def open_folder(settings: Settings, backbone: Backbone | None = None) -> Registr
 
     if backbone is None and settings.registry is not None and not settings.registry.is_dir():
         raise NotFound(f"there is no registry at {settings.registry}; name one with --registry")
-    return Registry(FileStore(settings.registry_folder, settings.tasks_below), backbone)
+    store = FileStore(settings.registry_folder, settings.tasks_below)
+    return Registry(store, backbone, max_positions=settings.max_model_len)
 
 
 class FolderRegistry:

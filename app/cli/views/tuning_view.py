@@ -37,7 +37,7 @@ def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: st
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (present.is_dir() and os.access(present, os.W_OK)):
         raise InvalidInput(f"the registry {folder} cannot be written; name another with --registry", param="registry")
-    registry = Registry(FileStore(folder, settings.tasks_below), backbone)
+    registry = Registry(FileStore(folder, settings.tasks_below), backbone, max_positions=settings.max_model_len)
     registry.require_names(task, alias or None)
     return registry
 

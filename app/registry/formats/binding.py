@@ -5,16 +5,16 @@ Nothing here opens a pickle or runs a file's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
-from app.model.layout import encode_text
+from app.model.layout import BARE, Template, encode_text, num_positions_after_prompt
 from app.registry.formats.manifest import tell_apart
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
@@ -25,6 +25,8 @@ UNUSUAL_NORM_RATIO = 10.0
 MAX_TEXT_CHARS = 32_768
 """Far more than MAX_VIRTUAL_TOKENS can hold; bounds the time a tokenizer takes to find that out."""
 _NUM_SAMPLED_TOKENS = 4_096
+_MAX_TOKENS_PER_CHAR = 4
+"""Of vocabularies that spell what they do not know in bytes."""
 MAX_UPLOAD_BYTES = 16 * 2**20
 UPLOAD_DTYPES = ("BF16", "F16", "F32")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -35,6 +37,15 @@ PICKLE_ADVICE = (
     'save_file({k: v.detach().contiguous() for k, v in t.items()}, sys.argv[2])" '
     "adapter_model.bin adapter_model.safetensors"
 )
+
+
+class PromptSize(Protocol):
+    """A prompt, or a version that has it."""
+
+    @property
+    def kind(self) -> PromptKind: ...
+    @property
+    def num_virtual_tokens(self) -> int: ...
 
 
 def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskPrompt:
@@ -84,6 +95,33 @@ def require_fit(prompt: TaskPrompt, backbone: Backbone) -> None:
     check_shape(tuple(prompt.rows.shape), prompt.kind, backbone)
     if not is_finite(prompt.rows, backbone.dtype):
         raise InvalidInput(f"a value overflows in the backbone's {backbone.dtype}", param="prompt_embeddings")
+
+
+def require_room(
+    prompt: PromptSize,
+    template: Template | None,
+    labels: Sequence[str],
+    *,
+    backbone: Backbone,
+    max_positions: int,
+) -> None:
+    """Whether a request with such a prompt can be answered at all.
+
+    Args: max_positions: of one sequence, in the engine that serves; those of the backbone if it has fewer.
+
+    Raises InvalidInput: prompt, template and answer are longer; or as `encode_labels`.
+    """
+    template, max_positions = template or BARE, min(max_positions, backbone.max_model_len)
+    num_chars = len(template.text) + max(map(len, labels), default=0)
+    if prompt.num_virtual_tokens + _MAX_TOKENS_PER_CHAR * num_chars + 3 <= max_positions:
+        return  # as nearly always, and without the tokenizer
+    needed = num_positions_after_prompt(backbone, template, labels, is_written=prompt.kind is PromptKind.TEXT)
+    if prompt.num_virtual_tokens + needed > max_positions:
+        raise InvalidInput(
+            f"{prompt.num_virtual_tokens} virtual tokens, and {needed} for the template with the shortest text and the "
+            f"longest answer, are more than a sequence may have here: max_model_len is {max_positions}",
+            param="num_virtual_tokens",
+        )
 
 
 def require_same_backbone(fingerprint: str, backbone: Backbone, name: str = "") -> None:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from app.engine.threads.device_lease import Slices
 from app.measure.encoding import EncodedExample, collate
-from app.measure.label_tree import LabelTree, encode_labels, exceeds_window, label_log_likelihoods, node_log_likelihoods
+from app.measure.label_tree import LabelTree, exceeds_window, label_log_likelihoods, node_log_likelihoods
 from app.measure.metrics import accuracy, macro_f1, shares_of
 from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
+from app.model.layout import encode_labels
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan

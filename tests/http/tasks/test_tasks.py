@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 from safetensors.torch import save as save_safetensors
 
 from app.model.backbone import Backbone
+from app.registry.publication import Publication
+from app.registry.registry import Registry
+from app.registry.store import FileStore
+from tests.support.models import character_tokenizer
 from tests.support.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 
 
@@ -45,6 +51,39 @@ def test_an_upload_is_served_when_it_is_answered(own: httpx.Client, backbone: Ba
     assert answer["model"] == "fresh@1"
     assert set(answer["probabilities"]) == {"no", "yes"}
     assert own.get("/v1/tasks/fresh/versions/1").json() == version
+
+
+def test_labels_that_cannot_be_told_apart_are_refused_and_live_stays(tmp_path: Path, backbone: Backbone) -> None:
+    reading = replace(backbone, tokenizer=character_tokenizer())
+    metadata = {"template": REVIEW, "labels": ["caf\xe9", "caf\xfc"]}
+    with run_server(make_settings(tmp_path), reading) as live, httpx.Client(base_url=live.url, timeout=60) as client:
+        assert _upload(client, "mood", backbone, **{**metadata, "labels": ["no", "yes"]}).status_code == 201
+        refused = [
+            _upload(client, "mood", backbone, **metadata),
+            client.post("/v1/tasks/mood/versions", json={"text": "Say it.", **metadata}),
+        ]
+        assert client.post("/v1/tasks/mood/run", json={"input": "x"}).json()["model"] == "mood@1"
+    for answer in refused:
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "labels"
+        assert answer.json()["error"]["message"] == r'"caf\xe9" and "caf\xfc" are the same to the tokenizer'
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_and_one_found_says_why_when_it_is_used(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    registry = Registry(FileStore(tmp_path), backbone)
+    registry.publish("found", Publication(soft_prompt(backbone, rows=200)))
+    rows = {"prompt_embeddings": soft_prompt(backbone, rows=200, seed=1).rows}
+    settings = make_settings(tmp_path, max_model_len=128)
+    with run_server(settings, backbone) as live, httpx.Client(base_url=live.url, timeout=60) as client:
+        refused = client.post("/v1/tasks/mood/versions", files={"file": ("x.safetensors", save_safetensors(rows))})
+        used = client.post("/v1/tasks/found/run", json={"input": "x"})
+        assert client.get("/v1/tasks/mood").status_code == 404
+    for answer, param in ((refused, "num_virtual_tokens"), (used, "task")):
+        assert answer.status_code == 400
+        assert "max_model_len is 128" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == param
 
 
 def test_a_text_is_published_as_json(own: httpx.Client) -> None:

@@ -16,13 +16,12 @@ from app.engine.sequence import FinishReason
 from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.measure.encoding import encode_examples
-from app.measure.label_tree import encode_labels
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.kernels import Replacements
-from app.model.layout import Template
+from app.model.layout import Template, encode_labels
 from app.sampling import SamplingParams
 from tests.support import naive
 from tests.support.models import BOS, PAD, build_backbone, copy_tokenizer
