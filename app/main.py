@@ -29,7 +29,7 @@ from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.errors import InvalidInput, TuningUnavailable
+from app.errors import TuningUnavailable
 from app.http.application import build_application
 from app.http.dependencies import Serving
 from app.http.protection.guard import ApiKeys, Guard
@@ -277,10 +277,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings) -> None:
-    """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be, or a taken address."""
-    settings.read_api_keys()  # refuse unsafe ones before taking the address
-    address = bind(settings.host, settings.port)
+def serve(settings: Settings, address: socket.socket) -> None:
+    """Run a server until it is asked to stop. Raises InvalidInput: a setting that cannot be.
+
+    Args: address: bound, but not listened on.
+    """
     app = on_passing_thread(lambda: create_app(settings))
     config = uvicorn.Config(
         app,
@@ -298,23 +299,3 @@ def serve(settings: Settings) -> None:
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     parts = app.state.parts
     Server(config, parts[Readiness], parts[AsyncEngine], settings.shutdown_timeout).run(sockets=[address])
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take the address without listening on it: callers are refused, not kept waiting, while the backbone loads.
-
-    The socket must say its protocol: asyncio switches Nagle's algorithm off only if it reads IPPROTO_TCP, and with
-    it on, every answer waits 40 ms for the client's acknowledgement of its own headers.
-    """
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as closed_on_error:
-            address = closed_on_error.enter_context(socket.socket(family, kind, protocol))
-            address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            address.bind(where)
-            closed_on_error.pop_all()
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --host or --port", param="port"
-        ) from error
-    return address

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, field_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidInput
@@ -19,6 +20,7 @@ from app.errors import InvalidInput
 APP_FOLDER = Path(__file__).parent
 DEMO_BACKBONE = APP_FOLDER / "demo" / "backbone"
 MIN_KEY_CHARS = 16
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 def demo_tasks() -> Path:
@@ -91,7 +93,7 @@ class Settings(_EnvironmentSettings):
     """auto takes C code on a CPU if it measures faster; torch is torch's own."""
     eager: bool = False
     """On CUDA, run without decode graphs and asynchronous scheduling; a CPU never uses either."""
-    max_model_len: Annotated[int | None, Panel.SIZES] = Field(None, ge=8)
+    max_model_len: Annotated[int | None, Panel.SIZES] = Field(None, ge=8, le=2**24)
     """Longest sequence, virtual tokens included. (default: the model's own limit)"""
     max_num_seqs: Annotated[int | None, Panel.SIZES] = Field(None, ge=1, le=4096)
     """Sequences computed at a time."""
@@ -134,6 +136,28 @@ class Settings(_EnvironmentSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _require_device(cls, value: str) -> str:
+        if _DEVICE.fullmatch(value) is None:
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return value
+
+    @model_validator(mode="after")
+    def _require_consistent(self) -> Self:
+        """Raises InvalidInput: an option that would be left unused."""
+        if self.quantize != "none" and self.device.startswith("cuda"):
+            raise InvalidInput(f"--quantize must be none on {self.device}: int8 is for CPUs only", param="quantize")
+        if "prefix_store_size" in self.model_fields_set and self.prefix_store is None:
+            raise InvalidInput("--prefix-store-size belongs to --prefix-store", param="prefix_store_size")
+        tokens = self.max_num_batched_tokens
+        if tokens is not None and tokens < (self.max_num_seqs or 0):
+            raise InvalidInput(
+                "--max-num-batched-tokens must be at least --max-num-seqs: a step computes a token of every sequence",
+                param="max_num_batched_tokens",
+            )
+        return self
 
     @property
     def registry_folder(self) -> Path:

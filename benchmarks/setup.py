@@ -156,7 +156,7 @@ class Setup:
             self.backbone,
             max_num_seqs=setting.max_num_seqs,
             max_num_batched_tokens=setting.max_num_batched_tokens,
-            max_model_len=2 * longest,
+            max_model_len=min(2 * longest, self.backbone.max_model_len),
             max_waiting_requests=4096,
             prefix_caching=False,  # rounds have the same texts, and each must compute them
             kv_cache_bytes=2**30,

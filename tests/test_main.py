@@ -22,8 +22,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.address import bind
 from app.errors import InvalidInput
-from app.main import bind, describe_tasks, open_engine
+from app.main import describe_tasks, open_engine
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry

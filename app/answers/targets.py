@@ -23,14 +23,13 @@ from app.errors import InvalidInput, NotFound, naming
 from app.measure.metrics import words_of
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt, encode_text
-from app.registry.reference import JOINT, name_together, spell_out
+from app.registry.reference import JOINT, MAX_ENSEMBLE, name_together, spell_out
 from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 
 MAX_CHARS_AT_ONCE: Final = 4096
 """A longer text is encoded in a thread, so that other requests need not wait for it."""
-MAX_ENSEMBLE: Final = 8
 NUM_TRIES: Final = 5
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli import options
+from app.cli.places.paths import require_new_file
+from app.compare.method import Method
 from app.errors import InvalidInput
+from app.measure.example_file import read_dataset
 from app.settings import Settings
+from app.tuning.config import TuneConfig
 
 if TYPE_CHECKING:
     from app.compare.comparison import ComparisonReport
-    from app.compare.solution import Method
     from app.compare.trial import Summary, Trial
 
 WRITTEN, BUDGET = "Written prompts", "Budget, the same for every method that is tuned"
@@ -45,14 +48,15 @@ def compare(
                      rich_help_panel=WRITTEN),
     ] = None,
     num_shots: Annotated[
-        int, typer.Option("--shots", help="Examples in a few-shot prompt, as many as fit.", rich_help_panel=WRITTEN)
+        int,
+        typer.Option("--shots", help="Examples in a few-shot prompt, as many as fit.", min=1, rich_help_panel=WRITTEN),
     ] = 8,
-    max_steps: Annotated[int, typer.Option(help="Updates of a run.", rich_help_panel=BUDGET)] = 400,
-    batch_size: Annotated[int, typer.Option(help="Examples in an update.", rich_help_panel=BUDGET)] = 16,
+    max_steps: Annotated[int, typer.Option(help="Updates of a run.", min=1, rich_help_panel=BUDGET)] = 400,
+    batch_size: Annotated[int, typer.Option(help="Examples in an update.", min=1, rich_help_panel=BUDGET)] = 16,
     num_virtual_tokens: Annotated[
-        int, typer.Option("--virtual-tokens", help="Rows of a tuned prompt or prefix.", rich_help_panel=BUDGET)
+        int, typer.Option("--virtual-tokens", help="Rows of a tuned prompt or prefix.", min=1, rich_help_panel=BUDGET)
     ] = 20,
-    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's updates.", rich_help_panel=BUDGET)] = 8,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's updates.", min=1, rich_help_panel=BUDGET)] = 8,
     plot: Annotated[
         Path | None, typer.Option(help="Draw score against trained parameters into this SVG file.", dir_okay=False)
     ] = None,
@@ -72,27 +76,28 @@ def compare(
     """
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
+    chosen_methods, chosen_seeds = _parse_methods(methods), _parse_seeds(seeds)
+    form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
+    config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
+    if plot is not None:
+        require_new_file(plot, param="plot")
+    read = partial(read_dataset, input_field=input_field, target_field=target_field)
+    train, held_out, unseen = read(data), *(None if path is None else read(path) for path in (validation, test))
     from app.compare.comparison import compare as compare_methods
     from app.compare.comparison import require_packages
     from app.compare.setting import Setting
-    from app.measure.example_file import read_dataset
     from app.model.backbone import Backbone
-    from app.tuning.config import TuneConfig
 
     if plot is not None:
         require_packages(["matplotlib"])
-    read = partial(read_dataset, input_field=input_field, target_field=target_field)
-    train, held_out, unseen = read(data), *(None if path is None else read(path) for path in (validation, test))
-    config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
     setting = Setting.make(
-        train, held_out, unseen, config,
-        template=options.parse_template(template), labels=options.parse_labels(labels),
+        train, held_out, unseen, config, **form,
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
     load = partial(
         Backbone.load, str(settings.model), revision=settings.revision, dtype=settings.dtype, device=settings.device
     )
-    found = compare_methods(load, setting, _parse_methods(methods), _parse_seeds(seeds), _show)
+    found = compare_methods(load, setting, chosen_methods, chosen_seeds, _show)
     if plot is not None:
         from app.compare.plot import plot_methods
 
@@ -101,8 +106,6 @@ def compare(
 
 
 def _parse_methods(text: str) -> list[Method]:
-    from app.compare.solution import Method
-
     try:
         return [Method(part.strip()) for part in text.split(",")] if text else list(Method)
     except ValueError:
@@ -111,9 +114,12 @@ def _parse_methods(text: str) -> list[Method]:
 
 def _parse_seeds(text: str) -> list[int]:
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
+        seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise InvalidInput("--seeds must be whole numbers, separated by commas", param="seeds") from None
+        seeds = [-1]
+    if not all(0 <= seed < 2**31 for seed in seeds):
+        raise InvalidInput("--seeds must be whole numbers from 0, separated by commas", param="seeds")
+    return seeds
 
 
 def _show(trial: Trial) -> None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.places.paths import require_publishable
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.errors import InvalidInput
+from app.measure.example_file import read_inputs
+from app.model.layout import Template
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
-    from app.model.layout import Template
     from app.registry.registry import Registry
     from app.task_prompt import TaskPrompt
 
@@ -53,24 +55,27 @@ def distill(
 
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
+    require_publishable(settings, task, alias)
     config, tried = options.split_asked(asked)
+    asked_template, said = options.parse_template(template), options.parse_labels(labels)
+    if (prompt is None) == (teacher is None):
+        raise InvalidInput("give the teacher as --prompt or as --teacher, one of them", param="prompt")
+    written = None if prompt is None else _read_prompt(prompt)
+    texts = read_inputs(inputs)
     from app.main import load_backbone
-    from app.measure.example_file import read_inputs
     from app.tuning.distillation import DistillationPlan
     from app.tuning.search import Search
 
-    texts = read_inputs(inputs)
     backbone = load_backbone(settings)
     registry = open_to_publish(settings, backbone, task, alias)
-    found, its_template, its_labels = _find_teacher(backbone, registry, prompt, teacher)
-    said = options.parse_labels(labels)
+    found, its_template, its_labels = _find_teacher(backbone, registry, written, teacher)
     chosen = its_labels if said is None else said
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.default(config, has_labels=bool(chosen), **tried)
     plan = DistillationPlan.make(
         texts,
         teacher=found,
-        template=options.parse_template(template) or its_template,
+        template=asked_template or its_template,
         labels=chosen,
         config=config,
         search=search,
@@ -87,23 +92,27 @@ def distill(
     typer.echo(report.in_words())
 
 
-def _find_teacher(
-    backbone: Backbone, registry: Registry, prompt: Path | None, teacher: str | None
-) -> tuple[TaskPrompt, Template, tuple[str, ...]]:
-    """The prompt, its template and its labels. Raises InvalidInput, NotFound."""
-    from app.model.layout import Template
-    from app.tuning.distillation import write_teacher
-
-    if (prompt is None) == (teacher is None):
-        raise InvalidInput("give the teacher as --prompt or as --teacher, one of them", param="prompt")
-    if teacher is not None:
-        version = registry.resolve(teacher)
-        return registry.prompt(version), version.template or Template(), version.labels
-    assert prompt is not None
+def _read_prompt(prompt: Path) -> str:
+    """Raises InvalidInput."""
     try:
         text = prompt.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{prompt.name}: is not UTF-8; save the file as UTF-8", param="prompt") from error
     if not text:
         raise InvalidInput(f"{prompt.name}: the file is empty", param="prompt")
-    return write_teacher(backbone, text), Template(), ()
+    return text
+
+
+def _find_teacher(
+    backbone: Backbone, registry: Registry, written: str | None, teacher: str | None
+) -> tuple[TaskPrompt, Template, tuple[str, ...]]:
+    """The prompt, its template and its labels. Raises InvalidInput, NotFound.
+
+    Args: written: the prompt's text; None: it is the version `teacher`.
+    """
+    from app.tuning.distillation import write_teacher
+
+    if written is None:
+        version = registry.resolve(str(teacher))
+        return registry.prompt(version), version.template or Template(), version.labels
+    return write_teacher(backbone, written), Template(), ()

@@ -107,7 +107,7 @@ def _threads() -> str:
 
 
 def _address(settings: Settings) -> str:
-    from app.main import bind
+    from app.address import bind
 
     bind(settings.host, settings.port).close()
     return f"{settings.host}:{settings.port} is free"

@@ -78,3 +78,7 @@ def main() -> None:
         # Whoever reads the pipe has seen enough; nothing may be written to it again, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a disk that is full, a folder that cannot be entered: nothing that a traceback explains
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"softswap: {place}{error.strerror or error}", err=True)
+        sys.exit(1)

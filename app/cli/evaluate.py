@@ -10,9 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.places.paths import require_registry
 from app.cli.places.remote_server import RemoteServer, example_items, task_path
+from app.errors import InvalidInput
 from app.measure.dataset import Dataset
 from app.measure.example_file import read_dataset
+from app.registry.reference import JOINT
 from app.settings import Settings
 
 
@@ -40,6 +43,13 @@ def evaluate(
         softswap eval sentiment@2 test.csv --json
         softswap eval sentiment@1+2+3 test.jsonl
     """
+    if with_predictions and not as_json:
+        raise InvalidInput("--predictions belongs to --json", param="predictions")
+    options.require_ensemble(task, combine)
+    if record and JOINT in task:
+        raise InvalidInput("--record keeps figures with one version, and an ensemble is several", param="record")
+    if isinstance(place, Settings):
+        require_registry(place)
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     if isinstance(place, Settings):
         measuring = _evaluate_here(place, task, dataset, combine, record=record, with_predictions=with_predictions)

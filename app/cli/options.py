@@ -7,18 +7,18 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import ValidationError
 
 from app.cli.places.remote_server import RemoteServer
 from app.errors import InvalidInput, complain
+from app.model.layout import Template
+from app.registry.reference import JOINT, MAX_ENSEMBLE
+from app.sampling import SamplingParams
 from app.settings import ClientSettings, Panel, Settings
 from app.tuning.config import HYPERPARAMETERS, Hyperparameter, Init, TuneConfig
-
-if TYPE_CHECKING:
-    from app.model.layout import Template
 
 Command = Callable[..., None]
 DATA, TRIED, SHARED = "Data", "Tried side by side: one value, or several separated by commas", "Tuning"
@@ -45,7 +45,10 @@ Combined = Annotated[
     typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),
 ]
 Publish = Annotated[
-    int, typer.Option(help="Publish the best N prompts, an ensemble of N versions.", rich_help_panel=SHARED)
+    int,
+    typer.Option(
+        help="Publish the best N prompts, an ensemble of N versions.", min=1, max=MAX_ENSEMBLE, rich_help_panel=SHARED
+    ),
 ]
 ExampleFile = Annotated[
     Path, typer.Argument(help="Examples: JSON lines or CSV with input and target.", exists=True, dir_okay=False)
@@ -87,14 +90,32 @@ def write(shown: Any, print_it: Callable[[Any], None], *, as_json: bool) -> None
 
 def parse_template(text: str | None) -> Template | None:
     r"""With `\n` for a new line. Raises InvalidInput."""
-    from app.model.layout import Template
-
     return None if text is None else Template(unescape(text))
 
 
 def parse_labels(text: str | None) -> list[str] | None:
-    """None if the option was not given, empty for a task that writes text."""
-    return None if text is None else [label.strip() for label in text.split(",") if label.strip()]
+    """None if the option was not given, empty for a task that writes text. Raises InvalidInput."""
+    labels = None if text is None else [label.strip() for label in text.split(",")] if text.strip() else []
+    if labels and not all(labels):
+        raise InvalidInput("--labels has an empty one between its commas", param="labels")
+    if labels and len(set(labels)) < len(labels):
+        raise InvalidInput("--labels must differ from one another", param="labels")
+    return labels
+
+
+def require_ensemble(task: str, combine: str | None) -> None:
+    """Raises InvalidInput: `combine` is asked of a single version."""
+    if combine is not None and JOINT not in task:
+        raise InvalidInput("--combine belongs to an ensemble, such as sentiment@1+2+3", param="combine")
+
+
+def require_sampling(given: dict[str, Any]) -> None:
+    """Args: given: options by the names of SamplingParams. Raises InvalidInput that names the option."""
+    try:
+        SamplingParams(**given)
+    except InvalidInput as error:
+        option = f"--{str(error.param).replace('_', '-')}"
+        raise InvalidInput(error.message.replace(str(error.param), option), param=error.param) from None
 
 
 def unescape(text: str) -> str:
@@ -115,7 +136,13 @@ def takes_place(*names: str) -> Callable[[Command], Command]:
 
     def find(given: dict[str, Any]) -> RemoteServer | Settings:
         client = {name: given.pop(name) for name in ClientSettings.model_fields if name in given}
-        return find_server(**client) or read_settings(**given, watch_interval=0)
+        server = find_server(**client)
+        if server is None and client:
+            raise InvalidInput("--api-key is for a server; name it with --url", param="api_key")
+        for name in given if server else ():
+            where = "--url" if "url" in client else "SOFTSWAP_URL"
+            raise InvalidInput(f"--{name} is for work on this machine, and {where} names a server", param=name)
+        return server or read_settings(**given, watch_interval=0)
 
     return _expand("place", map(_setting, (*ClientSettings.model_fields, *names)), find)
 
@@ -221,18 +248,31 @@ def _hyperparameter(each: Hyperparameter) -> inspect.Parameter:
 
 def _parse(each: Hyperparameter, value: Any) -> Any:
     """A tuple if several values can be tried. Raises InvalidInput that names the option."""
-    if each.axis is not None:
-        return tuple(_convert(each, part.strip(), "; several are separated by commas") for part in value.split(","))
-    return _convert(each, value, "")
+    if each.axis is None:
+        return _convert(each, value, "")
+    values = tuple(_convert(each, part.strip(), "; several are separated by commas") for part in value.split(","))
+    if len(set(values)) < len(values):
+        raise InvalidInput(f"{each.option} must name each value once", param=each.name)
+    return values
 
 
 def _convert(each: Hyperparameter, value: Any, hint: str) -> Any:
     choices = [choice for choice in each.choices if choice != Init.PROMPT]
     try:
         if not each.choices or value in (*choices, "auto"):
-            return each.type(value)
+            return _require_range(each, each.type(value))
     except ValueError:
         pass
     words = " or ".join([", ".join(choices[:-1]), *choices[-1:]])
     noun = {int: "a whole number such as 20", float: "a number such as 0.03"}.get(each.type, words)
     raise InvalidInput(f"{each.option} must be {noun}{hint}", param=each.name)
+
+
+def _require_range(each: Hyperparameter, value: Any) -> Any:
+    """The value. Raises InvalidInput."""
+    if each.low is None or each.high is None:
+        return value
+    if not (each.lowest <= value <= each.high) or (each.is_lowest_refused and value == each.lowest):
+        least = f"more than {each.lowest:,}" if each.is_lowest_refused else f"at least {each.lowest:,}"
+        raise InvalidInput(f"{each.option} must be {least} and at most {each.high:,}", param=each.name)
+    return value

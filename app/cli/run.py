@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.places.paths import require_registry
 from app.cli.places.remote_server import RemoteServer, task_path
+from app.errors import InvalidInput
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,10 +47,15 @@ def run(
         cat reviews.txt | softswap run sentiment --json
         softswap run sentiment@1+2+3 "a gorgeous, witty film"
     """
-    given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "combine": combine}
+    given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
+    options.require_sampling(given)
+    options.require_ensemble(task, combine)
+    given |= {} if combine is None else {"combine": combine}
     if text is None and sys.stdin.isatty():
         raise typer.BadParameter("give a text, or pipe in one input per line", param_hint="text")
+    if isinstance(place, Settings):
+        require_registry(place)
     asyncio.run(_answer(_open_runner(place, task, given), text, as_json=as_json))
 
 
@@ -75,7 +82,7 @@ async def _answer(
 ) -> None:
     async with opening as runner:
         if text in (None, "-"):
-            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            lines = _read_lines()
             while batch := list(islice(lines, BATCH_SIZE)):
                 for result in await runner.run(batch):
                     _show(result, as_json=as_json, is_line=True)
@@ -87,6 +94,15 @@ async def _answer(
                 async for piece in pieces:
                     typer.echo(piece, nl=False)
             typer.echo()
+
+
+def _read_lines() -> Iterator[str]:
+    """Raises InvalidInput."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInput("what is piped in is not UTF-8", param="text") from error
 
 
 class _LocalRunner:

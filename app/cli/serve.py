@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from socket import socket
+
+from app.address import bind
 from app.cli.options import takes_settings
+from app.cli.places.paths import require_folder
+from app.model.loading.positions import declared_positions, require_positions
 from app.settings import Settings
 
 
@@ -17,8 +23,21 @@ def serve(*, settings: Settings) -> None:
 
     Each option is also an environment variable: --port is SOFTSWAP_PORT. http://127.0.0.1:8000/docs shows the routes.
     """
-    from app.main import serve as serve_http
     from app.telemetry import configure_logging
 
     configure_logging(settings.log_level)
-    serve_http(settings)
+    address = take_address(settings)
+    from app.main import serve as serve_http
+
+    serve_http(settings, address)
+
+
+def take_address(settings: Settings) -> socket:
+    """Once everything that can be refused without a model is found to be right. Raises InvalidInput."""
+    settings.read_api_keys()
+    for name, is_written in (("registry", False), ("state", True), ("prefix_store", True)):
+        folder = getattr(settings, name)
+        if folder is not None:
+            require_folder(folder, name, is_written=is_written)
+    require_positions(settings.max_model_len, declared_positions(settings.model), Path(settings.model).name)
+    return bind(settings.host, settings.port)

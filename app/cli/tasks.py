@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.places.paths import (
+    require_new_file,
+    require_new_folder,
+    require_registry,
+    require_registry_to_write,
+)
 from app.cli.places.remote_server import RemoteServer
 from app.cli.views.task_view import print_fields, print_tasks
 from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.measure.example_file import read_dataset
+from app.registry.aliases import AliasTarget, require_target
+from app.registry.reference import is_alias_name, is_number, require_alias_name, require_task_name
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +59,8 @@ def show(
         Path | None, options.existing_file("With --tokens: examples to measure the effect of each virtual token on.")
     ] = None,
     num_nearest: Annotated[
-        int | None, typer.Option("--nearest", help="With --tokens: number of nearest vocabulary tokens. (default: 5)")
+        int | None,
+        typer.Option("--nearest", help="With --tokens: number of nearest vocabulary tokens. (default: 5)", min=1),
     ] = None,
     as_json: options.AsJson = False,
     place: RemoteServer | Settings,
@@ -65,6 +75,8 @@ def show(
     """
     if not tokens and (plot or compare or data or num_nearest):
         raise typer.BadParameter("--plot, --compare, --data and --nearest belong to --tokens", param_hint="--tokens")
+    if plot is not None:
+        require_new_file(plot, param="plot")
     if tokens:
         asked: dict[str, Any] = {"num_nearest": num_nearest, "compare": compare, "examples": _read_examples(data)}
         options.write(_open(place).show_tokens(task, plot, **asked), print_tokens, as_json=as_json)
@@ -99,14 +111,22 @@ def add(
     """
     if (path is None) == (text is None):
         raise typer.BadParameter("give a path or --text", param_hint="path")
+    require_task_name(task)
+    if alias:
+        require_alias_name(alias)
+    if path is not None and not path.exists():
+        raise InvalidInput(f"there is no {path}", param="path")
+    parsed = options.parse_template(template)
     given: dict[str, Any] = {
-        "template": None if template is None else options.unescape(template),
+        "template": parsed and parsed.text,
         "labels": options.parse_labels(labels) or None,
         "description": description,
         "alias": alias or None,
         "force": force,
     }
-    version = _open(place).add(task, path, None if text is None else options.unescape(text), given)
+    if isinstance(place, Settings):
+        require_registry_to_write(place)
+    version = _open(place, may_be_new=True).add(task, path, None if text is None else options.unescape(text), given)
     options.write(version, _print_published, as_json=as_json)
 
 
@@ -119,8 +139,10 @@ def remove(
     place: RemoteServer | Settings,
 ) -> None:
     """Remove a task, a version or an alias. Running requests finish on the version they started with."""
-    task, _, selector = name.partition("@")
-    if not selector and not yes and sys.stdin.isatty():
+    task, selector = _parse_removal(name)
+    if not selector and not yes:
+        if not sys.stdin.isatty():
+            raise InvalidInput(f"{task} would go with all of its versions; say so with --yes", param="yes")
         typer.confirm(f"Remove {task} and all of its versions?", abort=True)
     _open(place).remove(task, selector)
     typer.echo(f"{name} removed")
@@ -154,13 +176,17 @@ def move_alias(
         softswap tasks alias sentiment live 3=0.9,4=0.1
         softswap tasks alias sentiment live 3 --gate test.jsonl --metric macro_f1 --tolerance 0.01
     """
+    require_alias_name(alias)
     version = _parse_target(target)
+    if gate is not None and no_gate:
+        raise typer.BadParameter("give --gate or --no-gate, not both", param_hint="--gate")
     if gate is None and (metric or tolerance):
         raise typer.BadParameter("--metric and --tolerance belong to --gate", param_hint="--gate")
+    asked = _read_gate(gate, metric, tolerance)
     registry = _open(place)
     if no_gate:
         registry.remove_gate(task, alias)
-    registry.set_alias(task, alias, version, gate=_read_gate(gate, metric, tolerance), force=force)
+    registry.set_alias(task, alias, version, gate=asked, force=force)
     typer.echo(f"{task}@{alias} is {target}" + (f", gated by {gate.name}" if gate else ""))
 
 
@@ -173,23 +199,32 @@ def export(
     settings: Settings,
 ) -> None:
     """Write a version as a folder that PeftModel.from_pretrained loads."""
-    if folder.exists():
-        raise InvalidInput(f"{folder} exists already; name a new folder", param="folder")
+    require_new_folder(folder, param="folder")
+    require_registry(settings)
     from app.cli.places.folder_registry import open_folder
 
     source = open_folder(settings)
     version = source.resolve(task)
     files = source.files(version)
     folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    try:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     typer.echo(f"{version.id} written to {folder}")
 
 
-def _open(place: RemoteServer | Settings) -> FolderRegistry | RemoteServer:
-    """What the commands work on: a folder here or a running server. Both show tasks as `/v1/tasks` does."""
+def _open(place: RemoteServer | Settings, *, may_be_new: bool = False) -> FolderRegistry | RemoteServer:
+    """What the commands work on: a folder here or a running server. Both show tasks as `/v1/tasks` does.
+
+    Args: may_be_new: whether the folder may be one that is yet to be made. Raises NotFound, InvalidInput.
+    """
     if isinstance(place, RemoteServer):
         return place
+    if not may_be_new:
+        require_registry(place)
     from app.cli.places.folder_registry import FolderRegistry
 
     return FolderRegistry(place)
@@ -206,16 +241,34 @@ def _read_examples(data: Path | None) -> Sequence[Example]:
 def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> GateRequest | None:
     if data is None:
         return None
+    examples = _read_examples(data)
     from app.measure.promote import GateRequest
 
-    return GateRequest(_read_examples(data), metric, tolerance)
+    return GateRequest(examples, metric, tolerance)
 
 
-def _parse_target(text: str) -> int | dict[int, float]:
+def _parse_target(text: str) -> AliasTarget:
+    parts = [part.partition("=") for part in text.split(",")]
     try:
-        if "=" not in text:
-            return int(text)
-        pairs = (pair.split("=") for pair in text.split(","))
-        return {int(number): float(share) for number, share in pairs}
+        numbers = [_parse_number(number) for number, _, _ in parts]
+        if "=" not in text and len(numbers) == 1:
+            return numbers[0]
+        weights = dict(zip(numbers, (float(share) for _, _, share in parts), strict=True))
     except ValueError:
         raise typer.BadParameter("give a number, or two with shares: 3=0.9,4=0.1", param_hint="target") from None
+    return require_target(weights)
+
+
+def _parse_number(text: str) -> int:
+    """Raises ValueError."""
+    return int(text if is_number(text) else "")
+
+
+def _parse_removal(name: str) -> tuple[str, str]:
+    """Task and number or alias; the latter is empty for the whole task. Raises InvalidInput."""
+    task, at, selector = name.partition("@")
+    if at and not selector:
+        raise InvalidInput(f"{name} ends with @; give {task}, or {task}@ and a version or alias", param="name")
+    if at and not is_number(selector) and not is_alias_name(selector):
+        raise InvalidInput(f"{name} is no version or alias, such as {task}@3 and {task}@canary", param="name")
+    return task, selector

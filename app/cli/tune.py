@@ -7,8 +7,11 @@ from functools import partial
 from typing import Any
 
 from app.cli import options
+from app.cli.places.paths import require_publishable
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
+from app.measure.example_file import read_dataset
 from app.settings import Settings
+from app.tuning.config import DEFAULT_PATIENCE
 
 
 @options.takes_settings("model", "registry", "device")
@@ -39,21 +42,16 @@ def tune(
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
     """
+    require_publishable(settings, task, alias)
+    config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
+    form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
+    read = partial(read_dataset, input_field=input_field, target_field=target_field)
+    train, held_out = read(data), None if validation is None else read(validation)
     from app.main import load_backbone
-    from app.measure.example_file import read_dataset
-    from app.tuning.config import DEFAULT_PATIENCE
     from app.tuning.plan import TuningPlan
     from app.tuning.search import Search
 
-    config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
-    read = partial(read_dataset, input_field=input_field, target_field=target_field)
-    plan = TuningPlan.make(
-        read(data),
-        None if validation is None else read(validation),
-        config,
-        template=options.parse_template(template),
-        labels=options.parse_labels(labels),
-    )
+    plan = TuningPlan.make(train, held_out, config, **form)
     plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), num_kept=publish, **tried))
     backbone = load_backbone(settings)
     registry = open_to_publish(settings, backbone, task, alias)

@@ -20,8 +20,8 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
+from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.solution import Method
 from app.compare.trial import Summary, Trial, run_trial, summarize
 from app.errors import InvalidInput, OutOfMemory
 from app.model.backbone import Backbone

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.compare.solution import Method
+from app.compare.method import Method
 from app.compare.trial import Summary
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from app.compare.cost import PeakMemory, median_latency_s
+from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.solution import BestChoice, Method, Solution, evaluate_on, solve
+from app.compare.solution import BestChoice, Solution, evaluate_on, solve
 from app.measure.metrics import wilson_interval
 from app.model.backbone import Backbone
 from app.tuning.run.rows import spread

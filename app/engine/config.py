@@ -12,6 +12,7 @@ import torch
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.kernels import kernels_for
+from app.model.loading.positions import require_positions
 
 PREFIX_STORE_BYTES = 10 * 2**30
 MAX_TAIL_COPIES = 2
@@ -77,9 +78,11 @@ class EngineConfig:
         """
         is_cuda = backbone.device.type == "cuda"
         multiple = kernels_for(backbone.device).block_multiple(backbone.dtype, backbone.kv_shape.head_dim)
-        num_seqs = max_num_seqs or (256 if is_cuda else 64)
+        require_positions(max_model_len, backbone.max_model_len, backbone.name)
+        most = 256 if is_cuda else 64
+        num_seqs = max_num_seqs or min(most, max_num_batched_tokens or most)
         size = block_size or max(16, multiple)
-        length = min(max_model_len or backbone.max_model_len, backbone.max_model_len)
+        length = max_model_len or backbone.max_model_len
         num_bytes = kv_cache_bytes or _default_kv_cache_bytes(backbone)
         num_tokens = num_bytes // backbone.kv_shape.num_bytes_per_token(backbone.dtype)
         if size % multiple:

@@ -31,16 +31,21 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def require_drawing() -> None:
+    """Raises InvalidInput: matplotlib is not installed."""
+    if not can_draw():
+        raise InvalidInput("a plot needs matplotlib: pip install 'softswap[plot]'", param="format")
+
+
 def draw_report(report: PromptReport) -> str:
     """SVG, complete in itself: letters are outlines, and nothing is fetched.
 
     Raises InvalidInput: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InvalidInput("a plot needs matplotlib: pip install 'softswap[plot]'", param="format") from error
+    require_drawing()
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     panels, view = _panels(report), report.view
     body_in = min(MAX_BODY_IN, max(MIN_BODY_IN, LINE_IN * len(view.virtual_tokens)))
     widths_in = [PANEL_IN] * len(panels) + [body_in + 0.6]

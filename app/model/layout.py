@@ -13,13 +13,13 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerFast
-
 from app.errors import InvalidInput
-from app.task_prompt import TaskPrompt
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from app.model.backbone import Backbone
+    from app.task_prompt import TaskPrompt
 
 INPUT, TARGET = "{input}", "{target}"
 MAX_QUOTED_CHARS = 40

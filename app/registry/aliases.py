@@ -25,6 +25,8 @@ ALIASES_FILE = "aliases.json"
 ALIASES_SCHEMA = 2
 """1 had one target and one gate for each alias, of whatever backbone the target's versions were made for."""
 MAX_ALIASES = 64
+TOLERANCE = 1e-6
+"""Of the sum of two shares, which are rounded when they are written as decimals."""
 _Said = TypeVar("_Said")
 UNKNOWN = ""
 """Takes the place of a fingerprint for a target whose versions are not there, or damaged."""
@@ -183,12 +185,16 @@ def of_backbone(entry: Mapping[str, _Said], backbone: str) -> _Said | None:
 
 
 def require_target(target: int | Mapping[int, float]) -> AliasTarget:
-    """A checked copy. Raises InvalidInput."""
+    """A checked copy. Tables of earlier versions may hold weights with another sum. Raises InvalidInput."""
     if not isinstance(target, Mapping):
         return target
     weights = {int(number): float(weight) for number, weight in target.items()}
     if not _is_weighted_pair(weights):
         raise InvalidInput("weights must be positive, finite and name exactly two versions", param="weights")
+    if abs(sum(weights.values()) - 1) > TOLERANCE:
+        raise InvalidInput(
+            "weights are shares of the requests and must add up to 1, such as 0.9 and 0.1", param="weights"
+        )
     return weights
 
 

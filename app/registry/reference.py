@@ -11,6 +11,7 @@ from app.errors import InvalidInput, NoSuchTask, NotFound
 LIVE = "live"
 JOINT = "+"
 """Joins the members of an ensemble."""
+MAX_ENSEMBLE = 8
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -47,6 +48,10 @@ def is_task_name(name: str) -> bool:
     return _TASK.fullmatch(name) is not None
 
 
+def is_alias_name(name: str) -> bool:
+    return _ALIAS.fullmatch(name) is not None
+
+
 def is_number(name: str) -> bool:
     """Whether a folder of this name can hold a version."""
     return _NUMBER.fullmatch(name) is not None
@@ -80,5 +85,5 @@ def require_task_name(name: str) -> None:
 
 
 def require_alias_name(name: str) -> None:
-    if not _ALIAS.fullmatch(name):
+    if not is_alias_name(name):
         raise InvalidInput("an alias has 1 to 63 of a-z 0-9 . _ - and begins with a letter", param="alias")

@@ -108,6 +108,16 @@ class Hyperparameter:
     choices: tuple[str, ...] = ()
 
     @property
+    def lowest(self) -> float:
+        """That may be asked for; see `is_lowest_refused`."""
+        return max(self.low or 0, int(self.is_positive and self.type is not float))
+
+    @property
+    def is_lowest_refused(self) -> bool:
+        """Whether a value must be more than `lowest`."""
+        return self.is_positive and self.type is float
+
+    @property
     def plural(self) -> str:
         """What records call several values."""
         return self.name.replace("num_", "nums_", 1) if self.name.startswith("num_") else f"{self.name}s"

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from app.compare.comparison import planned, run_isolated
+from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.solution import Method
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.model.loading.checkpoint import fingerprint_files

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.compare.method import Method
 from app.compare.plot import METRIC_TO_NAME
-from app.compare.solution import Method
 from app.compare.trial import Summary, Trial, summarize
 from app.errors import InvalidInput
 from research.size_study.plot import Line, plot_sizes

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.compare.method import Method
 from app.compare.plot import METHOD_TO_STYLE, interval_bars, save_plot
-from app.compare.solution import Method
 from app.compare.trial import Summary
 
 if TYPE_CHECKING:

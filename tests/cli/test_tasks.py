@@ -26,7 +26,7 @@ def test_without_a_registry_one_changes_a_folder_of_ones_own_and_not_the_demo_ta
     before = {path: path.read_bytes() for path in demo_tasks().rglob("*.json") if ".state" not in path.parts}
     assert "sentiment" in call("tasks", "ls")
     call("tasks", "alias", "sentiment", "canary", "1")
-    call("tasks", "rm", "entities")
+    call("tasks", "rm", "entities", "--yes")
     assert {path.name for path in (tmp_path / "softswap" / "prompts").glob("[a-z]*")} == {"sentiment", "entities"}
     listed = [json.loads(line) for line in call("tasks", "ls", "--json").splitlines()]
     names = {task["id"]: task["aliases"] for task in listed}

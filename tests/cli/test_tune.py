@@ -19,7 +19,7 @@ def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pyte
     backbone = Path(os.environ["SOFTSWAP_MODEL"]).name
     assert "backbone's own name" in call("tune", str(data), "--task", backbone, code=1)
     no_folder = call("tune", str(data), "--task", "liked", "--registry", str(data / "prompts"), code=1)
-    assert no_folder == f"the registry {data / 'prompts'} cannot be written; name another with --registry"
+    assert no_folder.startswith(f"there is no folder {data} to make prompts in")
     assert "a task's name has" in call("distill", str(data), "--prompt", str(data), "--task", "Liked", code=1)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.compare.method import Method
 from app.compare.plot import plot_methods
-from app.compare.solution import Method
 from app.compare.trial import summarize
 from tests.support.comparison_setting import trial, words_of
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from app.compare.solution import Method
+from app.compare.method import Method
 from app.compare.trial import Interval, Summary, summarize
 from tests.support.comparison_setting import trial
 

@@ -8,7 +8,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from app.compare.solution import Method, evaluate_on, solve
+from app.compare.method import Method
+from app.compare.solution import evaluate_on, solve
 from app.compare.trial import Trial, run_trial
 from app.compare.weight_run import TrainableCopy, WeightRun
 from app.model.loading.checkpoint import weights_digest

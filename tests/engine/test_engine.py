@@ -383,10 +383,12 @@ def test_sizes_follow_from_the_memory_given() -> None:
     assert config.max_num_batched_tokens >= config.max_num_seqs == 100
     small = EngineConfig.sized_for(BACKBONE, max_model_len=100, max_num_seqs=1, kv_cache_bytes=2**30)
     assert small.num_blocks == 2 * 7 + 1, "more blocks than sequences can fill"
-    assert EngineConfig.sized_for(BACKBONE, max_model_len=10_000, max_num_seqs=1).max_model_len == 512
+    assert EngineConfig.sized_for(BACKBONE, max_num_batched_tokens=20).max_num_seqs == 20
     with pytest.raises(InvalidInput) as caught:
         EngineConfig.sized_for(BACKBONE, kv_cache_bytes=1000)
     assert caught.value.param == "kv_cache_memory"
+    with pytest.raises(InvalidInput, match="at most 512, the positions of tiny-llama"):
+        EngineConfig.sized_for(BACKBONE, max_model_len=513)
 
 
 # What is measured

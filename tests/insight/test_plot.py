@@ -59,6 +59,6 @@ def test_rows_of_no_length_can_be_drawn() -> None:
 
 def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_of(random_prompt(tiny_backbone(), 2), is_full=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InvalidInput, match=r"pip install 'softswap\[plot\]'"):
         draw_report(report)

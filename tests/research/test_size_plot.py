@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compare.solution import Method
+from app.compare.method import Method
 from app.compare.trial import Summary
 from research.size_study.plot import Line, plot_sizes
 from tests.support.comparison_setting import trial, words_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import research.size_study.__main__ as size_study
-from app.compare.solution import Method
+from app.compare.method import Method
 from app.errors import InvalidInput
 from research.demo.pretrain import Recipe, build_model
 from research.size_study.backbones import SIZES, schedule

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+from app.compare.method import Method
 from app.compare.setting import Setting
-from app.compare.solution import Method
 from app.compare.trial import Trial
 from app.measure.dataset import Dataset, Example
 from app.model.layout import Template

@@ -17,12 +17,13 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app.address import bind
 from app.engine.async_engine import AsyncEngine
 from app.http.dependencies import Serving
 from app.http.protection.guard import Guard
 from app.http.protection.protocol import DeadlineProtocol
 from app.http.protection.uploads import UploadLimits
-from app.main import bind, create_app
+from app.main import create_app
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.publication import Publication

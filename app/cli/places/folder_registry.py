@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.answers.views import TaskObject, VersionObject
-from app.errors import BackboneMismatch, InvalidInput, NotFound
+from app.errors import BackboneMismatch
 
 if TYPE_CHECKING:
     from app.insight.report import PromptReport
@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 
 
 def open_folder(settings: Settings, backbone: Backbone | None = None) -> Registry:
-    """Raises NotFound: there is no such folder, and no backbone whose prompts could go into a new one."""
     from app.registry.registry import Registry
     from app.registry.store import FileStore
 
-    if backbone is None and settings.registry is not None and not settings.registry.is_dir():
-        raise NotFound(f"there is no registry at {settings.registry}; name one with --registry")
     store = FileStore(settings.registry_folder, settings.tasks_below)
     return Registry(store, backbone, max_positions=settings.max_model_len)
 
@@ -52,11 +49,12 @@ class FolderRegistry:
     def show_tokens(self, name: str, plot: Path | None, **asked: Any) -> dict[str, Any]:
         """Loads the backbone. Args: asked: of `TokenReporter.report`."""
         from app.answers.measuring.token_report import tokens_object
+        from app.insight.plot import draw_report, require_drawing
 
+        if plot is not None:
+            require_drawing()
         report = asyncio.run(self._report(name, asked))
         if plot is not None:
-            from app.insight.plot import draw_report
-
             plot.write_text(draw_report(report), encoding="utf-8")
         return tokens_object(report).model_dump(exclude_unset=True)
 
@@ -66,8 +64,6 @@ class FolderRegistry:
         from app.registry.formats.binding import bind_text, describe_checkpoint, norm_warnings, read_checkpoint
         from app.registry.publication import Publication
 
-        if path is not None and not path.exists():
-            raise InvalidInput(f"there is no {path}", param="path")
         backbone = self._backbone
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
         for warning in norm_warnings(prompt, backbone):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.cli.options import write_json
-from app.errors import GateFailed, InvalidInput
+from app.errors import GateFailed
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -29,15 +28,12 @@ if TYPE_CHECKING:
 
 
 def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: str) -> Registry:
-    """Raises InvalidInput before anything is computed that could not be published."""
+    """Raises InvalidInput: what is tuned could not be published."""
     from app.registry.registry import Registry
     from app.registry.store import FileStore
 
-    folder = settings.registry_folder
-    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (present.is_dir() and os.access(present, os.W_OK)):
-        raise InvalidInput(f"the registry {folder} cannot be written; name another with --registry", param="registry")
-    registry = Registry(FileStore(folder, settings.tasks_below), backbone, max_positions=settings.max_model_len)
+    store = FileStore(settings.registry_folder, settings.tasks_below)
+    registry = Registry(store, backbone, max_positions=settings.max_model_len)
     registry.require_names(task, alias or None)
     return registry
 

@@ -13,7 +13,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from app.answers.measuring.evaluation import MAX_EXAMPLES
 from app.answers.measuring.token_report import MAX_ABLATIONS
-from app.answers.targets import MAX_ENSEMBLE
 from app.answers.views import Reply
 from app.errors import TuningUnavailable
 from app.http.dependencies import (
@@ -42,6 +41,7 @@ from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
 from app.measure.example_file import MAX_LINE_BYTES, MAX_ROWS
 from app.registry.formats.binding import MAX_UPLOAD_BYTES
+from app.registry.reference import MAX_ENSEMBLE
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
 from app.task_prompt import MAX_VIRTUAL_TOKENS
 from app.tuning.config import MAX_JOB_BATCH_SIZE, MAX_JOB_EPOCHS, MAX_JOB_UPDATES

@@ -30,7 +30,7 @@ from app.http.tasks.tasks_schema import (
     read_version,
 )
 from app.measure.promote import GateRequest, find_gate, promote, publish
-from app.registry.aliases import AliasTarget
+from app.registry.aliases import require_target
 from app.registry.registry import Registry
 
 router = APIRouter(route_class=GuardedRoute, tags=["Tasks"])
@@ -176,7 +176,7 @@ async def set_alias(
     """
     if (request.version is None) == (request.weights is None):
         raise InvalidInput("give either version or weights", param="version")
-    target: AliasTarget = request.version or {int(n): weight for n, weight in (request.weights or {}).items()}
+    target = require_target(request.version or {int(n): weight for n, weight in (request.weights or {}).items()})
     asked = None
     if request.gate is not None:
         examples = await read_examples(request.gate, serving)

@@ -77,12 +77,12 @@ class AliasRequest(Strict):
         Annotated[
             dict[
                 Annotated[str, Field(pattern=VERSION_PATTERN)],
-                Annotated[float, Field(gt=0, le=1_000_000)],
+                Annotated[float, Field(gt=0, le=1)],
             ],
             Field(min_length=MAX_ALIAS_TARGETS, max_length=MAX_ALIAS_TARGETS),
         ]
         | None
-    ) = Field(None, description="Version number to its share of the requests.")
+    ) = Field(None, description="Version number to its share of the requests; the two add up to 1.")
     gate: GateRequestObject | None = Field(
         None, description="From now on, and for this move already; without it the alias keeps the gate it has."
     )

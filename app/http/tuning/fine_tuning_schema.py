@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AliasPath, BeforeValidator, ConfigDict, Field, JsonValue, create_model, model_validator
 
-from app.answers.targets import MAX_ENSEMBLE
 from app.answers.views import Reply
 from app.http.fields import (
     MAX_DESCRIPTION_CHARS,
@@ -26,6 +25,7 @@ from app.http.fields import (
     Unsupported,
 )
 from app.http.protection.validation import ALIAS_PATTERN, TASK_PATTERN
+from app.registry.reference import MAX_ENSEMBLE
 from app.tuning.config import HYPERPARAMETERS, Hyperparameter
 from app.tuning.search import MAX_MEMBERS, SEARCH_HYPERPARAMETERS
 
@@ -63,7 +63,7 @@ def _field(each: Hyperparameter) -> Any:
 def _type_of(each: Hyperparameter) -> Any:
     if each.type is str and not each.choices:  # a text may well be "auto"
         return Annotated[str, Field(min_length=1, max_length=MAX_INIT_TEXT_CHARS)] | None
-    low = {"gt": 0} if each.is_positive and each.type is float else {"ge": max(each.low or 0, int(each.is_positive))}
+    low: dict[str, Any] = {"gt" if each.is_lowest_refused else "ge": each.lowest}
     bounded: Any = Annotated[each.type, Field(**low, le=each.job_high or each.high)]
     value = Literal[each.choices] if each.choices else bool if each.type is bool else bounded
     return (Several if each.axis is not None else Auto)[value]

@@ -50,6 +50,8 @@ def test_a_text_that_is_too_long_is_named_as_the_request_names_it(
         ("DELETE", "/v1/tasks/nope", None, 404, "task", "there is no task nope"),
         ("PUT", "/v1/tasks/sentiment/aliases/live", {"version": 9}, 404, "version", "has no version 9"),
         ("PUT", "/v1/tasks/sentiment/aliases/live", {}, 400, "version", "give either version or weights"),
+        ("PUT", "/v1/tasks/sentiment/aliases/a", {"weights": {"1": 0.5, "2": 0.6}}, 400, "weights", "add up to 1"),
+        ("PUT", "/v1/tasks/sentiment/aliases/a", {"weights": {"1": 0.5, "2": 5}}, 400, "weights.2", "at most 1"),
         ("GET", "/v1/tasks/sentiment/tokens?compare=nope", None, 404, "compare", "there is no task nope"),
         (
             "POST",

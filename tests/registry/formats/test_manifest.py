@@ -189,11 +189,22 @@ def test_an_alias_table_that_makes_no_sense_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {1: 1.0}, {1: 1.0, 2: 0.0}, {1: 1.0, 2: -1.0}, {1: 1.0, 2: float("inf")}, {1: 1, 2: 1, 3: 1}]
+    "weights",
+    [
+        *({}, {1: 1.0}, {1: 1.0, 2: 0.0}, {1: 1.0, 2: -1.0}, {1: 1.0, 2: float("inf")}, {1: 1, 2: 1, 3: 1}),
+        *({1: 0.5, 2: 0.6}, {1: 9, 2: 1}, {1: 0.3, 2: 0.69}),
+    ],
 )
-def test_weights_are_two_positive_numbers(weights: dict[int, float]) -> None:
+def test_weights_are_two_shares_that_add_up_to_one(weights: dict[int, float]) -> None:
     with pytest.raises(InvalidInput):
         require_target(weights)
+
+
+def test_shares_are_rounded_as_decimals_are_and_tables_of_earlier_versions_are_read() -> None:
+    for share in (0.1, 0.3, 1 / 3, 1e-6):
+        assert require_target({1: share, 2: 1 - share}) == {1: share, 2: 1 - share}
+    table = AliasTable.decode(b'{"aliases": {"live": {"1": 9, "2": 1}}}', {1: A, 2: A})
+    assert table.aliases == {"live": {A: {1: 9.0, 2: 1.0}}}
 
 
 def test_the_revision_rises_with_every_change_and_aliases_are_bounded() -> None:
