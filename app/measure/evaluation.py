@@ -15,7 +15,7 @@ from app.measure.calibration import Calibration, fit_temperature
 from app.measure.dataset import Example, find_stray
 from app.measure.metrics import LabelScore
 from app.measure.served_prompt import ServedPrompt
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.kept.evaluations import RecordedEvaluation
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from difflib import get_close_matches
 from app.errors import NoSuchTask, RegistryUnavailable, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
-from app.registry.evaluations import Evaluations
+from app.registry.kept.evaluations import Evaluations
+from app.registry.kept.examples import KeptExamples
 from app.registry.reference import is_task_name, require_task_name
 from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_record import TaskFolder, TaskRecord, version_key
@@ -115,7 +116,14 @@ class Catalog:
         used = {gate.data_sha256 for entry in table.gates.values() for gate in entry.values()}
         Evaluations(self._store).clear(task, numbers=table.deleting, kept_examples=used)
         if table.deleting:
+            self._clear_examples(task)
             self._store.replace(key, replace(table, deleting=()).encode())
+
+    def _clear_examples(self, task: str) -> None:
+        """Those that only deleted versions were tuned on; of a version that cannot be read no one knows."""
+        left = TaskFolder(self._store, task).read(self._name_to_record.get(task))
+        if not left.faults:
+            KeptExamples(self._store).clear(task, [version.provenance for version in left.versions.values()])
 
     def refresh(self) -> None:
         """Take in what other processes and people changed; costs two file statuses a task if nothing did.

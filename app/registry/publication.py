@@ -17,10 +17,11 @@ from app.registry.formats.binding import require_fit, require_room
 from app.registry.formats.manifest import MANIFEST_FILE, BackboneName, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
+from app.registry.kept.examples import TunedOn
 from app.task_prompt import PromptKind, TaskPrompt
 
 _JSON_FIELDS = ("sampling", "metrics", "tuning", "provenance")
-_OTHER_FORM = ("prompt", "initial", "template")
+_OTHER_FORM = ("prompt", "initial", "template", "provenance", "examples")
 """What a manifest says in another form; every other field has the same name there."""
 CARD_FILE = "README.md"
 VERSION_FILES = (MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE, INITIAL_FILE, CARD_FILE)
@@ -43,6 +44,7 @@ class Publication:
         data_sha256: of the training data.
         tuning: configuration of the tuning run.
         provenance: where the prompt comes from.
+        examples: what it was tuned on, to be kept with the task; None keeps nothing.
 
     Raises InvalidInput: a field holds something JSON cannot express.
     """
@@ -58,6 +60,7 @@ class Publication:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
+    examples: TunedOn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -101,6 +104,7 @@ class Publication:
             text=self.prompt.text,
             token_ids=self.prompt.token_ids,
             template=None if self.template is None else self.template.text,
+            provenance={**self.provenance, **(self.examples.provenance if self.examples else {})},
             created_at=int(time.time()),
         )
 

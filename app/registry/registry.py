@@ -15,9 +15,10 @@ from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import Gate, numbers_of, of_backbone, require_target
 from app.registry.catalog import Catalog
-from app.registry.evaluations import Evaluations, RecordedEvaluation
 from app.registry.formats.binding import require_same_backbone
 from app.registry.formats.manifest import BackboneName
+from app.registry.kept.evaluations import Evaluations, RecordedEvaluation
+from app.registry.kept.examples import KeptExamples, TunedOn
 from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
@@ -68,6 +69,7 @@ class Registry:
         self._cache = PromptCache(max_cache_bytes)
         reserved_name = None if backbone is None else backbone.name
         self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s), reserved_name, self._find_fault)
+        self._examples = KeptExamples(store)
         self.evaluations = Evaluations(store)
 
     def resolve(self, name: str, *, rng: random.Random | None = None) -> Version:
@@ -116,6 +118,10 @@ class Registry:
     def initial(self, version: Version) -> torch.Tensor | None:
         """The rows its tuning started from, float32 on CPU; None if they were not kept. Raises as `prompt` does."""
         return self._explained(version, self._reader.read_initial)
+
+    def examples(self, version: Version) -> TunedOn | None:
+        """What it was tuned on, if that was kept. Raises CorruptPrompt."""
+        return self._examples.read(version.task, version.provenance)
 
     def files(self, version: Version) -> dict[str, bytes]:
         """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
@@ -183,6 +189,8 @@ class Registry:
             table = table if alias is None else table.with_alias(alias, backbone.fingerprint, number)
             if alias is None:  # first, lest the newest version of a task without aliases be live
                 self._catalog.write_table(task, table)
+            if publication.examples is not None:
+                self._examples.write(task, publication.examples)
             self._store.create(version_key(task, number), files)
             for evaluation in evaluations:
                 self.evaluations.write(task, number, evaluation)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, find_labels, hash_examples, split_examples
+from app.measure.dataset import Dataset, Example, find_labels, hash_examples, pack_examples, split_examples
 from app.measure.metrics import is_entity_list
 from app.model.layout import Template
+from app.registry.kept.examples import TunedOn
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import Metric, TuneConfig
@@ -134,6 +135,11 @@ class TuningPlan:
     def data_hash(self) -> str:
         """sha256 over training and validation examples."""
         return hash_examples([*self.train, *self.validation])
+
+    @property
+    def tuned_on(self) -> TunedOn:
+        """The examples, as a task keeps them."""
+        return TunedOn(pack_examples(self.train), pack_examples(self.validation))
 
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides how a run goes: a saved state belongs to one of these."""

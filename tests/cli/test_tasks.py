@@ -8,7 +8,7 @@ import pytest
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore

@@ -14,8 +14,8 @@ import pytest
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.aliases import AliasTable, Gate
-from app.registry.evaluations import RecordedEvaluation
 from app.registry.formats.json_file import seal
+from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore, Store

@@ -11,7 +11,7 @@ import pytest
 from app.errors import Conflict, CorruptPrompt, GateFailed, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.registry.aliases import Gate
-from app.registry.evaluations import MAX_EVALUATIONS, RecordedEvaluation
+from app.registry.kept.evaluations import MAX_EVALUATIONS, RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore, Store

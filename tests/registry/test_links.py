@@ -12,8 +12,8 @@ import pytest
 
 from app.errors import CorruptPrompt, NotFound, RegistryUnavailable, SoftswapError
 from app.model.backbone import Backbone
-from app.registry.evaluations import RecordedEvaluation
 from app.registry.formats.binding import read_checkpoint
+from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import TEMPORARY, FileStore

@@ -10,6 +10,7 @@ from app.errors import BackboneMismatch, InvalidInput
 from app.model.layout import Template
 from app.registry.formats.binding import bind_text
 from app.registry.formats.manifest import Manifest
+from app.registry.kept.examples import TunedOn
 from app.registry.publication import Publication
 from tests.support.models import character_tokenizer, tiny_backbone
 from tests.support.prompts import random_prompt
@@ -47,13 +48,19 @@ def test_every_field_reaches_the_task_json() -> None:
         "provenance": {"source": "test"},
         "description": "A task.",
     }
-    publication = Publication(prompt, initial=prompt.rows, template=Template("{input}: {target}"), **stated)
+    examples = TunedOn(b'["a", "yes"]\n', b'["b", "no"]\n')
+    publication = Publication(
+        prompt, initial=prompt.rows, template=Template("{input}: {target}"), examples=examples, **stated
+    )
     files = publication.encode("mood", 7, backbone)
     manifest = Manifest.decode(files["task.json"])
+    stated["provenance"] |= examples.provenance
     assert {name: getattr(manifest, name) for name in stated} == stated
     assert (manifest.task, manifest.number, manifest.template) == ("mood", 7, "{input}: {target}")
     assert None not in (manifest.tensor, manifest.initial)
-    assert {field.name for field in dataclasses.fields(Publication)} == {*stated, "prompt", "initial", "template"}
+    assert {field.name for field in dataclasses.fields(Publication)} == {
+        *stated, "prompt", "initial", "template", "examples",
+    }  # fmt: skip
 
 
 # --- whether it can answer

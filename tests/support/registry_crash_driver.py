@@ -27,7 +27,7 @@ import torch
 from app.errors import SoftswapError
 from app.model.backbone import Backbone
 from app.registry.aliases import Gate
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore

@@ -114,6 +114,10 @@ class PromptTuningMethod(Strict):
         1, description="Publish this many of the best prompts, as an ensemble; the alias means the best of them."
     )
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] = Field("", description="For people.")
+    keep_examples: bool | None = Field(
+        None,
+        description="Keep the examples with the task, for `softswap retune`; no route serves them.",
+    )
 
 
 class DistillationMethod(PromptTuningMethod):

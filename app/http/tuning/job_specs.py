@@ -71,6 +71,7 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
         seed=request.seed or 0,
         teacher_text=method.distillation.prompt if method.distillation else None,
         teacher_version=teacher.id if teacher else None,
+        keep_examples=bool(tuning.keep_examples),
         metadata=request.metadata,
     )
 

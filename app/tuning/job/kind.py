@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 from app.engine.threads.device_lease import Lease, take_turns
@@ -20,6 +21,7 @@ from app.measure.promote import run_with, score_move
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.kept.examples import TunedOn
 from app.registry.publication import Publication
 from app.registry.reference import name_together
 from app.registry.registry import Registry
@@ -54,6 +56,7 @@ class JobSpec:
         seed: of the request; also in `search`.
         teacher_text: a written prompt to distill; the training file then holds inputs.
         teacher_version: or pinned id of a version to distill.
+        keep_examples: whether the task keeps what its versions were tuned on.
         metadata: the caller's own.
     """
 
@@ -73,6 +76,7 @@ class JobSpec:
     seed: int = 0
     teacher_text: str | None = None
     teacher_version: str | None = None
+    keep_examples: bool = False
     metadata: Mapping[str, str] | None = None
 
     @property
@@ -120,7 +124,7 @@ class TuningJobs:
         saved = None if state is None else RunState.from_bytes(state)
         reporter = Reporter(progress)
         run = TuningRun(self.backbone, plan, state=saved, slice_s=self.slice_s, on_event=reporter.report)
-        return TuningWork(self.backbone, self.registry, job.id, JobSpec.from_json(job.spec), run, reporter)
+        return TuningWork(self.backbone, self.registry, job.id, JobSpec.from_json(job.spec), plan, run, reporter)
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:
         """CSV, one line for each update and for each measurement of a member; missing figures stay empty."""
@@ -199,6 +203,7 @@ class TuningWork:
     registry: Registry
     job_id: str
     spec: JobSpec
+    asked: TuningPlan | DistillationPlan
     run: TuningRun
     reporter: Reporter
     published: Sequence[Version] = ()
@@ -269,6 +274,12 @@ class TuningWork:
             notes.append(f"{name_together(each.id for each in self.published)} answers as an ensemble")
         return "".join(f"; {note}" for note in notes)
 
+    @cached_property
+    def _examples(self) -> TunedOn | None:
+        """What the task keeps: all examples of a plan that has them, of a distillation those the teacher answered."""
+        plan = self.asked if isinstance(self.asked, TuningPlan) else self.run.plan
+        return plan.tuned_on if self.spec.keep_examples else None
+
     def _publish_once(self, publication: Publication, origin: Mapping[str, Any]) -> Version:
         """Without an alias, or what an earlier attempt at this job published before it could record that."""
         try:
@@ -278,5 +289,5 @@ class TuningWork:
         for version in versions:
             if origin.items() <= version.provenance.items():
                 return version
-        traced = replace(publication, provenance={**publication.provenance, **origin})
+        traced = replace(publication, provenance={**publication.provenance, **origin}, examples=self._examples)
         return self.registry.publish(self.spec.task, traced, alias=None)

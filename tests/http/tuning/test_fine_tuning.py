@@ -17,6 +17,8 @@ from openai.types.fine_tuning import FineTuningJob
 
 from app.errors import Draining
 from app.jobs import notifier
+from app.measure.dataset import unpack_examples
+from app.measure.example_file import read_dataset
 from app.model.backbone import Backbone
 from tests.support.server import LABELS, REVIEW, LiveServer, make_settings, publish_tasks, run_server
 from tests.support.tuning_jobs import DATA, wait_until
@@ -64,7 +66,9 @@ def done(live: LiveServer, file_id: str, backbone: Backbone) -> FineTuningJob:
         suffix="likes",
         seed=7,
         metadata={"team": "reviews"},
-        method=prompt_tuning(template="{input}\nLiked: {target}", labels=["no", "yes"], description="Likes it?"),
+        method=prompt_tuning(
+            template="{input}\nLiked: {target}", labels=["no", "yes"], description="Likes it?", keep_examples=True
+        ),
     )
     return wait(client, job.id)
 
@@ -123,6 +127,17 @@ def test_the_result_and_every_checkpoint_can_be_called(client: OpenAI, live: Liv
     assert versions[-1].template.text == "{input}\nLiked: {target}"
     assert versions[-1].description == "Likes it?"
     assert live.registry.task("likes").aliases == {"live": versions[-1].number}
+
+
+def test_kept_examples_are_named_and_served_by_no_route(live: LiveServer, done: FineTuningJob) -> None:
+    version = live.registry.resolve(done.fine_tuned_model)
+    kept = live.registry.examples(version)
+    assert unpack_examples(kept.train) == list(read_dataset(DATA).examples)
+    said = httpx.get(f"{live.url}/v1/tasks/likes/versions/{version.number}").json()["provenance"]["kept_examples"]
+    assert said["sha256"] == kept.sha256
+    for name in (kept.sha256, f"{kept.sha256}.jsonl"):
+        for place in ("examples", "evaluations", "versions", f"versions/{version.number}"):
+            assert httpx.get(f"{live.url}/v1/tasks/likes/{place}/{name}").status_code in (400, 404, 405)
 
 
 def test_the_figures_are_a_file(client: OpenAI, live: LiveServer, done: FineTuningJob) -> None:

@@ -27,7 +27,7 @@ from app.jobs.job import JobError, JobStatus, Order
 from app.jobs.work import Candidate
 from app.measure.dataset import Example, pack_examples
 from app.measure.promote import GateRequest
-from app.registry.evaluations import RecordedEvaluation
+from app.registry.kept.evaluations import RecordedEvaluation
 from app.tuning.job.kind import TuningWork
 from app.tuning.job.service import TuningService
 from tests.support.tuning_jobs import (
