@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, encode_labels
-from app.registry.formats.binding import bind_rows, norm_warnings, require_possible_size, why_missing
+from app.registry.formats.binding import bind_rows, norm_warnings
+from app.registry.formats.foreign_file import require_possible_size, why_missing
 from app.registry.formats.manifest import MANIFEST_FILE, Manifest, TensorFile
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_rows
 from app.registry.formats.safetensors_file import INITIAL_FILE

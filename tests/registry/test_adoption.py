@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from app.errors import BackboneMismatch, CorruptPrompt, NotFound, RegistryUnavailable
 from app.model.backbone import Backbone
 from app.registry.aliases import AliasTable
-from app.registry.formats.binding import read_checkpoint
+from app.registry.formats.foreign_file import read_checkpoint
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore

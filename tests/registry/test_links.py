@@ -12,7 +12,7 @@ import pytest
 
 from app.errors import CorruptPrompt, NotFound, RegistryUnavailable, SoftswapError
 from app.model.backbone import Backbone
-from app.registry.formats.binding import read_checkpoint
+from app.registry.formats.foreign_file import read_checkpoint
 from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry

@@ -16,7 +16,8 @@ import torch
 from app.errors import BackboneMismatch, Conflict, CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.registry.formats.binding import bind_text, read_checkpoint
+from app.registry.formats.binding import bind_text
+from app.registry.formats.foreign_file import read_checkpoint
 from app.registry.formats.manifest import Manifest
 from app.registry.publication import Publication
 from app.registry.registry import Registry

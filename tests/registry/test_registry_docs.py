@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app.registry.aliases import AliasTable
-from app.registry.formats.binding import MAX_UPLOAD_BYTES
+from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES
 from app.registry.formats.peft_checkpoint import PEFT_TYPE_TO_KIND
 from app.registry.publication import Publication
 from app.registry.registry import Registry

@@ -61,7 +61,8 @@ class FolderRegistry:
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
         from app.measure.promote import publish, run_with
         from app.model.layout import Template
-        from app.registry.formats.binding import bind_text, describe_checkpoint, norm_warnings, read_checkpoint
+        from app.registry.formats.binding import bind_text, norm_warnings
+        from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint
         from app.registry.publication import Publication
 
         backbone = self._backbone

@@ -40,7 +40,7 @@ from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
 from app.measure.example_file import MAX_LINE_BYTES, MAX_ROWS
-from app.registry.formats.binding import MAX_UPLOAD_BYTES
+from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES
 from app.registry.reference import MAX_ENSEMBLE
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
 from app.task_prompt import MAX_VIRTUAL_TOKENS

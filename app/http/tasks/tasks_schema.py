@@ -18,7 +18,8 @@ from app.http.tasks.examples import ExampleSource
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
-from app.registry.formats.binding import MAX_UPLOAD_BYTES, bind_text, read_upload
+from app.registry.formats.binding import bind_text
+from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES, read_upload
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
 from app.task_prompt import PromptKind, TaskPrompt

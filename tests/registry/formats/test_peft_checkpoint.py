@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForCondit
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.registry.formats.binding import describe_checkpoint, read_checkpoint
+from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint
 from app.registry.formats.peft_checkpoint import encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind
@@ -260,7 +260,7 @@ def test_the_advice_for_pickles_converts_them(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    from app.registry.formats.binding import PICKLE_ADVICE
+    from app.registry.formats.foreign_file import PICKLE_ADVICE
 
     minimal_folder(tmp_path)
     expected = read_checkpoint(tmp_path, tiny_backbone()).digest

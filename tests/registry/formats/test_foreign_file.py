@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from app.errors import BackboneMismatch, InvalidInput
 from app.model.backbone import Backbone
-from app.registry.formats.binding import describe_checkpoint, norm_warnings, read_checkpoint, read_upload, require_fit
+from app.registry.formats.binding import norm_warnings, require_fit
+from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint, read_upload
 from app.task_prompt import PromptKind
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt, random_rows, write_checkpoint
