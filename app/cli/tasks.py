@@ -94,6 +94,9 @@ def add(
     ] = None,
     task: options.NewTask,
     text: Annotated[str | None, typer.Option(help="A hand-written prompt instead of a file.")] = None,
+    source_task: Annotated[
+        int | None, typer.Option(help="Which task of a multitask prompt tuning checkpoint, starting at 0.", min=0)
+    ] = None,
     template: options.TemplateText = None,
     labels: Annotated[str | None, typer.Option(help="Possible answers, separated by commas.")] = None,
     description: options.Description = "",
@@ -108,9 +111,12 @@ def add(
 
         softswap tasks add my-peft-checkpoint/ --task intent --template '{input}\nIntent: {target}' --labels pay,cancel
         softswap tasks add --text 'Translate to French.' --task translate
+        softswap tasks add my-multitask-checkpoint/ --source-task 2 --task tone
     """
     if (path is None) == (text is None):
         raise typer.BadParameter("give a path or --text", param_hint="path")
+    if text is not None and source_task is not None:
+        raise typer.BadParameter("--source-task belongs to a path", param_hint="--source-task")
     require_task_name(task)
     if alias:
         require_alias_name(alias)
@@ -123,6 +129,7 @@ def add(
         "description": description,
         "alias": alias or None,
         "force": force,
+        **({} if source_task is None else {"source_task": source_task}),
     }
     if isinstance(place, Settings):
         require_registry_to_write(place)

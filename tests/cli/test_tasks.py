@@ -5,16 +5,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.registry.formats.binding import bind_rows
 from app.registry.kept.evaluations import RecordedEvaluation
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.settings import demo_tasks
+from app.task_prompt import PromptKind
 from tests.support.commands import call
 from tests.support.models import tiny_backbone
+from tests.support.prompts import random_rows, write_checkpoint
 from tests.support.server import LABELS, REVIEW, LiveServer, publish_tasks, soft_prompt
 
 
@@ -137,3 +142,23 @@ def test_a_written_prompt_is_a_task_too(local: Path) -> None:
     assert len(call("run", "greet", "you", "--max-tokens", "4", "--json").splitlines()) == 1
     call("tasks", "add", "--task", "greet", code=2)
     call("tasks", "add", "nowhere", "--task", "greet", code=1)
+
+
+def test_one_task_of_a_multitask_checkpoint_is_added_here_as_on_a_server(
+    local: Path, saved: Backbone, live: LiveServer
+) -> None:
+    rows = 0.1 * random_rows(saved)  # as long as the vocabulary's, or a warning is printed
+    write_checkpoint(local / "many", bind_rows(rows, PromptKind.EMBEDDINGS, saved), saved)
+    config = json.loads((local / "many" / "adapter_config.json").read_text())
+    config |= {"peft_type": "MULTITASK_PROMPT_TUNING"}
+    (local / "many" / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {"prompt_embeddings": rows, "prefix_task_cols": torch.ones(2, 5, 1)}
+    tensors["prefix_task_rows"] = torch.stack([torch.ones(1, 32), torch.full((1, 32), 2.0)])
+    save_file(tensors, local / "many" / "adapter_model.safetensors")
+    add = ("tasks", "add", str(local / "many"), "--task", "chosen")
+    for place, backbone in (((), saved), (("--url", live.url), live.backbone)):
+        shown = json.loads(call(*add, "--source-task", "1", "--json", *place))
+        assert shown["digest"] == bind_rows(2 * rows, PromptKind.EMBEDDINGS, backbone).digest
+        assert shown["provenance"]["source_task"] == 1
+        assert "say which with source_task, from 0 to 1" in call(*add, *place, code=1)
+    call("tasks", "add", "--text", "hi", "--source-task", "1", "--task", "chosen", code=2)

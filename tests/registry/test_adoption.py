@@ -121,6 +121,22 @@ def test_a_copy_whose_labels_the_tokenizer_cannot_tell_apart_is_not_adopted(root
         registry.resolve("mood@1")
 
 
+@pytest.mark.parametrize("place", ["mood", "mood/1"])
+def test_a_dropped_multitask_checkpoint_is_left_alone_and_told_how_to_be_added(
+    registry: Registry, root: Path, foreign: Path, place: str
+) -> None:
+    tensors = {"prompt_embeddings": torch.randn(5, 32)}
+    tensors |= {"prefix_task_cols": torch.randn(3, 5, 1), "prefix_task_rows": torch.randn(3, 1, 32)}
+    save_file(tensors, foreign / "adapter_model.safetensors")
+    said = json.loads((foreign / "adapter_config.json").read_text()) | {"peft_type": "MULTITASK_PROMPT_TUNING"}
+    (foreign / "adapter_config.json").write_text(json.dumps(said))
+    shutil.copytree(foreign, root / place)
+    registry.refresh()
+    assert "softswap tasks add FOLDER --task NAME --source-task 0" in registry.faults()[place]
+    assert registry.tasks() == []
+    assert snapshot(root / place) == snapshot(foreign)
+
+
 def test_a_dropped_checkpoint_that_leaves_no_room_is_listed_with_the_reason(root: Path, backbone: Backbone) -> None:
     write_checkpoint(root / "mood", random_prompt(backbone, 200), backbone)
     registry = Registry(FileStore(root), backbone, settle_s=0, max_positions=128)

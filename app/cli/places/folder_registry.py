@@ -66,7 +66,8 @@ class FolderRegistry:
         from app.registry.publication import Publication
 
         backbone = self._backbone
-        prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone)
+        chosen = {"source_task": given.get("source_task")}
+        prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone, **chosen)
         for warning in norm_warnings(prompt, backbone):
             typer.echo(f"warning: {warning}", err=True)
         publication = Publication(
@@ -74,7 +75,7 @@ class FolderRegistry:
             template=None if given["template"] is None else Template(given["template"]),
             labels=given["labels"] or (),
             description=given["description"],
-            provenance={} if path is None else describe_checkpoint(path),
+            provenance={} if path is None else describe_checkpoint(path, **chosen),
         )
         registry = open_folder(self._settings, backbone)
         promotion = publish(registry, task, publication, alias=given["alias"], force=given["force"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
@@ -25,6 +26,7 @@ from app.registry.publication import Publication
 from app.task_prompt import PromptKind, TaskPrompt
 
 MAX_FIGURES: Final = 64
+MAX_SOURCE_TASK: Final = 999_999
 MAX_ALIAS_TARGETS: Final = 2
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 MAX_UPLOAD_BODY_BYTES: Final = MAX_UPLOAD_BYTES + 2**16
@@ -140,9 +142,18 @@ class VersionMetadata(Strict):
 class UploadMetadata(VersionMetadata):
     """The form's `metadata` field."""
 
-    kind: Literal["embeddings", "kv"] = Field(
-        "embeddings", description="What the rows are: embeddings, or keys and values of every layer."
+    kind: Literal["embeddings", "kv"] | None = Field(
+        None,
+        description="What the rows are: embeddings, or keys and values of every layer; else their width says.",
     )
+    source_task: Annotated[int, Field(ge=0, le=MAX_SOURCE_TASK)] | None = Field(
+        None, description="Which task of a file that PEFT's multitask prompt tuning wrote, starting at 0."
+    )
+
+    def publication(self, prompt: TaskPrompt) -> Publication:
+        said = super().publication(prompt)
+        chosen = {} if self.source_task is None else {"source_task": self.source_task}
+        return replace(said, provenance={**chosen, **said.provenance})
 
 
 class TextVersionRequest(VersionMetadata):
@@ -185,7 +196,8 @@ async def read_version(request: Request, backbone: Backbone) -> tuple[Publicatio
         return written.publication(prompt), written
     if media_type == "multipart/form-data":
         data, metadata = await _read_form(request)
-        prompt = await asyncio.to_thread(read_upload, data, backbone, kind=PromptKind(metadata.kind))
+        kind = None if metadata.kind is None else PromptKind(metadata.kind)
+        prompt = await asyncio.to_thread(read_upload, data, backbone, kind=kind, source_task=metadata.source_task)
         return metadata.publication(prompt), metadata
     raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
 

@@ -15,8 +15,8 @@ import torch
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.formats.binding import bind_rows, check_shape
-from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, TENSOR_NAME, PeftConfig, read_rows
-from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES, open_tensors
+from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_bare_rows, read_rows
+from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
 MAX_UPLOAD_BYTES = 16 * 2**20
@@ -31,42 +31,48 @@ PICKLE_ADVICE = (
 )
 
 
-def read_checkpoint(path: Path, backbone: Backbone, *, multitask_index: int | None = None) -> TaskPrompt:
+def read_checkpoint(path: Path, backbone: Backbone, *, source_task: int | None = None) -> TaskPrompt:
     """A prompt from a PEFT folder, a lone `.safetensors` file with `prompt_embeddings`, or a `.npy` matrix.
 
     By calling this, the caller says that the prompt was made for this backbone: most foreign files do not say so.
 
-    Args: multitask_index: which task of a MULTITASK_PROMPT_TUNING checkpoint; None if it has only one.
+    Args: source_task: which task of a MULTITASK_PROMPT_TUNING checkpoint; None if it has only one.
 
     Raises InvalidInput: names the file or field at fault and, for pickles, says how to convert them.
     """
     if path.is_dir():
         config = PeftConfig.decode(_read_config(path))
         config.require_backbone(backbone)
-        rows = read_rows(config, _read_tensor_file(path / TENSOR_FILE, backbone), multitask_index=multitask_index)
+        rows = read_rows(config, _read_tensor_file(path / TENSOR_FILE, backbone), source_task=source_task)
         return bind_rows(rows, config.kind, backbone)
     if path.suffix == ".npy":
+        if source_task is not None:
+            raise InvalidInput("a .npy file holds one prompt", param="source_task")
         return bind_rows(_read_npy(path, backbone), PromptKind.EMBEDDINGS, backbone)
     if path.suffix == ".safetensors":
-        stored = open_tensors(_read_tensor_file(path, backbone), names={TENSOR_NAME}, dtypes=DTYPES)[TENSOR_NAME]
-        is_kv = stored.shape[-1] == backbone.kv_row_size != backbone.hidden_size
-        return bind_rows(stored.read(), PromptKind.KV if is_kv else PromptKind.EMBEDDINGS, backbone)
+        rows = read_bare_rows(_read_tensor_file(path, backbone), DTYPES, source_task=source_task)
+        return bind_rows(rows, _kind_by_width(rows, backbone), backbone)
     if path.suffix in PICKLE_SUFFIXES:
         raise InvalidInput(f"{path.name} {PICKLE_ADVICE}", param="path")
     raise InvalidInput("the path must be a PEFT folder, a .safetensors or a .npy file", param="path")
 
 
-def describe_checkpoint(path: Path) -> dict[str, Any]:
+def describe_checkpoint(path: Path, *, source_task: int | None = None) -> dict[str, Any]:
     """What a checkpoint says about where it comes from, to be published as provenance."""
+    chosen = {} if source_task is None else {"source_task": source_task}
     if path.is_dir():
-        return PeftConfig.decode(_read_config(path)).provenance
-    return {"source": path.suffix.removeprefix("."), "file": path.name}
+        return PeftConfig.decode(_read_config(path)).provenance | chosen
+    return {"source": path.suffix.removeprefix("."), "file": path.name, **chosen}
 
 
-def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKind.EMBEDDINGS) -> TaskPrompt:
-    """From untrusted bytes: a safetensors file with one tensor, `prompt_embeddings`.
+def read_upload(
+    data: bytes, backbone: Backbone, *, kind: PromptKind | None = None, source_task: int | None = None
+) -> TaskPrompt:
+    """From untrusted bytes: a safetensors file with one tensor, `prompt_embeddings`, or the three of a multitask one.
 
     Size, header, dtype and shape are checked before a value is read, and values before anything is kept.
+
+    Args: kind: None takes what the rows are as wide as.
 
     Raises InvalidInput: always with the reason, never with the input.
     """
@@ -74,8 +80,13 @@ def read_upload(data: bytes, backbone: Backbone, *, kind: PromptKind = PromptKin
         raise InvalidInput(f"the file may have at most {MAX_UPLOAD_BYTES} bytes", param="prompt_embeddings")
     if kind is PromptKind.TEXT:
         raise InvalidInput("a text prompt is sent as text, not as a tensor", param="kind")
-    stored = open_tensors(data, names={TENSOR_NAME}, dtypes=UPLOAD_DTYPES)[TENSOR_NAME]
-    return bind_rows(stored.read(), kind, backbone)
+    rows = read_bare_rows(data, UPLOAD_DTYPES, source_task=source_task)
+    return bind_rows(rows, kind or _kind_by_width(rows, backbone), backbone)
+
+
+def _kind_by_width(rows: torch.Tensor, backbone: Backbone) -> PromptKind:
+    is_kv = rows.shape[-1] == backbone.kv_row_size != backbone.hidden_size
+    return PromptKind.KV if is_kv else PromptKind.EMBEDDINGS
 
 
 def require_possible_size(num_bytes: int, backbone: Backbone) -> None:

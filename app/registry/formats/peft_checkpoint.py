@@ -7,6 +7,7 @@ read; no class, tokenizer or model that a configuration names is ever loaded.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, NoReturn, TypeAlias
 
 import safetensors.torch
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.formats.json_file import describe_fault
-from app.registry.formats.safetensors_file import DTYPES, open_tensors
+from app.registry.formats.safetensors_file import DTYPES, open_tensors, tensor_names
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
 CONFIG_FILE = "adapter_config.json"
@@ -108,39 +109,59 @@ class PeftConfig(BaseModel):
                 _refuse(f"{name} is {declared}, but {backbone.name} needs {actual}", name)
 
 
-def read_rows(config: PeftConfig, tensors: bytes, *, multitask_index: int | None = None) -> torch.Tensor:
+def read_rows(config: PeftConfig, tensors: bytes, *, source_task: int | None = None) -> torch.Tensor:
     """The rows that precede a text: (num_virtual_tokens, width), in the file's dtype.
 
     P_TUNING files hold the encoder's output and CPT files the sum with the delta, so they need no computation. Only the
     first half of an encoder-decoder's rows is used, as in PEFT.
 
-    Args: multitask_index: which task of MULTITASK_PROMPT_TUNING; None if the file has only one.
+    Args: source_task: which task of MULTITASK_PROMPT_TUNING; None if the file has only one.
 
     Raises InvalidInput: the file is not what the configuration says.
     """
     is_multitask = config.peft_type == "MULTITASK_PROMPT_TUNING"
-    stored = open_tensors(tensors, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=DTYPES)
-    tensor = {name: each.read() for name, each in stored.items()}
-    rows = tensor[TENSOR_NAME]
+    rows = _read_tensors(tensors, DTYPES, is_multitask=is_multitask, source_task=source_task)
     num_rows = config.num_virtual_tokens * (1 if config.kind is PromptKind.KV else config.num_submodules)
     if rows.ndim != 2 or rows.shape[0] != num_rows:
         _refuse(f"the tensor must have {num_rows} rows, as num_virtual_tokens says", "num_virtual_tokens")
-    if is_multitask:
-        rows = rows * _task_matrix(tensor, multitask_index, rows.shape)
     return rows[: config.num_virtual_tokens]
 
 
-def _task_matrix(tensor: dict[str, torch.Tensor], index: int | None, shape: torch.Size) -> torch.Tensor:
-    """What the shared prompt is multiplied by for one task (Wang et al. 2023, section 3.1): (rows, token_dim)."""
-    columns, rows = tensor["prefix_task_cols"], tensor["prefix_task_rows"]
+def read_bare_rows(tensors: bytes, dtypes: Collection[str], *, source_task: int | None = None) -> torch.Tensor:
+    """The same of a file without a configuration: its tensors' names say what it holds. Raises InvalidInput."""
+    is_multitask = tensor_names(tensors) == _MULTITASK_NAMES
+    return _read_tensors(tensors, dtypes, is_multitask=is_multitask, source_task=source_task)
+
+
+def _read_tensors(
+    content: bytes, dtypes: Collection[str], *, is_multitask: bool, source_task: int | None
+) -> torch.Tensor:
+    if source_task is not None and not is_multitask:
+        _refuse("only a MULTITASK_PROMPT_TUNING checkpoint holds several tasks to choose from", "source_task")
+    stored = open_tensors(content, names=_MULTITASK_NAMES if is_multitask else {TENSOR_NAME}, dtypes=dtypes)
+    tensor = {name: each.read() for name, each in stored.items()}
+    return _rows_of_task(tensor, source_task) if is_multitask else tensor[TENSOR_NAME]
+
+
+def _rows_of_task(tensor: dict[str, torch.Tensor], index: int | None) -> torch.Tensor:
+    """The shared prompt times what is one task's own (Wang et al. 2023, section 3.1): (num_rows, width).
+
+    Computed in float32, as PEFT does, which loads its own weights so.
+    """
+    shared, columns, rows = tensor[TENSOR_NAME], tensor["prefix_task_cols"], tensor["prefix_task_rows"]
     num_tasks, num_ranks = columns.shape[0], columns.shape[-1]
-    if columns.shape != (num_tasks, shape[0], num_ranks) or rows.shape != (num_tasks, num_ranks, shape[1]):
+    (num_rows, width) = shared.shape if shared.ndim == 2 else (0, 0)
+    if columns.shape != (num_tasks, num_rows, num_ranks) or rows.shape != (num_tasks, num_ranks, width):
         _refuse("prefix_task_cols and prefix_task_rows must match prompt_embeddings", "prefix_task_cols")
     if index is None and num_tasks > 1:
-        _refuse(f"the checkpoint holds {num_tasks} tasks: say which, from 0 to {num_tasks - 1}", "multitask_index")
+        _refuse(
+            f"the checkpoint holds {num_tasks} tasks: say which with source_task, from 0 to {num_tasks - 1} "
+            "(softswap tasks add FOLDER --task NAME --source-task 0)",
+            "source_task",
+        )
     if not 0 <= (index or 0) < num_tasks:
-        _refuse(f"multitask_index must be from 0 to {num_tasks - 1}", "multitask_index")
-    return columns[index or 0] @ rows[index or 0]
+        _refuse(f"the checkpoint's tasks are 0 to {num_tasks - 1}", "source_task")
+    return shared.float() * (columns[index or 0].float() @ rows[index or 0].float())
 
 
 def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ _LENGTH_BYTES = 8
 INITIAL_FILE = "initial.safetensors"
 """The rows that tuning started from, kept with those it ended with. PEFT does not read it."""
 _INITIAL_NAME = "initial_rows"
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,18 @@ class StoredTensor:
         return torch.frombuffer(self.content, dtype=self.dtype).reshape(self.shape)
 
 
+def tensor_names(data: bytes) -> set[str]:
+    """What the file says that it holds. Raises InvalidInput: its header cannot be read."""
+    return _read_header(data).keys() - {_METADATA}
+
+
 def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]) -> dict[str, StoredTensor]:
     """The tensors of a file that holds exactly `names`, each of one of `dtypes`, and nothing else.
 
     Raises InvalidInput: anything in the file is not as it should be; the message quotes nothing from the file.
     """
     fields = _read_header(data)
-    metadata = fields.pop("__metadata__", {})
+    metadata = fields.pop(_METADATA, {})
     if not isinstance(metadata, dict) or len(json.dumps(metadata)) > MAX_METADATA_BYTES:
         _refuse(f"__metadata__ must map strings to strings, and may have at most {MAX_METADATA_BYTES} bytes")
     if fields.keys() != set(names):

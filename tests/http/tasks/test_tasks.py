@@ -9,13 +9,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import save as save_safetensors
 
 from app.model.backbone import Backbone
+from app.registry.formats.binding import bind_rows
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.task_prompt import PromptKind
 from tests.support.models import character_tokenizer
+from tests.support.prompts import random_rows
 from tests.support.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 
 
@@ -51,6 +55,39 @@ def test_an_upload_is_served_when_it_is_answered(own: httpx.Client, backbone: Ba
     assert answer["model"] == "fresh@1"
     assert set(answer["probabilities"]) == {"no", "yes"}
     assert own.get("/v1/tasks/fresh/versions/1").json() == version
+
+
+def test_of_a_multitask_file_the_metadata_says_which_task(own: httpx.Client, backbone: Backbone) -> None:
+    shared = soft_prompt(backbone).rows
+    tensors = {"prompt_embeddings": shared, "prefix_task_cols": torch.ones(2, 7, 1)}
+    tensors["prefix_task_rows"] = torch.stack([torch.ones(1, 32), torch.full((1, 32), 2.0)])
+
+    def publish(**metadata: object) -> httpx.Response:
+        files = {"file": ("adapter_model.safetensors", save_safetensors(tensors))}
+        return own.post("/v1/tasks/chosen/versions", files=files, data={"metadata": json.dumps(metadata)})
+
+    published = publish(source_task=1).json()
+    assert published["digest"] == bind_rows(2 * shared, PromptKind.EMBEDDINGS, backbone).digest
+    assert published["provenance"] == {"source_task": 1}
+    assert publish(source_task=1, provenance={"source": "us"}).json()["provenance"] == {
+        "source_task": 1,
+        "source": "us",
+    }
+    for metadata in ({}, {"source_task": 2}, {"source_task": -1}, {"source_task": "1"}):
+        refused = publish(**metadata)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "source_task")
+    assert _upload(own, "chosen", backbone, source_task=0).json()["error"]["param"] == "source_task"
+    text = own.post("/v1/tasks/chosen/versions", json={"text": "Say hi.", "source_task": 0})
+    assert (text.status_code, text.json()["error"]["param"]) == (400, "source_task")
+
+
+def test_keys_and_values_are_known_by_their_width(own: httpx.Client, backbone: Backbone) -> None:
+    rows = {"prompt_embeddings": random_rows(backbone, kind=PromptKind.KV)}
+    files = {"file": ("adapter_model.safetensors", save_safetensors(rows))}
+    published = own.post("/v1/tasks/wide/versions", files=files)
+    assert (published.status_code, published.json()["kind"]) == (201, "kv")
+    said = own.post("/v1/tasks/wide/versions", files=files, data={"metadata": '{"kind": "embeddings"}'})
+    assert (said.status_code, said.json()["error"]["param"]) == (400, "prompt_embeddings")
 
 
 def test_labels_that_cannot_be_told_apart_are_refused_and_live_stays(tmp_path: Path, backbone: Backbone) -> None:

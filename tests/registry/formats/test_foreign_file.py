@@ -66,9 +66,10 @@ def test_an_upload_gives_the_rows_that_were_saved(backbone: Backbone, dtype: tor
 def test_an_uploaded_prefix_has_the_width_of_all_layers(backbone: Backbone) -> None:
     rows = random_rows(backbone, kind=PromptKind.KV)
     data = safetensors.torch.save({NAME: rows})
-    assert read_upload(data, backbone, kind=PromptKind.KV).kind is PromptKind.KV
+    for kind in (PromptKind.KV, None):
+        assert read_upload(data, backbone, kind=kind).kind is PromptKind.KV
     with pytest.raises(InvalidInput, match="32"):
-        read_upload(data, backbone)
+        read_upload(data, backbone, kind=PromptKind.EMBEDDINGS)
 
 
 def test_no_hostile_upload_is_accepted_and_each_is_refused_at_once(backbone: Backbone) -> None:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from peft import (
     CPTConfig,
@@ -26,11 +27,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForCondit
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint
+from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint, read_upload
 from app.registry.formats.peft_checkpoint import encode_checkpoint
 from app.registry.formats.safetensors_file import INITIAL_FILE, encode_initial
 from app.task_prompt import PromptKind
-from tests.registry.formats.test_binding_files import shared_file
+from tests.registry.formats.test_foreign_file import shared_file
 from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
 from tests.support.prompts import random_prompt, write_checkpoint
 
@@ -108,7 +109,7 @@ def test_keys_and_values_are_those_peft_puts_into_the_cache(name: str, tmp_path:
 def test_a_multitask_prompt_is_the_shared_one_times_that_of_its_task(task: int, tmp_path: Path) -> None:
     config = MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N, num_tasks=3, num_ranks=2)
     peft_model = peft_folder(config, tmp_path)
-    prompt = read_checkpoint(tmp_path, tiny_backbone(), multitask_index=task)
+    prompt = read_checkpoint(tmp_path, tiny_backbone(), source_task=task)
     with torch.no_grad():
         expected = peft_model.get_prompt(batch_size=1, task_ids=torch.tensor([task]))[0]
     torch.testing.assert_close(prompt.rows, expected, rtol=1e-6, atol=1e-7)
@@ -117,10 +118,74 @@ def test_a_multitask_prompt_is_the_shared_one_times_that_of_its_task(task: int, 
 
 def test_a_multitask_checkpoint_of_several_tasks_asks_which_one(tmp_path: Path) -> None:
     peft_folder(MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N, num_tasks=3), tmp_path)
-    for index in (None, 3, -1):
-        with pytest.raises(InvalidInput) as refusal:
-            read_checkpoint(tmp_path, tiny_backbone(), multitask_index=index)
-        assert refusal.value.param == "multitask_index"
+    for index, said in (
+        (None, "say which with source_task, from 0 to 2 .*--source-task"),
+        (3, "tasks are 0 to 2"),
+        (-1, "0 to 2"),
+    ):
+        with pytest.raises(InvalidInput, match=said) as refusal:
+            read_checkpoint(tmp_path, tiny_backbone(), source_task=index)
+        assert refusal.value.param == "source_task"
+
+
+def test_of_a_multitask_checkpoint_of_one_task_nothing_needs_to_be_chosen(tmp_path: Path) -> None:
+    peft_folder(MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N, num_tasks=1), tmp_path)
+    chosen = read_checkpoint(tmp_path, tiny_backbone(), source_task=0)
+    assert chosen.digest == read_checkpoint(tmp_path, tiny_backbone()).digest
+
+
+@pytest.mark.parametrize("name", ["PROMPT_TUNING", "P_TUNING with an MLP"])
+def test_a_checkpoint_of_one_prompt_has_no_source_tasks(name: str, tmp_path: Path) -> None:
+    peft_folder(EMBEDDING_CONFIGS[name], tmp_path)
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(InvalidInput, match="only a MULTITASK") as refusal:
+            read_checkpoint(path, tiny_backbone(), source_task=0)
+        assert refusal.value.param == "source_task"
+
+
+@pytest.mark.parametrize("task", [0, 2])
+def test_a_multitask_file_is_the_same_prompt_by_itself_and_uploaded(task: int, tmp_path: Path) -> None:
+    peft_folder(MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N, num_tasks=3), tmp_path)
+    file, backbone = tmp_path / "adapter_model.safetensors", tiny_backbone()
+    wanted = read_checkpoint(tmp_path, backbone, source_task=task)
+    assert read_checkpoint(file, backbone, source_task=task).digest == wanted.digest
+    assert read_upload(file.read_bytes(), backbone, source_task=task).digest == wanted.digest
+    with pytest.raises(InvalidInput, match="say which with source_task, from 0 to 2"):
+        read_upload(file.read_bytes(), backbone)
+
+
+MULTITASK = {
+    "prompt_embeddings": torch.randn(N, 32),
+    "prefix_task_cols": torch.randn(3, N, 2),
+    "prefix_task_rows": torch.randn(3, 2, 32),
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefix_task_cols": torch.randn(3, N + 1, 2)},
+        {"prefix_task_cols": torch.randn(3, N)},
+        {"prefix_task_cols": torch.randn(3)},
+        {"prefix_task_rows": torch.randn(2, 2, 32)},
+        {"prefix_task_rows": torch.randn(3, 2, 31)},
+        {"prefix_task_rows": torch.randn(3, 3, 32)},
+        {"prompt_embeddings": torch.randn(N * 32)},
+        {"prompt_embeddings": torch.randn(1, N, 32)},
+        {"prompt_embeddings": torch.full((N, 32), 3e38), "prefix_task_cols": torch.full((3, N, 2), 3e38)},
+        {"prefix_task_rows": torch.full((3, 2, 32), torch.nan)},
+    ],
+)
+def test_multitask_tensors_that_do_not_fit_one_another_are_refused(changes: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InvalidInput):
+        read_upload(safetensors.torch.save({**MULTITASK, **changes}), tiny_backbone(), source_task=0)
+
+
+def test_multitask_tensors_may_differ_in_dtype() -> None:
+    mixed = {name: tensor.to(torch.bfloat16 if "cols" in name else torch.float16) for name, tensor in MULTITASK.items()}
+    prompt = read_upload(safetensors.torch.save(mixed), tiny_backbone(), source_task=1)
+    own = mixed["prefix_task_cols"][1].float() @ mixed["prefix_task_rows"][1].float()
+    assert torch.equal(prompt.rows, mixed["prompt_embeddings"].float() * own)
 
 
 def test_of_an_encoder_decoders_rows_the_first_half_is_used(tmp_path: Path) -> None:
