@@ -121,7 +121,7 @@ class Setting:
             "template": plan.template.text,
             "labels": list(plan.labels),
             **self._own,
-            "config": asdict(plan.config),
+            "config": plan.config.record(),
         }
 
     @property

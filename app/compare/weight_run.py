@@ -123,7 +123,7 @@ class WeightRun:
     def run(self) -> None:
         """Ends early only when a loss is not finite. Raises NumericalError."""
         order = torch.Generator().manual_seed(self.config.seed)
-        batches = shuffled_batches(self._rows.train, self.config.batch_size, order, balance=self.config.balance)
+        batches = shuffled_batches(self._rows.train, self.config.rows_per_update, order, balance=self.config.balance)
         every = self.config.num_steps_between_evals(self.num_steps)
         self._measure(0)
         for step, indexes in enumerate(islice(batches, self.num_steps)):

@@ -18,6 +18,11 @@ MAX_JOB_BATCH_SIZE: Final = 4096
 MAX_JOB_EPOCHS: Final = 1000
 MAX_JOB_UPDATES: Final = 1_000_000
 MAX_JOB_TOKENS: Final = 131_072
+MAX_BUDGET_S: Final = 7 * 24 * 3600.0
+MIN_BUDGET_S: Final = 1.0
+DEFAULT_BUDGET_S: Final = {"cpu": 600.0, "cuda": 300.0}
+"""By kind of device, for whoever asks neither for a budget nor for a number of updates."""
+DEFAULT_BATCH_SIZE = 32
 DEFAULT_EPOCHS = 3
 MIN_DEFAULT_STEPS = 50
 DEFAULT_PATIENCE = 5
@@ -87,6 +92,7 @@ class Hyperparameter:
         job_name: what it is called there.
         job_high: the largest value there, if that is lower.
         is_positive: whether 0 is refused there; `auto` says the same.
+        is_duration: whether it is seconds, which the command line takes as 20m or 90s.
         option: of `softswap tune`, if it has one.
         axis: place among those that a search tries several values of. Members are numbered in this order, and saved
             runs know them by number, so places stay.
@@ -103,6 +109,7 @@ class Hyperparameter:
     job_name: str = ""
     job_high: float | None = None
     is_positive: bool = False
+    is_duration: bool = False
     option: str | None = None
     axis: int | None = None
     choices: tuple[str, ...] = ()
@@ -208,7 +215,9 @@ class TuneConfig(Declared):
         option="--balance")
     """What is mostly "none" is otherwise learned as "none"."""
     batch_size: int = declare(
-        32, "Examples in an update.", low=1, high=65_536, job_high=MAX_JOB_BATCH_SIZE, option="--batch-size")
+        0, "Examples in an update.", low=0, high=65_536, job_high=MAX_JOB_BATCH_SIZE, is_positive=True,
+        unset="32, or what a budget has time for", option="--batch-size")
+    """0 chooses."""
     micro_batch_size: int = declare(
         32, "Rows of one forward, over which gradients are accumulated.", low=1, high=65_536, is_offered=False)
     num_epochs: float = declare(
@@ -234,6 +243,11 @@ class TuneConfig(Declared):
     max_input_tokens: int = declare(0, "Longer inputs lose their end.", low=0, high=MAX_JOB_TOKENS, is_positive=True)
     """0 takes as many as the backbone's positions allow."""
     max_target_tokens: int = declare(128, "Longer targets are refused.", low=1, high=MAX_JOB_TOKENS)
+    budget_s: float = declare(
+        0.0, "Time until the result is published, loading included: 20m, 90s. In a job: seconds, from its start.",
+        low=0, high=MAX_BUDGET_S, unset="10m on a CPU, 5m on a GPU; none if updates or epochs are given",
+        is_positive=True, is_duration=True, option="--budget")
+    """0 sets none."""
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -241,11 +255,27 @@ class TuneConfig(Declared):
             raise InvalidInput("kind must be embeddings or kv: a text is written, not tuned", param="kind")
         if (self.init is Init.TEXT) != bool(self.init_text):
             raise InvalidInput('init_text is needed by init "text" and by nothing else', param="init_text")
+        if 0 < self.budget_s < MIN_BUDGET_S:
+            raise InvalidInput(f"budget_s must be at least {MIN_BUDGET_S:g} seconds", param="budget_s")
+
+    @property
+    def rows_per_update(self) -> int:
+        return self.batch_size or DEFAULT_BATCH_SIZE
 
     def num_steps(self, num_examples: int) -> int:
-        """Updates of a whole run."""
-        num_steps = math.ceil((self.num_epochs or DEFAULT_EPOCHS) * num_examples / self.batch_size)
-        return self.max_steps or max(1 if self.num_epochs else MIN_DEFAULT_STEPS, num_steps)
+        """Updates of a whole run that has no budget."""
+        return self.asked_steps(num_examples) or max(
+            MIN_DEFAULT_STEPS, math.ceil(DEFAULT_EPOCHS * num_examples / self.rows_per_update)
+        )
+
+    def asked_steps(self, num_examples: int) -> int:
+        """Updates that `max_steps` or `num_epochs` ask for; 0 if neither does."""
+        return self.max_steps or math.ceil(self.num_epochs * num_examples / self.rows_per_update)
+
+    def record(self) -> dict[str, Any]:
+        """In JSON's types, as provenance and saved runs have it: without what was added later and is not used."""
+        fields = dataclasses.asdict(cast(Any, self)) | {"batch_size": self.rows_per_update}
+        return fields if self.budget_s else {name: value for name, value in fields.items() if name != "budget_s"}
 
     def num_steps_between_evals(self, num_steps: int) -> int:
         return self.eval_every or max(1, math.ceil(num_steps / 20))

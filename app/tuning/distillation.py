@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -71,7 +73,7 @@ class DistillationPlan:
     def digest(self, backbone_fingerprint: str) -> str:
         """sha256 of everything that decides how a run goes."""
         inputs = (self.teacher.digest, self.train, self.validation)
-        student = (self.template.text, self.labels, asdict(self.config), self.search.record(self.config))
+        student = (self.template.text, self.labels, self.config.record(), self.search.record(self.config))
         return hashlib.sha256(json.dumps([backbone_fingerprint, *inputs, *student]).encode()).hexdigest()
 
 
@@ -93,18 +95,30 @@ class TeacherAnswers:
 class Teaching:
     """The first half of a distillation: the teacher answers all inputs.
 
-    Args: state: of an earlier run of the same plan, to continue from.
+    Args:
+        state: of an earlier run of the same plan, to continue from.
+        ends_s: by `clock`, when it may stop with the answers so far; None: it answers all.
 
     Attributes: student_state: what it says of the second half; None if that had not started.
 
     Raises InvalidInput: the state of another run.
     """
 
-    def __init__(self, backbone: Backbone, plan: DistillationPlan, state: RunState | None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        plan: DistillationPlan,
+        state: RunState | None,
+        *,
+        ends_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._backbone = backbone
         self._plan = plan
         self._digest = plan.digest(backbone.fingerprint)
-        self._inputs = [*plan.train, *plan.validation]
+        self._inputs = _interleaved(plan) if plan.config.budget_s else [*plan.train, *plan.validation]
+        self._ends_s = math.inf if ends_s is None else ends_s
+        self._clock = clock
         self._answers: list[str] = []
         self._scores: list[torch.Tensor] = []
         self.student_state: RunState | None = None
@@ -117,7 +131,8 @@ class Teaching:
 
     @property
     def is_done(self) -> bool:
-        return self.num_answers == len(self._inputs)
+        is_enough = self.num_answers >= NUM_INPUTS_AT_ONCE and self._clock() >= self._ends_s
+        return is_enough or self.num_answers == len(self._inputs)
 
     def slices(self) -> Iterator[bool | None]:
         """It yields True when it can be saved."""
@@ -131,9 +146,13 @@ class Teaching:
     def plan_student(self) -> TuningPlan:
         """Once it is done. Raises what `plan_student` raises."""
         scores = torch.cat(self._scores) if self._scores else None
-        answers = TeacherAnswers(tuple(map(Example, self._inputs, self._answers)), scores)
-        num_train = len(self._plan.train)
-        parts = (answers.select(part) for part in (range(num_train), range(num_train, len(self._inputs))))
+        answered = self._inputs[: self.num_answers]
+        answers = TeacherAnswers(tuple(map(Example, answered, self._answers)), scores)
+        held_out = set(self._plan.validation)
+        parts = (
+            answers.select([i for i, text in enumerate(answered) if (text in held_out) is is_held_out])
+            for is_held_out in (False, True)
+        )
         return plan_student(self._backbone, self._plan, *parts)
 
     def state(self, student: RunState | None) -> RunState:
@@ -158,6 +177,14 @@ def write_teacher(backbone: Backbone, text: str) -> TaskPrompt:
     token_ids = encode_text(backbone.tokenizer, text)
     backbone.require_embedded(token_ids, "the written prompt", param="prompt")
     return TaskPrompt.from_text(text, token_ids, backbone.fingerprint)
+
+
+def _interleaved(plan: DistillationPlan) -> list[str]:
+    """All inputs, those held out at equal distances: a teacher that is stopped has answered some of both."""
+    num_train, num_held_out = len(plan.train), len(plan.validation)
+    places = [((i + 0.5) / num_train, 0, text) for i, text in enumerate(plan.train)]
+    places += [((i + 0.5) / num_held_out, 1, text) for i, text in enumerate(plan.validation)]
+    return [text for _, _, text in sorted(places)]
 
 
 def teach_in_slices(backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:

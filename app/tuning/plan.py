@@ -25,6 +25,14 @@ WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.E
 """Of answers that must be written before they can be judged."""
 
 
+@dataclass(frozen=True)
+class WrittenPrompt:
+    """Attributes: text: an instruction, as it stands before every input. template: how an input becomes text after it."""
+
+    text: str
+    template: Template
+
+
 @dataclass(frozen=True, eq=False)
 class TuningPlan:
     """Attributes:
@@ -32,10 +40,12 @@ class TuningPlan:
     template: how an input becomes text.
     labels: every target is one of them; empty for a task that writes text.
     config: what all members share.
-    search: what they differ in.
+    search: what they differ in. With a budget: what was asked for; the run tries as many candidates as it has time
+        for.
     init_prompt: belongs to init "prompt".
     teacher: whose answers the targets are (see `distillation`); None if they are given.
     teacher_scores: (num_train, num_labels) float32, log P(label | teacher, text), learned instead of the targets.
+    written: prompts that a run with a budget may start from; the template of the best becomes the plan's.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -47,6 +57,7 @@ class TuningPlan:
     init_prompt: TaskPrompt | None = None
     teacher: TaskPrompt | None = None
     teacher_scores: torch.Tensor | None = None
+    written: tuple[WrittenPrompt, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.members  # raises if a member could not be configured
@@ -122,7 +133,7 @@ class TuningPlan:
             labels=self.labels,
             sampling={} if self.labels else {"temperature": 0.0, "max_tokens": config.max_target_tokens},
             data_sha256=self.data_hash,
-            tuning=asdict(config),
+            tuning=config.record(),
             **known,
         )
 
@@ -147,12 +158,13 @@ class TuningPlan:
             backbone_fingerprint,
             self.template.text,
             self.labels,
-            asdict(self.config),
+            self.config.record(),
             self.search.record(self.config),
             self.init_prompt.digest if self.init_prompt else None,
             hash_examples(self.train),
             hash_examples(self.validation),
             self._digest_teacher() if self.teacher else None,
+            *([written.text, written.template.text] for written in self.written),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

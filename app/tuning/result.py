@@ -13,7 +13,7 @@ from app.measure.metrics import wilson_interval
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.plan import TuningPlan
+from app.tuning.plan import TuningPlan, WrittenPrompt
 from app.tuning.run.events import Evaluated
 
 
@@ -67,6 +67,14 @@ class DistillationReport:
 
 
 @dataclass(frozen=True, eq=False)
+class WrittenResult:
+    """The written prompt that tuning started from. Attributes: evaluation: on the examples of the result's own."""
+
+    prompt: WrittenPrompt
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, eq=False)
 class TuneResult:
     """What to publish, and what is known about it.
 
@@ -79,9 +87,10 @@ class TuneResult:
         history: every measurement of every member, in order.
         best_step: updates done when the prompt was measured; 0 is the start.
         num_steps: updates done in all.
-        stop_reason: "finished", "patience", "not finite" or "stopped".
+        stop_reason: "finished", "budget", "patience", "not finite" or "stopped".
         num_tokens_computed: by the backbone; a backward pass counts like a forward one.
         others: the next best members of the same run, if the search keeps more than one.
+        written: the best of the written prompts, to compare with; None if there was none, or no time.
     """
 
     prompt: TaskPrompt
@@ -95,6 +104,7 @@ class TuneResult:
     stop_reason: str
     num_tokens_computed: int
     others: tuple[TuneResult, ...] = ()
+    written: WrittenResult | None = None
 
     @property
     def config(self) -> TuneConfig:
@@ -130,7 +140,7 @@ class TuneResult:
         """How the prompt came to be, in JSON's types."""
         known = {
             "method": self.plan.method,
-            "config": asdict(self.config),
+            "config": self.config.record(),
             "search": self.plan.search.record(self.plan.config),
             "num_members": len(self.plan.members),
             "data_hash": self.plan.data_hash,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -30,6 +31,8 @@ class Search(Declared):
 
     Attributes:
         values: those to try, by hyperparameter.
+        candidates: members that differ in more than a product can say, the most promising first: values by
+            hyperparameter. What `values` names replaces theirs. None leaves the product alone.
         num_cuts: 0 trains every member to the end.
         num_kept: at least this many are trained to the end, and are the result: more than one for an ensemble.
     """
@@ -37,6 +40,7 @@ class Search(Declared):
     values: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
     num_cuts: int = declare(3, "How often the worse half of the combinations is dropped.", low=0, high=10)
     num_kept: int = 1
+    candidates: tuple[Mapping[str, Any], ...] = ({},)
 
     def __post_init__(self) -> None:
         for name, values in self.values.items():
@@ -71,17 +75,31 @@ class Search(Declared):
 
     @property
     def num_members(self) -> int:
-        return math.prod(map(len, self.values.values()))
+        return len(self._choices)
 
     def values_of(self, name: str, config: TuneConfig) -> tuple[Any, ...]:
-        """The values of one hyperparameter among the members."""
-        return tuple(self.values.get(name, (getattr(config, name),)))
+        """The different values of one hyperparameter among the members."""
+        return tuple(dict.fromkeys(choice.get(name, getattr(config, name)) for choice in self._choices))
 
     def members(self, config: TuneConfig) -> tuple[TuneConfig, ...]:
         """One complete configuration for each member."""
-        names = [axis.name for axis in AXES]
-        tuples = product(*(self.values_of(name, config) for name in names))
-        return tuple(_vary(config, dict(zip(names, values, strict=True))) for values in tuples)
+        return tuple(_vary(config, choice) for choice in self._choices)
+
+    def first(self, num_members: int, num_cuts: int) -> Search:
+        """The same with so many members and cuts."""
+        return Search({}, num_cuts, min(self.num_kept, num_members), self._choices[:num_members])
+
+    @cached_property
+    def _choices(self) -> tuple[Mapping[str, Any], ...]:
+        """What each member says of its own; none twice."""
+        names = [axis.name for axis in AXES if axis.name in self.values]
+        tuples = list(product(*(self.values[name] for name in names)))
+        choices: list[Mapping[str, Any]] = []
+        for candidate, values in product(self.candidates, tuples):
+            choice = {**candidate, **dict(zip(names, values, strict=True))}
+            if choice not in choices:
+                choices.append(choice)
+        return tuple(choices)
 
     def record(self, config: TuneConfig) -> dict[str, Any]:
         """In JSON's types, as saved runs and provenance have it."""
@@ -104,8 +122,9 @@ class Search(Declared):
 SEARCH_HYPERPARAMETERS = declared_of(Search)
 
 
-def _vary(config: TuneConfig, values: dict[str, Any]) -> TuneConfig:
-    return replace(config, **values, init_text=config.init_text if values["init"] == Init.TEXT else "")
+def _vary(config: TuneConfig, choice: Mapping[str, Any]) -> TuneConfig:
+    text = choice.get("init_text", config.init_text)
+    return replace(config, **{**choice, "init_text": text if choice.get("init", config.init) == Init.TEXT else ""})
 
 
 def keep_better_half(ranks: Sequence[tuple[float, ...]], at_least: int = 1) -> list[int]:

@@ -17,7 +17,7 @@ from app.tuning.config import Init, Schedule, TuneConfig
         ("num_virtual_tokens", 1025),
         ("learning_rate", math.nan),
         ("learning_rate", -1.0),
-        ("batch_size", 0),
+        ("batch_size", -1),
         ("micro_batch_size", 0),
         ("num_epochs", -1.0),
         ("warmup_share", 1.5),

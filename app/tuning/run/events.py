@@ -15,6 +15,44 @@ class Taught:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptWritten:
+    """The written prompt that did best is where tuning starts.
+
+    Attributes: text, template: its. metric, value: of it, on `num_rows` validation examples. num_prompts: that were
+    compared.
+    """
+
+    text: str
+    template: str
+    metric: str
+    value: float
+    num_rows: int
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPlanned:
+    """What fits into the budget.
+
+    Attributes:
+        num_members: prompts that are tuned side by side at first.
+        batch_size: rows of an update.
+        num_steps: updates that are expected to fit.
+        num_validation, num_final: rows of a measurement on the way, and of the result's.
+        update_s: seconds that an update of one prompt takes.
+        left_s: seconds until the result is there.
+    """
+
+    num_members: int
+    batch_size: int
+    num_steps: int
+    num_validation: int
+    num_final: int
+    update_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TuningStarted:
     """Attributes: num_parameters: of all members together. members: what each of them is, by number."""
 
@@ -30,7 +68,7 @@ class StepDone:
     """Attributes: step: counts from 1. loss: of the leading member, mean over the rows of this update.
     learning_rate: that member's. elapsed_s: seconds spent on the device since the start.
     num_tokens: of the examples in this update, text and answer, counted for each member that learned from them.
-    num_tokens_trained: the same in all updates so far.
+    num_tokens_trained: the same in all updates so far. left_s: seconds until the end, as far as is known.
     """
 
     step: int
@@ -40,6 +78,7 @@ class StepDone:
     elapsed_s: float
     num_tokens: int = 0
     num_tokens_trained: int = 0
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +112,22 @@ class MicroBatchLowered:
 
 @dataclass(frozen=True, slots=True)
 class TuningStopped:
-    """Attributes: reason: "finished", "patience", "not finite" or "stopped"."""
+    """Attributes: reason: "finished", "budget", "patience", "not finite" or "stopped"."""
 
     step: int
     reason: str
     best_step: int
 
 
-TuneEvent = Taught | TuningStarted | StepDone | Evaluated | MembersDropped | MicroBatchLowered | TuningStopped
+TuneEvent = (
+    Taught
+    | PromptWritten
+    | TuningPlanned
+    | TuningStarted
+    | StepDone
+    | Evaluated
+    | MembersDropped
+    | MicroBatchLowered
+    | TuningStopped
+)
 OnEvent = Callable[[TuneEvent], None]

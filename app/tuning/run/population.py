@@ -70,6 +70,12 @@ class Member:
         return self.scaled * self.unit
 
     @property
+    def start(self) -> tuple[object, ...]:
+        """Equal for members whose rows start alike."""
+        config = self.config
+        return (config.kind, config.init, config.init_text, config.num_virtual_tokens, config.seed)
+
+    @property
     def has_finite_gradient(self) -> bool:
         return self.scaled.grad is not None and bool(self.scaled.grad.isfinite().all())
 
@@ -145,9 +151,17 @@ class Population:
         measured = [member for member in self.members if member.best is not None]
         return sorted(measured, key=lambda member: member.best_rank, reverse=True)
 
-    def prefixes(self, max_tokens: int | None) -> Iterator[PromptPrefix]:
-        """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens` tokens."""
-        for (_, length), group in groupby(self.alive, key=_shape):
+    @property
+    def different_starts(self) -> list[Member]:
+        """One member alive for each start, in the same order."""
+        return list({member.start: member for member in reversed(self.alive)}.values())[::-1]
+
+    def prefixes(self, max_tokens: int | None, among: Sequence[Member] | None = None) -> Iterator[PromptPrefix]:
+        """Of all members alive, differentiable, to be stacked; each is one forward of at most `max_tokens` tokens.
+
+        Args: among: some of them, in their order.
+        """
+        for (_, length), group in groupby(self.alive if among is None else among, key=_shape):
             size = MAX_MEMBERS if max_tokens is None else max(1, max_tokens // length)
             while members := list(islice(group, size)):
                 rows = torch.stack([member.rows for member in members])
@@ -223,6 +237,11 @@ def initial_rows(
         case Init.RANDOM:
             shape = (num_rows, backbone.hidden_size)
             return torch.randn(shape, generator=generator).to(backbone.device) * embedding_rms(backbone)
+
+
+def text_rows(backbone: Backbone, text: str) -> torch.Tensor:
+    """(num_tokens, hidden_size) float32: the embeddings of a text, without special tokens."""
+    return _embedded(backbone, backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _rows_of(backbone: Backbone, kind: PromptKind, prompt: TaskPrompt | None) -> torch.Tensor:

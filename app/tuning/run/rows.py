@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example
@@ -14,6 +15,7 @@ from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 MAX_WRITTEN_ROWS = 200
 """An answer is written token by token, which takes several times as long as judging a given one."""
 
+Item = TypeVar("Item")
 TRIAL_SIZES = tuple(2**power for power in range(6, 17))
 """Sizes, in tokens, of the chunks that are timed."""
 
@@ -29,6 +31,11 @@ class RunRows:
     train: list[EncodedExample]
     validation: list[EncodedExample]
 
+    @property
+    def mean_tokens(self) -> float:
+        """Of a row to learn from."""
+        return sum(row.num_tokens for row in self.train) / len(self.train)
+
     @classmethod
     def of(cls, backbone: Backbone, plan: TuningPlan) -> RunRows:
         """Raises InvalidInput: a target is too long, or a prompt leaves no room for text."""
@@ -36,17 +43,17 @@ class RunRows:
         if plan.metric in WRITTEN_METRICS:
             max_rows = min(max_rows, MAX_WRITTEN_ROWS)
         validation = spread(plan.validation, max_rows)
-        return cls(_encode(backbone, plan, plan.train), _encode(backbone, plan, validation))
+        return cls(encode_rows(backbone, plan, plan.train), encode_rows(backbone, plan, validation))
 
 
-def spread(examples: Sequence[Example], num: int) -> list[Example]:
+def spread(examples: Sequence[Item], num: int) -> list[Item]:
     """At most `num` examples at equal distances: files are often sorted by label."""
     if len(examples) <= num:
         return list(examples)
     return [examples[i * len(examples) // num] for i in range(num)]
 
 
-def _encode(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
+def encode_rows(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
     config = plan.config
     room = backbone.max_model_len - max(member.num_virtual_tokens for member in plan.members) - config.max_target_tokens
     if room < 1:

@@ -18,6 +18,7 @@ from app.errors import OutOfMemory
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
+from app.tuning.budget import Costs
 from app.tuning.run.events import MicroBatchLowered, OnEvent
 from app.tuning.run.objective import Objective, Score
 from app.tuning.run.population import Member, Population
@@ -63,24 +64,29 @@ class Trainer:
         return sound
 
     @torch.no_grad()
-    def measure(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, Score]]:
-        """The score of every member alive on these rows."""
+    def measure(self, rows: Sequence[EncodedExample], *, is_start: bool = False) -> Slices[dict[Member, Score]]:
+        """The score of every member alive on these rows.
+
+        Args: is_start: before the first update, members that start alike are measured once.
+        """
         alive = self.population.alive
+        asked = self.population.different_starts if is_start else alive
         prefixes = []
-        for part in self.population.prefixes(self.chunker.max_tokens):
+        for part in self.population.prefixes(self.chunker.max_tokens, asked):
             prefixes.append(part)
             yield
         prefix = PromptPrefix.stack(prefixes)
         figures: dict[tuple[int, int], torch.Tensor] = {}
-        for chunk in self.chunker.chunks(rows, len(alive)):
+        for chunk in self.chunker.chunks(rows, len(asked)):
             judged = yield from self.objective.judge(prefix, chunk)
             self.num_tokens_computed += self.objective.num_readings * self.chunker.num_tokens(chunk)
             figures |= zip(chunk.places, judged, strict=True)
         by_row = range(len(rows))
-        return {
-            member: self.objective.score(torch.stack([figures[row, i] for row in by_row]))
-            for i, member in enumerate(alive)
+        start_to_score = {
+            member.start if is_start else member: self.objective.score(torch.stack([figures[row, i] for row in by_row]))
+            for i, member in enumerate(asked)
         }
+        return {member: start_to_score[member.start if is_start else member] for member in alive}
 
     def calibrate(self, rows: Sequence[EncodedExample], slice_s: float) -> Slices[None]:
         """Find how many tokens a slice may have: double them until one takes half of it.
@@ -101,6 +107,23 @@ class Trainer:
                 if took_s > slice_s / 2:
                     break
         self.chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
+
+    def time_costs(self, rows: Sequence[EncodedExample], max_rows: int) -> Slices[Costs]:
+        """What a row takes one prompt, the first one alive: of rows of middle length, after one pass for warming up."""
+        prefix = next(self.population.prefixes(1)).detached()
+        by_length = sorted(rows, key=lambda row: row.num_tokens)
+        middle = max(0, (len(rows) - max_rows) // 2)
+        sample = by_length[middle : middle + max_rows]
+        chunk = Chunk(sample, [(i, 0) for i in range(len(sample))])
+        learn_s = judge_s = 0.0
+        for _ in range(2):
+            learn_s = self._time([prefix], chunk)
+            yield
+            began = time.perf_counter()
+            with torch.no_grad():
+                yield from self.objective.judge(prefix, chunk)
+            judge_s = time.perf_counter() - began
+        return Costs(learn_s / len(sample), judge_s / len(sample))
 
     def _gradients(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, float]]:
         """Adds up every member's gradient; returns the mean loss of each."""
