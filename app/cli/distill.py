@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,7 @@ def distill(
 
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
+    began_s = time.monotonic()
     require_publishable(settings, task, alias)
     config, tried = options.split_asked(asked)
     asked_template, said = options.parse_template(template), options.parse_labels(labels)
@@ -70,8 +72,9 @@ def distill(
     registry = open_to_publish(settings, backbone, task, alias)
     found, its_template, its_labels = _find_teacher(backbone, registry, written, teacher)
     chosen = its_labels if said is None else said
+    config = config.with_budget(backbone.device.type)
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
-    search = Search.default(config, has_labels=bool(chosen), **tried)
+    search = Search.asked(tried) if config.budget_s else Search.default(config, has_labels=bool(chosen), **tried)
     plan = DistillationPlan.make(
         texts,
         teacher=found,
@@ -81,7 +84,7 @@ def distill(
         search=search,
     )
     result, versions = tune_and_publish(
-        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json
+        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json, began_s=began_s
     )
     report = result.distillation
     assert report is not None

@@ -18,6 +18,7 @@ from app.model.layout import Template
 from app.registry.reference import JOINT, MAX_ENSEMBLE
 from app.sampling import SamplingParams
 from app.settings import ClientSettings, Panel, Settings
+from app.tuning.budget import parse_duration
 from app.tuning.config import HYPERPARAMETERS, Hyperparameter, Init, TuneConfig
 
 Command = Callable[..., None]
@@ -190,6 +191,8 @@ def takes_hyperparameters(*, without: Collection[str] = ()) -> Callable[[Command
 
 def split_asked(asked: dict[str, Any], **defaults: Any) -> tuple[TuneConfig, dict[str, tuple[Any, ...]]]:
     """What all members share, and the values that are tried side by side, the first of which stands for all."""
+    if "init_text" in asked:
+        asked = {"init": (Init.TEXT,), **asked}
     tried = {name: value for name, value in asked.items() if isinstance(value, tuple)}
     shared = defaults | {name: value[0] if name in tried else value for name, value in asked.items()}
     shared["init"] = Init.TEXT if Init.TEXT in tried.get("init", ()) else Init.VOCAB
@@ -240,7 +243,7 @@ def _setting(name: str) -> inspect.Parameter:
 def _hyperparameter(each: Hyperparameter) -> inspect.Parameter:
     help_text = f"{each.description} (default: {each.unset})" if each.unset else each.description
     panel = SHARED if each.axis is None and each.name != "init_text" else TRIED
-    kind: Any = each.type if each.axis is None and each.type in (bool, int, float) else str
+    kind: Any = each.type if each.axis is None and each.type in (bool, int, float) and not each.is_duration else str
     return _parameter(
         each.name, Annotated[kind | None, typer.Option(each.option, help=help_text, rich_help_panel=panel)]
     )
@@ -258,6 +261,8 @@ def _parse(each: Hyperparameter, value: Any) -> Any:
 
 def _convert(each: Hyperparameter, value: Any, hint: str) -> Any:
     choices = [choice for choice in each.choices if choice != Init.PROMPT]
+    if each.is_duration:
+        return _parse_duration(each, value)
     try:
         if not each.choices or value in (*choices, "auto"):
             return _require_range(each, each.type(value))
@@ -276,3 +281,11 @@ def _require_range(each: Hyperparameter, value: Any) -> Any:
         least = f"more than {each.lowest:,}" if each.is_lowest_refused else f"at least {each.lowest:,}"
         raise InvalidInput(f"{each.option} must be {least} and at most {each.high:,}", param=each.name)
     return value
+
+
+def _parse_duration(each: Hyperparameter, value: str) -> float:
+    """Seconds. Raises InvalidInput that names the option."""
+    try:
+        return float(_require_range(each, parse_duration(value)))
+    except ValueError as error:
+        raise InvalidInput(f"{each.option} {error}", param=each.name) from None

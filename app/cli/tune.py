@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
 from functools import partial
 from typing import Any
 
@@ -34,14 +34,16 @@ def tune(
 ) -> None:
     """Tune a task on your examples, and publish the state that did best on validation.
 
-    A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else needs to be said: prompts
-    that differ in learning rate, start and length are tuned side by side, and the worse half is dropped three times;
-    values you give are tried instead. Interrupting once (Ctrl-C) ends the tuning and publishes the best state so far;
-    twice publishes nothing. A server that watches the folder serves it at once.
+    A line of the data: {"input": "a gorgeous film", "target": "positive"}. Nothing else needs to be said: it measures
+    what an update takes, plans how many prompts it can tune side by side within the budget (10 minutes on a CPU, 5 on a
+    GPU), says so, and ends in time. Values you give are tried instead of its own. Interrupting once (Ctrl-C) ends the
+    tuning and publishes the best state so far; twice publishes nothing. A server that watches the folder serves it at
+    once.
 
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
     """
+    began_s = time.monotonic()
     require_publishable(settings, task, alias)
     config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
     form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
@@ -49,13 +51,13 @@ def tune(
     train, held_out = read(data), None if validation is None else read(validation)
     from app.main import load_backbone
     from app.tuning.plan import TuningPlan
-    from app.tuning.search import Search
+    from app.tuning.templates import fit_to_device
 
     plan = TuningPlan.make(train, held_out, config, **form)
-    plan = replace(plan, search=Search.default(config, has_labels=bool(plan.labels), num_kept=publish, **tried))
     backbone = load_backbone(settings)
+    plan = fit_to_device(plan, backbone, has_template=template is not None, num_kept=publish, **tried)
     registry = open_to_publish(settings, backbone, task, alias)
     result, versions = tune_and_publish(
-        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json
+        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json, began_s=began_s
     )
     report_result(versions, result, as_json=as_json)

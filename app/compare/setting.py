@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example, find_labels, hash_examples, split_examples

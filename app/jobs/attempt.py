@@ -57,6 +57,7 @@ class Attempt:
         self._run = self._work.run
         self._saved_s = time.monotonic()
         self._checkpoint_steps = [each.step for each in stores.checkpoints.of(job.id)]
+        self._quarter = job.step * NUM_CHECKPOINT_MOMENTS // job.num_steps if job.num_steps else 0
 
     def run(self) -> None:
         """Until the job has ended, was paused or cancelled, or the server stops.
@@ -96,10 +97,11 @@ class Attempt:
 
         Looked for until the first improvement, and then whenever another quarter of the updates is done.
         """
-        step, num_steps = self._run.step, self._run.num_steps
-        quarter_before, quarter = ((each * NUM_CHECKPOINT_MOMENTS) // num_steps for each in (step - 1, step))
+        step = self._run.step
+        quarter = step * NUM_CHECKPOINT_MOMENTS // self._run.num_steps  # may be fewer or more updates than it was
         published = [each for each in self._checkpoint_steps if each <= step]
-        is_time = quarter > quarter_before or not published
+        is_time = quarter > self._quarter or not published
+        self._quarter = max(quarter, self._quarter)
         return self._work.find_candidate(max(published, default=0)) if is_time else None
 
     def _publish_checkpoint(self, candidate: Candidate) -> None:
@@ -171,13 +173,17 @@ class Attempt:
 
 
 class ProgressLog:
-    """`advance` and `add` are called inside slices and only remember; `flush` writes, between slices."""
+    """`advance` and `add` are called inside slices and only remember; `flush` writes, between slices.
+
+    Attributes: left_s: seconds until the work is done, as it says itself; None leaves it to the pace so far.
+    """
 
     def __init__(self, jobs: JobStore, job: Job) -> None:
         self._jobs = jobs
         self._job = job
         self.step, self.num_steps = job.step, job.num_steps or 0
         self._trained_tokens = job.trained_tokens
+        self.left_s: float | None = None
         self._pending: list[NewEvent] = []
         self._began_s = self._flushed_s = time.monotonic()
         self._first_step: int | None = None
@@ -206,7 +212,9 @@ class ProgressLog:
         self._flushed_s = time.monotonic()
 
     def _estimate_finish(self) -> int | None:
-        """Seconds since 1970, by this attempt's own pace so far."""
+        """Seconds since 1970, as the work says, or by this attempt's own pace so far."""
+        if self.left_s is not None:
+            return int(time.time() + self.left_s)
         if self._first_step is None:
             return None
         pace_s = (time.monotonic() - self._began_s) / (self.step - self._first_step + 1)

@@ -19,13 +19,13 @@ MEASURING_SHARE: Final = 0.2
 FINAL_SHARE: Final = 0.03
 """Of the budget, for one of the measurements at the end, at most."""
 NUM_FINAL_MEASUREMENTS: Final = 4
-"""At the end: of the best prompt, of the written one, of the version that is live, and of the prompt as it is stored."""
+"""At the end: of the best prompt, also as it is stored, of the written one, and of the version that is live."""
 MIN_MEASUREMENTS: Final = 6
 MAX_MEASUREMENTS: Final = 20
 MIN_VALIDATION_ROWS: Final = 16
 SLOW_SHARE: Final = 0.02
 """Of the budget, kept free at the end for what is not foreseen, such as a busy disk."""
-ROWS_PER_MEMBER: Final = 750
+ROWS_PER_MEMBER: Final = 600
 """Rows that the best prompt should learn from for each prompt that is tried: fewer rows, fewer prompts."""
 MANY_UPDATES: Final = 300
 ENOUGH_UPDATES: Final = 100

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.task_prompt import PromptKind
 from app.tuning.config import Init
 
-KV, EMBEDDINGS = PromptKind.KV, PromptKind.EMBEDDINGS
+Candidate: TypeAlias = Mapping[str, Any]
+"""Values by hyperparameter; the configuration says the rest."""
 
 
-def default_candidates(init_text: str, num_text_tokens: int, *, has_labels: bool) -> tuple[Mapping[str, Any], ...]:
-    """Values by hyperparameter, of each member.
+def default_candidates(
+    init_text: str, num_text_tokens: int, *, has_labels: bool, rate_factor: float = 1.0
+) -> tuple[Candidate, ...]:
+    """The keys and values of a written prompt come first: on a model that understands it they start where the prompt
+    is, and every layer learns (Li and Liang 2021; Eyuboglu et al. 2025). On a small model sampled embeddings do better,
+    and many of them fit into a budget.
 
-    The keys and values of a written prompt come first: on a model that understands it they start where the prompt is,
-    and every layer learns (Li and Liang 2021; Eyuboglu et al. 2025). On a small model sampled embeddings do better, and
-    many of them fit into a budget.
-
-    Args: init_text: the written prompt; empty if there is none. num_text_tokens: its length.
+    Args:
+        init_text: the written prompt; empty if there is none.
+        num_text_tokens: its length.
+        rate_factor: of all learning rates.
     """
-    start = {"init": Init.TEXT, "init_text": init_text, "num_virtual_tokens": num_text_tokens}
-    other = {"init": Init.LABELS if has_labels else Init.VOCAB}
-    written = [{"kind": KV, **start, "learning_rate": rate} for rate in (0.005, 0.015)] if init_text else []
-    kv = [{"kind": KV, "init": Init.VOCAB, "learning_rate": rate} for rate in (0.01, 0.03)]
-    sampled = [
-        {"kind": EMBEDDINGS, **init, "learning_rate": rate, "num_virtual_tokens": length}
+    text: Candidate = {"init": Init.TEXT, "init_text": init_text, "num_virtual_tokens": num_text_tokens}
+    written: list[Candidate] = [
+        {"kind": PromptKind.KV, **text, "learning_rate": rate} for rate in (0.005, 0.015) if init_text
+    ]
+    keys_values: list[Candidate] = [
+        {"kind": PromptKind.KV, "init": Init.VOCAB, "learning_rate": rate} for rate in (0.01, 0.03)
+    ]
+    sampled: list[Candidate] = [
+        {"kind": PromptKind.EMBEDDINGS, "init": init, "learning_rate": rate, "num_virtual_tokens": length}
         for length in (20, 50)
         for rate in (0.1, 0.3, 0.03)
-        for init in ({"init": Init.VOCAB}, other)
+        for init in (Init.VOCAB, *([Init.LABELS] if has_labels else []))
     ]
-    ordered = [*written, *sampled[:2], *kv, *sampled[2:]]
-    return tuple(each for i, each in enumerate(ordered) if each not in ordered[:i])
+    ordered = [*written, *sampled[:2], *keys_values, *sampled[2:]]
+    return tuple({**each, "learning_rate": each["learning_rate"] * rate_factor} for each in ordered)

@@ -258,6 +258,12 @@ class TuneConfig(Declared):
         if 0 < self.budget_s < MIN_BUDGET_S:
             raise InvalidInput(f"budget_s must be at least {MIN_BUDGET_S:g} seconds", param="budget_s")
 
+    def with_budget(self, device_type: str) -> TuneConfig:
+        """With the default budget of that kind of device, if neither a budget nor a number of updates is asked for."""
+        if self.budget_s or self.max_steps or self.num_epochs:
+            return self
+        return dataclasses.replace(cast(Any, self), budget_s=DEFAULT_BUDGET_S.get(device_type, DEFAULT_BUDGET_S["cpu"]))
+
     @property
     def rows_per_update(self) -> int:
         return self.batch_size or DEFAULT_BATCH_SIZE

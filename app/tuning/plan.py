@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from app.errors import InvalidInput
 from app.measure.dataset import Dataset, Example, find_labels, hash_examples, pack_examples, split_examples
 from app.measure.metrics import is_entity_list
+from app.measure.reading.columns import Columns
 from app.model.layout import Template
 from app.registry.kept.examples import TunedOn
 from app.registry.publication import Publication
@@ -27,7 +28,7 @@ WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.E
 
 @dataclass(frozen=True)
 class WrittenPrompt:
-    """Attributes: text: an instruction, as it stands before every input. template: how an input becomes text after it."""
+    """Attributes: text: an instruction that stands before every input. template: how an input becomes text after it."""
 
     text: str
     template: Template
@@ -45,6 +46,7 @@ class TuningPlan:
     init_prompt: belongs to init "prompt".
     teacher: whose answers the targets are (see `distillation`); None if they are given.
     teacher_scores: (num_train, num_labels) float32, log P(label | teacher, text), learned instead of the targets.
+    columns: of the training file, from whose names templates and written prompts are made; None if it has none.
     written: prompts that a run with a budget may start from; the template of the best becomes the plan's.
     """
 
@@ -57,6 +59,7 @@ class TuningPlan:
     init_prompt: TaskPrompt | None = None
     teacher: TaskPrompt | None = None
     teacher_scores: torch.Tensor | None = None
+    columns: Columns | None = None
     written: tuple[WrittenPrompt, ...] = ()
 
     def __post_init__(self) -> None:

@@ -123,6 +123,25 @@ class TuneResult:
         return DistillationReport(agreement, low, high, *lengths, self.num_tokens_computed)
 
     @property
+    def loses_to_written(self) -> bool:
+        """Whether the written prompt that tuning started from does better."""
+        metric = self.validation.main_metric
+        return self.written is not None and (self.written.evaluation.metrics[metric] > self.validation.metrics[metric])
+
+    @property
+    def comparison_in_words(self) -> str:
+        """How it compares with the written prompt; empty if there was none."""
+        if self.written is None:
+            return ""
+        metric = self.validation.main_metric
+        score = (
+            f"the written prompt {self.written.prompt.text.strip()!r} has {self.written.evaluation.metrics[metric]:.3f}"
+        )
+        if self.loses_to_written:
+            return f"WARNING: {score} on the same examples and does better; try a longer --budget or more examples"
+        return f"{score} on the same examples"
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Names to publish: the validation metrics, each with the prefix `validation_`."""
         return {f"validation_{name}": value for name, value in self.validation.metrics.items()}
@@ -149,12 +168,21 @@ class TuneResult:
             "num_steps": self.num_steps,
             "best_step": self.best_step,
             "stop_reason": self.stop_reason,
+            **self._written_provenance,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
         if self.plan.teacher is not None and self.distillation is not None:
             known |= {"teacher": self.plan.teacher.digest, "distillation": self.distillation.as_dict()}
         return known
+
+    @property
+    def _written_provenance(self) -> dict[str, Any]:
+        if self.written is None:
+            return {}
+        metric = self.validation.main_metric
+        figures = {"text": self.written.prompt.text, metric: self.written.evaluation.metrics[metric]}
+        return {"written_prompt": figures | {"num_examples": len(self.plan.validation)}}
 
     def publication(self, description: str = "") -> Publication:
         stated = ("config", "data_hash")  # in fields of their own

@@ -35,12 +35,14 @@ class Search(Declared):
             hyperparameter. What `values` names replaces theirs. None leaves the product alone.
         num_cuts: 0 trains every member to the end.
         num_kept: at least this many are trained to the end, and are the result: more than one for an ensemble.
+        rate_factor: of the learning rates that a run with a budget tries if none are asked for.
     """
 
     values: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
     num_cuts: int = declare(3, "How often the worse half of the combinations is dropped.", low=0, high=10)
     num_kept: int = 1
     candidates: tuple[Mapping[str, Any], ...] = ({},)
+    rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for name, values in self.values.items():
@@ -72,6 +74,16 @@ class Search(Declared):
         }
         values |= {axis.name: asked.pop(axis.name) for axis in AXES if axis.name in asked}
         return cls(values, **asked)
+
+    @classmethod
+    def asked(cls, asked: Mapping[str, Any], *, rate_factor: float = 1.0) -> Search:
+        """What a run with a budget is to respect; the rest it chooses.
+
+        Args: asked: values by hyperparameter; `num_cuts`, `num_kept`. Raises InvalidInput.
+        """
+        names = {axis.name for axis in AXES}
+        values = {name: tuple(value) for name, value in asked.items() if name in names}
+        return cls(values, **{k: v for k, v in asked.items() if k not in names}, rate_factor=rate_factor)
 
     @property
     def num_members(self) -> int:

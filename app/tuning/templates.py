@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
 from app.measure.reading.columns import Columns
+from app.model.backbone import Backbone
 from app.model.layout import INPUT, TARGET, Template
+from app.tuning.plan import TuningPlan, WrittenPrompt
+from app.tuning.search import Search
 
 MAX_TITLE_CHARS: Final = 40
 MAX_LISTED_CHARS: Final = 300
@@ -45,6 +49,58 @@ def candidate_templates(
     chat = None if tokenizer is None else chat_form(tokenizer)
     found = (titled, bare, chat) if _has_own_names(columns) else (bare, titled, chat)
     return tuple(template for template in found if template is not None)
+
+
+def written_candidates(
+    columns: Columns | None,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    template: Template | None = None,
+    text: str | None = None,
+) -> tuple[WrittenPrompt, ...]:
+    """Written prompts to choose among on validation, each with its template.
+
+    In a conversation the instruction begins the user's turn.
+
+    Args: template, text: given by the user, and then that of all.
+    """
+    instruction = written_prompt(columns, labels) if text is None else text
+    if template is not None:
+        return (WrittenPrompt(instruction, template),)
+    plain = [WrittenPrompt(instruction, each) for each in candidate_templates(columns, labels)]
+    chat = chat_form(tokenizer)
+    if chat is None:
+        return tuple(plain)
+    before, after = chat.text.split(INPUT)
+    return (*plain, WrittenPrompt(before + instruction, Template(INPUT + after)))
+
+
+def with_written(plan: TuningPlan, tokenizer: PreTrainedTokenizerFast, *, has_template: bool) -> TuningPlan:
+    """The plan with written prompts to start from, if it has a budget and does not continue from another prompt.
+
+    Args: has_template: whether the user gave the plan's template.
+    """
+    if not plan.config.budget_s or plan.init_prompt is not None:
+        return plan
+    found = written_candidates(
+        plan.columns,
+        plan.labels,
+        tokenizer,
+        template=plan.template if has_template else None,
+        text=plan.config.init_text or None,
+    )
+    return replace(plan, written=found)
+
+
+def fit_to_device(plan: TuningPlan, backbone: Backbone, *, has_template: bool, **asked: Any) -> TuningPlan:
+    """The plan with the default budget of the backbone's device, unless it asks for a number of updates; and a search.
+
+    Args: has_template: whether the user gave the plan's template. asked: see `Search.default`.
+    """
+    config = plan.config.with_budget(backbone.device.type)
+    search = Search.asked(asked) if config.budget_s else Search.default(config, has_labels=bool(plan.labels), **asked)
+    return with_written(replace(plan, config=config, search=search), backbone.tokenizer, has_template=has_template)
 
 
 def default_template(columns: Columns | None, labels: Sequence[str]) -> Template:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from app.tuning.distillation import DistillationPlan
     from app.tuning.plan import TuningPlan
     from app.tuning.result import TuneResult
-    from app.tuning.run.events import TuneEvent
 
 
 def open_to_publish(settings: Settings, backbone: Backbone, task: str, alias: str) -> Registry:
@@ -47,14 +44,19 @@ def tune_and_publish(
     description: str,
     alias: str,
     as_json: bool,
+    began_s: float,
 ) -> tuple[TuneResult, list[Version]]:
-    """The best result under the alias if its gate allows it, else without one like the others: no prompt is lost."""
+    """The best result under the alias if its gate allows it, else without one like the others: no prompt is lost.
+
+    Args: began_s: by `time.monotonic`, when the plan's budget began to run.
+    """
+    from app.cli.views.tuning_progress import TuningProgress
     from app.measure.plain_model import measure
     from app.measure.promote import publish, run_with
     from app.tuning.run.run import tune_task
 
-    with _interruptible() as should_stop, TuningView(as_json=as_json) as view:
-        result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop)
+    with _interruptible() as should_stop, TuningProgress(as_json=as_json) as view:
+        result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop, began_s=began_s)
     best, *others = (each.publication(description) for each in (result, *result.others))
     try:
         version = run_with(partial(measure, backbone), publish(registry, task, best, alias=alias or None))
@@ -87,6 +89,8 @@ def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: b
         )
     if len(versions) > 1:
         typer.echo(f"{together} answers as an ensemble")
+    if result.comparison_in_words:
+        typer.echo(result.comparison_in_words)
 
 
 @contextmanager
@@ -106,52 +110,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: has_asked
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class TuningView:
-    """Shows a run's events on stderr: a bar if it is a terminal, lines otherwise; with --json, JSON on stdout."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._as_json = as_json
-        self._is_live = sys.stderr.isatty() and not as_json
-        self._score = ""
-        self._bar = Progress(
-            TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.3f} {task.fields[score]}"),
-            console=Console(stderr=True), disable=not self._is_live,
-        )  # fmt: skip
-        self._row = self._bar.add_task("tuning", total=None, loss=float("nan"), score="")
-
-    def __enter__(self) -> TuningView:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, event: TuneEvent) -> None:
-        from app.tuning.run.events import Evaluated, MembersDropped, StepDone, TuningStarted
-
-        if self._as_json:
-            write_json({"event": type(event).__name__, **asdict(event)})
-        elif isinstance(event, TuningStarted):
-            self._bar.update(self._row, total=event.num_steps)
-            typer.echo(
-                f"{event.num_train} examples, {event.num_validation} for validation, {len(event.members)} prompts "
-                f"with {event.num_parameters} parameters in all, {event.num_steps} updates",
-                err=True,
-            )
-        elif isinstance(event, StepDone):
-            self._bar.update(self._row, completed=event.step, loss=event.loss, score=self._score)
-        elif isinstance(event, Evaluated):
-            value = f"validation {event.metric} {event.value:.3f}"
-            self._score = value if event.is_best else self._score
-            if not self._is_live:
-                best = " (best)" if event.is_best else ""
-                typer.echo(f"update {event.step}: member {event.member}: {value}{best}", err=True)
-        elif isinstance(event, MembersDropped) and not self._is_live:
-            numbers = ", ".join(map(str, event.members))
-            typer.echo(f"update {event.step}: dropped ({event.reason}): members {numbers}", err=True)

@@ -34,6 +34,7 @@ from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
+from app.tuning.templates import with_written
 
 FIGURES: Final = ("step", "train_loss", "learning_rate", "member", "valid_accuracy", "valid_loss")
 """Columns of the file of a job's figures."""
@@ -106,6 +107,14 @@ class TuningJobs:
     files: UploadStore
     slice_s: float | None
 
+    def with_budget(self, spec: JobSpec) -> JobSpec:
+        """The job with the default budget written down, if it asks for no number of updates. Raises InvalidInput."""
+        config = make_config(spec)
+        budget_s = config.with_budget(self.backbone.device.type).budget_s
+        if budget_s == config.budget_s:
+            return spec
+        return replace(spec, hyperparameters={**spec.hyperparameters, "budget_s": budget_s})
+
     def plan(self, spec: Mapping[str, Any]) -> TuningPlan | DistillationPlan:
         """Reads the files and checks everything that can be checked without the device.
 
@@ -153,7 +162,8 @@ class TuningJobs:
             labels=spec.labels,
             init_prompt=None if spec.init_version is None else self._prompt(spec.init_version),
         )
-        return replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
+        plan = replace(plan, search=make_search(spec, config, has_labels=bool(plan.labels)))
+        return with_written(plan, self.backbone.tokenizer, has_template=spec.template is not None)
 
     def _plan_distillation(self, spec: JobSpec) -> DistillationPlan:
         inputs = self.files.load_inputs(spec.training_file, param="training_file")
@@ -186,10 +196,12 @@ def make_config(spec: JobSpec) -> TuneConfig:
 
 def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool, **otherwise: Any) -> Search:
     """What was asked for, `otherwise`, and the default for the rest. Raises InvalidInput."""
-    rates = tuple(rate * spec.learning_rate_multiplier for rate in LEARNING_RATES)
     plural_to_name = {axis.plural: axis.name for axis in AXES}
-    asked = {plural_to_name.get(name, name): value for name, value in spec.search.items()}
-    return Search.default(config, has_labels=has_labels, **{"learning_rate": rates, **otherwise, **asked})
+    asked = {**otherwise, **{plural_to_name.get(name, name): value for name, value in spec.search.items()}}
+    if config.budget_s:
+        return Search.asked(asked, rate_factor=spec.learning_rate_multiplier)
+    rates = tuple(rate * spec.learning_rate_multiplier for rate in LEARNING_RATES)
+    return Search.default(config, has_labels=has_labels, **{"learning_rate": rates, **asked})
 
 
 @dataclass(eq=False)

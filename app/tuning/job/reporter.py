@@ -7,13 +7,16 @@ from typing import Any, Final
 
 from app.jobs.attempt import ProgressLog
 from app.jobs.event_log import NewEvent
+from app.tuning.budget import in_words
 from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
     MicroBatchLowered,
+    PromptWritten,
     StepDone,
     Taught,
     TuneEvent,
+    TuningPlanned,
     TuningStarted,
     TuningStopped,
 )
@@ -37,7 +40,10 @@ class Reporter:
         progress = self._progress
         if isinstance(event, TuningStarted):
             progress.num_steps = event.num_steps
+        elif isinstance(event, TuningPlanned):
+            progress.left_s = event.left_s
         elif isinstance(event, StepDone):
+            progress.num_steps, progress.left_s = event.num_steps, event.left_s
             progress.advance(event.step, num_tokens=event.num_tokens, trained_tokens=event.num_tokens_trained)
             self._loss = event.loss
         elif isinstance(event, Evaluated) and event.is_best:
@@ -57,6 +63,18 @@ def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | No
             examples = f"{event.num_train} examples and {event.num_validation} for validation"
             learned = f"{event.num_parameters} parameters in {len(event.members)} members"
             told = NewEvent("started", f"Tuning started: {event.num_steps} updates, {examples}, {learned}", step=0)
+        case PromptWritten():
+            message = (
+                f"Starts from the best of {event.num_prompts} written prompts: "
+                f"{event.metric}={event.value:.4f} on {event.num_rows} examples"
+            )
+            told = NewEvent("written", message, step=0)
+        case TuningPlanned():
+            message = (
+                f"Plan: {event.num_members} prompts, about {event.num_steps} updates of {event.batch_size} examples, "
+                f"{in_words(event.left_s)} in all"
+            )
+            told = NewEvent("planned", message, step=0)
         case StepDone():
             told = _describe_step(event)
         case Evaluated():

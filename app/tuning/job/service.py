@@ -63,11 +63,11 @@ class TuningService:
         self.stores.close()
 
     def create_job(self, spec: JobSpec) -> Job:
-        """Check a job as far as possible without the device, and queue it.
+        """Check a job as far as possible without the device, and queue it, with a budget if it asks for nothing else.
 
         Raises what TuningJobs.plan and JobStore.create raise.
         """
-        document = asdict(spec)
+        document = asdict(self._kind.with_budget(spec))
         plan = self._kind.plan(document)
         file = self.files.get(spec.training_file, param="training_file")
         what = "inputs for the teacher" if spec.has_teacher else "examples"

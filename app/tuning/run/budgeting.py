@@ -7,21 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.model.backbone import Backbone
+from app.task_prompt import PromptKind
 from app.tuning.budget import BudgetPlan, Costs, Limits, max_steps, plan_within
 from app.tuning.candidates import default_candidates
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import TuningPlanned
+from app.tuning.run.population import start_ids
 from app.tuning.run.rows import RunRows, spread
 from app.tuning.run.timetable import BudgetTimetable, Clock
 from app.tuning.search import MAX_MEMBERS
 
 
 def with_candidates(plan: TuningPlan, backbone: Backbone, init_text: str) -> TuningPlan:
-    """The plan with everything that may be tried. Args: init_text: the written prompt to start from, if there is one."""
-    num_tokens = len(backbone.tokenizer(init_text, add_special_tokens=False)["input_ids"]) if init_text else 0
-    candidates = default_candidates(init_text, num_tokens, has_labels=bool(plan.labels))
+    """The plan with all that may be tried. Args: init_text: the written prompt to start from, if there is one."""
+    num_tokens = len(start_ids(backbone, PromptKind.KV, init_text)) if init_text else 0
     search = plan.search
+    candidates = default_candidates(init_text, num_tokens, has_labels=bool(plan.labels), rate_factor=search.rate_factor)
     kinds = search.values.get("kind")
     candidates = tuple(each for each in candidates if not kinds or each["kind"] in kinds)
     at_most = max(1, MAX_MEMBERS // search.num_members)

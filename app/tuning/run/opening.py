@@ -14,6 +14,7 @@ from app.engine.threads.device_lease import Slices
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.prompted_forward import PromptPrefix
+from app.task_prompt import PromptKind
 from app.tuning.budget import OPENING_SHARE
 from app.tuning.config import Metric
 from app.tuning.plan import TuningPlan, WrittenPrompt
@@ -68,7 +69,7 @@ class Opening:
     def slices(self) -> Iterator[None]:
         """Sets `opened` at the end. Raises InvalidInput: an example cannot be encoded."""
         examples = spread(self._plan.validation, MAX_ROWS)
-        random.Random(0).shuffle(examples)
+        random.Random(0).shuffle(examples)  # noqa: S311  an order, no secret
         askings = []
         for written in self._plan.written:
             askings.append(_Asking.of(self._backbone, self._plan, written))
@@ -112,5 +113,5 @@ class _Asking:
         plan = replace(plan, template=written.template)
         rows = encode_rows(backbone, plan, spread(plan.validation, BLOCK_SIZE))
         objective = choose_objective(backbone, plan, rows)
-        prefix = PromptPrefix.of_embeddings(backbone, text_rows(backbone, written.text)[None])
+        prefix = PromptPrefix.of_embeddings(backbone, text_rows(backbone, PromptKind.KV, written.text)[None])
         return cls(plan, objective, prefix, [])

@@ -13,6 +13,7 @@ import torch
 from app.errors import BackboneMismatch, InvalidInput
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
+from app.model.layout import encode_text
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import PromptKind, TaskPrompt
 from app.tuning.config import Init, OptimizerKind, TuneConfig
@@ -221,7 +222,7 @@ def initial_rows(
         case Init.PROMPT:
             return _cycled(_rows_of(backbone, config.kind, plan.init_prompt), num_rows)
         case Init.TEXT:
-            text_ids = tokenizer(config.init_text, add_special_tokens=False)["input_ids"]
+            text_ids = start_ids(backbone, config.kind, config.init_text)
             if not text_ids:
                 raise InvalidInput("init_text has no tokens", param="init_text")
             backbone.require_embedded(text_ids, "init_text", param="init_text")
@@ -239,9 +240,20 @@ def initial_rows(
             return torch.randn(shape, generator=generator).to(backbone.device) * embedding_rms(backbone)
 
 
-def text_rows(backbone: Backbone, text: str) -> torch.Tensor:
-    """(num_tokens, hidden_size) float32: the embeddings of a text, without special tokens."""
-    return _embedded(backbone, backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+def start_ids(backbone: Backbone, kind: PromptKind, text: str) -> list[int]:
+    """Token ids of a text that a prompt starts as.
+
+    Keys and values are those the text has as a written prompt, after the beginning-of-sequence token if there is one.
+    """
+    if kind is PromptKind.KV:
+        return encode_text(backbone.tokenizer, text)
+    token_ids: list[int] = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return token_ids
+
+
+def text_rows(backbone: Backbone, kind: PromptKind, text: str) -> torch.Tensor:
+    """(num_tokens, hidden_size) float32: the embeddings of `start_ids`."""
+    return _embedded(backbone, start_ids(backbone, kind, text))
 
 
 def _rows_of(backbone: Backbone, kind: PromptKind, prompt: TaskPrompt | None) -> torch.Tensor:

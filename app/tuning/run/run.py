@@ -35,7 +35,6 @@ from app.tuning.run.events import (
     PromptWritten,
     StepDone,
     Taught,
-    TuningPlanned,
     TuningStarted,
     TuningStopped,
 )
@@ -44,7 +43,7 @@ from app.tuning.run.opening import Opened, Opening
 from app.tuning.run.population import Member, Population, make_member
 from app.tuning.run.rows import Chunker, RunRows, spread
 from app.tuning.run.run_state import RunState
-from app.tuning.run.timetable import BudgetTimetable, Clock, StepTimetable, Timetable
+from app.tuning.run.timetable import BudgetTimetable, Clock, Timetable
 from app.tuning.run.trainer import Trainer
 from app.tuning.search import keep_better_half
 
@@ -52,8 +51,8 @@ from app.tuning.search import keep_better_half
 class TuningRun:
     """Call `prepare` and `advance` until `is_done`, then read `result`. Every `advance` holds the device for one slice.
 
-    Of a distillation the teacher answers first; what is known of the student's plan and rows is known from then on. With
-    a budget of time, written prompts are compared first, and the plan is made for the time that is left.
+    Of a distillation the teacher answers first; what is known of the student's plan and rows is known from then on.
+    With a budget of time, written prompts are compared first, and the plan is made for the time that is left.
 
     Args:
         state: of an earlier run of the same plan, to continue from.
@@ -166,7 +165,7 @@ class TuningRun:
         return self.chunker.num_rows_within(self.rows.validation)
 
     def prepare(self) -> None:
-        """Once the teacher has answered, or a written prompt is chosen, encode, which may take a while without a device.
+        """Once the teacher has answered, or a written prompt is chosen, encode, which takes time and needs no device.
 
         Raises what the run and `plan_student` raise.
         """
@@ -236,7 +235,7 @@ class TuningRun:
         if self.plan.config.budget_s:
             yield from self._fit_budget(state)
         else:
-            self._timetable = StepTimetable(self.plan.config, self.plan.search, len(self.rows.train))
+            self._timetable = Timetable(self.plan.config, self.plan.search, len(self.rows.train))
             yield from self._make_members()
             if state is None and self._slice_s is not None:
                 yield from self._trainer.calibrate(self.rows.train, self._slice_s)
@@ -367,18 +366,14 @@ class TuningRun:
         loss = member_to_loss[shown]
         so_far = self._trainer.num_tokens_trained
         left_s = self.timetable.seconds_left(self.step)
-        self._on_event(
-            StepDone(self.step, num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far, left_s)
-        )
+        self._on_event(StepDone(self.step, num_steps, loss, learning_rate, self._elapsed_s, num_tokens, so_far, left_s))
 
     def _is_time_to_measure(self) -> bool:
         return self.timetable.is_time_to_measure(self.step) or self._is_time_to_cut
 
     @property
     def _is_time_to_cut(self) -> bool:
-        return (
-            self.timetable.is_time_to_cut(self.step) and len(self.population.alive) > self.plan.search.num_kept
-        )
+        return self.timetable.is_time_to_cut(self.step) and len(self.population.alive) > self.plan.search.num_kept
 
     def _measure(self) -> Iterator[None]:
         best_before, began_s = self.population.leader and self.population.leader.best, self._clock()
@@ -432,7 +427,7 @@ class TuningRun:
         plan = self.plan
         assert member.best is not None
         prompt = member.best_prompt(self._backbone)
-        measured = yield from self._ask(prompt, **{"label_temperature": None})
+        measured = yield from self._ask(prompt, label_temperature=None)
         return TuneResult(
             prompt=prompt,
             initial=member.initial.cpu(),

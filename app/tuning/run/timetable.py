@@ -1,6 +1,6 @@
 """Timetable: how many updates a run makes, when it measures, when it drops prompts, and when it ends.
 
-By number (StepTimetable) or within a budget of time (BudgetTimetable). All that a run decides is a function of
+By number (Timetable) or within a budget of time (BudgetTimetable). All that a run decides is a function of
 `step / num_steps`; a budget lowers or raises `num_steps` after every update, by what the last ones took. So a busy
 machine makes fewer updates, under the same schedule of learning rates, and does not end later.
 """
@@ -8,7 +8,6 @@ machine makes fewer updates, under the same schedule of learning rates, and does
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -25,53 +24,13 @@ LATE_SHARE: Final = 0.03
 """Of the budget: an update that is not done by then is given up."""
 
 
-class Timetable(ABC):
-    """Attributes:
-    num_steps: updates of the whole run, as far as is known now.
-    reason_at_end: why a run ends after the last of them.
+class Timetable:
+    """By number: the updates that the plan asks for, at whatever time they are done.
+
+    Attributes:
+        num_steps: updates of the whole run, as far as is known now.
+        reason_at_end: why a run ends after the last of them.
     """
-
-    num_steps: int
-    reason_at_end = "finished"
-
-    @abstractmethod
-    def is_time_to_measure(self, step: int) -> bool:
-        """After update `step`, apart from cuts."""
-
-    @abstractmethod
-    def is_time_to_cut(self, step: int) -> bool:
-        """Whether the worse half is dropped after update `step`."""
-
-    @abstractmethod
-    def is_settled(self, step: int) -> bool:
-        """Whether no cut is to come."""
-
-    @abstractmethod
-    def seconds_left(self, step: int) -> float | None:
-        """Until the run's end; None if nothing is known yet."""
-
-    def note_update(self, step: int, *, took_s: float, size: float, num_alive: int) -> None:
-        """Update `step` is done. Args: size: its rows, in rows of the mean length. num_alive: prompts from now on."""
-
-    def note_measurement(self, *, took_s: float, num_alive: int) -> None:
-        """All prompts alive were measured."""
-
-    def note_cuts(self, step: int) -> None:
-        """The cuts that were due after update `step` are made."""
-
-    def is_late(self) -> bool:
-        """Whether even an update that has begun must be given up."""
-        return False
-
-    def record(self) -> Mapping[str, Any]:
-        """What a saved run keeps of it, in JSON's types."""
-        return {}
-
-    def restore(self, record: Mapping[str, Any]) -> None: ...
-
-
-class StepTimetable(Timetable):
-    """The updates that the plan asks for, at whatever time they are done."""
 
     def __init__(self, config: TuneConfig, search: Search, num_examples: int) -> None:
         self.num_steps = config.num_steps(num_examples)
@@ -79,20 +38,46 @@ class StepTimetable(Timetable):
         self._search = search
         self._update_s: float | None = None
 
+    @property
+    def reason_at_end(self) -> str:
+        return "finished"
+
     def is_time_to_measure(self, step: int) -> bool:
+        """After update `step`, apart from cuts."""
         return step % self._every == 0 or step == self.num_steps
 
     def is_time_to_cut(self, step: int) -> bool:
+        """Whether the worse half is dropped after update `step`."""
         return self._search.is_cut_at(step, self.num_steps)
 
     def is_settled(self, step: int) -> bool:
+        """Whether no cut is to come."""
         return self._search.is_settled_at(step, self.num_steps)
 
+    def is_late(self) -> bool:
+        """Whether even an update that has begun must be given up."""
+        return False
+
     def seconds_left(self, step: int) -> float | None:
+        """Until the run's end; None if nothing is known yet."""
         return None if self._update_s is None else self._update_s * (self.num_steps - step)
 
     def note_update(self, step: int, *, took_s: float, size: float, num_alive: int) -> None:
+        """Update `step` is done. Args: size: its rows, in rows of the mean length. num_alive: prompts from now on."""
         self._update_s = took_s if self._update_s is None else _smoothed(self._update_s, took_s)
+
+    def note_measurement(self, *, took_s: float, num_alive: int) -> None:
+        """All prompts alive were measured, after an update."""
+
+    def note_cuts(self, step: int) -> None:
+        """The cuts that were due after update `step` are made."""
+
+    def record(self) -> dict[str, Any]:
+        """What a saved run keeps of it, in JSON's types."""
+        return {}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Take over what was saved."""
 
 
 class BudgetTimetable(Timetable):
@@ -180,10 +165,10 @@ class BudgetTimetable(Timetable):
             self._num_cuts += 1
 
     @property
-    def reason_at_end(self) -> str:  # type: ignore[override]
+    def reason_at_end(self) -> str:
         return "finished" if self.num_steps >= self._max_steps else "budget"
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> dict[str, Any]:
         return {
             "num_steps": self.num_steps,
             "learn_s": self._learn_s,
@@ -215,7 +200,9 @@ class BudgetTimetable(Timetable):
     def _rest_s(self, step: int, num_steps: int, num_alive: int) -> float:
         """What is still to do if there are `num_steps` updates in all."""
         done = step / num_steps
-        cuts = tuple(max(0.0, (cut - done) / (1 - done)) for cut in self.plan.cuts[self._num_cuts :]) if done < 1 else ()
+        cuts = (
+            tuple(max(0.0, (cut - done) / (1 - done)) for cut in self.plan.cuts[self._num_cuts :]) if done < 1 else ()
+        )
         alive = mean_alive(num_alive, cuts, self._num_kept)
         updates_s = (num_steps - step) * self.plan.batch_size * self._learn_s
         num_measurements = max(1, self.plan.num_measurements * (1 - done))
@@ -224,4 +211,3 @@ class BudgetTimetable(Timetable):
 
 def _smoothed(before: float, now: float) -> float:
     return before + SMOOTHING * (now - before)
-
