@@ -30,8 +30,8 @@ PAGE_TO_NOT_RUN = {
         "pip install -e '.[test]' && pytest": "takes the network, and runs this test",
     },
     "docs/tuning.md": {
-        "softswap tune docs/messages.csv --input-field text --target-field label --task inbox --epochs 4": "README's",
-        "softswap distill inputs.txt --prompt few_shot.txt --labels good,bad --task reviews-short": "reader's files",
+        "softswap tune docs/messages.csv --input-field text --target-field label --task inbox --budget 60s": "README's",
+        "softswap distill inputs.txt --prompt few_shot.txt --labels good,bad --task reviews-short --budget 60s": "reader's files",
         "pip install -e '.[plot]'": "takes the network",
         "pip install -e '.[compare]'": "takes the network",
         "softswap compare reviews.jsonl --test unseen.jsonl --plot reviews.svg": "takes minutes, reader's files",

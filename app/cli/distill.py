@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from app.errors import InvalidInput
 from app.measure.example_file import read_inputs
 from app.model.layout import Template
 from app.settings import Settings
+from app.tuning.budget import process_began_s
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -56,7 +56,7 @@ def distill(
 
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
-    began_s = time.monotonic()
+    began_s = process_began_s()
     require_publishable(settings, task, alias)
     config, tried = options.split_asked(asked)
     asked_template, said = options.parse_template(template), options.parse_labels(labels)

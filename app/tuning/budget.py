@@ -6,8 +6,11 @@ Nothing here computes on a device: seconds come in, a plan goes out.
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 OPENING_SHARE: Final = 0.04
@@ -47,6 +50,17 @@ def parse_duration(text: str) -> float:
         raise ValueError("must be a time such as 20m, 90s or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return 3600 * hours + 60 * minutes + seconds
+
+
+def process_began_s() -> float:
+    """When this process began, by `time.monotonic`; now, where the system does not say (not Linux)."""
+    now_s = time.monotonic()
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the system started
+        return now_s - (time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
+    except (OSError, IndexError, ValueError, AttributeError):
+        return now_s
 
 
 def in_words(seconds: float) -> str:

@@ -26,7 +26,7 @@ def default_candidates(
     """
     text: Candidate = {"init": Init.TEXT, "init_text": init_text, "num_virtual_tokens": num_text_tokens}
     written: list[Candidate] = [
-        {"kind": PromptKind.KV, **text, "learning_rate": rate} for rate in (0.005, 0.015) if init_text
+        {"kind": PromptKind.KV, **text, "learning_rate": rate} for rate in (0.01, 0.004) if init_text
     ]
     keys_values: list[Candidate] = [
         {"kind": PromptKind.KV, "init": Init.VOCAB, "learning_rate": rate} for rate in (0.01, 0.03)

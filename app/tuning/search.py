@@ -98,7 +98,7 @@ class Search(Declared):
         return tuple(_vary(config, choice) for choice in self._choices)
 
     def first(self, num_members: int, num_cuts: int) -> Search:
-        """The same with so many members and cuts."""
+        """The same with its first members only."""
         return Search({}, num_cuts, min(self.num_kept, num_members), self._choices[:num_members])
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from app.tuning.budget import (
     mean_alive,
     parse_duration,
     plan_within,
+    process_began_s,
 )
 
 LIMITS = Limits(num_train=2000, num_validation=500, num_final=1000, num_members=16)
@@ -113,3 +115,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_durations_are_told_as_they_are_asked_for() -> None:
     assert [in_words(seconds) for seconds in (40, 60, 90, 719.6, 3900)] == ["40s", "1m", "1m30s", "12m", "1h05m"]
+
+
+def test_a_process_knows_when_it_began() -> None:
+    assert time.monotonic() - 3600 < process_began_s() < time.monotonic() - 0.1
