@@ -31,7 +31,9 @@ PAGE_TO_NOT_RUN = {
     },
     "docs/tuning.md": {
         "softswap tune docs/messages.csv --input-field text --target-field label --task inbox --budget 60s": "README's",
-        "softswap distill inputs.txt --prompt few_shot.txt --labels good,bad --task reviews-short --budget 60s": "reader's files",
+        "softswap distill inputs.txt --prompt few_shot.txt --labels good,bad --task reviews-short --budget 60s": (
+            "reader's files"
+        ),
         "pip install -e '.[plot]'": "takes the network",
         "pip install -e '.[compare]'": "takes the network",
         "softswap compare reviews.jsonl --test unseen.jsonl --plot reviews.svg": "takes minutes, reader's files",
