@@ -10,6 +10,7 @@ from app.cli.places.paths import require_publishable
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.measure.example_file import read_dataset
 from app.settings import Settings
+from app.tuning.budget import process_began_s
 from app.tuning.config import DEFAULT_PATIENCE
 
 
@@ -42,7 +43,7 @@ def tune(
         softswap tune reviews.jsonl --task sentiment
         softswap run sentiment "a gorgeous, witty film"
     """
-    began_s = time.monotonic()
+    began_s = process_began_s()
     require_publishable(settings, task, alias)
     config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
     form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
