@@ -256,7 +256,7 @@ class TuneConfig(Declared):
         if (self.init is Init.TEXT) != bool(self.init_text):
             raise InvalidInput('init_text is needed by init "text" and by nothing else', param="init_text")
         if 0 < self.budget_s < MIN_BUDGET_S:
-            raise InvalidInput(f"budget_s must be at least {MIN_BUDGET_S:g} seconds", param="budget_s")
+            raise InvalidInput(f"budget_s must be at least {MIN_BUDGET_S:g} second", param="budget_s")
 
     def with_budget(self, device_type: str) -> TuneConfig:
         """With the default budget of that kind of device, if neither a budget nor a number of updates is asked for."""

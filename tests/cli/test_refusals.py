@@ -39,6 +39,10 @@ COMPARE = ("compare", "{data}")
 CASES: list[tuple[tuple[str, ...], str]] = [
     # numbers out of range
     ((*TUNE, "--epochs", "0"), "--epochs must be more than 0 and at most 10,000"),
+    ((*TUNE, "--budget", "0"), "--budget must be more than 0"),
+    ((*TUNE, "--budget", "0.5s"), "budget_s must be at least 1 second"),
+    ((*TUNE, "--budget", "soon"), "--budget must be a time such as 20m"),
+    ((*TUNE, "--budget", "9999h"), "--budget must be more than 0 and at most 604,800"),
     ((*TUNE, "--epochs", "-1"), "--epochs must be more than 0"),
     ((*TUNE, "--epochs", "nan"), "--epochs must be more than 0"),
     ((*TUNE, "--max-steps", "0"), "--max-steps must be at least 1 and at most 10,000,000"),
@@ -107,7 +111,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("tasks", "alias", "x", "live", "1", "--gate", "{data}", "--no-gate"), "--gate or --no-gate"),
     (("serve", "--prefix-store-size", "1GiB"), "--prefix-store-size belongs to --prefix-store"),
     ((*TUNE, "--init", "text"), "init_text is needed by init"),
-    ((*TUNE, "--init-text", "abc"), "init_text is needed by init"),
+    ((*TUNE, "--init", "vocab", "--init-text", "abc"), "init_text is needed by init"),
     ((*TUNE, "--input-field", "input"), "both input_field and target_field"),
     ((*TUNE, "--labels", "yes,no,yes"), "--labels must differ from one another"),
     ((*TUNE, "--labels", "yes,"), "--labels has an empty one"),
