@@ -46,6 +46,7 @@ def distill(
     asked: dict[str, Any],
     description: options.Description = "",
     alias: options.Alias = "live",
+    promote: options.Promote = False,
     as_json: options.AsJson = False,
     settings: Settings,
 ) -> None:
@@ -57,7 +58,7 @@ def distill(
         softswap distill reviews.txt --prompt few_shot.txt --labels negative,positive --task sentiment-short
     """
     began_s = process_began_s()
-    require_publishable(settings, task, alias)
+    require_publishable(settings, task, alias, promote=promote)
     config, tried = options.split_asked(asked)
     asked_template, said = options.parse_template(template), options.parse_labels(labels)
     if (prompt is None) == (teacher is None):
@@ -83,15 +84,24 @@ def distill(
         config=config,
         search=search,
     )
-    result, versions = tune_and_publish(
-        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json, began_s=began_s
+    result, versions, released = tune_and_publish(
+        backbone,
+        registry,
+        task,
+        plan,
+        description=description,
+        alias=alias,
+        promote=promote,
+        as_json=as_json,
+        began_s=began_s,
     )
     report = result.distillation
     assert report is not None
     if as_json:
-        options.write_json({"id": versions[0].id, **report.as_dict(), "stop_reason": result.stop_reason})
+        figures = {**released.as_dict(), **report.as_dict(), "stop_reason": result.stop_reason}
+        options.write_json({"id": versions[0].id, **figures})
         return
-    report_result(versions, result, as_json=False)
+    report_result(versions, result, released, as_json=False)
     typer.echo(report.in_words())
 
 

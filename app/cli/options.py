@@ -41,6 +41,9 @@ TaskOrVersion = Annotated[str, typer.Argument(help="A task, or a version of it: 
 NewTask = Annotated[str, typer.Option("--task", help="Name to publish under.")]
 Description = Annotated[str, typer.Option(help="One sentence about the task, for people.")]
 Alias = Annotated[str, typer.Option(help="Alias to point at the new version; '' moves none.")]
+Promote = Annotated[
+    bool, typer.Option("--promote", help="Move the alias also to a version that scores lower than the one it means.")
+]
 Combined = Annotated[
     Literal["average", "vote"] | None,
     typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),

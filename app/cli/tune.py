@@ -29,6 +29,7 @@ def tune(
     publish: options.Publish = 1,
     description: options.Description = "",
     alias: options.Alias = "live",
+    promote: options.Promote = False,
     as_json: options.AsJson = False,
     settings: Settings,
 ) -> None:
@@ -44,7 +45,7 @@ def tune(
         softswap run sentiment "a gorgeous, witty film"
     """
     began_s = process_began_s()
-    require_publishable(settings, task, alias)
+    require_publishable(settings, task, alias, promote=promote)
     config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
     form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
     read = partial(read_dataset, input_field=input_field, target_field=target_field)
@@ -57,7 +58,15 @@ def tune(
     backbone = load_backbone(settings)
     plan = fit_to_device(plan, backbone, has_template=template is not None, num_kept=publish, **tried)
     registry = open_to_publish(settings, backbone, task, alias)
-    result, versions = tune_and_publish(
-        backbone, registry, task, plan, description=description, alias=alias, as_json=as_json, began_s=began_s
+    result, versions, released = tune_and_publish(
+        backbone,
+        registry,
+        task,
+        plan,
+        description=description,
+        alias=alias,
+        promote=promote,
+        as_json=as_json,
+        began_s=began_s,
     )
-    report_result(versions, result, as_json=as_json)
+    report_result(versions, result, released, as_json=as_json)

@@ -84,6 +84,10 @@ def entity_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     return _f1(num_hits, sum(f.total() for f in found), sum(w.total() for w in wanted))
 
 
+NAME_TO_METRIC = {"accuracy": accuracy, "macro_f1": macro_f1, "entity_f1": entity_f1} | NAME_TO_TEXT_METRIC
+"""Of answers and what they should be."""
+
+
 def entities_of(text: str) -> Counter[tuple[str, str]]:
     """The (type, entity) pairs of an answer; pieces without "=" and the word "none" are no entities."""
     pairs = (piece.partition("=") for piece in text.split(ENTITY_SEPARATOR))

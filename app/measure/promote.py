@@ -153,20 +153,27 @@ class Promoted(Generic[Result]):
     result: Result
 
 
-def advance(promotion: Promotion[Result], measured: Evaluation | None) -> Measurement | Promoted[Result]:
+def advance(promotion: Promotion[Result], measured: Evaluation | InvalidInput | None) -> Measurement | Promoted[Result]:
     """Up to the next measurement, or the end.
 
-    Args: measured: what the last call asked for; None at first.
+    Args: measured: what the last call asked for, or why it cannot be measured; None at first.
     """
     try:
-        return promotion.send(measured)
+        return promotion.throw(measured) if isinstance(measured, InvalidInput) else promotion.send(measured)
     except StopIteration as end:  # must not leave: a thread's future cannot carry it
         return Promoted(end.value)
 
 
 def run_with(measure: Callable[[Measurement], Evaluation], promotion: Promotion[Result]) -> Result:
     """What a promotion returns. Args: measure: called only if a gate asks for a score that is not known."""
+
+    def answer(asked: Measurement) -> Evaluation | InvalidInput:
+        try:
+            return measure(asked)
+        except InvalidInput as error:
+            return error
+
     step = advance(promotion, None)
     while isinstance(step, Measurement):
-        step = advance(promotion, measure(step))
+        step = advance(promotion, answer(step))
     return step.result

@@ -10,7 +10,11 @@ import transformers
 
 from app.measure.evaluation import Evaluation
 from app.measure.metrics import wilson_interval
+from app.measure.promote import Promotion
+from app.measure.release import Comparison, compare
 from app.registry.publication import Publication
+from app.registry.registry import Registry
+from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan, WrittenPrompt
@@ -183,6 +187,13 @@ class TuneResult:
         metric = self.validation.main_metric
         figures = {"text": self.written.prompt.text, metric: self.written.evaluation.metrics[metric]}
         return {"written_prompt": figures | {"num_examples": len(self.plan.validation)}}
+
+    def compare_with(self, registry: Registry, version: Version, alias: str) -> Promotion[Comparison | None]:
+        """What decides whether an alias may move to the version that was made of this (`app.measure.release`)."""
+        plan = self.plan
+        teacher = plan.teacher.digest if plan.teacher else None
+        metric, examples = plan.metric, plan.validation
+        return compare(registry, version, alias, self.validation, examples, metric=metric, teacher=teacher)
 
     def publication(self, description: str = "") -> Publication:
         stated = ("config", "data_hash")  # in fields of their own

@@ -96,6 +96,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ((*TUNE, "--device", "gpu"), "--device (SOFTSWAP_DEVICE) must be auto"),
     (("serve", "--device", "cuda:1", "--quantize", "int8"), "--quantize must be none on cuda:1"),
     # options that contradict one another, or need another one
+    ((*TUNE, "--alias", "", "--promote"), "--promote moves an alias; name one with --alias"),
     (("run", "x", "text", *URL, "--model", "y"), "--model is for work on this machine, and --url names a server"),
     (("run", "x", "text", *URL, "--quantize", "int8"), "--quantize is for work on this machine"),
     (("eval", "x", "{data}", *URL, "--registry", "{folder}"), "--registry is for work on this machine"),

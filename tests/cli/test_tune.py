@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.measure.evaluation import Evaluation, Measurement
 from tests.support.commands import call
 
 
@@ -23,6 +24,33 @@ def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pyte
     assert "a task's name has" in call("distill", str(data), "--prompt", str(data), "--task", "Liked", code=1)
 
 
+def test_a_version_that_does_worse_than_the_live_one_is_published_and_not_moved_to(
+    local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one update answers are still mistaken; the live version's are said to be right, all of them."""
+    data = local / "data.jsonl"
+    rows = [{"input": f"{'good' if n % 2 else 'bad'} {n}", "target": "yes" if n % 2 else "no"} for n in range(60)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    tune = ("tune", str(data), "--task", "liked", "--max-steps", "1", "--virtual-tokens", "2", "--seed", "1")
+    call(*tune[:-1], "0")
+
+    def answer_right(_: object, asked: Measurement) -> Evaluation:
+        return Evaluation.of_labels(asked.targets, asked.served.labels, asked.targets)
+
+    monkeypatch.setattr("app.measure.plain_model.measure", answer_right)
+    said = call(*tune)
+    assert re.search(
+        r"live stays at liked@1: liked@2 has accuracy 0\.\d+ and liked@1 1\.000 on the same \d+ examples", said
+    )
+    assert "`softswap tasks alias liked live 2 --force` moves it all the same" in said
+    last = json.loads(call(*tune, "--json").splitlines()[-1])
+    assert (last["id"], last["is_moved"], last["comparison"]["other"]) == ("liked@3", False, "liked@1")
+    assert json.loads(call("tasks", "ls", "--json"))["aliases"] == {"live": 1}
+    assert "live moves from liked@1 to liked@4: " in call(*tune, "--promote")
+    assert json.loads(call("tasks", "ls", "--json"))["aliases"] == {"live": 4}
+    assert "live" not in call(*tune, "--alias", "canary")
+
+
 def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     data = local / "data.jsonl"
     rows = [{"input": f"{'good' if n % 2 else 'bad'} {n}", "target": "yes" if n % 2 else "no"} for n in range(120)]
@@ -30,7 +58,7 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     said = call("tune", str(data), "--task", "liked", "--max-steps", "3", "--virtual-tokens", "2", "--epochs", "1")
     assert "liked@1 published: validation accuracy" in said
     assert "--kind must be" in call("tune", str(data), "--task", "liked", "--kind", "text", code=1)
-    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2")
+    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2", "--promote")
     events = call("tune", str(data), "--task", "liked", *keys_and_values, "--json")
     *progress, last = [json.loads(line) for line in events.splitlines() if line.startswith("{")]
     assert last["id"] == "liked@2"

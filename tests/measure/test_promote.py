@@ -6,34 +6,17 @@ import pytest
 
 from app.errors import GateFailed, InvalidInput, NotFound
 from app.measure.dataset import Example, hash_examples
-from app.measure.evaluation import Evaluation, Measurement
 from app.measure.promote import GateRequest, promote, publish, run_with, score_move
 from app.model.backbone import Backbone
 from app.registry.publication import Publication
 from app.registry.registry import Registry
+from tests.support.fake_model import FakeModel
 from tests.support.memory_store import MemoryStore
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 
 LABELS = ("no", "yes")
 EXAMPLES = tuple(Example(f"text {n}", LABELS[n % 2]) for n in range(4))
-
-
-class FakeModel:
-    """Answers as many examples right as it is told for a prompt's digest; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.digest_to_num_right: dict[str, int] = {}
-        self.asked: list[str] = []
-
-    def __call__(self, asked: Measurement) -> Evaluation:
-        assert asked.served.prompt is not None
-        digest = asked.served.prompt.digest
-        self.asked.append(digest)
-        num_right = self.digest_to_num_right.get(digest, 4)
-        wrong = {"no": "yes", "yes": "no"}
-        answers = [target if n < num_right else wrong[target] for n, target in enumerate(asked.targets)]
-        return Evaluation.of_labels(answers, asked.served.labels, asked.targets)
 
 
 @pytest.fixture

@@ -20,14 +20,16 @@ def require_registry(settings: Settings) -> None:
         raise NotFound(f"there is no registry at {folder}; name one with --registry", param="registry")
 
 
-def require_publishable(settings: Settings, task: str, alias: str) -> None:
+def require_publishable(settings: Settings, task: str, alias: str, *, promote: bool) -> None:
     """What is known before anything is made that is to be published so.
 
-    Args: alias: empty if none is to move. Raises InvalidInput.
+    Args: alias: empty if none is to move. promote: it is to move whatever the version scores. Raises InvalidInput.
     """
     require_task_name(task)
     if alias:
         require_alias_name(alias)
+    elif promote:
+        raise InvalidInput("--promote moves an alias; name one with --alias", param="promote")
     require_registry_to_write(settings)
 
 

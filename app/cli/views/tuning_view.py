@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.cli.options import write_json
-from app.errors import GateFailed
 
 if TYPE_CHECKING:
+    from app.measure.release import Release
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
@@ -43,30 +43,31 @@ def tune_and_publish(
     *,
     description: str,
     alias: str,
+    promote: bool,
     as_json: bool,
     began_s: float,
-) -> tuple[TuneResult, list[Version]]:
-    """The best result under the alias if its gate allows it, else without one like the others: no prompt is lost.
+) -> tuple[TuneResult, list[Version], Release]:
+    """Publish all that was found, the best first, and move the alias to it if it may.
 
     Args: began_s: by `time.monotonic`, when the plan's budget began to run.
     """
     from app.cli.views.tuning_progress import TuningProgress
     from app.measure.plain_model import measure
-    from app.measure.promote import publish, run_with
+    from app.measure.promote import run_with
+    from app.measure.release import release
     from app.tuning.run.run import tune_task
 
     with _interruptible() as should_stop, TuningProgress(as_json=as_json) as view:
         result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop, began_s=began_s)
-    best, *others = (each.publication(description) for each in (result, *result.others))
-    try:
-        version = run_with(partial(measure, backbone), publish(registry, task, best, alias=alias or None))
-    except GateFailed as error:
-        typer.echo(f"{alias} stays where it is: {error.message}", err=True)
-        version = registry.publish(task, best, alias=None)
-    return result, [version, *(registry.publish(task, each, alias=None) for each in others)]
+    found = [each.publication(description) for each in (result, *result.others)]
+    versions = [registry.publish(task, each, alias=None) for each in found]
+    comparison = None
+    if alias:
+        comparison = run_with(partial(measure, backbone), result.compare_with(registry, versions[0], alias))
+    return result, versions, release(registry, versions[0], alias or None, comparison, is_told=promote)
 
 
-def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: bool) -> None:
+def report_result(versions: Sequence[Version], result: TuneResult, released: Release, *, as_json: bool) -> None:
     """Args: versions: the best first; more than one are an ensemble."""
     from app.registry.reference import name_together
 
@@ -74,7 +75,8 @@ def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: b
     together = name_together(each.id for each in versions)
     if as_json:
         more = {"ensemble": together} if len(versions) > 1 else {}
-        write_json({"id": version.id, **more, "metrics": result.metrics, "curves": result.curves, **result.provenance})
+        found = {"metrics": result.metrics, "curves": result.curves, **result.provenance}
+        write_json({"id": version.id, **more, **released.as_dict(), **found})
         return
     main = result.validation.main_metric
     typer.echo(
@@ -91,6 +93,15 @@ def report_result(versions: Sequence[Version], result: TuneResult, *, as_json: b
         typer.echo(f"{together} answers as an ensemble")
     if result.comparison_in_words:
         typer.echo(result.comparison_in_words)
+    report_release(version, released)
+
+
+def report_release(version: Version, released: Release) -> None:
+    if released.words:
+        typer.echo(released.words)
+    if released.words and not released.is_moved:
+        move = f"softswap tasks alias {version.task} {released.alias} {version.number} --force"
+        typer.echo(f"`{move}` moves it all the same")
 
 
 @contextmanager

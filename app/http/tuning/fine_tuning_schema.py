@@ -185,6 +185,9 @@ class JobRequest(Strict):
     metadata: Annotated[Metadata, Field(max_length=MAX_METADATA)] | None = Field(
         None, description="Kept with the job, and a filter of the list."
     )
+    promote: bool | None = Field(
+        None, description="Move the alias also to a version that scores lower than the one it means."
+    )
     integrations: Unsupported = None
 
 

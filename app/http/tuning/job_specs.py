@@ -51,6 +51,8 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
     task = request.suffix or (
         origin.task if origin else _name_after_file(registry, files, request.training_file, backbone_name)
     )
+    if request.promote and tuning.alias is None:
+        raise InvalidInput("promote moves an alias, and alias is null", param="promote")
     if task == backbone_name:
         raise InvalidInput("this is the backbone's own name; choose another", param="suffix")
     like = origin if origin and origin.task == task else teacher
@@ -73,6 +75,7 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
         teacher_version=teacher.id if teacher else None,
         keep_examples=bool(tuning.keep_examples),
         metadata=request.metadata,
+        promote=bool(request.promote),
     )
 
 

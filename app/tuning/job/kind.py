@@ -10,14 +10,15 @@ from functools import cached_property
 from typing import Any, Final
 
 from app.engine.threads.device_lease import Lease, take_turns
-from app.errors import GateFailed, NotFound, NumericalError, SoftswapError
+from app.errors import NotFound, NumericalError, SoftswapError
 from app.jobs.attempt import ProgressLog
 from app.jobs.event_log import JobEvent
 from app.jobs.files import UploadStore
 from app.jobs.job import Job
 from app.jobs.work import Candidate
 from app.measure.plain_model import PlainModel
-from app.measure.promote import run_with, score_move
+from app.measure.promote import run_with
+from app.measure.release import Comparison, Release, release
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
@@ -59,6 +60,7 @@ class JobSpec:
         teacher_version: or pinned id of a version to distill.
         keep_examples: whether the task keeps what its versions were tuned on.
         metadata: the caller's own.
+        promote: moves the alias also to a version that scores lower than the one it means.
     """
 
     task: str
@@ -79,6 +81,7 @@ class JobSpec:
     teacher_version: str | None = None
     keep_examples: bool = False
     metadata: Mapping[str, str] | None = None
+    promote: bool = False
 
     @property
     def has_teacher(self) -> bool:
@@ -219,6 +222,8 @@ class TuningWork:
     run: TuningRun
     reporter: Reporter
     published: Sequence[Version] = ()
+    comparison: Comparison | None = None
+    released: Release | None = None
 
     def find_candidate(self, published_step: int) -> Candidate | None:
         leader = self.run.population.leader
@@ -261,27 +266,24 @@ class TuningWork:
         return published[0].id
 
     def measure_result(self, lease: Lease) -> None:
-        """Turn by turn, what the gate of the job's alias, if it has one, will ask of the version."""
+        """Turn by turn, what decides whether the job's alias, if it has one, may move to the version."""
         if self.spec.alias is not None:
-            version = self.published[0]
             model = PlainModel(self.backbone, self.run.num_rows_at_once)
-            scoring = score_move(self.registry, version.task, self.spec.alias, version.number)
-            run_with(lambda asked: take_turns(lease, model.evaluate(asked)), scoring)
+            comparing = self.run.result.compare_with(self.registry, self.published[0], self.spec.alias)
+            self.comparison = run_with(lambda asked: take_turns(lease, model.evaluate(asked)), comparing)
 
     def release(self) -> str | None:
-        """Move the job's alias to the version, unless it scores lower than the alias's present one."""
-        version, alias = self.published[0], self.spec.alias
-        try:
-            if alias is not None:
-                self.registry.set_alias(version.task, alias, version.number)
-        except GateFailed as error:
-            return f"{alias} stays where it is: {error.message}"
-        return None
+        """Move the job's alias to the version, if it may."""
+        version, spec = self.published[0], self.spec
+        self.released = release(self.registry, version, spec.alias, self.comparison, is_told=spec.promote)
+        return None if self.released.is_moved else self.released.words or None
 
     @property
     def note(self) -> str:
         report = self.run.result.distillation
         notes = report.in_words().splitlines() if report else []
+        if self.released is not None and self.released.is_moved and self.released.words:
+            notes.append(self.released.words)
         if len(self.published) > 1:
             notes.append(f"{name_together(each.id for each in self.published)} answers as an ensemble")
         return "".join(f"; {note}" for note in notes)

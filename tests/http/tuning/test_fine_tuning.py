@@ -351,6 +351,8 @@ def test_pause_resume_cancel_and_forget(client: OpenAI, live: LiveServer, file_i
         ({"hyperparameters": {"beta": 1}}, "hyperparameters.beta"),
         ({"seed": -1}, "seed"),
         ({"metadata": {"k": 1}}, "metadata.k"),
+        ({"promote": 1}, "promote"),
+        ({"promote": True, "method": prompt_tuning(alias=None)}, "promote"),
         ({"method": prompt_tuning(template="no place")}, "method.prompt_tuning.template"),
         ({"method": prompt_tuning(labels=["a", "a"])}, "method.prompt_tuning.labels"),
         ({"method": prompt_tuning(labels=["no", "maybe"])}, "method.prompt_tuning.labels"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from app.engine.threads.device_lease import Slices
 from app.errors import (
     CorruptState,
     Draining,
@@ -26,6 +27,8 @@ from app.jobs import job_store
 from app.jobs.job import JobError, JobStatus, Order
 from app.jobs.work import Candidate
 from app.measure.dataset import Example, pack_examples
+from app.measure.evaluation import Evaluation, Measurement
+from app.measure.plain_model import PlainModel
 from app.measure.promote import GateRequest
 from app.registry.kept.evaluations import RecordedEvaluation
 from app.tuning.job.kind import TuningWork
@@ -550,3 +553,34 @@ def test_an_end_that_could_not_be_written_is_not_counted(tmp_path: Path, monkeyp
     service.jobs.give(job.id, Order.CANCEL)
     assert count_ended() == 1
     service.close()
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_job_that_does_worse_than_the_live_version_moves_the_alias_only_if_told(
+    reopen: Reopen, tmp_path: Path, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live version's answers are said to be right, all of them; the new one's are measured as they are."""
+    service = reopen()
+    service.start()
+    wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
+    [live] = [version.number for version in open_registry(tmp_path).versions("likes")][-1:]
+    digest = open_registry(tmp_path).resolve("likes").digest
+    plain = PlainModel.evaluate
+
+    def evaluate(self: PlainModel, asked: Measurement) -> Slices[Evaluation]:
+        if asked.served.prompt.digest == digest:
+            return Evaluation.of_labels(asked.targets, asked.served.labels, asked.targets)
+        return (yield from plain(self, asked))
+
+    monkeypatch.setattr(PlainModel, "evaluate", evaluate)
+    spec = make_spec(service, promote=is_told, hyperparameters={"max_steps": 1}, search={"learning_rates": [1e-6]})
+    job = wait_for(service, service.create_job(spec), JobStatus.SUCCEEDED)
+    last, before = all_events(service, job)[-1], all_events(service, job)[-2]
+    new = int(job.version.partition("@")[2])
+    assert open_registry(tmp_path).resolve("likes").number == (new if is_told else live)
+    if is_told:
+        assert f"live moves from likes@{live} to likes@{new}: likes@{new} has accuracy" in last.message
+    else:
+        assert before.level == "warn"
+        assert before.message.startswith(f"live stays at likes@{live}: likes@{new} has accuracy ")
+        assert "and likes@" in before.message
