@@ -34,6 +34,7 @@ from app.http.application import build_application
 from app.http.dependencies import Serving
 from app.http.protection.guard import ApiKeys, Guard
 from app.http.protection.protocol import MAX_HEADER_BYTES, DeadlineProtocol
+from app.http.tasks.tasks_schema import max_prompt_body_bytes
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.kernels import Replacements
@@ -93,7 +94,7 @@ def create_app(settings: Settings, *, backbone: Backbone | None = None) -> FastA
         opened.registry,
         opened.engine,
         readiness,
-        Guard(keys),
+        Guard(keys, max_prompt_body_bytes=max_prompt_body_bytes(opened.backbone)),
         Serving(int(time.time()), settings.request_timeout, tuning),
         *make_answers(opened),
         metrics=opened.metrics,

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from app.http.openai import chat, completions, decisions, models
 from app.http.operations import server
-from app.http.protection.guard import PUBLIC_PATHS, Guard
+from app.http.protection.guard import BODY_LIMIT, PROMPT_BODY, PUBLIC_PATHS, Guard
 from app.http.protection.middleware import TelemetryMiddleware, add_error_handlers
 from app.http.tasks import evaluation, runs, tasks
 from app.http.tasks import tokens as insight
@@ -58,7 +58,7 @@ def build_application(*parts: object, metrics: Metrics, lifespan: Lifespan | Non
         app.include_router(module.router)
     add_error_handlers(app, metrics)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
-    _secure_document(app)
+    _complete_document(app, app.state.guard)
     return app
 
 
@@ -68,8 +68,8 @@ def _operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.title, others))
 
 
-def _secure_document(app: FastAPI) -> None:
-    """Say in the OpenAPI document what the guard does: a key on every route but the public ones."""
+def _complete_document(app: FastAPI, guard: Guard) -> None:
+    """Say in the OpenAPI document what the guard does: a key on every route but the public ones, and its limits."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -82,6 +82,8 @@ def _secure_document(app: FastAPI) -> None:
                 for operation in operations.values():
                     operation["security"] = [] if path in PUBLIC_PATHS else [{"bearer": []}, {}]
                     operation.get("responses", {}).pop("422", None)
+                    if operation.get(BODY_LIMIT) == PROMPT_BODY:
+                        operation[BODY_LIMIT] = guard.max_prompt_body_bytes
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from app.model.backbone import Backbone
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import Gate, numbers_of, of_backbone, require_target
 from app.registry.catalog import Catalog
-from app.registry.formats.binding import require_same_backbone
+from app.registry.formats.binding import max_prompt_bytes, require_same_backbone
 from app.registry.formats.manifest import BackboneName
 from app.registry.kept.evaluations import Evaluations, RecordedEvaluation
 from app.registry.kept.examples import KeptExamples, TunedOn
@@ -45,7 +45,7 @@ class Registry:
         backbone: what prompts are published for and served with; None for looking, moving aliases and deleting without
             loading a model.
         max_positions: of one sequence, in the engine that serves; None: those of the backbone.
-        max_cache_bytes: memory for loaded prompts.
+        max_cache_bytes: memory for loaded prompts; None: MAX_CACHE_BYTES, or what two of the largest prompts take.
         settle_s: how long a foreign checkpoint must have been unchanged before it becomes a version.
 
     Attributes:
@@ -58,7 +58,7 @@ class Registry:
         backbone: Backbone | None,
         *,
         max_positions: int | None = None,
-        max_cache_bytes: int = MAX_CACHE_BYTES,
+        max_cache_bytes: int | None = None,
         settle_s: float = SETTLE_S,
     ) -> None:
         self._store = store
@@ -66,7 +66,8 @@ class Registry:
         self._own = None if backbone is None else BackboneName(fingerprint=backbone.fingerprint, name=backbone.name)
         self._max_positions = max_positions or sys.maxsize
         self._reader = PromptReader(store, backbone)
-        self._cache = PromptCache(max_cache_bytes)
+        largest = 0 if backbone is None else max_prompt_bytes(backbone)
+        self._cache = PromptCache(max(MAX_CACHE_BYTES, 2 * largest) if max_cache_bytes is None else max_cache_bytes)
         reserved_name = None if backbone is None else backbone.name
         self._catalog = Catalog(store, Adopter(store, backbone, settle_s=settle_s), reserved_name, self._find_fault)
         self._examples = KeptExamples(store)

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from app.registry.aliases import AliasTable
-from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES
 from app.registry.formats.peft_checkpoint import PEFT_TYPE_TO_KIND
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.task_prompt import MAX_VIRTUAL_TOKENS
 from tests.support.models import tiny_backbone
 from tests.support.prompts import memory_folder, random_prompt
 
@@ -32,7 +32,7 @@ def test_the_files_it_draws_are_those_a_publication_writes() -> None:
 def test_the_checkpoints_it_lists_are_those_that_can_be_imported() -> None:
     paragraph = TEXT[TEXT.index("**What can be imported.**") :].split("\n\n")[0]
     assert set(re.findall(r"`([A-Z_]{3,})`", paragraph)) == set(PEFT_TYPE_TO_KIND)
-    assert f"{MAX_UPLOAD_BYTES // 2**20} MiB" in paragraph
+    assert f"{MAX_VIRTUAL_TOKENS:,} virtual tokens" in paragraph
 
 
 def test_the_aliases_it_shows_can_be_written_by_hand() -> None:

@@ -40,7 +40,7 @@ from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
 from app.measure.example_file import MAX_LINE_BYTES, MAX_ROWS
-from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES
+from app.registry.formats.foreign_file import max_upload_bytes
 from app.registry.reference import MAX_ENSEMBLE
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
 from app.task_prompt import MAX_VIRTUAL_TOKENS
@@ -49,7 +49,6 @@ from app.tuning.search import MAX_MEMBERS
 
 LIMITS: Final[dict[str, int | float]] = {
     "body_bytes": MAX_BODY_BYTES,
-    "upload_bytes": MAX_UPLOAD_BYTES,
     "header_bytes": MAX_HEADER_BYTES,
     "prompts": MAX_PROMPTS,
     "text_chars": MAX_TEXT_CHARS,
@@ -86,7 +85,7 @@ LIMITS: Final[dict[str, int | float]] = {
     "job_batch_size": MAX_JOB_BATCH_SIZE,
     "timeout_s": MAX_TIMEOUT_S,
 }
-"""Every bound a caller can meet. Each is defined where it is enforced."""
+"""Every bound a caller can meet, but for what depends on the backbone. Each is defined where it is enforced."""
 router = APIRouter(route_class=GuardedRoute, tags=["Server"])
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
@@ -204,7 +203,7 @@ async def describe_server(
         engine=EngineObject(**of_engine),
         tuning=await asyncio.to_thread(_describe_tuning, serving.tuning),
         num_tasks=len(await asyncio.to_thread(registry.tasks)),
-        limits=LIMITS,
+        limits={**LIMITS, "upload_bytes": max_upload_bytes(backbone)},
         request_timeout_s=serving.timeout_s,
         has_api_keys=bool(guard.keys),
     )

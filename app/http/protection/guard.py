@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.protection.error_table import Refused
-from app.http.protection.uploads import UploadLimits
+from app.http.protection.uploads import MAX_FREE_BYTES, UploadLimits
 from app.http.protection.validation import parse_json
 
 MAX_BODY_BYTES: Final = 2**20
@@ -29,6 +30,8 @@ SLOWEST_BYTES_PER_S: Final = 2**20
 """Routes that take larger bodies wait longer for them, at this pace."""
 BODY_LIMIT: Final = "x-max-body-bytes"
 """Key of a route's `openapi_extra` that replaces MAX_BODY_BYTES; it also shows in the OpenAPI document."""
+PROMPT_BODY: Final = "prompt"
+"""As BODY_LIMIT: `Guard.max_prompt_body_bytes`, which depends on the backbone."""
 UPLOADS_LIMIT: Final = "x-max-uploads"
 """Key of a route's `openapi_extra`: its bodies are so large that UploadLimits bounds how many are held at a time."""
 
@@ -90,10 +93,13 @@ def _digest(key: str) -> bytes:
 class Guard:
     """What the routes of one application check requests against. They find it as `application.state.guard`.
 
-    Attributes: body_timeout_s: time that a body may take to arrive.
+    Attributes:
+        max_prompt_body_bytes: of a body that holds a prompt.
+        body_timeout_s: time that a body may take to arrive.
     """
 
     keys: ApiKeys = field(default_factory=ApiKeys)
+    max_prompt_body_bytes: int = MAX_BODY_BYTES
     uploads: UploadLimits = field(default_factory=UploadLimits)
     body_timeout_s: float = 30.0
 
@@ -118,8 +124,8 @@ class GuardedRoute(APIRoute):
             await super().handle(scope, receive, send)  # which answers 405
             return
         self._check_media_type(headers)
-        with self._hold_upload(guard.uploads):
-            body = await _read_body(headers, receive, self._max_body_bytes, guard.body_timeout_s)
+        with self._hold_upload(guard.uploads, headers):
+            body = await _read_body(headers, receive, self._max_body_bytes(guard), guard.body_timeout_s)
             await _run_while_connected(super().handle, scope, body, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -130,13 +136,15 @@ class GuardedRoute(APIRoute):
 
         return handle_strictly
 
-    @property
-    def _max_body_bytes(self) -> int:
-        return int((self.openapi_extra or {}).get(BODY_LIMIT, MAX_BODY_BYTES))
+    def _max_body_bytes(self, guard: Guard) -> int:
+        limit = (self.openapi_extra or {}).get(BODY_LIMIT, MAX_BODY_BYTES)
+        return guard.max_prompt_body_bytes if limit == PROMPT_BODY else int(limit)
 
-    def _hold_upload(self, uploads: UploadLimits) -> AbstractContextManager[None]:
+    def _hold_upload(self, uploads: UploadLimits, headers: Headers) -> AbstractContextManager[None]:
         """Raises Overloaded when it is entered, before a byte of the body is kept."""
-        return uploads.hold() if UPLOADS_LIMIT in (self.openapi_extra or {}) else nullcontext()
+        extra = self.openapi_extra or {}
+        is_large = extra.get(BODY_LIMIT) == PROMPT_BODY and _declared_bytes(headers) > MAX_FREE_BYTES
+        return uploads.hold() if is_large or UPLOADS_LIMIT in extra else nullcontext()
 
     def _check_media_type(self, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").lower() != "identity":
@@ -150,6 +158,12 @@ class GuardedRoute(APIRoute):
 class _StrictRequest(Request):
     async def json(self) -> Any:
         return parse_json(await self.body())
+
+
+def _declared_bytes(headers: Headers) -> float:
+    """How long the body says that it is; one that comes in chunks may be of any length."""
+    declared = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
+    return int(declared) if declared.isdigit() else math.inf
 
 
 async def _read_body(headers: Headers, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:

@@ -18,6 +18,8 @@ from app.model.threads import begin_on_passing_thread
 MAX_FIELDS = 8
 """More than any form has, so that an unknown field can be named."""
 MAX_UPLOADS: Final = 4
+MAX_FREE_BYTES: Final = 16 * 2**20
+"""Prompts are this large or smaller on all but large backbones, and then are not counted among the uploads."""
 RETRY_AFTER_S: Final = 5.0
 Result = TypeVar("Result")
 

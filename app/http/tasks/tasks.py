@@ -11,15 +11,23 @@ from starlette.responses import Response
 
 from app.answers.views import TaskObject, VersionObject
 from app.errors import InvalidInput, NotFound
-from app.http.dependencies import BackboneDep, CallDep, EvaluatorDep, IfMatchDep, ReadinessDep, RegistryDep, ServingDep
+from app.http.dependencies import (
+    BackboneDep,
+    CallDep,
+    EvaluatorDep,
+    GuardDep,
+    IfMatchDep,
+    ReadinessDep,
+    RegistryDep,
+    ServingDep,
+)
 from app.http.fields import MAX_PAGE, reply
 from app.http.protection.error_table import describe_statuses
-from app.http.protection.guard import BODY_LIMIT, GuardedRoute
+from app.http.protection.guard import BODY_LIMIT, PROMPT_BODY, GuardedRoute
 from app.http.protection.uploads import describe_form
 from app.http.protection.validation import ALIAS_PATTERN, TASK_PATTERN
 from app.http.tasks.examples import MAX_EXAMPLES_BODY_BYTES, read_examples
 from app.http.tasks.tasks_schema import (
-    MAX_UPLOAD_BODY_BYTES,
     AliasObject,
     AliasRequest,
     DeletedObject,
@@ -107,7 +115,7 @@ async def list_evaluations(task: TaskName, number: Number, registry: RegistryDep
     response_model=VersionObject,
     responses=MEASURE,
     openapi_extra={
-        BODY_LIMIT: MAX_UPLOAD_BODY_BYTES,
+        BODY_LIMIT: PROMPT_BODY,
         "requestBody": {
             "required": True,
             "content": {
@@ -130,6 +138,7 @@ async def create_version(
     registry: RegistryDep,
     evaluator: EvaluatorDep,
     readiness: ReadinessDep,
+    guard: GuardDep,
     call: CallDep,
     if_match: IfMatchDep,
 ) -> Response:
@@ -141,7 +150,7 @@ async def create_version(
     curl -F file=@adapter_model.safetensors -F 'metadata={"labels": ["no", "yes"]}' .../v1/tasks/mine/versions
     curl --json '{"text": "Translate to French.\\n"}' .../v1/tasks/mine/versions
     """
-    publication, metadata = await read_version(request, backbone)
+    publication, metadata = await read_version(request, backbone, guard.uploads)
     promotion = publish(
         registry, task, publication, alias=metadata.alias, force=bool(metadata.force), if_match=if_match
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
@@ -13,15 +14,15 @@ from app.answers.views import GateObject, RecordedEvaluationObject, Reply, TaskO
 from app.errors import InvalidInput
 from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Strict, Text
 from app.http.protection.error_table import Refused
-from app.http.protection.uploads import open_form, read_file
+from app.http.protection.uploads import MAX_FREE_BYTES, UploadLimits, open_form, read_file
 from app.http.protection.validation import ALIAS_PATTERN, VERSION_PATTERN, explain, parse_json
 from app.http.tasks.examples import ExampleSource
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
 from app.registry.formats.binding import bind_text
-from app.registry.formats.foreign_file import MAX_UPLOAD_BYTES, read_upload
-from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MIN_LABEL_TEMPERATURE
+from app.registry.formats.foreign_file import max_upload_bytes, read_upload
+from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MAX_MANIFEST_BYTES, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication
 from app.task_prompt import PromptKind, TaskPrompt
 
@@ -29,7 +30,6 @@ MAX_FIGURES: Final = 64
 MAX_SOURCE_TASK: Final = 999_999
 MAX_ALIAS_TARGETS: Final = 2
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
-MAX_UPLOAD_BODY_BYTES: Final = MAX_UPLOAD_BYTES + 2**16
 Metadata = TypeVar("Metadata", bound="VersionMetadata")
 
 
@@ -182,7 +182,14 @@ class DeletedObject(Reply):
     deleted: Literal[True] = True
 
 
-async def read_version(request: Request, backbone: Backbone) -> tuple[Publication, VersionMetadata]:
+def max_prompt_body_bytes(backbone: Backbone) -> int:
+    """Of a body with the largest prompt there can be, and what is said about it."""
+    return max_upload_bytes(backbone) + MAX_MANIFEST_BYTES
+
+
+async def read_version(
+    request: Request, backbone: Backbone, uploads: UploadLimits
+) -> tuple[Publication, VersionMetadata]:
     """The prompt of a request, bound to the backbone, and what the request says about it.
 
     Raises:
@@ -197,14 +204,15 @@ async def read_version(request: Request, backbone: Backbone) -> tuple[Publicatio
     if media_type == "multipart/form-data":
         data, metadata = await _read_form(request)
         kind = None if metadata.kind is None else PromptKind(metadata.kind)
-        prompt = await asyncio.to_thread(read_upload, data, backbone, kind=kind, source_task=metadata.source_task)
+        read = partial(read_upload, data, backbone, kind=kind, source_task=metadata.source_task)
+        prompt = await (uploads.check(read) if len(data) > MAX_FREE_BYTES else asyncio.to_thread(read))
         return metadata.publication(prompt), metadata
     raise Refused(415, "Send multipart/form-data with a file, or application/json with a text")
 
 
 async def _read_form(request: Request) -> tuple[bytes, UploadMetadata]:
     """The tensor's bytes, and what the form says about them."""
-    async with open_form(request, ("file", "metadata"), max_part_bytes=MAX_UPLOAD_BYTES) as form:
+    async with open_form(request, ("file", "metadata"), max_part_bytes=MAX_MANIFEST_BYTES) as form:
         text = form.get("metadata", "{}")
         if not isinstance(text, str):
             raise InvalidInput("metadata must be JSON in a plain form field", param="metadata")

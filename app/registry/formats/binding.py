@@ -117,6 +117,11 @@ def require_same_backbone(fingerprint: str, backbone: Backbone, name: str = "") 
         )
 
 
+def max_prompt_bytes(backbone: Backbone) -> int:
+    """Of the largest prompt's values, in float32: as many virtual tokens as there can be, of the wider kind."""
+    return 4 * MAX_VIRTUAL_TOKENS * max(row_size(kind, backbone) for kind in (PromptKind.EMBEDDINGS, PromptKind.KV))
+
+
 def row_size(kind: PromptKind, backbone: Backbone) -> int:
     return backbone.kv_row_size if kind is PromptKind.KV else backbone.hidden_size
 

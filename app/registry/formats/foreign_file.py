@@ -14,12 +14,13 @@ import torch
 
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
-from app.registry.formats.binding import bind_rows, check_shape
+from app.registry.formats.binding import bind_rows, check_shape, max_prompt_bytes
 from app.registry.formats.peft_checkpoint import CONFIG_FILE, TENSOR_FILE, PeftConfig, read_bare_rows, read_rows
 from app.registry.formats.safetensors_file import DTYPES, MAX_HEADER_BYTES
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
-MAX_UPLOAD_BYTES = 16 * 2**20
+_MAX_FRAME_BYTES = MAX_HEADER_BYTES + 8
+"""Of a safetensors file, around the values."""
 UPLOAD_DTYPES = ("BF16", "F16", "F32")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PICKLE_ADVICE = (
@@ -76,8 +77,11 @@ def read_upload(
 
     Raises InvalidInput: always with the reason, never with the input.
     """
-    if len(data) > MAX_UPLOAD_BYTES:
-        raise InvalidInput(f"the file may have at most {MAX_UPLOAD_BYTES} bytes", param="prompt_embeddings")
+    if len(data) > (limit := max_upload_bytes(backbone)):
+        raise InvalidInput(
+            f"the file may have at most {limit} bytes: a prompt has at most {MAX_VIRTUAL_TOKENS} virtual tokens",
+            param="prompt_embeddings",
+        )
     if kind is PromptKind.TEXT:
         raise InvalidInput("a text prompt is sent as text, not as a tensor", param="kind")
     rows = read_bare_rows(data, UPLOAD_DTYPES, source_task=source_task)
@@ -89,10 +93,14 @@ def _kind_by_width(rows: torch.Tensor, backbone: Backbone) -> PromptKind:
     return PromptKind.KV if is_kv else PromptKind.EMBEDDINGS
 
 
+def max_upload_bytes(backbone: Backbone) -> int:
+    """Of an uploaded file: no prompt of the backbone needs more."""
+    return _MAX_FRAME_BYTES + max_prompt_bytes(backbone)
+
+
 def require_possible_size(num_bytes: int, backbone: Backbone) -> None:
     """Raises InvalidInput: no readable checkpoint for this backbone is so large: float64, and every row twice."""
-    widest = max(backbone.hidden_size, backbone.kv_row_size)
-    if num_bytes > MAX_HEADER_BYTES + 8 + 8 * 2 * MAX_VIRTUAL_TOKENS * widest + 8 * MAX_VIRTUAL_TOKENS * 1024:
+    if num_bytes > _MAX_FRAME_BYTES + 4 * max_prompt_bytes(backbone) + 8 * MAX_VIRTUAL_TOKENS * 1024:
         raise InvalidInput(f"the tensor's file is larger than any prompt for {backbone.name} can be", param=TENSOR_FILE)
 
 

@@ -14,11 +14,12 @@ from safetensors.torch import save as save_safetensors
 
 from app.model.backbone import Backbone
 from app.registry.formats.binding import bind_rows
+from app.registry.formats.foreign_file import max_upload_bytes
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
-from app.task_prompt import PromptKind
-from tests.support.models import character_tokenizer
+from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
+from tests.support.models import build_backbone, character_tokenizer
 from tests.support.prompts import random_rows
 from tests.support.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 
@@ -88,6 +89,28 @@ def test_keys_and_values_are_known_by_their_width(own: httpx.Client, backbone: B
     assert (published.status_code, published.json()["kind"]) == (201, "kv")
     said = own.post("/v1/tasks/wide/versions", files=files, data={"metadata": '{"kind": "embeddings"}'})
     assert (said.status_code, said.json()["error"]["param"]) == (400, "prompt_embeddings")
+
+
+def test_a_prompt_may_be_as_large_as_the_backbone_allows_and_no_larger(tmp_path: Path) -> None:
+    long = build_backbone(max_position_embeddings=2048)
+    rows = random_rows(long, MAX_VIRTUAL_TOKENS, kind=PromptKind.KV)
+    largest = save_safetensors({"prompt_embeddings": rows})
+    with run_server(make_settings(tmp_path), long) as live, httpx.Client(base_url=live.url, timeout=60) as client:
+
+        def upload(content: bytes) -> httpx.Response:
+            return client.post("/v1/tasks/long/versions", files={"file": ("x.safetensors", content)})
+
+        published = upload(largest)
+        limit = client.get("/v1/server").json()["limits"]["upload_bytes"]
+        too_large, far_too_large = upload(bytes(limit + 1)), upload(bytes(limit + 2**20 + 1))
+        operation = client.get("/openapi.json").json()["paths"]["/v1/tasks/{task}/versions"]["post"]
+        used = client.post("/v1/tasks/long/run", json={"input": "x", "max_tokens": 1})
+    assert (published.status_code, published.json()["num_virtual_tokens"]) == (201, MAX_VIRTUAL_TOKENS)
+    assert len(largest) <= limit <= len(largest) + 2**15
+    assert (too_large.status_code, far_too_large.status_code) == (400, 413)
+    assert f"at most {limit} bytes" in too_large.json()["error"]["message"]
+    assert operation["x-max-body-bytes"] == limit + 2**20
+    assert used.json()["usage"]["prompt_tokens"] > MAX_VIRTUAL_TOKENS
 
 
 def test_labels_that_cannot_be_told_apart_are_refused_and_live_stays(tmp_path: Path, backbone: Backbone) -> None:
@@ -362,7 +385,8 @@ def test_the_server_says_what_it_is(http: httpx.Client, server: LiveServer) -> N
     from app.http.operations.server import LIMITS
 
     said = http.get("/v1/server").json()
-    assert json.dumps(said["limits"]) == json.dumps(LIMITS)  # a count is an integer: 64, not 64.0
+    expected = {**LIMITS, "upload_bytes": max_upload_bytes(server.backbone)}
+    assert json.dumps(said["limits"]) == json.dumps(expected)  # a count is an integer: 64, not 64.0
     assert said["backbone"]["fingerprint"] == server.backbone.fingerprint
     assert (said["backbone"]["dtype"], said["backbone"]["quantize"]) == ("float32", "none")
     assert said["engine"]["max_model_len"] == 512
