@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,9 @@ Work = Callable[[], object]
 Result = TypeVar("Result")
 
 MAX_PASSING_THREADS = 8
+MIN_LOOK_S = 0.5
+TOLERATED_LOAD = 0.3
+"""Cores that others may take without a thread being given up for them."""
 NUM_ROUNDS = 3
 MIN_GAIN = 1.03
 """How many times as fast more threads must be to be worth their cores."""
@@ -133,6 +137,66 @@ def begin_on_passing_thread(work: Callable[[], Result]) -> Future[Result]:
     outcome = pool.submit(work)
     pool.shutdown(wait=False)
     return outcome
+
+
+class ThreadsByLoad:
+    """How many threads a long computation should have while other programs compute: the cores these leave.
+
+    OpenMP's threads wait for each other busily at every barrier. If one of them has lost its core, the others spin
+    until it gets one again, hundreds of times in an update: next to other programs an update takes up to ten times as
+    long with two threads on two cores as with one.
+
+    Args:
+        num_threads: of a quiet machine.
+        read: see `read_cpu_times`; tests give their own.
+    """
+
+    def __init__(self, num_threads: int, read: Callable[[], tuple[float, float, float]] | None = None) -> None:
+        self._num_threads = num_threads
+        self._read = read or read_cpu_times
+        self._before = self._read()
+        self._chosen = num_threads
+
+    def choose(self) -> int:
+        """By what was computed since the last choice, if that is at least MIN_LOOK_S ago."""
+        now_s, busy_s, own_s = self._read()
+        then_s, busy_before_s, own_before_s = self._before
+        passed_s = now_s - then_s
+        if passed_s >= MIN_LOOK_S:
+            self._before = (now_s, busy_s, own_s)
+            others = max(0.0, (busy_s - busy_before_s) - (own_s - own_before_s)) / passed_s
+            self._chosen = max(1, min(self._num_threads, math.floor(usable_cores() - others + TOLERATED_LOAD)))
+        return self._chosen
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within, torch computes with the chosen number of threads."""
+        chosen = self.choose()
+        if chosen == self._num_threads:
+            yield
+            return
+        torch.set_num_threads(chosen)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._num_threads)
+
+
+def read_cpu_times(root: Path = Path("/")) -> tuple[float, float, float]:
+    """Seconds: by a steady clock, that the cores of this process's affinity were busy or taken away, and its own.
+
+    Where the system does not say (not Linux) others never seem to compute.
+    """
+    own_s = time.process_time()
+    if not hasattr(os, "sched_getaffinity"):
+        return time.monotonic(), own_s, own_s
+    lines = (line.split() for line in _read(root / "proc/stat").splitlines())
+    name_to_ticks = {fields[0]: [int(each) for each in fields[1:9]] for fields in lines if fields[0].startswith("cpu")}
+    cores = [name_to_ticks.get(f"cpu{core}") for core in os.sched_getaffinity(0)]
+    if not all(cores):
+        return time.monotonic(), own_s, own_s
+    ticks = sum(sum(each) - each[3] - each[4] for each in cores if each)  # all but idle and waiting for a disk
+    return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own_s
 
 
 class PassingThreads(ThreadPoolExecutor):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
 
-from app.model.threads import choose_num_threads, physical_cores, usable_cores
+from app.model.threads import ThreadsByLoad, choose_num_threads, physical_cores, read_cpu_times, usable_cores
 
 CPUS = {0, 1, 2, 3, 4, 5, 6, 7}
 
@@ -126,3 +126,59 @@ def test_threads_begun_later_compute_with_the_number_that_was_set() -> None:
     thread.start()
     thread.join()
     assert seen == [3]
+
+
+def reads(*times: tuple[float, float, float]) -> Callable[[], tuple[float, float, float]]:
+    """One after the other."""
+    left = iter(times)
+    return lambda: next(left)
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "busy_s", "own_s", "chosen"),
+    [
+        (8, 8.0, 8.0, 8),  # alone, and busy itself
+        (8, 8.25, 8.0, 8),  # little else
+        (8, 8.0, 7.0, 7),
+        (8, 8.0, 2.5, 2),
+        (8, 8.0, 0.0, 1),  # others take all
+        (2, 8.0, 3.0, 2),  # of which enough are left for its own
+        (1, 8.0, 0.0, 1),
+        (8, 7.0, 8.0, 8),  # clocks do not agree to the last tick
+    ],
+)
+def test_threads_are_left_to_other_programs(num_threads: int, busy_s: float, own_s: float, chosen: int) -> None:
+    threads = ThreadsByLoad(num_threads, reads((10.0, 100.0, 50.0), (11.0, 100.0 + busy_s, 50.0 + own_s)))
+    assert threads.choose() == chosen
+
+
+def test_threads_come_back_when_the_others_are_gone_and_short_looks_decide_nothing() -> None:
+    threads = ThreadsByLoad(8, reads((0, 0, 0), (1, 8, 1), (1.1, 8.1, 1.1), (2, 15, 2), (3, 23, 10)))
+    assert [threads.choose() for _ in range(4)] == [1, 1, 2, 8]
+
+
+def test_the_number_holds_within_and_not_after() -> None:
+    torch.set_num_threads(4)
+    threads = ThreadsByLoad(4, reads((0, 0, 0), (1, 8, 1)))
+    with threads.in_use():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 4
+
+
+def test_cpu_times_are_those_of_the_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    lines = [
+        "cpu 9 9 9 9 9 9 9 9",
+        "cpu0 100 10 50 7777 88 1 2 37 0 0",
+        "cpu1 9 9 9 9 9 9 9 9",
+        "cpu2 100 0 0 1 1 0 0 0",
+    ]
+    write(tmp_path, "proc/stat", "\n".join([*lines, "intr 1 2 3"]))
+    _, busy_s, _ = read_cpu_times(tmp_path)
+    assert busy_s == pytest.approx(3.0)
+
+
+def test_where_nothing_is_said_of_the_cores_no_other_program_seems_to_compute(tmp_path: Path) -> None:
+    _, busy_s, own_s = read_cpu_times(tmp_path)
+    assert busy_s == own_s

@@ -22,6 +22,7 @@ from app.measure.evaluation import Measurement
 from app.measure.plain_model import PlainModel
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
+from app.model.threads import ThreadsByLoad
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES
 from app.tuning.distillation import DistillationPlan, Teaching
@@ -84,6 +85,7 @@ class TuningRun:
         self._clock = clock
         spent_s = 0.0 if state is None else state.record.get("spent_s", 0.0)
         self._began_s = clock() - spent_s if began_s is None or state is not None else began_s
+        self._threads = ThreadsByLoad(torch.get_num_threads())
         self.population = Population(backbone)
         self.step = 0
         self._history: list[Evaluated] = []
@@ -189,7 +191,8 @@ class TuningRun:
             OutOfMemory: not even one row fits.
         """
         began = time.monotonic()
-        self.can_save = bool(next(self._work, False))
+        with self._threads.in_use():
+            self.can_save = bool(next(self._work, False))
         self._elapsed_s += time.monotonic() - began
 
     def stop(self) -> None:
