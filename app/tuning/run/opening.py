@@ -5,20 +5,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import torch
 
-from app.engine.threads.device_lease import Slices
-from app.measure.encoding import EncodedExample
+from app.measure.encoding import EncodedExample, collate
+from app.measure.label_tree import LabelTree, label_log_likelihoods
 from app.model.backbone import Backbone
-from app.model.prompted_forward import PromptPrefix
+from app.model.layout import encode_labels
+from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
 from app.task_prompt import PromptKind
 from app.tuning.budget import OPENING_SHARE
-from app.tuning.config import Metric
 from app.tuning.plan import TuningPlan, WrittenPrompt
-from app.tuning.run.objective import Objective, Score, choose_objective
 from app.tuning.run.population import text_rows
 from app.tuning.run.rows import Chunk, Chunker, encode_rows, spread
 from app.tuning.run.timetable import Clock
@@ -30,22 +29,40 @@ BLOCK_SIZE: Final = 8
 
 @dataclass(frozen=True)
 class Opened:
-    """Attributes: number: of the written prompt that did best. scores: of each of them, on `num_rows` rows."""
+    """How the written prompts of a plan did on `num_rows` validation examples, in their order.
 
-    number: int
-    scores: tuple[Score, ...]
+    Attributes:
+        losses: negative log-likelihood of the right answers, nats, mean over examples.
+        accuracies: shares of right labels; empty for a task that writes.
+    """
+
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
     num_rows: int
 
+    @property
+    def number(self) -> int:
+        """Of the prompt to start from: the one that makes the right answers likeliest.
+
+        A few examples tell that much sooner than accuracy, and a template under which answers are likely asks for them.
+        """
+        return min(range(len(self.losses)), key=lambda number: self.losses[number])
+
+    @property
+    def strongest(self) -> int:
+        """Number of the prompt that answers best, which a tuned one is to be compared with."""
+        known = self.accuracies or [0.0] * len(self.losses)
+        return max(range(len(known)), key=lambda number: (known[number], -self.losses[number]))
+
     def record(self) -> dict[str, Any]:
-        return {"number": self.number, "num_rows": self.num_rows, "scores": [vars(score) for score in self.scores]}
+        return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Opened:
-        scores = tuple(Score(**{**score, "rank": tuple(score["rank"])}) for score in record["scores"])
-        return cls(record["number"], scores, record["num_rows"])
+        return cls(tuple(record["losses"]), tuple(record["accuracies"]), record["num_rows"])
 
     def apply(self, plan: TuningPlan) -> TuningPlan:
-        """The plan with the template of the best."""
+        """The plan with the template of the prompt to start from."""
         return replace(plan, template=plan.written[self.number].template)
 
 
@@ -59,13 +76,12 @@ class Opening:
 
     def __init__(self, backbone: Backbone, plan: TuningPlan, *, slice_s: float | None, clock: Clock) -> None:
         self._backbone = backbone
-        self._plan = replace(plan, config=replace(plan.config, metric=plan.metric if plan.labels else Metric.LOSS))
+        self._plan = plan
         self._slice_s = slice_s
         self._clock = clock
         self._max_rows = BLOCK_SIZE if slice_s is None else 1
         self.opened: Opened | None = None
 
-    @torch.no_grad()
     def slices(self) -> Iterator[None]:
         """Sets `opened` at the end. Raises InvalidInput: an example cannot be encoded."""
         examples = spread(self._plan.validation, MAX_ROWS)
@@ -79,19 +95,18 @@ class Opening:
         while num_rows < len(examples) and (not num_rows or self._clock() < ends_s):
             block = examples[num_rows : num_rows + BLOCK_SIZE]
             for asking in askings:
-                rows = encode_rows(self._backbone, asking.plan, block)
-                yield from self._ask(asking, rows)
+                yield from self._ask(asking, encode_rows(self._backbone, asking.plan, block))
             num_rows += len(block)
-        scores = tuple(asking.objective.score(torch.cat(asking.figures)) for asking in askings)
-        best = max(range(len(scores)), key=lambda number: scores[number].rank)
-        self.opened = Opened(best, scores, num_rows)
+        figures = [torch.cat(asking.figures).double().mean(dim=0).tolist() for asking in askings]
+        accuracies = tuple(each[1] for each in figures) if self._plan.labels else ()
+        self.opened = Opened(tuple(each[0] for each in figures), accuracies, num_rows)
 
-    def _ask(self, asking: _Asking, rows: Sequence[EncodedExample]) -> Slices[None]:
+    def _ask(self, asking: _Asking, rows: Sequence[EncodedExample]) -> Iterator[None]:
         for chunk in Chunker(max_rows=self._max_rows, num_extra_tokens=0).chunks(rows, 1):
             began_s = time.perf_counter()
-            figures = yield from asking.objective.judge(asking.prefix, chunk)
-            asking.figures.append(figures)
+            asking.ask(self._backbone, chunk.rows)
             self._adapt(chunk, time.perf_counter() - began_s)
+            yield
 
     def _adapt(self, chunk: Chunk, took_s: float) -> None:
         """More rows a forward as long as a slice has room for twice as many."""
@@ -101,17 +116,40 @@ class Opening:
 
 @dataclass(eq=False)
 class _Asking:
-    """One written prompt, and what it answered so far."""
+    """One written prompt, and what it answered so far.
+
+    Attributes:
+        label_ids: of a task with labels; empty for one that writes.
+        figures: (num_rows, 2) float32 each: negative log-likelihood of the right answer, and whether it won.
+    """
 
     plan: TuningPlan
-    objective: Objective
     prefix: PromptPrefix
+    label_ids: list[tuple[int, ...]]
     figures: list[torch.Tensor]
 
     @classmethod
+    @torch.no_grad()
     def of(cls, backbone: Backbone, plan: TuningPlan, written: WrittenPrompt) -> _Asking:
         plan = replace(plan, template=written.template)
-        rows = encode_rows(backbone, plan, spread(plan.validation, BLOCK_SIZE))
-        objective = choose_objective(backbone, plan, rows)
         prefix = PromptPrefix.of_embeddings(backbone, text_rows(backbone, PromptKind.KV, written.text)[None])
-        return cls(plan, objective, prefix, [])
+        label_ids = encode_labels(backbone, written.template, plan.labels) if plan.labels else []
+        return cls(plan, prefix, label_ids, [])
+
+    @torch.no_grad()
+    def ask(self, backbone: Backbone, rows: Sequence[EncodedExample]) -> None:
+        if not self.label_ids:
+            likelihoods = target_log_likelihoods(backbone, self.prefix, collate(rows, backbone.device))
+            losses = -likelihoods.sum(dim=1).cpu()
+            self.figures.append(torch.stack([losses, torch.zeros_like(losses)], dim=1))
+            return
+        texts = collate([EncodedExample(row.text_ids, ()) for row in rows], backbone.device)
+        scores = label_log_likelihoods(backbone, self.prefix, texts, LabelTree.build(self.label_ids)).cpu()
+        right = torch.tensor([self._label_of(row) for row in rows])
+        losses = -scores.gather(1, right[:, None]).squeeze(1)
+        self.figures.append(torch.stack([losses, (scores.argmax(dim=1) == right).float()], dim=1))
+
+    def _label_of(self, row: EncodedExample) -> int:
+        """Targets have an end-of-sequence token that labels may lack."""
+        ends = (row.target_ids, row.target_ids[:-1])
+        return next(i for i, ids in enumerate(self.label_ids) if ids in ends)

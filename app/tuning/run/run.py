@@ -18,10 +18,11 @@ import torch
 from app.engine.threads.device_lease import Slices
 from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
-from app.measure.evaluation import Measurement
+from app.measure.evaluation import Evaluation, Measurement
 from app.measure.plain_model import PlainModel
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
+from app.model.layout import encode_text
 from app.model.threads import ThreadsByLoad
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES
@@ -448,30 +449,31 @@ class TuningRun:
         """The written prompt that tuning started from, on the same examples; None if there is none, or no time."""
         if self._opened is None or self._left_s <= 0:
             return None
-        written = self._asked.written[self._opened.number]
-        token_ids = self._backbone.tokenizer(written.text)["input_ids"]
+        written = self._asked.written[self._opened.strongest]
+        token_ids = encode_text(self._backbone.tokenizer, written.text)
         prompt = TaskPrompt.from_text(written.text, token_ids, self._backbone.fingerprint)
-        return WrittenResult(written, (yield from self._ask(prompt)))
+        return WrittenResult(written, (yield from self._ask(prompt, template=written.template)))
 
-    def _ask(self, prompt: TaskPrompt, **more: Any) -> Slices[Any]:
+    def _ask(self, prompt: TaskPrompt, **more: Any) -> Slices[Evaluation]:
         """The evaluation of a prompt on the plan's validation examples."""
         plan = self.plan
         served = ServedPrompt(
             prompt,
-            plan.template,
-            plan.labels,
+            **{"template": plan.template, **more},
+            labels=plan.labels,
             max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
-            **more,
         )
         model = PlainModel(self._backbone, self.num_rows_at_once)
         return (yield from model.evaluate(Measurement(served, plan.validation)))
 
 
 def _describe(plan: TuningPlan, opened: Opened) -> PromptWritten:
-    written, score = plan.written[opened.number], opened.scores[opened.number]
+    number = opened.number
+    written = plan.written[number]
+    metric, values = ("accuracy", opened.accuracies) if opened.accuracies else ("loss", opened.losses)
     return PromptWritten(
-        written.text, written.template.text, score.metric, score.value, opened.num_rows, len(plan.written)
+        written.text, written.template.text, metric, values[number], opened.num_rows, len(plan.written)
     )
 
 
