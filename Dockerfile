@@ -3,7 +3,8 @@
 # The package registry's own torch runs on CUDA (docker run --gpus all) and on a CPU. For a smaller image, or another CUDA, name
 # the index of that build, as PyTorch's installation page gives it: --build-arg TORCH_INDEX_URL=...
 # The container listens on every address, so it starts only with an API key, or with SOFTSWAP_INSECURE=true behind a proxy
-# that asks for one. To keep tasks: -v tasks:/tasks -e SOFTSWAP_REGISTRY=/tasks. Models from the hub are kept in /cache.
+# that asks for one. To keep tasks: -v tasks:/tasks -e SOFTSWAP_REGISTRY=/tasks.
+# Models that are fetched are kept in /cache: -v models:/cache.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
@@ -27,6 +28,7 @@ COPY --from=build /opt/softswap /opt/softswap
 ENV PATH="/opt/softswap/bin:$PATH" \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/cache \
+    SOFTSWAP_CACHE=/cache/softswap \
     SOFTSWAP_HOST=0.0.0.0 \
     SOFTSWAP_PORT=8000
 USER softswap

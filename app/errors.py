@@ -14,6 +14,7 @@ SoftswapError
  ├── GateFailed            a version scores lower than the one the alias means now
  ├── CorruptPrompt         stored bytes are not what was published
  ├── CorruptState          an uploaded file or a job's saved state is not what was written
+ ├── ModelUnavailable      a model of the catalog cannot be fetched now; says what to do
  ├── RegistryUnavailable   the registry's folder cannot be written, or is gone
  ├── Overloaded            the queue is full; try again after retry_after_s
  ├── Draining              the server is stopping
@@ -93,6 +94,10 @@ class CorruptPrompt(SoftswapError):
 
 class CorruptState(SoftswapError):
     code = "corrupt_state"
+
+
+class ModelUnavailable(SoftswapError):
+    code = "model_unavailable"
 
 
 class RegistryUnavailable(SoftswapError):

@@ -38,6 +38,8 @@ from app.http.tasks.tasks_schema import max_prompt_body_bytes
 from app.model.attention import attend_sdpa
 from app.model.backbone import Backbone
 from app.model.kernels import Replacements
+from app.model.loading.catalog.obtain import obtain_model
+from app.model.loading.catalog.pull import PullLines
 from app.model.threads import PassingThreads, choose_num_threads, on_passing_thread
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -172,7 +174,7 @@ def open_tuning(settings: Settings, opened: OpenEngine) -> Iterator[TuningServic
 
 
 def load_backbone(settings: Settings) -> Backbone:
-    """Raises UnsupportedModel, InvalidInput."""
+    """Raises UnsupportedModel, InvalidInput, ModelUnavailable."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -180,11 +182,12 @@ def load_backbone(settings: Settings) -> Backbone:
         torch.set_num_threads(settings.threads)
         logger.info("threads: %d (as told)", settings.threads)
     backbone = Backbone.load(
-        settings.model,
+        obtain_model(settings.model, settings.cache_folder, PullLines()),
         revision=settings.revision,
         dtype=settings.dtype,
         device=settings.device,
         quantize=settings.quantize,
+        cache=settings.cache_folder,
     )
     if settings.threads is None and backbone.device.type == "cpu":
         choose_threads(backbone)

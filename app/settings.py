@@ -19,6 +19,10 @@ from app.errors import InvalidInput
 
 APP_FOLDER = Path(__file__).parent
 DEMO_BACKBONE = APP_FOLDER / "demo" / "backbone"
+DEFAULT_MODEL = "demo"
+"""Of the catalog (`app.model.loading.catalog`)."""
+FALLBACK_MODEL = "demo"
+"""Served while the default one cannot be fetched: it comes with softswap."""
 MIN_KEY_CHARS = 16
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
@@ -65,10 +69,16 @@ class _EnvironmentSettings(BaseSettings):
 class Settings(_EnvironmentSettings):
     """What a server is started with."""
 
-    model: str = Field(str(DEMO_BACKBONE), min_length=1)
-    """Backbone to serve: a folder in Hugging Face layout, or a hub id. (default: the demo backbone)"""
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="Backbone to serve: a name that `softswap models` lists, a folder in Hugging Face layout, a .gguf "
+        f"file, or a hub id. (default: {DEFAULT_MODEL})",
+    )
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
+    cache: Path | None = None
+    """Folder of pulled models. (default: ~/.cache/softswap/models)"""
     registry: Path | None = None
     """Folder of the tasks. (default: the demo tasks, and yours in ~/.local/share/softswap/prompts)"""
     state: Path | None = None
@@ -158,6 +168,11 @@ class Settings(_EnvironmentSettings):
                 param="max_num_batched_tokens",
             )
         return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of pulled models."""
+        return self.cache or own_cache()
 
     @property
     def registry_folder(self) -> Path:

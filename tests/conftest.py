@@ -1,6 +1,6 @@
 """One thread for each test process by default: the models are tiny, and teams of threads on two cores mostly wait.
 
-Tests of threads choose the number themselves.
+Tests of threads choose the number themselves. No test takes the default model, which may have to be pulled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, also by processes that tests start
+os.environ.setdefault("SOFTSWAP_MODEL", "demo")
 if not Path("/dev/nvidia0").exists():  # without a GPU, Triton's kernels are interpreted; read when a kernel is made
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -126,6 +126,7 @@ def run_page(page: str, folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(folder),
         "XDG_DATA_HOME": str(folder / "data"),
         "SOFTSWAP_PORT": str(port),
+        "SOFTSWAP_MODEL": "demo",  # the default one may have to be pulled, and takes longer
     }
     steps = [step for step in steps_of(folder / page) if step.text not in PAGE_TO_NOT_RUN[page]]
     script = "".join(f"echo '{MARKER}'\n{step.script}\n" for step in steps)

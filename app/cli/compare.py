@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_new_file
 from app.compare.method import Method
 from app.errors import InvalidInput
@@ -83,6 +84,7 @@ def compare(
         require_new_file(plot, param="plot")
     read = partial(read_dataset, input_field=input_field, target_field=target_field)
     train, held_out, unseen = read(data), *(None if path is None else read(path) for path in (validation, test))
+    settings = obtain(settings)
     from app.compare.comparison import compare as compare_methods
     from app.compare.comparison import require_packages
     from app.compare.setting import Setting
@@ -95,8 +97,9 @@ def compare(
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
     load = partial(
-        Backbone.load, str(settings.model), revision=settings.revision, dtype=settings.dtype, device=settings.device
-    )
+        Backbone.load, str(settings.model), revision=settings.revision, dtype=settings.dtype, device=settings.device,
+        cache=settings.cache_folder,
+    )  # fmt: skip
     found = compare_methods(load, setting, chosen_methods, chosen_seeds, _show)
     if plot is not None:
         from app.compare.plot import plot_methods

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_publishable
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.errors import InvalidInput
@@ -65,6 +66,7 @@ def distill(
         raise InvalidInput("give the teacher as --prompt or as --teacher, one of them", param="prompt")
     written = None if prompt is None else _read_prompt(prompt)
     texts = read_inputs(inputs)
+    settings = obtain(settings)
     from app.main import load_backbone
     from app.tuning.distillation import DistillationPlan
     from app.tuning.search import Search

@@ -14,7 +14,7 @@ import typer
 
 from app.cli import options
 from app.errors import SoftswapError
-from app.settings import Settings
+from app.settings import DEFAULT_MODEL, Settings
 
 if TYPE_CHECKING:
     from app.model.backbone import Backbone
@@ -119,6 +119,11 @@ def _keys(settings: Settings) -> str:
 
 
 def _backbone(settings: Settings, loaded: list[Backbone]) -> str:
+    from app.model.loading.source import find_model
+
+    found = find_model(settings.model or DEFAULT_MODEL, settings.cache_folder)
+    if found.must_be_pulled:
+        return f"{found.name} is not here yet; the first start, or `softswap pull {found.name}`, fetches it"
     from app.main import load_backbone
 
     backbone = load_backbone(settings)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from app.cli.backbones.models import models
+from app.cli.backbones.pull import pull
 from app.cli.compare import compare
 from app.cli.distill import distill
 from app.cli.doctor import doctor
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
+app.command(rich_help_panel="Use")(pull)
 app.command(rich_help_panel="Make")(tune)
 app.command(rich_help_panel="Make")(compare)
 app.command(rich_help_panel="Make")(distill)
@@ -40,6 +43,7 @@ app.command("eval", rich_help_panel="Make")(evaluate)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
 app.add_typer(jobs, name="jobs", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)
+app.command(rich_help_panel="Look")(models)
 
 
 def _show_version(is_wanted: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_registry
 from app.cli.places.remote_server import RemoteServer, example_items, task_path
 from app.errors import InvalidInput
@@ -52,7 +53,8 @@ def evaluate(
         require_registry(place)
     dataset = read_dataset(data, input_field=input_field, target_field=target_field)
     if isinstance(place, Settings):
-        measuring = _evaluate_here(place, task, dataset, combine, record=record, with_predictions=with_predictions)
+        settings = obtain(place)
+        measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
         shown = asyncio.run(measuring)
     else:
         examples = example_items(dataset.examples)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import options
+from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_registry
 from app.cli.places.remote_server import RemoteServer, task_path
 from app.errors import InvalidInput
@@ -66,12 +67,14 @@ async def _open_runner(
     if isinstance(place, RemoteServer):
         yield _RemoteRunner(place, task, given)
         return
-    from app.answers.targets import TaskFinder
-    from app.main import open_engine
     from app.telemetry import configure_logging
 
     configure_logging("warning")
-    with open_engine(place) as opened:
+    settings = obtain(place)
+    from app.answers.targets import TaskFinder
+    from app.main import open_engine
+
+    with open_engine(settings) as opened:
         opened.engine.start()
         target = await TaskFinder(opened.backbone, opened.registry).find(task, param="task")
         yield _LocalRunner(opened, target, given, place.request_timeout)

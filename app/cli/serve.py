@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 from socket import socket
 
 from app.address import bind
+from app.cli.backbones.pull import obtain
 from app.cli.options import takes_settings
 from app.cli.places.paths import require_folder
 from app.model.loading.positions import declared_positions, require_positions
-from app.settings import Settings
+from app.settings import DEFAULT_MODEL, Settings
+
+logger = logging.getLogger(__name__)
 
 
 @takes_settings(*Settings.model_fields)
@@ -27,9 +30,10 @@ def serve(*, settings: Settings) -> None:
 
     configure_logging(settings.log_level)
     address = take_address(settings)
+    obtained = obtain(settings, write=logger.info)
     from app.main import serve as serve_http
 
-    serve_http(settings, address)
+    serve_http(obtained, address)
 
 
 def take_address(settings: Settings) -> socket:
@@ -39,5 +43,8 @@ def take_address(settings: Settings) -> socket:
         folder = getattr(settings, name)
         if folder is not None:
             require_folder(folder, name, is_written=is_written)
-    require_positions(settings.max_model_len, declared_positions(settings.model), Path(settings.model).name)
+    from app.model.loading.source import find_model
+
+    found = find_model(settings.model or DEFAULT_MODEL, settings.cache_folder)
+    require_positions(settings.max_model_len, declared_positions(found.path), found.name)
     return bind(settings.host, settings.port)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from app.cli import options
+from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_publishable
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.measure.example_file import read_dataset
@@ -50,6 +51,7 @@ def tune(
     form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
     read = partial(read_dataset, input_field=input_field, target_field=target_field)
     train, held_out = read(data), None if validation is None else read(validation)
+    settings = obtain(settings)
     from app.main import load_backbone
     from app.tuning.plan import TuningPlan
     from app.tuning.templates import fit_to_device

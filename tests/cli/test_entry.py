@@ -23,13 +23,13 @@ def test_help_answers_without_loading_torch() -> None:
     *heavy, seconds = done.stderr.split()
     assert heavy == []
     assert float(seconds) < 2.0  # 0.3 alone; much of the margin is for a crowded machine
-    for name in ("serve", "run", "tune", "distill", "compare", "eval", "tasks", "jobs", "doctor"):
+    for name in ("serve", "run", "tune", "distill", "compare", "eval", "tasks", "jobs", "doctor", "models", "pull"):
         assert name in done.stdout
 
 
 def test_every_command_explains_itself() -> None:
     groups = [
-        *("serve", "run", "tune", "distill", "compare", "eval", "doctor", "tasks"),
+        *("serve", "run", "tune", "distill", "compare", "eval", "doctor", "models", "pull", "tasks"),
         *(f"tasks {name}" for name in ("ls", "show", "add", "rm", "alias")),
         *(f"jobs {name}" for name in ("ls", "show", "follow", "cancel", "pause", "resume", "rm")),
     ]

@@ -162,6 +162,23 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("serve", "--host", "no.such.host.invalid", "--insecure"), "cannot listen on no.such.host.invalid"),
     (("serve", "--api-key", "short"), "an API key must have at least 16 characters"),
     (("serve", "--host", "0.0.0.0"), "0.0.0.0 can be reached from other machines"),
+    # models that are not there, or are none
+    (("serve", "--model", "/nope"), "there is no /nope"),
+    (("serve", "--model", "{folder}"), "there is no config.json in {folder}; a model is a folder with config.json"),
+    (("serve", "--model", "{data}"), "{data} is a file; name its folder, or a .gguf file"),
+    (("serve", "--model", "smolm2"), "there is no model smolm2; did you mean smollm2-135m-instruct?"),
+    (("serve", "--model", "no model"), "'no model' cannot be a model: give a name that `softswap models` lists"),
+    (("serve", "--model", "{cut}"), "cut.gguf is damaged or was not fetched whole"),
+    ((*TUNE, "--model", "/nope"), "there is no /nope"),
+    ((*TUNE, "--model", "{folder}"), "there is no config.json in {folder}"),
+    ((*DISTILL, "--prompt", "{text}", "--model", "/nope"), "there is no /nope"),
+    ((*COMPARE, "--model", "/nope"), "there is no /nope"),
+    (("run", "x", "text", "--model", "/nope"), "there is no /nope"),
+    (("eval", "x", "{data}", "--model", "/nope"), "there is no /nope"),
+    (("tasks", "add", "--text", "a", "--task", "x", "--model", "/nope"), "there is no /nope"),
+    (("tasks", "show", "x", "--tokens", "--model", "/nope"), "there is no /nope"),
+    (("pull", "smolm2"), "there is no model smolm2; did you mean smollm2-135m-instruct?"),
+    (("pull", "gpt2"), "gpt2 is not of the catalog, which has demo, smollm2-135m-instruct"),
     # data that cannot be read
     (("tune", "{broken}", "--task", "x"), "broken.jsonl, line 2: is not JSON"),
     (("distill", "{broken}", "--task", "x", "--prompt", "{text}"), "broken.jsonl, line 2: is not JSON"),
@@ -187,9 +204,11 @@ def places(local: Path) -> Iterator[dict[str, str]]:
     }
     for name, content in contents.items():
         (local / name).write_bytes(content)
+    (local / "weights").mkdir()
+    (local / "weights" / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {name.partition(".")[0]: str(local / name) for name in contents}
-        yield {**names, "folder": str(local), "taken": str(taken.getsockname()[1])}
+        yield {**names, "folder": str(local), "cut": f"{local}/weights/cut.gguf", "taken": str(taken.getsockname()[1])}
 
 
 def test_what_cannot_be_is_refused_before_anything_heavy_is_loaded(places: dict[str, str]) -> None:

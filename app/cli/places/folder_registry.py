@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.answers.views import TaskObject, VersionObject
+from app.cli.backbones.pull import obtain
 from app.errors import BackboneMismatch
 
 if TYPE_CHECKING:
@@ -48,24 +49,25 @@ class FolderRegistry:
 
     def show_tokens(self, name: str, plot: Path | None, **asked: Any) -> dict[str, Any]:
         """Loads the backbone. Args: asked: of `TokenReporter.report`."""
+        settings = obtain(self._settings)
         from app.answers.measuring.token_report import tokens_object
         from app.insight.plot import draw_report, require_drawing
 
         if plot is not None:
             require_drawing()
-        report = asyncio.run(self._report(name, asked))
+        report = asyncio.run(self._report(settings, name, asked))
         if plot is not None:
             plot.write_text(draw_report(report), encoding="utf-8")
         return tokens_object(report).model_dump(exclude_unset=True)
 
     def add(self, task: str, path: Path | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        backbone = self._backbone
         from app.measure.promote import publish, run_with
         from app.model.layout import Template
         from app.registry.formats.binding import bind_text, norm_warnings
         from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint
         from app.registry.publication import Publication
 
-        backbone = self._backbone
         chosen = {"source_task": given.get("source_task")}
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone, **chosen)
         for warning in norm_warnings(prompt, backbone):
@@ -111,18 +113,18 @@ class FolderRegistry:
         else:
             registry.delete_alias(task, selector)
 
-    async def _report(self, name: str, asked: dict[str, Any]) -> PromptReport:
+    async def _report(self, settings: Settings, name: str, asked: dict[str, Any]) -> PromptReport:
         from app.answers.call import Call
         from app.answers.measuring.evaluation import Evaluator
         from app.answers.measuring.token_report import TokenReporter
         from app.answers.targets import TaskFinder
         from app.main import open_engine
 
-        with open_engine(self._settings) as opened:
+        with open_engine(settings) as opened:
             backbone, registry, engine = opened.backbone, opened.registry, opened.engine
             engine.start()
             finder, evaluator = TaskFinder(backbone, registry), Evaluator(backbone, registry, engine)
-            call = Call.within(self._settings.request_timeout)
+            call = Call.within(settings.request_timeout)
             return await TokenReporter(backbone, registry, finder, evaluator).report(name, **asked, call=call)
 
     def _measure(self, asked: Measurement) -> Evaluation:
@@ -132,6 +134,7 @@ class FolderRegistry:
 
     @cached_property
     def _backbone(self) -> Backbone:
+        settings = obtain(self._settings)
         from app.main import load_backbone
 
-        return load_backbone(self._settings)
+        return load_backbone(settings)

@@ -138,7 +138,7 @@ class DecisionRequest(Strict):
             "examples": [
                 {"model": "sentiment", "input": "a gorgeous, witty film"},
                 {
-                    "model": "backbone",
+                    "model": "smollm2-135m-instruct",
                     "input": "a gorgeous, witty film",
                     "questions": [{"type": "predicate", "instructions": "The reviewer liked the film."}],
                 },

@@ -152,9 +152,9 @@ class JobRequest(Strict):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"model": "backbone", "training_file": "file-abc123", "suffix": "sentiment"},
+                {"model": "smollm2-135m-instruct", "training_file": "file-abc123", "suffix": "sentiment"},
                 {
-                    "model": "backbone",
+                    "model": "smollm2-135m-instruct",
                     "training_file": "file-abc123",
                     "suffix": "sentiment",
                     "method": {

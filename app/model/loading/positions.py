@@ -1,4 +1,4 @@
-"""How many positions a checkpoint has, as far as its config.json says so before anything is loaded."""
+"""How many positions a checkpoint has, as far as its config.json or its header says so before anything is loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ CONFIG_FILE: Final = "config.json"
 NAMES: Final = ("max_position_embeddings", "n_positions")
 
 
-def declared_positions(source: str) -> int | None:
-    """Args: source: as `Backbone.load` takes it. None: not a folder, or one that does not say."""
+def declared_positions(path: Path | None) -> int | None:
+    """None: it does not say, or is not here. Args: path: of a folder or a .gguf file."""
+    if path is None or not path.exists():
+        return None
+    if path.is_file():
+        from app.model.loading.gguf.file import GgufFile
+
+        return GgufFile.read(path).about_model("context_length")
     try:
-        config = json.loads((Path(source) / CONFIG_FILE).read_bytes())
+        config = json.loads((path / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(config, Mapping):

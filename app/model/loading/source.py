@@ -44,7 +44,7 @@ class ModelSource:
         if source is not None and source.sha256 != fingerprint:
             raise InvalidInput(
                 f"{self.path} is not the file that the catalog calls {self.name}; "
-                f"remove it, and `softswap pull {self.name}` fetches it again",
+                f"`softswap pull {self.name}` fetches it again",
                 param="model",
             )
 

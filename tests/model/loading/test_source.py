@@ -111,5 +111,5 @@ def test_a_catalog_model_that_is_not_here_says_how_to_get_it(folder: Path) -> No
 
 def test_a_pulled_file_that_is_not_the_catalogs_is_refused(folder: Path) -> None:
     write_gguf(folder / "smollm2-135m-instruct.gguf", build_model("llama"))
-    with pytest.raises(InvalidInput, match="is not the file that the catalog calls smollm2-135m-instruct; remove it"):
+    with pytest.raises(InvalidInput, match="not the file that the catalog calls smollm2-135m-instruct; `softswap pull"):
         Backbone.load("smollm2-135m-instruct", cache=folder, device="cpu")

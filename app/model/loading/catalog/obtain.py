@@ -1,0 +1,37 @@
+"""obtain_model: the model that a command is to load, here or fetched."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from app.errors import ModelUnavailable
+from app.model.loading.catalog.pull import PullView, pull
+from app.model.loading.source import find_model
+from app.settings import DEFAULT_MODEL, FALLBACK_MODEL
+
+logger = logging.getLogger(__name__)
+
+
+def obtain_model(model: str | None, cache: Path, view: PullView, *, default: str = DEFAULT_MODEL) -> str:
+    """The model by the name it was given, after pulling it if it is of the catalog and not here.
+
+    Args: model: None takes the default one, or, if that cannot be fetched now, the one that comes with softswap.
+
+    Raises:
+        InvalidInput: there is no such model.
+        UnsupportedModel: a .gguf file that cannot be served.
+        ModelUnavailable: the model was asked for by name and cannot be fetched.
+    """
+    name = default if model is None else model
+    found = find_model(name, cache)
+    if found.entry is None or not found.must_be_pulled:
+        return name
+    try:
+        pull(found.entry, cache, view)
+    except ModelUnavailable as error:
+        if model is not None:
+            raise
+        logger.warning("%s serves in place of %s until a start can fetch it: %s", FALLBACK_MODEL, name, error.message)
+        return FALLBACK_MODEL
+    return name
