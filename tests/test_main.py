@@ -226,7 +226,7 @@ def test_tasks_of_another_backbone_are_counted(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # tasks that whoever runs this has made are not counted
     with open_engine(Settings(model=str(checkpoint), watch_interval=0)) as opened:
-        assert describe_tasks(opened.registry) == "0 tasks; 7 more for other backbones (backbone)"
+        assert describe_tasks(opened.registry) == "0 tasks; 7 more for other backbones (demo)"
 
 
 def test_a_folder_dropped_into_the_registry_is_served(checkpoint: Path, tmp_path: Path) -> None:

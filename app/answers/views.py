@@ -44,7 +44,7 @@ class VersionObject(Reply):
     kind: Literal["embeddings", "kv", "text"]
     num_virtual_tokens: int
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
-    backbone_name: str = Field(description="What that backbone was called when it was published.")
+    backbone_name: str = Field(description="What people call that backbone.")
     template: Annotated[str | None, BeforeValidator(_text_of)]
     labels: list[str]
     label_temperature: float | None = Field(

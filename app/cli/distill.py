@@ -48,6 +48,7 @@ def distill(
     description: options.Description = "",
     alias: options.Alias = "live",
     promote: options.Promote = False,
+    keep_examples: options.KeepExamples = False,
     as_json: options.AsJson = False,
     settings: Settings,
 ) -> None:
@@ -94,6 +95,7 @@ def distill(
         description=description,
         alias=alias,
         promote=promote,
+        keep_examples=keep_examples,
         as_json=as_json,
         began_s=began_s,
     )

@@ -18,6 +18,7 @@ from app.cli.distill import distill
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
+from app.cli.retuning.retune import retune
 from app.cli.run import run
 from app.cli.serve import serve
 from app.cli.tasks import tasks
@@ -37,6 +38,7 @@ app.command(rich_help_panel="Use")(serve)
 app.command(rich_help_panel="Use")(run)
 app.command(rich_help_panel="Use")(pull)
 app.command(rich_help_panel="Make")(tune)
+app.command(rich_help_panel="Make")(retune)
 app.command(rich_help_panel="Make")(compare)
 app.command(rich_help_panel="Make")(distill)
 app.command("eval", rich_help_panel="Make")(evaluate)

@@ -44,6 +44,14 @@ Alias = Annotated[str, typer.Option(help="Alias to point at the new version; '' 
 Promote = Annotated[
     bool, typer.Option("--promote", help="Move the alias also to a version that scores lower than the one it means.")
 ]
+KeepExamples = Annotated[
+    bool,
+    typer.Option(
+        "--keep-examples",
+        help="Keep the examples with the task, so that `softswap retune` can tune it for another model.",
+        rich_help_panel=DATA,
+    ),
+]
 Combined = Annotated[
     Literal["average", "vote"] | None,
     typer.Option("--combine", help="How an ensemble answers. (default: average; texts: vote)"),

@@ -31,6 +31,7 @@ def tune(
     description: options.Description = "",
     alias: options.Alias = "live",
     promote: options.Promote = False,
+    keep_examples: options.KeepExamples = False,
     as_json: options.AsJson = False,
     settings: Settings,
 ) -> None:
@@ -68,6 +69,7 @@ def tune(
         description=description,
         alias=alias,
         promote=promote,
+        keep_examples=keep_examples,
         as_json=as_json,
         began_s=began_s,
     )

@@ -246,6 +246,16 @@ class Backbone:
         return self.model.get_input_embeddings()(token_ids)
 
 
+def find_fingerprint(found: ModelSource) -> str | None:
+    """Of a model that is not loaded; None if its files are not here, and no catalog says it.
+
+    Raises InvalidInput, UnsupportedModel.
+    """
+    if found.entry is not None:
+        return found.entry.fingerprint
+    return None if found.path is None else _open(found, None).fingerprint()
+
+
 def _open(found: ModelSource, revision: str | None) -> ModelFiles:
     if found.path is None:
         folder = fetch_from_hub(found.name, revision)

@@ -11,6 +11,7 @@ from typing import Any
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.model.loading.catalog.models import FINGERPRINT_TO_NAME
 from app.registry.formats.binding import require_room
 from app.registry.formats.manifest import Manifest, read_sampling
 from app.task_prompt import PromptKind
@@ -25,7 +26,7 @@ class Version:
     Attributes:
         digest: the TaskPrompt's.
         backbone_fingerprint: the only backbone that can serve it.
-        backbone_name: what that backbone was called when it was published, for people; may be empty.
+        backbone_name: what people call that backbone: of the catalog, or what it was called when this was published.
         template: None if the prompt came without one.
         labels: what a labeled task answers with; empty for one that generates.
         label_temperature: of the labels' probabilities; None leaves them as they are.
@@ -53,13 +54,14 @@ class Version:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Version:
+        backbone = manifest.backbone
         said = {each.name: getattr(manifest, each.name) for each in fields(cls) if each.name in Manifest.model_fields}
         return cls(
             **said
             | {
                 "task": sys.intern(manifest.task),
-                "backbone_fingerprint": sys.intern(manifest.backbone.fingerprint),
-                "backbone_name": sys.intern(manifest.backbone.name),
+                "backbone_fingerprint": sys.intern(backbone.fingerprint),
+                "backbone_name": sys.intern(FINGERPRINT_TO_NAME.get(backbone.fingerprint, backbone.name)),
                 "template": None if manifest.template is None else Template(manifest.template),
                 "sampling": read_sampling(manifest.sampling) or _NOTHING,
                 "metrics": manifest.metrics or _NOTHING,

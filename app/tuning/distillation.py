@@ -143,17 +143,21 @@ class Teaching:
             self._scores += [] if answered.scores is None else [answered.scores]
             yield True
 
-    def plan_student(self) -> TuningPlan:
-        """Once it is done. Raises what `plan_student` raises."""
+    def answers(self) -> tuple[TeacherAnswers, TeacherAnswers]:
+        """Once it is done: to the inputs to learn from, and to those held out."""
         scores = torch.cat(self._scores) if self._scores else None
         answered = self._inputs[: self.num_answers]
         answers = TeacherAnswers(tuple(map(Example, answered, self._answers)), scores)
         held_out = set(self._plan.validation)
-        parts = (
+        learned, measured = (
             answers.select([i for i, text in enumerate(answered) if (text in held_out) is is_held_out])
             for is_held_out in (False, True)
         )
-        return plan_student(self._backbone, self._plan, *parts)
+        return learned, measured
+
+    def plan_student(self) -> TuningPlan:
+        """Once it is done. Raises what `plan_student` raises."""
+        return plan_student(self._backbone, self._plan, *self.answers())
 
     def state(self, student: RunState | None) -> RunState:
         """Of the answers so far, and of the student."""

@@ -57,11 +57,14 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     data.write_text("\n".join(json.dumps(row) for row in rows))
     said = call("tune", str(data), "--task", "liked", "--max-steps", "3", "--virtual-tokens", "2", "--epochs", "1")
     assert "liked@1 published: validation accuracy" in said
+    assert not (local / "prompts" / "liked" / "examples").exists()
     assert "--kind must be" in call("tune", str(data), "--task", "liked", "--kind", "text", code=1)
-    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2", "--promote")
+    keys_and_values = ("--kind", "kv", "--max-steps", "2", "--virtual-tokens", "2", "--promote", "--keep-examples")
     events = call("tune", str(data), "--task", "liked", *keys_and_values, "--json")
     *progress, last = [json.loads(line) for line in events.splitlines() if line.startswith("{")]
     assert last["id"] == "liked@2"
+    [kept] = (local / "prompts" / "liked" / "examples").iterdir()
+    assert sorted(map(json.loads, kept.read_text().splitlines())) == sorted(list(row.values()) for row in rows)
     assert {event["event"] for event in progress} >= {"TuningStarted", "StepDone", "Evaluated"}
 
     assert call("run", "liked", "good 5").strip() in ("yes", "no")

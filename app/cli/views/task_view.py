@@ -14,7 +14,7 @@ from app.cli.views.rows import print_rows
 NAME_CHARS, TEXT_CHARS = 24, 96
 FIELDS_OF_BACKBONES = ("live", "aliases", "gates", "backbones")
 """Of a task; they are shown for each of its backbones."""
-MAIN_METRICS = ("accuracy", "entity_f1", "rouge_l", "macro_f1", "token_f1", "exact_match", "loss")
+MAIN_METRICS = ("accuracy", "entity_f1", "rouge_l", "macro_f1", "token_f1", "exact_match", "agreement", "loss")
 SPLITS = ("test", "validation")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -44,27 +45,40 @@ def tune_and_publish(
     description: str,
     alias: str,
     promote: bool,
+    keep_examples: bool,
     as_json: bool,
     began_s: float,
 ) -> tuple[TuneResult, list[Version], Release]:
     """Publish all that was found, the best first, and move the alias to it if it may.
 
-    Args: began_s: by `time.monotonic`, when the plan's budget began to run.
+    Args:
+        keep_examples: of a distillation, those that the teacher answered.
+        began_s: by `time.monotonic`, when the plan's budget began to run.
     """
-    from app.cli.views.tuning_progress import TuningProgress
     from app.measure.plain_model import measure
     from app.measure.promote import run_with
     from app.measure.release import release
-    from app.tuning.run.run import tune_task
+    from app.tuning.plan import TuningPlan
 
-    with _interruptible() as should_stop, TuningProgress(as_json=as_json) as view:
-        result = tune_task(backbone, plan, on_event=view.show, should_stop=should_stop, began_s=began_s)
-    found = [each.publication(description) for each in (result, *result.others)]
+    result = tune_and_show(backbone, plan, as_json=as_json, began_s=began_s)
+    kept = (plan if isinstance(plan, TuningPlan) else result.plan).tuned_on if keep_examples else None
+    found = [replace(each.publication(description), examples=kept) for each in (result, *result.others)]
     versions = [registry.publish(task, each, alias=None) for each in found]
     comparison = None
     if alias:
         comparison = run_with(partial(measure, backbone), result.compare_with(registry, versions[0], alias))
     return result, versions, release(registry, versions[0], alias or None, comparison, is_told=promote)
+
+
+def tune_and_show(
+    backbone: Backbone, plan: TuningPlan | DistillationPlan, *, as_json: bool, began_s: float
+) -> TuneResult:
+    """Args: see `tune_and_publish`."""
+    from app.cli.views.tuning_progress import TuningProgress
+    from app.tuning.run.run import tune_task
+
+    with _interruptible() as should_stop, TuningProgress(as_json=as_json) as view:
+        return tune_task(backbone, plan, on_event=view.show, should_stop=should_stop, began_s=began_s)
 
 
 def report_result(versions: Sequence[Version], result: TuneResult, released: Release, *, as_json: bool) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from app.settings import DEMO_BACKBONE
 
+DEMO_FINGERPRINT = "f254f3ddfa18612b5a04c2f780b8fd9a94cef3eb4a8c9e648b9f32497687ee95"
+
 
 @dataclass(frozen=True)
 class WheelFile:
@@ -33,6 +35,11 @@ class CatalogModel:
     num_parameters: int
     source: WheelFile | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the backbone, which every prompt made for it names."""
+        return DEMO_FINGERPRINT if self.source is None else self.source.sha256
+
     def path(self, cache: Path) -> Path:
         """Where it lies, or will lie once it is pulled. Args: cache: folder of pulled models."""
         return DEMO_BACKBONE if self.source is None else cache / f"{self.name}.gguf"
@@ -53,3 +60,5 @@ MODELS = (
     ),
 )
 NAME_TO_MODEL = {model.name: model for model in MODELS}
+FINGERPRINT_TO_NAME = {model.fingerprint: model.name for model in MODELS}
+"""What people call a backbone, whatever name it had where a prompt was made for it."""
