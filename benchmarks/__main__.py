@@ -37,6 +37,7 @@ PARTS = {
     "decode": "benchmarks.parts.decode",
     "co-serving": "benchmarks.parts.co_serving",
     "trees": "benchmarks.parts.trees",
+    "tuning": "benchmarks.parts.tuning",
     "gpu": "benchmarks.gpu.measure",
 }
 """Every part is a module whose `measure(setup, say)` yields `Part`s as they are done. Only those asked for are
@@ -89,6 +90,8 @@ def _setting(options: argparse.Namespace) -> Setting:
         peers=tuple(options.peers),
         other=options.other and options.other.resolve(),
         only=tuple(options.only),
+        data=options.data,
+        model=options.model,
         budget_s=options.budget or setting.budget_s,
     )
 
@@ -109,9 +112,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a tiny model and few requests: a rehearsal, no figures")
     parser.add_argument("--save", dest="out", action="store_const", const=RESULTS, help="keep it in benchmarks/results")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep it in another folder")
-    parser.add_argument("--other", type=Path, metavar="DIR", help="trees: the source tree to compare this one with")
-    parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="gpu: some of its steps (default: all)")
-    parser.add_argument("--budget", type=float, metavar="S", help="gpu: no step begins after that (default: 540)")
+    parser.add_argument("--other", type=Path, metavar="DIR", help="trees, tuning: a source tree to compare with")
+    parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="gpu: some steps; tuning: some data sets")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="tuning: folders with train.jsonl and test.jsonl")
+    parser.add_argument("--model", help="tuning: the backbone, as softswap tune takes it")
+    parser.add_argument("--budget", type=float, metavar="S", help="gpu: no step begins later; tuning: of a run (540)")
     options = parser.parse_args(arguments)
     if options.names not in (["page"], ["install", "vllm"]) and (unknown := set(options.names) - set(PARTS)):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

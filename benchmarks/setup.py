@@ -38,8 +38,9 @@ class Setting:
     threads: that torch computes with; None leaves it to torch.
     peers: the first words of the names of those that are measured too, in small letters.
     other: trees: another source tree of softswap.
-    only: gpu: some of its steps; empty means all.
-    budget_s: gpu: no step begins after that.
+    only: gpu: some of its steps; tuning: some data sets; empty means all.
+    data, model: tuning: the folder of data sets, and the backbone.
+    budget_s: gpu: no step begins after that; tuning: of each run.
     one_by_one_stride: the slowest contenders run every n-th request; their tokens/s do not depend on how many.
     num_registered: many-tasks: tasks.
     num_many_requests: many-tasks: requests of a round.
@@ -58,6 +59,8 @@ class Setting:
     peers: tuple[str, ...] = PEERS
     other: Path | None = None
     only: tuple[str, ...] = ()
+    data: Path | None = None
+    model: str | None = None
     budget_s: float = 540.0
     is_smoke: bool = False
     one_by_one_stride: int = 8
@@ -93,8 +96,8 @@ class Setting:
         return word == "softswap" or word in self.peers
 
     def as_json(self) -> dict[str, object]:
-        other = None if self.other is None else str(self.other)
-        return asdict(self) | {"shape": self.shape.name, "other": other, "sampling": "greedy, end-of-sequence ignored"}
+        paths = {name: path and str(path) for name, path in (("other", self.other), ("data", self.data))}
+        return asdict(self) | {"shape": self.shape.name, **paths, "sampling": "greedy, end-of-sequence ignored"}
 
 
 class Setup:

@@ -185,7 +185,8 @@ class TuneResult:
         if self.written is None:
             return {}
         metric = self.validation.main_metric
-        figures = {"text": self.written.prompt.text, metric: self.written.evaluation.metrics[metric]}
+        asked = {"text": self.written.prompt.text, "template": self.written.prompt.template.text}
+        figures = {**asked, metric: self.written.evaluation.metrics[metric]}
         return {"written_prompt": figures | {"num_examples": len(self.plan.validation)}}
 
     def compare_with(self, registry: Registry, version: Version, alias: str) -> Promotion[Comparison | None]:
