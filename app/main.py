@@ -161,6 +161,7 @@ def open_tuning(settings: Settings, opened: OpenEngine) -> Iterator[TuningServic
             opened.registry,
             opened.engine.lease,
             slice_s=TUNING_SLICE_S,
+            keep_checkpoints=settings.keep_checkpoints,
             metrics=opened.metrics,
         )
     except TuningUnavailable as error:

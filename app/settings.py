@@ -24,6 +24,8 @@ DEFAULT_MODEL = "demo"
 FALLBACK_MODEL = "demo"
 """Served while the default one cannot be fetched: it comes with softswap."""
 MIN_KEY_CHARS = 16
+KEEP_CHECKPOINTS, MAX_CHECKPOINTS = 5, 1000
+"""Of one job."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -129,6 +131,8 @@ class Settings(_EnvironmentSettings):
     """Tokens of text that may wait; any more are refused with 503."""
     tuning_share: Annotated[float, Panel.OPERATION] = Field(0.2, ge=0, lt=1)
     """Share of the device's time that tuning gets while requests run; none under load."""
+    keep_checkpoints: Annotated[int, Panel.OPERATION] = Field(KEEP_CHECKPOINTS, ge=1, le=MAX_CHECKPOINTS)
+    """Checkpoints of a tuning job that stay: the newest, each of which is better than those before it."""
     request_timeout: Annotated[float, Panel.OPERATION] = Field(600.0, gt=0, le=3600)
     """Seconds that a request without X-Request-Timeout may take."""
     api_keys: Annotated[tuple[str, ...], NoDecode, Panel.NETWORK] = ()

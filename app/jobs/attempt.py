@@ -105,8 +105,23 @@ class Attempt:
         return self._work.find_candidate(max(published, default=0)) if is_time else None
 
     def _publish_checkpoint(self, candidate: Candidate) -> None:
-        self._stores.checkpoints.add(self._job.id, candidate, self._work.publish_checkpoint(candidate))
-        self._checkpoint_steps.append(candidate.step)
+        """Unless it would be removed at once: a run that is repeated after a crash comes by what was removed before."""
+        num_newer = sum(step > candidate.step for step in self._checkpoint_steps)
+        if num_newer < self._work.num_checkpoints_kept:
+            self._stores.checkpoints.add(self._job.id, candidate, self._work.publish_checkpoint(candidate))
+            self._checkpoint_steps.append(candidate.step)
+            self._remove_old_checkpoints()
+
+    def _remove_old_checkpoints(self, *result: str) -> None:
+        """What is published goes first, so that a crash in between leaves nothing that no list names.
+
+        Args: result: the name of the job's, which stays.
+        """
+        unfinished = [job for job in self._stores.jobs.unfinished() if job.id != self._job.id]
+        needed = {*result, *(name for job in unfinished for name in self._kind.names_needed(job.spec))}
+        for old in self._stores.checkpoints.of(self._job.id)[: -self._work.num_checkpoints_kept]:
+            if old.version not in needed and self._work.remove_checkpoint(old.version):
+                self._stores.checkpoints.remove(old.id)
 
     def _save(self, state: SavedState) -> None:
         """Events first: none up to the saved update may be missing after a crash."""
@@ -136,6 +151,7 @@ class Attempt:
             raise work.failure
         version = work.publish_result()
         self._stores.checkpoints.add(self._job.id, work.best, version)
+        self._remove_old_checkpoints(version)
         try:
             work.measure_result(self._take_turn)
         except _MustLeaveError:

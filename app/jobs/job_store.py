@@ -241,7 +241,7 @@ def _make_job(row: RowMapping) -> Job:
 
 
 class CheckpointStore:
-    """Each step of a job has at most one checkpoint, which never changes."""
+    """Each step of a job has at most one checkpoint, which never changes while it is there."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -252,6 +252,11 @@ class CheckpointStore:
         row = {"id": new_id("ftckpt"), "job_id": job_id, "version": version, "created_at": int(time.time()), **figures}
         with self._database.writing() as connection:
             connection.execute(insert(checkpoints).prefix_with("OR IGNORE").values(row))
+
+    def remove(self, checkpoint_id: str) -> None:
+        """Nothing happens if it is gone already."""
+        with self._database.writing() as connection:
+            connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
 
     def of(self, job_id: str) -> list[Checkpoint]:
         """By step, ascending."""

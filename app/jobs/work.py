@@ -5,7 +5,7 @@ A job's specification, plan and saved state are opaque here; only the kind of jo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +83,13 @@ class Work(Protocol):
     def publish_checkpoint(self, candidate: Candidate) -> str:
         """The name of what was published."""
 
+    @property
+    def num_checkpoints_kept(self) -> int:
+        """How many of the newest stay; each is better than those before it."""
+
+    def remove_checkpoint(self, name: str) -> bool:
+        """Whether what was published under this name is gone now. It stays if others refer to it."""
+
     # From here on: of work that is done.
 
     @property
@@ -111,6 +118,9 @@ class JobKind(Protocol):
 
     def plan(self, spec: Mapping[str, Any]) -> Any:
         """Read and check everything that needs no device. Raises what a client should be told."""
+
+    def names_needed(self, spec: Mapping[str, Any]) -> Collection[str]:
+        """Of what is published and must stay as long as the job has not ended."""
 
     def start(self, job: Job, plan: Any, state: bytes | None, progress: ProgressLog) -> Work:
         """Args: state: what the work continues from. progress: told what happens."""

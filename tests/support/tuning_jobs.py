@@ -16,6 +16,7 @@ from app.jobs.job import Job, JobStatus
 from app.jobs.runner import RETRY_S
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.settings import KEEP_CHECKPOINTS
 from app.tuning.job.kind import JobSpec
 from app.tuning.job.service import TuningService
 from tests.support.models import tiny_backbone
@@ -54,13 +55,19 @@ class Gate:
 
 
 def open_service(
-    folder: Path, lease: Lease = own_device, *, save_every_s: float = 0.0, retry_s: float = RETRY_S
+    folder: Path,
+    lease: Lease = own_device,
+    *,
+    save_every_s: float = 0.0,
+    retry_s: float = RETRY_S,
+    keep_checkpoints: int = KEEP_CHECKPOINTS,
 ) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
     backbone = tiny_backbone()
     registry = Registry(FileStore(folder / "prompts"), backbone)
     state = folder / "prompts" / ".state"
-    return TuningService(state, backbone, registry, lease, save_every_s=save_every_s, retry_s=retry_s)
+    times = {"save_every_s": save_every_s, "retry_s": retry_s}
+    return TuningService(state, backbone, registry, lease, keep_checkpoints=keep_checkpoints, **times)
 
 
 def open_registry(folder: Path) -> Registry:

@@ -26,6 +26,7 @@ from app.http.fields import (
 )
 from app.http.protection.validation import ALIAS_PATTERN, TASK_PATTERN
 from app.registry.reference import MAX_ENSEMBLE
+from app.settings import MAX_CHECKPOINTS
 from app.tuning.config import HYPERPARAMETERS, Hyperparameter
 from app.tuning.search import MAX_MEMBERS, SEARCH_HYPERPARAMETERS
 
@@ -114,6 +115,9 @@ class PromptTuningMethod(Strict):
         1, description="Publish this many of the best prompts, as an ensemble; the alias means the best of them."
     )
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] = Field("", description="For people.")
+    keep_checkpoints: Annotated[int, Field(ge=1, le=MAX_CHECKPOINTS)] | None = Field(
+        None, description="The newest checkpoints that stay; without it as many as the server's setting says."
+    )
     keep_examples: bool | None = Field(
         None,
         description="Keep the examples with the task, for `softswap retune`; no route serves them.",

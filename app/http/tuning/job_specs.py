@@ -76,6 +76,7 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
         keep_examples=bool(tuning.keep_examples),
         metadata=request.metadata,
         promote=bool(request.promote),
+        keep_checkpoints=tuning.keep_checkpoints,
     )
 
 

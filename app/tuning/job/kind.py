@@ -1,36 +1,26 @@
-"""TuningJobs: from what a job was asked to do (JobSpec) to a run that does it, and what becomes of it (TuningWork)."""
+"""TuningJobs: from what a job was asked to do (JobSpec) to a run that does it."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Final
 
-from app.engine.threads.device_lease import Lease, take_turns
-from app.errors import NotFound, NumericalError, SoftswapError
 from app.jobs.attempt import ProgressLog
 from app.jobs.event_log import JobEvent
 from app.jobs.files import UploadStore
 from app.jobs.job import Job
-from app.jobs.work import Candidate
-from app.measure.plain_model import PlainModel
-from app.measure.promote import run_with
-from app.measure.release import Comparison, Release, release
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
-from app.registry.kept.examples import TunedOn
-from app.registry.publication import Publication
-from app.registry.reference import name_together
 from app.registry.registry import Registry
-from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
 from app.tuning.distillation import DistillationPlan, write_teacher
 from app.tuning.job.reporter import Reporter
+from app.tuning.job.work import TuningWork
 from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
@@ -61,6 +51,7 @@ class JobSpec:
         keep_examples: whether the task keeps what its versions were tuned on.
         metadata: the caller's own.
         promote: moves the alias also to a version that scores lower than the one it means.
+        keep_checkpoints: None leaves it to the server.
     """
 
     task: str
@@ -82,6 +73,7 @@ class JobSpec:
     keep_examples: bool = False
     metadata: Mapping[str, str] | None = None
     promote: bool = False
+    keep_checkpoints: int | None = None
 
     @property
     def has_teacher(self) -> bool:
@@ -102,13 +94,16 @@ class JobSpec:
 class TuningJobs:
     """The kind of job that learns a prompt and publishes it.
 
-    Attributes: slice_s: seconds a run may take the device for at a time; None sets no bound.
+    Attributes:
+        slice_s: seconds a run may take the device for at a time; None sets no bound.
+        keep_checkpoints: of a job that does not say how many.
     """
 
     backbone: Backbone
     registry: Registry
     files: UploadStore
     slice_s: float | None
+    keep_checkpoints: int
 
     def with_budget(self, spec: JobSpec) -> JobSpec:
         """The job with the default budget written down, if it asks for no number of updates. Raises InvalidInput."""
@@ -136,7 +131,14 @@ class TuningJobs:
         saved = None if state is None else RunState.from_bytes(state)
         reporter = Reporter(progress)
         run = TuningRun(self.backbone, plan, state=saved, slice_s=self.slice_s, on_event=reporter.report)
-        return TuningWork(self.backbone, self.registry, job.id, JobSpec.from_json(job.spec), plan, run, reporter)
+        spec = JobSpec.from_json(job.spec)
+        num_kept = spec.keep_checkpoints or self.keep_checkpoints
+        return TuningWork(self.backbone, self.registry, job.id, spec, num_kept, plan, run, reporter)
+
+    def names_needed(self, spec: Mapping[str, Any]) -> Collection[str]:
+        """The version that tuning continues from, and the one that teaches."""
+        asked = JobSpec.from_json(spec)
+        return [name for name in (asked.init_version, asked.teacher_version) if name is not None]
 
     def write_figures(self, events: Sequence[JobEvent]) -> bytes:
         """CSV, one line for each update and for each measurement of a member; missing figures stay empty."""
@@ -205,103 +207,3 @@ def make_search(spec: JobSpec, config: TuneConfig, *, has_labels: bool, **otherw
         return Search.asked(asked, rate_factor=spec.learning_rate_multiplier)
     rates = tuple(rate * spec.learning_rate_multiplier for rate in LEARNING_RATES)
     return Search.default(config, has_labels=has_labels, **{"learning_rate": rates, **asked})
-
-
-@dataclass(eq=False)
-class TuningWork:
-    """See `app.jobs.work.Work`; a candidate's content is the prompt.
-
-    The provenance of the versions says which job and step they are from.
-    """
-
-    backbone: Backbone
-    registry: Registry
-    job_id: str
-    spec: JobSpec
-    asked: TuningPlan | DistillationPlan
-    run: TuningRun
-    reporter: Reporter
-    published: Sequence[Version] = ()
-    comparison: Comparison | None = None
-    released: Release | None = None
-
-    def find_candidate(self, published_step: int) -> Candidate | None:
-        leader = self.run.population.leader
-        if leader is None or leader.best is None or leader.best.step <= published_step:
-            return None
-        best, prompt = leader.best, leader.best_prompt(self.backbone)
-        return Candidate(best.step, best.score.metric, best.score.value, self.reporter.train_loss, prompt)
-
-    def publish_checkpoint(self, candidate: Candidate) -> str:
-        """A version without an alias."""
-        origin = {"job": self.job_id, "checkpoint_step": candidate.step}
-        publication = self.run.plan.publication(
-            candidate.content,
-            metrics={f"validation_{candidate.metric}": candidate.value},
-            provenance={"method": self.run.plan.method},
-            description=self.spec.description,
-        )
-        return self._publish_once(publication, origin).id
-
-    @property
-    def failure(self) -> SoftswapError | None:
-        if self.run.result.stop_reason != "not finite":
-            return None
-        return NumericalError("tuning diverged: no member's loss is finite any more; try smaller learning rates")
-
-    @property
-    def best(self) -> Candidate:
-        result = self.run.result
-        is_best = (result.best_step, result.member)
-        event = next(event for event in result.history if (event.step, event.member) == is_best)
-        return Candidate(event.step, event.metric, event.value, self.reporter.train_loss, result.prompt)
-
-    def publish_result(self) -> str:
-        """The version that the job is for, and the others of its ensemble, still without an alias."""
-        published = []
-        for each in (self.run.result, *self.run.result.others):
-            origin = {"job": self.job_id, "result_step": each.best_step, "result_member": each.member}
-            published.append(self._publish_once(each.publication(self.spec.description), origin))
-        self.published = published
-        return published[0].id
-
-    def measure_result(self, lease: Lease) -> None:
-        """Turn by turn, what decides whether the job's alias, if it has one, may move to the version."""
-        if self.spec.alias is not None:
-            model = PlainModel(self.backbone, self.run.num_rows_at_once)
-            comparing = self.run.result.compare_with(self.registry, self.published[0], self.spec.alias)
-            self.comparison = run_with(lambda asked: take_turns(lease, model.evaluate(asked)), comparing)
-
-    def release(self) -> str | None:
-        """Move the job's alias to the version, if it may."""
-        version, spec = self.published[0], self.spec
-        self.released = release(self.registry, version, spec.alias, self.comparison, is_told=spec.promote)
-        return None if self.released.is_moved else self.released.words or None
-
-    @property
-    def note(self) -> str:
-        report = self.run.result.distillation
-        notes = report.in_words().splitlines() if report else []
-        if self.released is not None and self.released.is_moved and self.released.words:
-            notes.append(self.released.words)
-        if len(self.published) > 1:
-            notes.append(f"{name_together(each.id for each in self.published)} answers as an ensemble")
-        return "".join(f"; {note}" for note in notes)
-
-    @cached_property
-    def _examples(self) -> TunedOn | None:
-        """What the task keeps: all examples of a plan that has them, of a distillation those the teacher answered."""
-        plan = self.asked if isinstance(self.asked, TuningPlan) else self.run.plan
-        return plan.tuned_on if self.spec.keep_examples else None
-
-    def _publish_once(self, publication: Publication, origin: Mapping[str, Any]) -> Version:
-        """Without an alias, or what an earlier attempt at this job published before it could record that."""
-        try:
-            versions = self.registry.versions(self.spec.task)
-        except NotFound:
-            versions = []
-        for version in versions:
-            if origin.items() <= version.provenance.items():
-                return version
-        traced = replace(publication, provenance={**publication.provenance, **origin}, examples=self._examples)
-        return self.registry.publish(self.spec.task, traced, alias=None)

@@ -12,6 +12,7 @@ from app.jobs.job_store import JobStores
 from app.jobs.runner import RETRY_S, JobRunner
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
+from app.settings import KEEP_CHECKPOINTS
 from app.telemetry import Metrics
 from app.tuning.job.kind import JobSpec, TuningJobs
 
@@ -23,7 +24,7 @@ class TuningService:
 
     Args:
         lease: how a run gets the device.
-        slice_s: see TuningJobs.
+        slice_s, keep_checkpoints: see TuningJobs.
         save_every_s, retry_s: see JobRunner.
         metrics: told of jobs and of what they learn; None counts nothing.
 
@@ -38,6 +39,7 @@ class TuningService:
         lease: Lease,
         *,
         slice_s: float | None = None,
+        keep_checkpoints: int = KEEP_CHECKPOINTS,
         save_every_s: float = SAVE_EVERY_S,
         retry_s: float = RETRY_S,
         metrics: Metrics | None = None,
@@ -46,7 +48,7 @@ class TuningService:
         self.files, self.jobs = self.stores.files, self.stores.jobs
         self.events, self.checkpoints = self.stores.events, self.stores.checkpoints
         self.notifier, self.registry = self.stores.notifier, registry
-        self._kind = TuningJobs(backbone, registry, self.files, slice_s=slice_s)
+        self._kind = TuningJobs(backbone, registry, self.files, slice_s, keep_checkpoints)
         self.runner = JobRunner(self.stores, self._kind, lease, save_every_s=save_every_s, retry_s=retry_s)
 
     def start(self) -> None:

@@ -24,15 +24,15 @@ from app.errors import (
     TuningUnavailable,
 )
 from app.jobs import job_store
-from app.jobs.job import JobError, JobStatus, Order
+from app.jobs.job import Job, JobError, JobStatus, Order
 from app.jobs.work import Candidate
 from app.measure.dataset import Example, pack_examples
 from app.measure.evaluation import Evaluation, Measurement
 from app.measure.plain_model import PlainModel
 from app.measure.promote import GateRequest
 from app.registry.kept.evaluations import RecordedEvaluation
-from app.tuning.job.kind import TuningWork
 from app.tuning.job.service import TuningService
+from app.tuning.job.work import TuningWork
 from tests.support.tuning_jobs import (
     DATA,
     Gate,
@@ -584,3 +584,94 @@ def test_a_job_that_does_worse_than_the_live_version_moves_the_alias_only_if_tol
         assert before.level == "warn"
         assert before.message.startswith(f"live stays at likes@{live}: likes@{new} has accuracy ")
         assert "and likes@" in before.message
+
+
+@pytest.fixture
+def improving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every update of a run of 12 is better than the one before it, and a moment to look for a checkpoint."""
+    steps = itertools.count(1)
+    monkeypatch.setattr("app.jobs.attempt.NUM_CHECKPOINT_MOMENTS", 12)
+
+    def find(self: TuningWork, published_step: int) -> Candidate | None:
+        leader = self.run.population.leader
+        prompt = leader.best_prompt(self.backbone)
+        return Candidate(self.run.step, "accuracy", next(steps) / 100, None, prompt) if self.run.step else None
+
+    monkeypatch.setattr(TuningWork, "find_candidate", find)
+
+
+def checkpoints_of(service: TuningService, job: Job, folder: Path) -> tuple[list[int], set[int]]:
+    """Steps that the job lists, and numbers of the versions that the registry has of the task."""
+    listed = service.checkpoints.of(job.id)
+    registry = open_registry(folder)
+    numbers = {version.number for version in registry.versions("likes")}
+    assert {registry.resolve(each.version).number for each in listed} <= numbers
+    return [each.step for each in listed], numbers
+
+
+@pytest.mark.parametrize(("asked", "num_kept"), [(None, 5), (2, 2), (1000, 12)])
+def test_the_newest_checkpoints_stay_and_the_others_leave_list_and_registry(
+    reopen: Reopen, tmp_path: Path, improving: None, asked: int | None, num_kept: int
+) -> None:
+    service = reopen()
+    service.start()
+    job = wait_for(service, service.create_job(make_spec(service, keep_checkpoints=asked)), JobStatus.SUCCEEDED)
+    steps, numbers = checkpoints_of(service, job, tmp_path)
+    assert steps == list(range(1, 13))[-num_kept:]
+    assert len(numbers) == num_kept + 1  # and the result
+    assert open_registry(tmp_path).resolve("likes").id == job.version
+
+
+def test_a_checkpoint_that_an_alias_or_another_job_names_stays(reopen: Reopen, tmp_path: Path, improving: None) -> None:
+    gate = Gate()
+    service = reopen(gate, keep_checkpoints=1)
+    service.start()
+    job = service.create_job(make_spec(service))
+    allow_until(gate, lambda: len(service.checkpoints.of(job.id)) == 1)
+    [first] = service.checkpoints.of(job.id)
+    service.registry.set_alias("likes", "canary", int(first.version.partition("@")[2]))
+    allow_until(gate, lambda: len(service.checkpoints.of(job.id)) == 2)
+    second = service.checkpoints.of(job.id)[-1]
+    other = service.create_job(
+        make_spec(service, task="other", init_version=second.version, search={"inits": ["prompt"]})
+    )
+    gate.open()
+    wait_for(service, job, JobStatus.SUCCEEDED)
+    steps, _ = checkpoints_of(service, job, tmp_path)
+    assert steps == [first.step, second.step, 12]
+    wait_for(service, other, JobStatus.SUCCEEDED)
+
+
+def test_a_checkpoint_deleted_by_hand_is_no_obstacle(reopen: Reopen, tmp_path: Path, improving: None) -> None:
+    gate = Gate()
+    service = reopen(gate, keep_checkpoints=2)
+    service.start()
+    job = service.create_job(make_spec(service))
+    allow_until(gate, lambda: len(service.checkpoints.of(job.id)) == 2)
+    first = service.checkpoints.of(job.id)[0]
+    service.registry.delete_version("likes", int(first.version.partition("@")[2]))
+    gate.open()
+    wait_for(service, job, JobStatus.SUCCEEDED)
+    assert checkpoints_of(service, job, tmp_path)[0] == [11, 12]
+
+
+def test_a_run_that_is_repeated_publishes_no_checkpoint_that_was_removed(
+    reopen: Reopen, tmp_path: Path, improving: None
+) -> None:
+    """Nothing is saved before the server stops for the first time at its seventh update; then the run starts over."""
+    gate = Gate()
+    service = reopen(gate, save_every_s=3600, keep_checkpoints=2)
+    job = service.create_job(make_spec(service))
+    service.start()
+    allow_until(gate, lambda: service.jobs.get(job.id).step >= 7)
+    before = checkpoints_of(service, job, tmp_path)
+    gate.fault = OSError(errno.EIO, "the disk failed")
+    gate.open()
+    wait_until(lambda: service.runner.has_retries)
+    service = reopen(save_every_s=3600, keep_checkpoints=2)
+    last = max(before[1])
+    service.start()
+    wait_for(service, job, JobStatus.SUCCEEDED)
+    steps, numbers = checkpoints_of(service, job, tmp_path)
+    assert steps == [11, 12]
+    assert max(numbers) == last + 12 - before[0][-1] + 1  # one for each later update, and the result
