@@ -82,6 +82,13 @@ class TaskPrompt:
         digest = _digest(kind, backbone_fingerprint, tuple(values.shape), values.numpy().data)
         return cls(kind, backbone_fingerprint, values, None, (), digest)
 
+    def rounded(self, dtype: torch.dtype) -> TaskPrompt:
+        """Another prompt, of each value as that dtype holds it; a text is not rounded.
+
+        Raises InvalidInput: a value is too large for that dtype.
+        """
+        return self if self.rows is None else self.from_rows(self.kind, self.rows.to(dtype), self.backbone_fingerprint)
+
     @property
     def num_virtual_tokens(self) -> int:
         return len(self.token_ids) if self.rows is None else self.rows.shape[0]

@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from app.errors import InvalidInput
-from app.task_prompt import TaskPrompt, is_finite
+from app.task_prompt import PromptKind, TaskPrompt, is_finite
 
 ROWS = torch.tensor([[1.0, -2.0], [65_504.0, 0.0]])
 
@@ -43,3 +43,22 @@ def test_values_are_a_copy_in_float32_and_in_order() -> None:
     assert prompt.rows is not None
     assert prompt.rows.is_contiguous()
     assert prompt.rows.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+
+
+@pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])
+def test_a_rounded_prompt_is_another_one_of_values_that_the_dtype_holds(kind: PromptKind) -> None:
+    prompt = TaskPrompt.from_rows(kind, torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), "f" * 64)
+    rounded = prompt.rounded(torch.bfloat16)
+    assert rounded.rows is not None
+    assert prompt.rows is not None
+    assert torch.equal(rounded.rows, prompt.rows.bfloat16().float())
+    assert (rounded.kind, rounded.backbone_fingerprint) == (kind, prompt.backbone_fingerprint)
+    assert rounded.digest != prompt.digest
+    assert rounded.rounded(torch.bfloat16).digest == rounded.digest == rounded.rounded(torch.float32).digest
+
+
+def test_what_cannot_be_rounded_is_refused_and_a_text_stays_what_it_is() -> None:
+    with pytest.raises(InvalidInput, match="finite"):
+        TaskPrompt.from_embeddings(torch.full((1, 4), 1e5), "f" * 64).rounded(torch.float16)
+    text = TaskPrompt.from_text("Be kind.", [0, 5], "f" * 64)
+    assert text.rounded(torch.bfloat16) is text

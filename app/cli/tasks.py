@@ -203,6 +203,10 @@ def export(
     *,
     task: options.TaskOrVersion,
     folder: Annotated[Path, typer.Argument(help="New folder to create.", show_default=False)],
+    initial: Annotated[
+        bool,
+        typer.Option("--initial/--no-initial", help="With the rows that its tuning started from, if they were kept."),
+    ] = True,
     settings: Settings,
 ) -> None:
     """Write a version as a folder that PeftModel.from_pretrained loads."""
@@ -212,7 +216,7 @@ def export(
 
     source = open_folder(settings)
     version = source.resolve(task)
-    files = source.files(version)
+    files = source.files(version, with_initial=initial)
     folder.mkdir(parents=True)
     try:
         for name, content in files.items():

@@ -73,15 +73,22 @@ class PromptReader:
         except InvalidInput as error:
             raise CorruptPrompt(f"{version.id}: {INITIAL_FILE}: {error.message}") from error
 
-    def read_files(self, version: Version) -> dict[str, bytes]:
-        """All files of the version, once they are known to be right. Raises as `read` does."""
+    def read_files(self, version: Version, *, with_initial: bool = True) -> dict[str, bytes]:
+        """All files of the version, once they are known to be right. Raises as `read` does.
+
+        Args: with_initial: without it, as if the rows that tuning started from had not been kept.
+        """
         manifest = self.read_manifest(version)
         self.read(version)
         self.read_initial(version)
         name_to_limit = {MANIFEST_FILE: MAX_MANIFEST_BYTES, CARD_FILE: MAX_CARD_BYTES, CONFIG_FILE: MAX_CONFIG_BYTES}
         name_to_limit |= {name: stored.num_bytes for name, stored in manifest.tensor_files.items()}
         present = self._store.entries(version_key(version.task, version.number))
-        return {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
+        files = {name: self._content(version, name, limit) for name, limit in name_to_limit.items() if name in present}
+        if with_initial or INITIAL_FILE not in files:
+            return files
+        del files[INITIAL_FILE]
+        return files | {MANIFEST_FILE: manifest.model_copy(update={"initial": None}).encode()}
 
     def _checked_content(self, version: Version, name: str, stored: TensorFile) -> bytes:
         content = self._content(version, name, stored.num_bytes)

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -124,9 +125,12 @@ class Registry:
         """What it was tuned on, if that was kept. Raises CorruptPrompt."""
         return self._examples.read(version.task, version.provenance)
 
-    def files(self, version: Version) -> dict[str, bytes]:
-        """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does."""
-        return self._explained(version, self._reader.read_files)
+    def files(self, version: Version, *, with_initial: bool = True) -> dict[str, bytes]:
+        """Names to contents of its files, for export: plain PEFT loads them. Raises as `prompt` does.
+
+        Args: with_initial: whether the rows that its tuning started from come along, if they were kept.
+        """
+        return self._explained(version, partial(self._reader.read_files, with_initial=with_initial))
 
     def tasks(self) -> list[TaskView]:
         """Those with at least one version, for whatever backbone, by name."""

@@ -371,12 +371,14 @@ def test_damaged_initial_rows_are_refused_and_the_prompt_is_served(folder: Path,
         Registry(FileStore(folder), backbone).resolve("a")
 
 
-def test_any_flipped_bit_of_a_published_version_is_refused(folder: Path, backbone: Backbone) -> None:
-    version = Registry(FileStore(folder), backbone).publish(
-        "a", Publication(random_prompt(backbone), labels=["x", "y"])
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_flipped_bit_of_a_published_version_is_refused(
+    folder: Path, backbone: Backbone, dtype: torch.dtype
+) -> None:
+    prompt = random_prompt(backbone).rounded(dtype)
+    version = Registry(FileStore(folder), backbone).publish("a", Publication(prompt, labels=["x", "y"]))
     rng = random.Random(11)
-    for name, num_flips in (("adapter_model.safetensors", 300), ("task.json", 300), ("adapter_config.json", 100)):
+    for name, num_flips in (("adapter_model.safetensors", 300), ("task.json", 100), ("adapter_config.json", 50)):
         path = folder / "a" / "1" / name
         content = path.read_bytes()
         for _ in range(num_flips):
@@ -496,14 +498,55 @@ def test_readers_never_wait_for_a_writer(store: Store, registry: Registry, backb
     assert registry.task("a").aliases["other"] == 1
 
 
-def test_a_published_tensor_is_float32_under_pefts_name(registry: Registry, backbone: Backbone) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])
+def test_a_published_tensor_is_stored_exactly_in_as_little_room_as_can_be(
+    store: Store, registry: Registry, backbone: Backbone, dtype: torch.dtype, kind: PromptKind
+) -> None:
     import safetensors.torch
 
-    rows = random_rows(backbone)
-    version = registry.publish("a", Publication(TaskPrompt.from_embeddings(rows.bfloat16(), backbone.fingerprint)))
-    tensors = safetensors.torch.load(registry.files(version)["adapter_model.safetensors"])
+    rows = random_rows(backbone, kind=kind)
+    prompt = TaskPrompt.from_rows(kind, rows.to(dtype), backbone.fingerprint)
+    version = registry.publish("a", Publication(prompt, initial=rows + 1))
+    files = registry.files(version)
+    tensors = safetensors.torch.load(files["adapter_model.safetensors"])
     assert list(tensors) == ["prompt_embeddings"]
-    assert tensors["prompt_embeddings"].dtype is torch.float32
+    assert tensors["prompt_embeddings"].dtype is dtype
+    again = Registry(store, backbone)
+    loaded, initial = again.prompt(again.resolve("a")), again.initial(again.resolve("a"))
+    assert loaded.rows is not None
+    assert initial is not None
+    assert torch.equal(loaded.rows, rows.to(dtype).float())
+    assert (loaded.digest, loaded.rows.dtype) == (prompt.digest, torch.float32)
+    assert torch.equal(initial, (rows + 1).to(dtype).float())
+    assert safetensors.torch.load(files["initial.safetensors"])["initial_rows"].dtype is dtype
+
+
+def test_initial_values_that_the_prompts_dtype_cannot_hold_stay_in_float32(
+    registry: Registry, backbone: Backbone
+) -> None:
+    half = TaskPrompt.from_embeddings(random_rows(backbone).half(), backbone.fingerprint)
+    start = torch.full((5, 32), 1e5)
+    registry.publish("a", Publication(half, initial=start))
+    assert torch.equal(registry.initial(registry.resolve("a")), start)
+
+
+def test_an_export_may_leave_out_the_rows_that_tuning_started_from(
+    registry: Registry, backbone: Backbone, folder: Path
+) -> None:
+    prompt = random_prompt(backbone)
+    version = registry.publish("a", Publication(prompt, initial=prompt.rows, labels=("no", "yes")))
+    place = folder / "shipped" / "a" / "1"
+    place.mkdir(parents=True)
+    for name, content in registry.files(version, with_initial=False).items():
+        (place / name).write_bytes(content)
+    assert not (place / "initial.safetensors").exists()
+    shipped = Registry(FileStore(folder / "shipped"), backbone)
+    assert shipped.faults() == {}
+    assert shipped.resolve("a") == version
+    assert shipped.prompt(version).digest == prompt.digest
+    assert shipped.initial(version) is None
+    assert shipped.files(version, with_initial=False) == shipped.files(version)
 
 
 # --- what the server that looks could not answer

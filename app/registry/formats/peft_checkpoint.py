@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from app.errors import InvalidInput
 from app.model.backbone import Backbone
 from app.registry.formats.json_file import describe_fault
-from app.registry.formats.safetensors_file import DTYPES, open_tensors, tensor_names
+from app.registry.formats.safetensors_file import DTYPES, narrowest_dtype, open_tensors, tensor_names
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind, TaskPrompt
 
 CONFIG_FILE = "adapter_config.json"
@@ -165,7 +165,10 @@ def _rows_of_task(tensor: dict[str, torch.Tensor], index: int | None) -> torch.T
 
 
 def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes]:
-    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT cannot hold."""
+    """Names to contents of files that `PeftModel.from_pretrained` loads; none for a text, which PEFT cannot hold.
+
+    The values are stored exactly, in half the room if bfloat16 or float16 can hold them, which PEFT loads too.
+    """
     if prompt.rows is None:
         return {}
     fields: dict[str, Any] = {
@@ -183,7 +186,8 @@ def encode_checkpoint(prompt: TaskPrompt, backbone: Backbone) -> dict[str, bytes
         fields |= {"num_attention_heads": num_heads, "token_dim": width, "encoder_hidden_size": width}
         fields |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
     config = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    tensors = safetensors.torch.save({TENSOR_NAME: prompt.rows}, metadata={"format": "pt"})
+    stored = prompt.rows.to(narrowest_dtype(prompt.rows))
+    tensors = safetensors.torch.save({TENSOR_NAME: stored}, metadata={"format": "pt"})
     return {CONFIG_FILE: config.encode(), TENSOR_FILE: tensors}
 
 

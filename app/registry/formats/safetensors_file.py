@@ -22,6 +22,7 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_METADATA_BYTES = 4 * 1024
 MAX_DIMENSIONS = 3
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_HALF_DTYPES = (torch.bfloat16, torch.float16)
 _LENGTH_BYTES = 8
 INITIAL_FILE = "initial.safetensors"
 """The rows that tuning started from, kept with those it ended with. PEFT does not read it."""
@@ -67,19 +68,30 @@ def open_tensors(data: bytes, *, names: Collection[str], dtypes: Collection[str]
     return {name: StoredTensor(DTYPES[t["dtype"]], tuple(t["shape"]), t["data"]) for name, t in stored.items()}
 
 
+def narrowest_dtype(rows: torch.Tensor) -> torch.dtype:
+    """The dtype that holds every value of float32 rows exactly in the fewest bytes."""
+    return next((each for each in _HALF_DTYPES if torch.equal(rows.to(each).float(), rows)), torch.float32)
+
+
 def encode_initial(rows: torch.Tensor, prompt: TaskPrompt) -> bytes:
-    """Args: rows: of the prompt's shape, any floating dtype and device. Raises InvalidInput: they do not fit it."""
+    """In the dtype that the prompt's values are stored in, or in float32 if a value is too large for that.
+
+    Args: rows: of the prompt's shape, any floating dtype and device.
+
+    Raises InvalidInput: they do not fit it.
+    """
     if prompt.rows is None or rows.shape != prompt.rows.shape:
         raise InvalidInput("the initial rows must have the shape of the prompt's", param="initial")
     values = rows.detach().to("cpu", torch.float32).contiguous()
     if not bool(torch.isfinite(values).all()):
         raise InvalidInput("every initial value must be finite", param="initial")
-    return safetensors.torch.save({_INITIAL_NAME: values})
+    stored = values.to(narrowest_dtype(prompt.rows))
+    return safetensors.torch.save({_INITIAL_NAME: stored if bool(stored.isfinite().all()) else values})
 
 
 def decode_initial(content: bytes) -> torch.Tensor:
     """(num_virtual_tokens, width) float32. Raises InvalidInput."""
-    return open_tensors(content, names={_INITIAL_NAME}, dtypes=("F32",))[_INITIAL_NAME].read()
+    return open_tensors(content, names={_INITIAL_NAME}, dtypes=("BF16", "F16", "F32"))[_INITIAL_NAME].read().float()
 
 
 def _read_header(data: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.errors import InvalidInput, NumericalError
 from app.measure.encoding import EncodedExample, shuffled_batches
 from app.measure.evaluation import Evaluation, Measurement
 from app.measure.plain_model import PlainModel
+from app.measure.rounding import evaluate_rounded
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_text
@@ -427,11 +429,11 @@ class TuningRun:
             self.plan = replace(self.plan, validation=tuple(examples))
 
     def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
-        """Measure a member's best state on all validation examples."""
+        """Measure a member's best state on all validation examples, as it is to be stored."""
         plan = self.plan
         assert member.best is not None
-        prompt = member.best_prompt(self._backbone)
-        measured = yield from self._ask(prompt, label_temperature=None)
+        ask = partial(self._ask, label_temperature=None)
+        prompt, measured = yield from evaluate_rounded(member.best_prompt(self._backbone), ask)
         return TuneResult(
             prompt=prompt,
             initial=member.initial.cpu(),

@@ -200,11 +200,15 @@ def test_of_an_encoder_decoders_rows_the_first_half_is_used(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "phi3", "mixtral"])
 @pytest.mark.parametrize("kind", [PromptKind.EMBEDDINGS, PromptKind.KV])
-def test_peft_loads_what_we_write_and_uses_the_same_values(architecture: str, kind: PromptKind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peft_loads_what_we_write_and_uses_the_same_values(
+    architecture: str, kind: PromptKind, dtype: torch.dtype, tmp_path: Path
+) -> None:
     backbone = tiny_backbone(architecture)
-    prompt = random_prompt(backbone, N, kind=kind)
+    prompt = random_prompt(backbone, N, kind=kind).rounded(dtype)
     write_checkpoint(tmp_path, prompt, backbone)
     (tmp_path / INITIAL_FILE).write_bytes(encode_initial(prompt.rows + 1, prompt))
+    assert load_file(tmp_path / "adapter_model.safetensors")["prompt_embeddings"].dtype is dtype
     peft_model = PeftModel.from_pretrained(plain_model(architecture), tmp_path)
     with torch.no_grad():
         used = peft_model.get_prompt(batch_size=1)
