@@ -92,10 +92,12 @@ def _device(settings: Settings) -> str:
 
 
 def _memory() -> Finding:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    is_said = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})  # macOS does not say
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_said else 0
     disk = shutil.disk_usage(".").free
     is_fine = free == 0 or free >= MIN_FREE_BYTES
-    return Finding("memory", is_fine, f"{_size(free)} free, {_size(disk)} on disk", "free some memory")
+    room = f"{_size(free)} free, " if is_said else ""
+    return Finding("memory", is_fine, f"{room}{_size(disk)} on disk", "free some memory")
 
 
 def _threads() -> str:

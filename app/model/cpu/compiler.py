@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ C_FOLDER = Path(__file__).with_name("csrc")
 COMPILERS = ("cc", "gcc", "clang")
 # as fast as loops get while infinities and NaN keep their meaning, which -ffast-math would take from them
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+MACHINES = ("x86_64", "AMD64")
+INSTRUCTIONS = {"AVX2": "__AVX2__", "FMA": "__FMA__"}
 LIBRARY_FLAGS = ("-shared", "-fPIC")
 TIMEOUT_S = 60
 
@@ -42,7 +45,8 @@ def load_library(sources: Sequence[Path], macros: Mapping[str, int]) -> ctypes.C
     """
     try:
         command = [_find_compiler(), *FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
-        library = _cache_folder() / f"{sources[0].stem}-{_hash(command, sources)}.so"
+        predefined = _predefined(command)
+        library = _cache_folder() / f"{sources[0].stem}-{_hash(command, predefined, sources)}.so"
         if not library.exists():
             _build(command, sources, library)
         return ctypes.CDLL(str(library))
@@ -85,9 +89,20 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _hash(command: Sequence[str], sources: Sequence[Path]) -> str:
-    """The compiler's predefined macros name its version and, under -march=native, what the CPU can do."""
+def _predefined(command: Sequence[str]) -> str:
+    """The compiler's own macros, which name its version and, under -march=native, what the CPU can do.
+
+    Raises CompilationError: the C code is not written, and not tested, for this CPU.
+    """
+    if (machine := platform.machine()) not in MACHINES:
+        raise CompilationError(f"the C code is for x86 CPUs with AVX2, and this one is {machine}")
     predefined = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+    if missing := [name for name, macro in INSTRUCTIONS.items() if f"#define {macro} " not in predefined]:
+        raise CompilationError(f"the C code is for x86 CPUs with AVX2, and this one has no {' and no '.join(missing)}")
+    return predefined
+
+
+def _hash(command: Sequence[str], predefined: str, sources: Sequence[Path]) -> str:
     headers = sorted(header for folder in {source.parent for source in sources} for header in folder.glob("*.h"))
     parts = (*command, predefined, *(file.read_text(encoding="utf-8") for file in (*sources, *headers)))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import logging
+import platform
+from collections.abc import Iterator
+
 import pytest
 
+from app.engine.config import EngineConfig
+from app.engine.model_runner import ModelRunner
 from app.model.attention import attend_sdpa
-from app.model.cpu import kernels
+from app.model.cpu import compiler, kernels
+from app.model.cpu.compiled_attention import compile_attention
+from app.model.cpu.compiled_layer import compile_layer
+from app.model.cpu.compiled_linear import compile_multiply
 from app.model.cpu.compiler import CompilationError
 from app.model.cpu.kernels import CpuKernels
 from tests.support.compiled import needs_compiler
@@ -46,3 +55,32 @@ def test_without_a_compiler_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(kernels, "compile_linears", compile_linears)
     assert choose() == ([], "torch's own (no C compiler was found)")
+
+
+@pytest.fixture(params=["arm", "old x86"])
+def other_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A CPU that the C code is not for; what was compiled for this one is forgotten. Gives how it is named."""
+    caches = (compile_attention, compile_layer, compile_multiply)
+    if request.param == "arm":
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    else:
+        monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-mno-avx2"))
+    for each in caches:
+        each.cache_clear()
+    yield "is aarch64" if request.param == "arm" else "has no AVX2"
+    for each in caches:
+        each.cache_clear()
+
+
+@needs_compiler
+def test_a_cpu_that_the_c_code_is_not_for_computes_with_torch_and_the_log_says_so(
+    other_cpu: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = f"the C code is for x86 CPUs with AVX2, and this one {other_cpu}"
+    backbone = tiny_backbone()
+    with caplog.at_level(logging.INFO):
+        runner = ModelRunner(backbone, EngineConfig.sized_for(backbone, kv_cache_bytes=2**20))
+    assert runner.attend is attend_sdpa
+    said = [record.getMessage() for record in caplog.records]
+    assert f"attention: attend_sdpa on cpu in torch.float32 ({reason})" in said
+    assert f"layers: torch's own ({reason})" in said

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from app.errors import InvalidInput, UnsupportedModel
 from app.model.backbone import Backbone
+from app.model.loading.catalog.models import NAME_TO_MODEL
 from app.model.loading.gguf.config import make_config
 from app.model.loading.gguf.file import GgufFile
+from app.settings import own_cache
 from tests.support.gguf_files import MODEL_TYPE_TO_CONFIG, build_model, write_gguf
 
 IDS = torch.tensor([[0, 5, 9, 77, 300, 12, 8]])
@@ -207,3 +209,27 @@ def test_loading_takes_little_more_memory_than_the_model(tmp_path: Path) -> None
     command = [sys.executable, "-c", MEASURE, *(str(tmp_path / f"{name}.gguf") for name in ("small", "large"))]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert 0.8 < float(done.stdout) < 1.3
+
+
+SMOLLM2 = NAME_TO_MODEL["smollm2-135m-instruct"].path(own_cache())
+TEXT_TO_IDS = {
+    "The capital of France is": [504, 3575, 282, 4649, 314],
+    "Hello world! 123": [19556, 905, 17, 216, 33, 34, 35],
+    "Café déjà vu.": [51, 1939, 2756, 32564, 90, 16739, 386, 101, 30],
+    "  multiple   spaces": [216, 2701, 256, 5600],
+    "a\n\n1": [81, 1116, 33],
+}
+"""Of SmolLM2's own tokenizer."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of transformers' own reader
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="`softswap pull smollm2-135m-instruct` fetches the file")
+def test_smollm2_is_what_transformers_makes_of_it() -> None:
+    backbone = Backbone.load("smollm2-135m-instruct", device="cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(SMOLLM2.parent, gguf_file=SMOLLM2.name, dtype=torch.float32)
+    for (name, own), (_, other) in zip(*(m.named_parameters() for m in (backbone.model, theirs)), strict=True):
+        assert torch.equal(own, other), name
+    torch.testing.assert_close(logits(backbone.model), logits(theirs), atol=1e-4, rtol=1e-4)
+    assert (backbone.name, backbone.max_model_len, backbone.eos_token_ids) == ("smollm2-135m-instruct", 8192, (2,))
+    assert {text: backbone.tokenizer(text)["input_ids"] for text in TEXT_TO_IDS} == TEXT_TO_IDS
