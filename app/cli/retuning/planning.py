@@ -11,7 +11,7 @@ from app.cli.retuning.material import Given, read_given
 from app.errors import InvalidInput, NotFound
 from app.model.loading.source import find_model
 from app.registry.reference import Reference
-from app.settings import Settings, own_cache
+from app.settings import DEFAULT_MODEL, Settings
 
 if TYPE_CHECKING:
     from app.registry.registry import Registry
@@ -104,12 +104,13 @@ def plan_moves(settings: Settings, asked: Asked) -> Moves:
     """
     references = asked.references()
     given = asked.read_given([each.task for each in references]) if references else {}
-    for source in filter(None, (settings.model, asked.old_model)):
-        find_model(source, own_cache())
+    source, cache = settings.model or DEFAULT_MODEL, settings.cache_folder
+    for each in filter(None, (source, asked.old_model)):
+        find_model(each, cache)
     from app.tuning.retuning.move import NamedModel, choose_origin
 
-    registry, new = open_folder(settings), NamedModel.find(settings.model)
-    old = None if asked.old_model is None else NamedModel.find(asked.old_model)
+    registry, new = open_folder(settings), NamedModel.find(source, cache)
+    old = None if asked.old_model is None else NamedModel.find(asked.old_model, cache)
     if asked.is_all:
         references = _find_all(registry, new, old)
         given = asked.read_given([each.task for each in references])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from app.cli.backbones.pull import obtain
 from app.cli.places.folder_registry import open_folder
 from app.cli.retuning.planning import Moves
 from app.cli.retuning.report import Outcome
@@ -68,10 +69,8 @@ class RetuningSession:
 
     def tune_new(self) -> None:
         """Raises what loading raises."""
-        from app.main import load_backbone
-
         _say(f"loading {self._moves.new.name}")
-        backbone = load_backbone(self._settings)
+        backbone = self._load(self._moves.new)
         registry = open_folder(self._settings, backbone)
         is_interrupted = False
         for move in self._moves.of_tasks:
@@ -83,12 +82,16 @@ class RetuningSession:
             retuned = self._attempt(move, lambda move=move: self._tune(backbone, registry, move))  # type: ignore[misc]
             is_interrupted = retuned is not None and retuned.stop_reason == "stopped"
 
-    def _ask(self, model: NamedModel, moves: Sequence[Move]) -> None:
+    def _load(self, model: NamedModel) -> Backbone:
+        settings = obtain(self._settings.model_copy(update={"model": model.source}))
         from app.main import load_backbone
 
+        return load_backbone(settings)
+
+    def _ask(self, model: NamedModel, moves: Sequence[Move]) -> None:
         _say(f"loading {model.name}, to ask for the old answers of {', '.join(move.task for move in moves)}")
         try:
-            backbone = load_backbone(self._settings.model_copy(update={"model": model.source}))
+            backbone = self._load(model)
         except SoftswapError as error:
             if any(move.has_teacher for move in moves):
                 raise

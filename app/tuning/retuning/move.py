@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from app.errors import InvalidInput, NotFound
@@ -19,7 +20,6 @@ from app.registry.reference import LIVE, Reference
 from app.registry.registry import Registry
 from app.registry.task_view import BackboneView, TaskView
 from app.registry.version import Version
-from app.settings import own_cache
 from app.task_prompt import PromptKind
 
 MAX_HELD_OUT: Final = 1000
@@ -41,9 +41,9 @@ class NamedModel:
     fingerprint: str | None
 
     @classmethod
-    def find(cls, source: str) -> NamedModel:
-        """Raises InvalidInput, UnsupportedModel."""
-        found = find_model(source, own_cache())
+    def find(cls, source: str, cache: Path) -> NamedModel:
+        """Raises InvalidInput, UnsupportedModel. Args: cache: folder of pulled models."""
+        found = find_model(source, cache)
         return cls(source, found.name, find_fingerprint(found))
 
     @classmethod

