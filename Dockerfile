@@ -1,7 +1,7 @@
 # softswap: docker build -t softswap . && docker run -e SOFTSWAP_API_KEYS=... -p 8000:8000 softswap
 #
 # The package registry's own torch runs on CUDA (docker run --gpus all) and on a CPU. For a smaller image, or another CUDA, name
-# the index of that build, as PyTorch's installation page gives it: --build-arg TORCH_INDEX_URL=...
+# the index of that build, as PyTorch's installation page gives it: --build-arg TORCH_INDEX_URL=... (docs/gpu.md)
 # The container listens on every address, so it starts only with an API key, or with SOFTSWAP_INSECURE=true behind a proxy
 # that asks for one. To keep tasks: -v tasks:/tasks -e SOFTSWAP_REGISTRY=/tasks.
 # Models that are fetched are kept in /cache: -v models:/cache.

@@ -82,3 +82,11 @@ def test_every_setting_is_documented() -> None:
         (name, field.description) for name, field in fields.items()
     ]
     assert f"of {MIN_KEY_CHARS} characters" in fields["api_keys"].description
+
+
+def test_the_page_about_gpus_and_the_image_ask_for_the_torch_that_the_package_needs() -> None:
+    root = DOCS.parents[1]
+    [needed] = re.findall(r'"(torch>=[^"]+)"', (root / "pyproject.toml").read_text())
+    for path in (root / "Dockerfile", DOCS.parent / "gpu.md"):
+        assert re.findall(r'"(torch>=[^"]+)"', path.read_text()) == [needed], path.name
+    assert "(docs/gpu.md)" in (root / "README.md").read_text()

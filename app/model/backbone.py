@@ -274,7 +274,11 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise InvalidInput("device must be auto, cpu, cuda or cuda:N", param="device") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("torch sees no CUDA device; use --device cpu or install a CUDA build", param="device")
+        build = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is for CPUs"
+        raise InvalidInput(f"torch sees no CUDA device ({build}); use --device cpu, or see docs/gpu.md", param="device")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise InvalidInput(f"there is no {chosen}: torch sees cuda:0 to cuda:{last}", param="device")
     return chosen
 
 

@@ -293,6 +293,14 @@ def test_an_unknown_device_is_refused(device: str) -> None:
     assert caught.value.param == "device"
 
 
+def test_a_cuda_device_that_is_not_there_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InvalidInput, match="there is no cuda:2: torch sees cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_refused() -> None:
     assert choose_device("auto") == torch.device("cpu")
