@@ -61,8 +61,9 @@ class RetuningSession:
     def ask_old(self) -> None:
         """Each old model is loaded once, and gone when the next one comes.
 
-        Raises what loading raises, if answers are to be learned.
+        Raises what loading raises, if answers are to be learned; ModelUnavailable: the new model cannot be fetched.
         """
+        obtain(self._with_model(self._moves.new))  # first, lest answers be asked for in vain
         for model, moves in self._moves.by_old_model:
             self._ask(model, moves)
             free_memory()
@@ -83,10 +84,13 @@ class RetuningSession:
             is_interrupted = retuned is not None and retuned.stop_reason == "stopped"
 
     def _load(self, model: NamedModel) -> Backbone:
-        settings = obtain(self._settings.model_copy(update={"model": model.source}))
+        settings = obtain(self._with_model(model))
         from app.main import load_backbone
 
         return load_backbone(settings)
+
+    def _with_model(self, model: NamedModel) -> Settings:
+        return self._settings.model_copy(update={"model": model.source})
 
     def _ask(self, model: NamedModel, moves: Sequence[Move]) -> None:
         _say(f"loading {model.name}, to ask for the old answers of {', '.join(move.task for move in moves)}")
