@@ -38,14 +38,16 @@ class SoftswapError(Exception):
     Args:
         message: one sentence that says what is wrong and, if possible, what to do. Never the offending input.
         param: public name of the field at fault, dotted if nested.
+        quote: the offending input, shortened, for a terminal whose user gave it; never sent anywhere.
     """
 
     code = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, quote: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.quote = quote
 
 
 class InvalidInput(SoftswapError):
@@ -137,6 +139,14 @@ class EngineDead(SoftswapError):
 
 
 # From here on: how an error is worded for the request at hand.
+
+MAX_QUOTED_CHARS = 60
+
+
+def shorten(text: str) -> str:
+    """A text to quote: on one line, and cut if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_QUOTED_CHARS else f"{line[: MAX_QUOTED_CHARS - 3]}..."
 
 
 @contextmanager

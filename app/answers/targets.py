@@ -22,7 +22,7 @@ from app.engine.async_engine import all_of
 from app.errors import InvalidInput, NotFound, naming
 from app.measure.metrics import words_of
 from app.model.backbone import Backbone
-from app.model.layout import BARE, Template, continue_prompt, encode_text
+from app.model.layout import BARE, Template, continue_prompt
 from app.registry.reference import JOINT, MAX_ENSEMBLE, name_together, spell_out
 from app.registry.registry import Registry
 from app.registry.version import Version
@@ -103,12 +103,20 @@ class Target:
         """The task's template, or the bare input if it has none."""
         return self.template or BARE
 
-    async def encode(self, tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
-        """Ids of a text after the prompt: [prompt][BOS][text]; a written prompt begins with the BOS itself."""
+    async def encode(
+        self, tokenizer: PreTrainedTokenizerFast, text: str, template: Template | None = None
+    ) -> tuple[int, ...]:
+        """Ids of an input after the prompt: [prompt][BOS][text]; a written prompt begins with the BOS itself.
+
+        Args: template: None takes the task's own.
+
+        Raises InvalidInput: the template cuts inputs, and is too long itself.
+        """
+        encode_input = (template or self.input_template).encode_input
         if len(text) > MAX_CHARS_AT_ONCE:
-            token_ids = await asyncio.to_thread(encode_text, tokenizer, text)
+            token_ids = await asyncio.to_thread(encode_input, tokenizer, text)
         else:
-            token_ids = encode_text(tokenizer, text)
+            token_ids = encode_input(tokenizer, text)
         return tuple(continue_prompt(tokenizer, self.prompt, token_ids))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
@@ -46,6 +46,11 @@ class VersionObject(Reply):
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
     backbone_name: str = Field(description="What people call that backbone.")
     template: Annotated[str | None, BeforeValidator(_text_of)]
+    max_input_tokens: int | None = Field(
+        None,
+        validation_alias=AliasPath("template", "max_input_tokens"),
+        description="Longer inputs lose their end until the text has at most this many tokens; null or 0 cuts nothing.",
+    )
     labels: list[str]
     label_temperature: float | None = Field(
         description="What the labels' log-likelihoods are divided by; null leaves their probabilities as they are."

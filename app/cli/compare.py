@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli import options
 from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_new_file
+from app.cli.views.data_view import show_data
 from app.compare.method import Method
 from app.errors import InvalidInput
 from app.measure.example_file import read_dataset
+from app.measure.reading.labels import settle
+from app.measure.reading.look import DataLook
 from app.settings import Settings
 from app.tuning.config import TuneConfig
 
@@ -78,12 +81,16 @@ def compare(
     if settings.quantize != "none":
         raise InvalidInput("SOFTSWAP_QUANTIZE must be none here: some methods train the weights", param="quantize")
     chosen_methods, chosen_seeds = _parse_methods(methods), _parse_seeds(seeds)
-    form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
+    form = options.parse_template(template)
     config = TuneConfig(num_virtual_tokens=num_virtual_tokens, max_steps=max_steps, batch_size=batch_size)
     if plot is not None:
         require_new_file(plot, param="plot")
     read = partial(read_dataset, input_field=input_field, target_field=target_field)
     train, held_out, unseen = read(data), *(None if path is None else read(path) for path in (validation, test))
+    found = settle(train, held_out, options.parse_labels(labels))
+    if not as_json:
+        show_data(DataLook.of(found), as_json=False)
+
     settings = obtain(settings)
     from app.compare.comparison import compare as compare_methods
     from app.compare.comparison import require_packages
@@ -93,19 +100,19 @@ def compare(
     if plot is not None:
         require_packages(["matplotlib"])
     setting = Setting.make(
-        train, held_out, unseen, config, **form,
+        found.train, found.validation, unseen, config, template=form, labels=found.labels,
         instructions=tuple(instruction or ()), num_shots=num_shots, lora_rank=lora_rank,
     )  # fmt: skip
     load = partial(
         Backbone.load, str(settings.model), revision=settings.revision, dtype=settings.dtype, device=settings.device,
         cache=settings.cache_folder,
     )  # fmt: skip
-    found = compare_methods(load, setting, chosen_methods, chosen_seeds, _show)
+    compared = compare_methods(load, setting, chosen_methods, chosen_seeds, _show)
     if plot is not None:
         from app.compare.plot import plot_methods
 
-        plot_methods(found.summaries, plot, f"{data.name}: {len(found.setting.test)} test examples")
-    _report(found, as_json=as_json)
+        plot_methods(compared.summaries, plot, f"{data.name}: {len(compared.setting.test)} test examples")
+    _report(compared, as_json=as_json)
 
 
 def _parse_methods(text: str) -> list[Method]:

@@ -10,9 +10,12 @@ import typer
 from app.cli import options
 from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_publishable
+from app.cli.views.data_view import show_data
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.errors import InvalidInput
-from app.measure.example_file import read_inputs
+from app.measure.example_file import read_unlabeled
+from app.measure.reading.labels import TaskData
+from app.measure.reading.look import DataLook
 from app.model.layout import Template
 from app.settings import Settings
 from app.tuning.budget import process_began_s
@@ -42,6 +45,7 @@ def distill(
     teacher: Annotated[
         str | None, typer.Option(help="Or a published version, such as sentiment@2.", rich_help_panel=TEACHER)
     ] = None,
+    input_field: options.InputField = None,
     template: options.TemplateText = None,
     labels: options.Labels = None,
     asked: dict[str, Any],
@@ -66,8 +70,11 @@ def distill(
     if (prompt is None) == (teacher is None):
         raise InvalidInput("give the teacher as --prompt or as --teacher, one of them", param="prompt")
     written = None if prompt is None else _read_prompt(prompt)
-    texts = read_inputs(inputs)
+    read = read_unlabeled(inputs, input_field=input_field)
+    look = DataLook.of(TaskData(read, None, ()))
+    show_data(look, as_json=as_json)
     settings = obtain(settings)
+
     from app.main import load_backbone
     from app.tuning.distillation import DistillationPlan
     from app.tuning.search import Search
@@ -80,7 +87,8 @@ def distill(
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
     search = Search.asked(tried) if config.budget_s else Search.default(config, has_labels=bool(chosen), **tried)
     plan = DistillationPlan.make(
-        texts,
+        read.inputs,
+        look=look,
         teacher=found,
         template=asked_template or its_template,
         labels=chosen,

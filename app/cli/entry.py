@@ -76,7 +76,8 @@ def main() -> None:
         typer.echo(f"softswap: {error.pointing_to('`softswap tasks ls` lists them')}", err=True)
         sys.exit(1)
     except SoftswapError as error:
-        typer.echo(f"softswap: {error.message}", err=True)
+        quoted = f": {error.quote!r}" if error.quote else ""
+        typer.echo(f"softswap: {error.message}{quoted}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,6 +16,7 @@ from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_registry
 from app.cli.places.remote_server import RemoteServer, task_path
 from app.errors import InvalidInput
+from app.measure.reading.table import split_lines
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -172,4 +173,4 @@ def _show(result: dict[str, Any], *, as_json: bool, is_line: bool = False) -> No
         options.write_json(result)
         return
     answer = result["label"] if "label" in result else result["text"]
-    typer.echo(" ".join(answer.splitlines()) if is_line else answer)
+    typer.echo(" ".join(split_lines(answer)) if is_line else answer)

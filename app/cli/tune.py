@@ -8,8 +8,11 @@ from typing import Any
 from app.cli import options
 from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_publishable
+from app.cli.views.data_view import show_data
 from app.cli.views.tuning_view import open_to_publish, report_result, tune_and_publish
 from app.measure.example_file import read_dataset
+from app.measure.reading.labels import settle
+from app.measure.reading.look import DataLook
 from app.settings import Settings
 from app.tuning.budget import process_began_s
 from app.tuning.config import DEFAULT_PATIENCE
@@ -49,15 +52,18 @@ def tune(
     began_s = process_began_s()
     require_publishable(settings, task, alias, promote=promote)
     config, tried = options.split_asked(asked, patience=DEFAULT_PATIENCE)
-    form: dict[str, Any] = {"template": options.parse_template(template), "labels": options.parse_labels(labels)}
+    form = options.parse_template(template)
     read = partial(read_dataset, input_field=input_field, target_field=target_field)
-    train, held_out = read(data), None if validation is None else read(validation)
+    held_out = None if validation is None else read(validation)
+    found = settle(read(data), held_out, options.parse_labels(labels))
+    show_data(DataLook.of(found), as_json=as_json)
     settings = obtain(settings)
-    from app.main import load_backbone
-    from app.tuning.plan import TuningPlan
-    from app.tuning.templates import fit_to_device
 
-    plan = TuningPlan.make(train, held_out, config, **form)
+    from app.main import load_backbone
+    from app.tuning.candidates import fit_to_device
+    from app.tuning.plan import TuningPlan
+
+    plan = TuningPlan.make(found.train, found.validation, config, template=form, labels=found.labels)
     backbone = load_backbone(settings)
     plan = fit_to_device(plan, backbone, has_template=template is not None, num_kept=publish, **tried)
     registry = open_to_publish(settings, backbone, task, alias)

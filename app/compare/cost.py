@@ -15,7 +15,6 @@ from app.engine.admission import EngineRequest
 from app.engine.async_engine import AsyncEngine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.measure.encoding import encode_text_within
 from app.model.backbone import Backbone
 from app.model.layout import continue_prompt, encode_labels
 from app.sampling import SamplingParams
@@ -95,7 +94,7 @@ async def _time_all(
     times_s = []
     for text in (inputs[0], *inputs):
         began = time.perf_counter()
-        encoded = encode_text_within(backbone, plan.template, text, plan.config.max_input_tokens)
+        encoded = plan.template.encode_within(backbone.tokenizer, text, plan.config.max_input_tokens)
         token_ids = continue_prompt(backbone.tokenizer, prompt, encoded)
         if scoring_plan is not None:
             await engine.score(EngineRequest(token_ids=token_ids, prompt=prompt), scoring_plan)

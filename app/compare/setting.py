@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, find_labels, hash_examples, split_examples
+from app.measure.dataset import Dataset, Example, hash_examples, split_examples
+from app.measure.reading.labels import settle
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.task_prompt import PromptKind
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.search import Search
+from app.tuning.templates import default_template
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +68,20 @@ class Setting:
         """Args:
             validation, test: each missing one is a tenth of `data`, by a hash of the inputs; validation is the tenth
                 that `softswap tune` would take.
-            labels: None finds them in the targets; empty makes it a task that writes text.
+            template: None makes one of the names of the file's columns.
+            labels: None finds them in the targets of `data` and `validation`, without the rows of the rare ones; empty
+                makes it a task that writes text.
             instructions: empty makes some from the labels (`automatic_instructions`).
 
         Raises InvalidInput.
         """
-        train, held_out, unseen = _split(data, validation, test)
-        found = find_labels([*train, *held_out, *unseen]) if labels is None else tuple(labels)
-        plan = TuningPlan(train, held_out, template or Template(), found, config, Search())
-        written = tuple(instructions) or automatic_instructions(found)
+        settled = settle(data, validation, labels)
+        if test is not None and settled.labels:
+            test.require_labels(settled.labels)
+        train, held_out, unseen = _split(settled.train, settled.validation, test)
+        form = template or default_template(data.columns, settled.labels)
+        plan = TuningPlan(train, held_out, form, settled.labels, config, Search())
+        written = tuple(instructions) or automatic_instructions(settled.labels)
         return cls(plan, unseen, written, num_shots=num_shots, lora_rank=lora_rank)
 
     def fitted(self, backbone: Backbone) -> Setting:

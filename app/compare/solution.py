@@ -147,10 +147,7 @@ def evaluate_on(
     backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]
 ) -> Evaluation:
     """With the plan's template, labels and lengths. Raises as `evaluate` does."""
-    max_input_tokens, max_new_tokens = plan.config.max_input_tokens, plan.config.max_target_tokens
-    served = ServedPrompt(
-        prompt, plan.template, plan.labels, max_input_tokens=max_input_tokens, max_new_tokens=max_new_tokens
-    )
+    served = ServedPrompt(prompt, plan.served_template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
     return evaluate(backbone, served, examples)
 
 

@@ -23,6 +23,7 @@ MAX_METADATA_VALUE_CHARS: Final = 512
 MAX_LABEL_CHARS: Final = 256
 MAX_LABELS: Final = 1024
 MAX_TEMPLATE_CHARS: Final = 16_384
+MAX_FIELD_NAME_CHARS: Final = 256
 MAX_DESCRIPTION_CHARS: Final = 4096
 MAX_PAGE: Final = 1000
 MAX_ID_CHARS: Final = 64
@@ -46,6 +47,8 @@ ModelName = Annotated[
     ),
 ]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+FieldName = Annotated[str, Field(min_length=1, max_length=MAX_FIELD_NAME_CHARS)]
+"""Of a field, or a column, of an uploaded file."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 LogitBias = dict[

@@ -34,6 +34,7 @@ files = sa.Table(
     sa.Column("num_duplicates", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Integer, nullable=False),
     sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("look", sa.JSON(none_as_null=True)),
     sqlite_autoincrement=True,
 )
 jobs = sa.Table(
@@ -167,7 +168,18 @@ class Database:
             if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
                 raise TuningUnavailable("this server cannot tune: the database in its state folder is damaged")
             metadata.create_all(connection)
+            _add_columns(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Columns that an earlier version of softswap did not have; their rows say nothing there."""
+    for table in metadata.sorted_tables:
+        present = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
 
 def find_row(connection: sa.Connection, table: sa.Table, row_id: str, error: SoftswapError) -> sa.RowMapping:

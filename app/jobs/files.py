@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,8 +15,9 @@ from app.errors import InvalidInput, NoSuchFile
 from app.jobs.database import Database, files, make_record
 from app.jobs.job import new_id
 from app.jobs.state_folder import StateFolder
-from app.measure.dataset import Dataset, Example
-from app.measure.example_file import read_dataset, read_inputs
+from app.measure.dataset import Dataset
+from app.measure.example_file import read_dataset, read_unlabeled, read_upload
+from app.measure.reading.look import FileLook
 
 MAX_FILE_BYTES = 100 * 2**20
 MAX_ALL_FILES_BYTES = 2 * 2**30
@@ -40,8 +41,10 @@ class TrainingFile:
     """Attributes:
     filename: the caller's; its ending determines the format, and messages show it.
     digest: sha256 of the content.
-    num_examples, num_duplicates: of a file of results its rows, and 0.
+    num_examples, num_duplicates: of a file of results its rows, and 0; of one whose columns are to be named its rows,
+        and 0.
     created_at: seconds since 1970.
+    look: how it was read (`FileLook`); None of results, and of files that an earlier version took.
     """
 
     id: str
@@ -52,9 +55,13 @@ class TrainingFile:
     num_duplicates: int
     created_at: int
     purpose: Purpose = Purpose.TUNING
+    look: Mapping[str, Any] | None = None
 
     @property
     def status_details(self) -> str:
+        """Of an upload of an earlier version no more than its counts."""
+        if self.look is not None:
+            return str(self.look["status"])
         return f"{self.num_examples} examples, {self.num_duplicates} of them duplicates"
 
 
@@ -79,10 +86,11 @@ class UploadStore:
             raise InvalidInput(f"filename must be 1 to {MAX_FILENAME_CHARS} printable characters", param="file")
         if len(content) > MAX_FILE_BYTES:
             raise InvalidInput(f"{filename}: the file is larger than {MAX_FILE_BYTES} bytes", param="file")
-        dataset = _read(content, filename, purpose)
+        found = _read(content, filename, purpose)
         with self._lock:
-            counts = {"num_examples": len(dataset.examples), "num_duplicates": dataset.num_duplicates}
-            return self._keep(content, filename=filename, purpose=purpose, **counts)
+            counts = {"num_examples": found.num_examples, "num_duplicates": found.num_duplicates}
+            look = found.as_dict() | {"status": found.status}
+            return self._keep(content, filename=filename, purpose=purpose, look=look, **counts)
 
     def add_results(self, filename: str, content: bytes) -> TrainingFile:
         """Keep a job's figures, CSV with a header, once: a job that ends again after a crash finds its file.
@@ -121,19 +129,27 @@ class UploadStore:
         """Raises CorruptState."""
         return self._folder.read_file(file.digest)
 
-    def load(self, file_id: str, *, param: str) -> Dataset:
-        """The examples of an upload. Raises NoSuchFile and InvalidInput with `param`, CorruptState."""
+    def load(
+        self, file_id: str, *, param: str, input_field: str | None = None, target_field: str | None = None
+    ) -> Dataset:
+        """The examples of an upload.
+
+        Args: input_field, target_field: names of its fields; None finds them.
+
+        Raises NoSuchFile and InvalidInput with `param`, InvalidInput about a field, CorruptState.
+        """
         file = self.get(file_id, param=param)
         if file.purpose is not Purpose.TUNING:
             raise InvalidInput(f"{file.filename} is for {file.purpose} and has no examples to learn from", param=param)
-        return read_dataset(self.read(file), name=file.filename)
+        content = self.read(file)
+        return read_dataset(content, name=file.filename, input_field=input_field, target_field=target_field)
 
-    def load_inputs(self, file_id: str, *, param: str) -> tuple[str, ...]:
+    def load_inputs(self, file_id: str, *, param: str, input_field: str | None = None) -> Dataset:
         """The inputs of an upload, answers left out. Raises as `load` does."""
         file = self.get(file_id, param=param)
         if file.purpose is Purpose.RESULTS:
             raise InvalidInput(f"{file.filename} holds the figures of a job and no inputs", param=param)
-        return tuple(example.input for example in _read(self.read(file), file.filename, file.purpose).examples)
+        return read_unlabeled(self.read(file), name=file.filename, input_field=input_field)
 
     def delete(self, file_id: str, used_ids: Iterable[str]) -> None:
         """Args: used_ids: of files that unfinished jobs need.
@@ -166,11 +182,9 @@ class UploadStore:
             )
 
 
-def _read(content: bytes, filename: str, purpose: Purpose) -> Dataset:
+def _read(content: bytes, filename: str, purpose: Purpose) -> FileLook:
     """Raises InvalidInput, with file and line."""
-    if purpose is Purpose.INPUTS:
-        return Dataset(filename, tuple(Example(text, "") for text in read_inputs(content, name=filename)))
-    return read_dataset(content, name=filename)
+    return FileLook.of(read_upload(content, name=filename, has_targets=purpose is Purpose.TUNING))
 
 
 def _make_file(row: RowMapping) -> TrainingFile:

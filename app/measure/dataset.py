@@ -4,22 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from app.errors import InvalidInput
-
-MAX_LABELS = 1000
-MIN_ROWS_PER_LABEL = 3
+from app.errors import InvalidInput, shorten
+from app.measure.reading.columns import Columns
+from app.measure.reading.table import Form
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the template's `{input}` stands for, and the answer expected in place of its `{target}`."""
+    """What the template's `{input}` stands for, and the answer expected in place of its `{target}`.
+
+    Attributes: file, line: where it was read, counted from 1; equal examples may stand in different places.
+    """
 
     input: str
     target: str
+    file: str = field(default="", compare=False, repr=False)
+    line: int = field(default=0, compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """For messages; empty if it was read from no file."""
+        return f"{self.file}, line {self.line}" if self.line else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A row that is not used. Attributes: reason: what is wrong with it. quote: its target, for a terminal alone."""
+
+    line: int
+    reason: str
+    quote: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file was read.
+
+    Attributes:
+        separator: of the cells of a CSV file.
+        columns: which fields were read; None of a text without fields.
+        num_rows: of the file, those without anything in them left out.
+        num_blank: rows without anything in them.
+        system: the system message with which every input begins, on lines of its own; empty if they have none, or
+            different ones.
+    """
+
+    form: Form
+    separator: str | None
+    has_header: bool
+    columns: Columns | None
+    num_rows: int
+    num_blank: int = 0
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,14 +68,29 @@ class Dataset:
     Attributes:
         name: what error messages call the file.
         examples: in file order, duplicates included.
-        lines: of the file, counted from 1, on which each example stands; empty if there is no file.
+        set_aside: rows of the file that are no examples, and why.
+        reading: how the file was read; None if there is no file.
         num_duplicates: examples equal to an earlier one in input and target.
         data_hash: sha256 of the examples, whatever file format they came in.
     """
 
     name: str
     examples: tuple[Example, ...]
-    lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    set_aside: tuple[SetAside, ...] = field(default=(), compare=False)
+    reading: Reading | None = field(default=None, compare=False)
+
+    @property
+    def columns(self) -> Columns | None:
+        return None if self.reading is None else self.reading.columns
+
+    @property
+    def system(self) -> str:
+        """As of its reading."""
+        return "" if self.reading is None else self.reading.system
+
+    @property
+    def inputs(self) -> list[str]:
+        return [example.input for example in self.examples]
 
     @property
     def num_duplicates(self) -> int:
@@ -48,13 +102,24 @@ class Dataset:
 
     def place(self, index: int) -> str:
         """File and line of an example, for messages."""
-        return f"{self.name}, line {self.lines[index]}" if self.lines else f"{self.name}, example {index + 1}"
+        return self.examples[index].place or f"{self.name}, example {index + 1}"
 
-    def require_labels(self, labels: Sequence[str]) -> None:
-        """Raises InvalidInput, with file and line: a target is none of the labels."""
+    def require_labels(self, labels: Sequence[str], *, param: str = "labels") -> None:
+        """Raises InvalidInput, with file, line and value: a target is none of the labels."""
         stray = find_stray(self.examples, labels)
         if stray is not None:
-            raise InvalidInput(f"{self.place(stray)}: the target is none of the {len(labels)} labels", param="labels")
+            message = f"{self.place(stray)}: the target is none of the {len(labels)} labels"
+            raise InvalidInput(message, param=param, quote=shorten(self.examples[stray].target))
+
+    def without(self, target_to_reason: Mapping[str, str]) -> Dataset:
+        """The examples with these targets set aside, and why."""
+        kept = tuple(example for example in self.examples if example.target not in target_to_reason)
+        moved = [
+            SetAside(example.line or number, target_to_reason[example.target], shorten(example.target))
+            for number, example in enumerate(self.examples, 1)
+            if example.target in target_to_reason
+        ]
+        return replace(self, examples=kept, set_aside=(*self.set_aside, *moved))
 
 
 def hash_examples(examples: Sequence[Example]) -> str:
@@ -88,22 +153,6 @@ def split_examples(examples: Sequence[Example], validation_share: float = 0.1) -
     if not train or not validation:
         raise InvalidInput("there are too few examples to set some aside for validation: give a validation file")
     return train, validation
-
-
-def find_labels(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The distinct targets, sorted, if they look like labels: few, short, and nearly all seen several times.
-
-    Empty if the task is to write text.
-    """
-    target_to_count = Counter(example.target for example in examples)
-    num_rare = sum(count < MIN_ROWS_PER_LABEL for count in target_to_count.values())
-    has_labels = (
-        2 <= len(target_to_count) <= MAX_LABELS
-        and num_rare <= len(target_to_count) // 10
-        and len(target_to_count) * MIN_ROWS_PER_LABEL <= len(examples)
-        and max(map(len, target_to_count)) <= 100
-    )
-    return tuple(sorted(target_to_count)) if has_labels else ()
 
 
 def find_stray(examples: Sequence[Example], labels: Sequence[str]) -> int | None:

@@ -19,10 +19,14 @@ NUM_BATCHES_SORTED = 16
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the backbone has one."""
+    """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the backbone has one.
+
+    Attributes: num_lost: tokens of the input that were cut off.
+    """
 
     text_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    num_lost: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -43,21 +47,6 @@ def collate(
     )
 
 
-def encode_text_within(backbone: Backbone, template: Template, text: str, max_tokens: int) -> list[int]:
-    """`template.encode_input`, with the end of the input cut off until at most `max_tokens` ids are left.
-
-    What the template writes after the input stays, because the prompt was tuned with it.
-    """
-    token_ids = template.encode_input(backbone.tokenizer, text)
-    while len(token_ids) > max_tokens and text:
-        keep = max(0, int(len(text) * max_tokens / len(token_ids)) - 1)
-        text = text[: min(keep, len(text) - 1)]
-        token_ids = template.encode_input(backbone.tokenizer, text)
-    if len(token_ids) > max_tokens:
-        raise InvalidInput(f"the template alone is longer than {max_tokens} tokens", param="max_input_tokens")
-    return token_ids
-
-
 def encode_examples(
     backbone: Backbone,
     template: Template,
@@ -68,27 +57,36 @@ def encode_examples(
 ) -> list[EncodedExample]:
     """Inputs that are too long lose their end.
 
-    Raises InvalidInput, with the example's number: a target that is too long, an empty input, or a token that the
+    Raises InvalidInput, with the example's place: a target that is too long, an empty input, or a token that the
     backbone does not embed.
     """
-    target_to_ids: dict[str, tuple[int, ...]] = {}
+    target_to_ids = encode_targets(backbone, template, examples)
     rows = []
+    for number, example in enumerate(examples, 1):
+        place, target_ids = _place(example, number), target_to_ids[example.target]
+        if len(target_ids) > max_target_tokens:
+            raise InvalidInput(f"the target of {place} is longer than {max_target_tokens} tokens", param="target")
+        text_ids, num_lost = template.fit_input(backbone.tokenizer, example.input, max_input_tokens)
+        if not text_ids:
+            raise InvalidInput(f"the input of {place} is empty", param="input")
+        backbone.require_embedded(text_ids, f"the text of {place}", param="input")
+        rows.append(EncodedExample(tuple(text_ids), target_ids, num_lost))
+    return rows
+
+
+def encode_targets(backbone: Backbone, template: Template, examples: Sequence[Example]) -> dict[str, tuple[int, ...]]:
+    """Each target's ids with the end that is taught after it. Raises as `encode_examples`."""
+    target_to_ids: dict[str, tuple[int, ...]] = {}
     for number, example in enumerate(examples, 1):
         if example.target not in target_to_ids:
             ids = (*template.encode_target(backbone.tokenizer, example.target), *backbone.taught_eos_ids)
-            backbone.require_embedded(ids, f"the target of example {number}", param="target")
+            backbone.require_embedded(ids, f"the target of {_place(example, number)}", param="target")
             target_to_ids[example.target] = ids
-        target_ids = target_to_ids[example.target]
-        if len(target_ids) > max_target_tokens:
-            raise InvalidInput(
-                f"the target of example {number} is longer than {max_target_tokens} tokens", param="target"
-            )
-        text_ids = encode_text_within(backbone, template, example.input, max_input_tokens)
-        if not text_ids:
-            raise InvalidInput(f"the input of example {number} is empty", param="input")
-        backbone.require_embedded(text_ids, f"the text of example {number}", param="input")
-        rows.append(EncodedExample(tuple(text_ids), target_ids))
-    return rows
+    return target_to_ids
+
+
+def _place(example: Example, number: int) -> str:
+    return example.place or f"example {number}"
 
 
 def by_length(rows: Sequence[EncodedExample], batch_size: int) -> list[list[int]]:

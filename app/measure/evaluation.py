@@ -17,6 +17,9 @@ from app.measure.metrics import LabelScore
 from app.measure.served_prompt import ServedPrompt
 from app.registry.kept.evaluations import RecordedEvaluation
 
+LOW_LABEL_MASS = 0.05
+"""Below it, tuned tasks hardly ever stay: the answer is the least unlikely label."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -96,6 +99,17 @@ class Evaluation:
     def main_metric(self) -> str:
         """The one to compare versions by."""
         return next(name for name in ("accuracy", "entity_f1", "rouge_l") if name in self.metrics)
+
+    def say_low_mass(self) -> str | None:
+        """What to do if the labels are hardly what the backbone wants to write; None if they are."""
+        mass = self.metrics.get("label_mass", 1.0)
+        if mass >= LOW_LABEL_MASS:
+            return None
+        return (
+            f"all labels together have a probability of {mass:.4f}: the backbone would write something else here. A "
+            'template that says what is asked for, such as "Review: {input}\\nSentiment: {target}", labels in plain '
+            "words, or more tuning, help"
+        )
 
     @property
     def label_temperature(self) -> float | None:

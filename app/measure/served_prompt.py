@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.errors import InvalidInput
-from app.measure.encoding import EncodedExample, encode_text_within
+from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
 from app.task_prompt import TaskPrompt
@@ -36,7 +36,6 @@ class ServedPrompt:
     label_temperature: divides the labels' log-likelihoods; None fits it to the examples it is measured on.
     stop: strings that end a text and are not part of it.
     max_new_tokens: of a text.
-    max_input_tokens: longer inputs lose their end; 0 takes as many as the positions allow.
     """
 
     prompt: TaskPrompt | None
@@ -45,7 +44,6 @@ class ServedPrompt:
     label_temperature: float | None = 1.0
     stop: Sequence[str] = ()
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    max_input_tokens: int = 0
 
     @classmethod
     def of(cls, prompt: TaskPrompt | None, described: Description) -> ServedPrompt:
@@ -69,7 +67,7 @@ class ServedPrompt:
         room = num_positions - self.num_virtual_tokens - num_answer_tokens
         if room < 1:
             raise InvalidInput("prompt and answer together are longer than the backbone's positions", param="prompt")
-        return min(room, self.max_input_tokens or room)
+        return room
 
     def encode(
         self, backbone: Backbone, inputs: Sequence[str], max_tokens: int, *, num_before: int = 0
@@ -82,7 +80,7 @@ class ServedPrompt:
         """
         rows = []
         for index, text in enumerate(inputs, num_before):
-            ids = encode_text_within(backbone, self.template, text, max_tokens)
+            ids = self.template.encode_within(backbone.tokenizer, text, max_tokens)
             backbone.require_embedded(ids, f"the text of example {index + 1}", param=f"examples.{index}.input")
             rows.append(EncodedExample(tuple(continue_prompt(backbone.tokenizer, self.prompt, ids)), ()))
         return rows

@@ -62,6 +62,15 @@ class ChatTemplate:
             message = f"the model's chat template does not take this conversation: {reason}"
             raise InvalidInput(message, param="messages") from None
 
+    def write(self, turns: Sequence[Turn]) -> str | None:
+        """The conversation and what begins the answer, without thoughts; None if the template does not take it."""
+        if self.problem is not None:
+            return None
+        try:
+            return self._write(turns, is_open=True, enable_thinking=False)
+        except Exception:  # whatever a program of the checkpoint raises
+            return None
+
     @cached_property
     def end_of_turn_id(self) -> int | None:
         """The token of the vocabulary's own that the template writes after an answer; None if there is none.
@@ -79,9 +88,11 @@ class ChatTemplate:
         is_token = is_there and token_ids and token_ids[0] in self.tokenizer.added_tokens_decoder
         return token_ids[0] if is_token else None
 
-    def _write(self, turns: Sequence[Turn], *, is_open: bool) -> str:
-        """Raises whatever the template does. Args: is_open: an answer is to follow."""
-        text: str = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=is_open)
+    def _write(self, turns: Sequence[Turn], *, is_open: bool, **variables: object) -> str:
+        """Raises whatever the template does. Args: is_open: an answer is to follow. variables: of the template."""
+        text: str = self.tokenizer.apply_chat_template(
+            list(turns), tokenize=False, add_generation_prompt=is_open, **variables
+        )
         return text
 
 

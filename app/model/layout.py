@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,9 +32,17 @@ class Template:
 
     Blanks before `{target}` belong to the target, because that is how byte-level and sentencepiece vocabularies
     cut words: "Sentiment: {target}" asks with "Sentiment:" and expects " positive".
+
+    Attributes:
+        system: a system message that `text` holds already: an input that brings it again, on lines of its own before
+            the rest, is not given it twice.
+        max_input_tokens: longer inputs lose their end, until the text has at most this number of tokens; 0 cuts
+            nothing.
     """
 
     text: str = "{input}\n{target}"
+    system: str = ""
+    max_input_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.text.count(INPUT) != 1 or self.text.count(TARGET) != 1 or not self.text.endswith(TARGET):
@@ -49,13 +57,45 @@ class Template:
         asked = between.rstrip(" ")
         return before, asked, between[len(asked) :]
 
+    def after_system(self, system: str) -> Template:
+        """With a system message, on lines of its own, before everything else."""
+        return replace(self, text=f"{system}\n{self.text}", system=system) if system else self
+
     def render(self, text: str) -> str:
         """The text before the target."""
         before, asked, _ = self._parts
-        return f"{before}{text}{asked}"
+        own = text.removeprefix(f"{self.system}\n") if self.system else text
+        return f"{before}{own}{asked}"
 
     def encode_input(self, tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+        """Raises InvalidInput: there is a limit, and the template alone is longer."""
+        if self.max_input_tokens:
+            return self.encode_within(tokenizer, text, self.max_input_tokens)
         return encode_text(tokenizer, self.render(text))
+
+    def encode_within(self, tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:
+        """As `fit_input`, the ids alone."""
+        return self.fit_input(tokenizer, text, max_tokens)[0]
+
+    def fit_input(self, tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> tuple[list[int], int]:
+        """As `encode_input`, with the end of the input cut off until at most `max_tokens` ids are left, or fewer if the
+        template says so; and how many are lost.
+
+        What the template writes after the input stays, because the prompt was tuned with it.
+
+        Raises InvalidInput: the template alone is longer.
+        """
+        limit = min(max_tokens, self.max_input_tokens or max_tokens)
+        text = text.removeprefix(f"{self.system}\n") if self.system else text
+        token_ids = encode_text(tokenizer, self.render(text))
+        num_whole = len(token_ids)
+        while len(token_ids) > limit and text:
+            keep = max(0, int(len(text) * limit / len(token_ids)) - 1)
+            text = text[: min(keep, len(text) - 1)]
+            token_ids = encode_text(tokenizer, self.render(text))
+        if len(token_ids) > limit:
+            raise InvalidInput(f"the template alone is longer than {limit} tokens", param="max_input_tokens")
+        return token_ids, num_whole - len(token_ids)
 
     def encode_target(self, tokenizer: PreTrainedTokenizerFast, target: str) -> list[int]:
         """Ids of the target as they continue the template, without end-of-sequence.

@@ -105,6 +105,8 @@ class Publication:
             token_ids=self.prompt.token_ids,
             template=None if self.template is None else self.template.text,
             provenance={**self.provenance, **(self.examples.provenance if self.examples else {})},
+            system="" if self.template is None else self.template.system,
+            max_input_tokens=0 if self.template is None else self.template.max_input_tokens,
             created_at=int(time.time()),
         )
 
@@ -129,13 +131,21 @@ def render_card(manifest: Manifest) -> str:
         _KIND_TO_SENTENCE[manifest.kind].format(n=manifest.num_virtual_tokens)
         + f" Made for `{name}` (fingerprint `{manifest.backbone.fingerprint[:12]}`); another backbone"
         " refuses it.",
-        "" if manifest.template is None else f"## Template\n\n~~~~\n{manifest.template}\n~~~~",
+        _template(manifest),
         _labels(manifest.labels, manifest.label_temperature),
         _table("Metrics", manifest.metrics),
         _table("Tuning", manifest.tuning),
         _table("Provenance", manifest.provenance),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _template(manifest: Manifest) -> str:
+    if manifest.template is None:
+        return ""
+    limit = manifest.max_input_tokens
+    cut = f"\n\nLonger inputs lose their end: a text has at most {limit} tokens." if limit else ""
+    return f"## Template\n\n~~~~\n{manifest.template}\n~~~~{cut}"
 
 
 def _labels(labels: tuple[str, ...], temperature: float | None) -> str:

@@ -62,7 +62,7 @@ class Version:
                 "task": sys.intern(manifest.task),
                 "backbone_fingerprint": sys.intern(backbone.fingerprint),
                 "backbone_name": sys.intern(FINGERPRINT_TO_NAME.get(backbone.fingerprint, backbone.name)),
-                "template": None if manifest.template is None else Template(manifest.template),
+                "template": manifest.input_template,
                 "sampling": read_sampling(manifest.sampling) or _NOTHING,
                 "metrics": manifest.metrics or _NOTHING,
                 "provenance": manifest.provenance or _NOTHING,

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from app.task_prompt import PromptKind
 from app.tuning.config import Init
+from app.tuning.plan import TuningPlan
+from app.tuning.search import Search
+from app.tuning.templates import written_candidates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from app.model.backbone import Backbone
 
 Candidate: TypeAlias = Mapping[str, Any]
 """Values by hyperparameter; the configuration says the rest."""
@@ -39,3 +48,31 @@ def default_candidates(
     ]
     ordered = [*written, *sampled[:2], *keys_values, *sampled[2:]]
     return tuple({**each, "learning_rate": each["learning_rate"] * rate_factor} for each in ordered)
+
+
+def with_written(plan: TuningPlan, tokenizer: PreTrainedTokenizerFast, *, has_template: bool) -> TuningPlan:
+    """The plan with written prompts to start from, if it has a budget and does not continue from another prompt.
+
+    Args: has_template: whether the user gave the plan's template.
+    """
+    if not plan.config.budget_s or plan.init_prompt is not None:
+        return plan
+    found = written_candidates(
+        plan.columns,
+        plan.labels,
+        tokenizer,
+        template=plan.template if has_template else None,
+        text=plan.config.init_text or None,
+        system=plan.template.system,
+    )
+    return replace(plan, written=found)
+
+
+def fit_to_device(plan: TuningPlan, backbone: Backbone, *, has_template: bool, **asked: Any) -> TuningPlan:
+    """The plan with the default budget of the backbone's device, unless it asks for a number of updates; and a search.
+
+    Args: has_template: whether the user gave the plan's template. asked: see `Search.default`.
+    """
+    config = plan.config.with_budget(backbone.device.type)
+    search = Search.asked(asked) if config.budget_s else Search.default(config, has_labels=bool(plan.labels), **asked)
+    return with_written(replace(plan, config=config, search=search), backbone.tokenizer, has_template=has_template)

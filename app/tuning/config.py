@@ -240,9 +240,13 @@ class TuneConfig(Declared):
         0, "Of initialization and order.", low=0, high=2**63 - 1, job_name="seeds", job_high=2**31 - 1, option="--seed",
         axis=4)
     """The same seed gives the same prompt on the same machine."""
-    max_input_tokens: int = declare(0, "Longer inputs lose their end.", low=0, high=MAX_JOB_TOKENS, is_positive=True)
-    """0 takes as many as the backbone's positions allow."""
-    max_target_tokens: int = declare(128, "Longer targets are refused.", low=1, high=MAX_JOB_TOKENS)
+    max_input_tokens: int = declare(
+        0, "Longer inputs lose their end, in requests to the version too.", low=0, high=MAX_JOB_TOKENS,
+        unset="as many as fit the backbone", is_positive=True, option="--max-input-tokens")
+    """With the template. 0 takes as many as the backbone's positions allow."""
+    max_target_tokens: int = declare(
+        128, "Longer targets are refused. Labels, and texts that are all short, take less room.", low=1,
+        high=MAX_JOB_TOKENS, option="--max-target-tokens")
     budget_s: float = declare(
         0.0, "Time until the result is published, loading included: 20m, 90s. In a job: seconds, from its start.",
         low=0, high=MAX_BUDGET_S, unset="10m on a CPU, 5m on a GPU; none if updates or epochs are given",

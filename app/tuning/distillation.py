@@ -22,6 +22,7 @@ from app.engine.threads.device_lease import Slices
 from app.errors import InvalidInput
 from app.measure.dataset import Example, split_examples
 from app.measure.plain_model import PlainModel
+from app.measure.reading.look import DataLook
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
@@ -45,6 +46,7 @@ class DistillationPlan:
         teacher: of any kind; usually a long text.
         train, validation: inputs, none of them twice.
         template, labels: of teacher and student alike; no labels for a task that writes.
+        look: what the file holds, for people; None if the inputs are from elsewhere.
     """
 
     teacher: TaskPrompt
@@ -54,6 +56,7 @@ class DistillationPlan:
     labels: tuple[str, ...]
     config: TuneConfig
     search: Search
+    look: DataLook | None = None
 
     def __post_init__(self) -> None:
         self.search.members(self.config)  # raises if a member could not be configured

@@ -5,33 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, find_labels, hash_examples, pack_examples, split_examples
+from app.measure.dataset import Dataset, Example, hash_examples, pack_examples, split_examples
 from app.measure.metrics import is_entity_list
 from app.measure.reading.columns import Columns
+from app.measure.reading.labels import settle
+from app.measure.reading.look import DataLook
 from app.model.layout import Template
 from app.registry.kept.examples import TunedOn
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
 from app.tuning.config import Metric, TuneConfig
 from app.tuning.search import Search
+from app.tuning.templates import WrittenPrompt, default_template
 
 LABEL_METRICS = (Metric.ACCURACY, Metric.MACRO_F1)
 WRITTEN_METRICS = (Metric.EXACT_MATCH, Metric.TOKEN_F1, Metric.ROUGE_L, Metric.ENTITY_F1)
 """Of answers that must be written before they can be judged."""
-
-
-@dataclass(frozen=True)
-class WrittenPrompt:
-    """Attributes: text: an instruction that stands before every input. template: how an input becomes text after it."""
-
-    text: str
-    template: Template
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +43,7 @@ class TuningPlan:
     teacher_scores: (num_train, num_labels) float32, log P(label | teacher, text), learned instead of the targets.
     columns: of the training file, from whose names templates and written prompts are made; None if it has none.
     written: prompts that a run with a budget may start from; the template of the best becomes the plan's.
+    look: what the files hold, for people; None if the examples are from elsewhere.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -61,6 +57,7 @@ class TuningPlan:
     teacher_scores: torch.Tensor | None = None
     columns: Columns | None = None
     written: tuple[WrittenPrompt, ...] = ()
+    look: DataLook | None = None
 
     def __post_init__(self) -> None:
         _ = self.members  # raises if a member could not be configured
@@ -86,28 +83,42 @@ class TuningPlan:
         """Args:
             validation: None sets 10 % of the training examples aside, by a hash of their inputs.
             search: None trains the one member that `config` describes.
-            template: None puts the target on a line after the input.
-            labels: None finds them in the targets (`find_labels`); empty makes it a task that writes text.
+            template: None makes one of the names of the file's columns (`default_template`). A system message that all
+                examples have becomes its beginning.
+            labels: None finds them in the targets (`settle`), without the rows of the rare ones; empty makes it a task
+                that writes text.
 
-        Raises InvalidInput.
+        Raises InvalidInput, with file and line where it is about an example.
         """
-        if validation is None:
-            learned, held_out = split_examples(train.examples)
+        data = settle(train, validation, labels)
+        if data.validation is None:
+            learned, held_out = split_examples(data.train.examples)
         else:
-            learned, held_out = list(train.examples), list(validation.examples)
+            learned, held_out = list(data.train.examples), list(data.validation.examples)
         return cls(
             train=tuple(learned),
             validation=tuple(held_out),
-            template=template or Template(),
-            labels=find_labels([*learned, *held_out]) if labels is None else tuple(labels),
+            template=_choose_template(template, train, data.labels),
+            labels=data.labels,
             config=config,
             search=search or Search(),
             init_prompt=init_prompt,
+            columns=train.columns,
+            look=DataLook.of(data),
         )
 
     @property
     def members(self) -> tuple[TuneConfig, ...]:
         return self.search.members(self.config)
+
+    @property
+    def served_template(self) -> Template:
+        """As versions have it."""
+        return self.limit_inputs(self.template)
+
+    def limit_inputs(self, template: Template) -> Template:
+        """With which inputs are cut as they were for tuning."""
+        return replace(template, max_input_tokens=self.config.max_input_tokens or template.max_input_tokens)
 
     @property
     def metric(self) -> Metric:
@@ -132,7 +143,7 @@ class TuningPlan:
         config = config or self.config
         return Publication(
             prompt,
-            template=self.template,
+            template=self.served_template,
             labels=self.labels,
             sampling={} if self.labels else {"temperature": 0.0, "max_tokens": config.max_target_tokens},
             data_sha256=self.data_hash,
@@ -174,3 +185,10 @@ class TuningPlan:
     def _digest_teacher(self) -> str:
         scores = b"" if self.teacher_scores is None else self.teacher_scores.numpy().tobytes()
         return hashlib.sha256(hash_examples(self.train).encode() + scores).hexdigest()
+
+
+def _choose_template(asked: Template | None, train: Dataset, labels: Sequence[str]) -> Template:
+    if asked is None:
+        return default_template(train.columns, labels, system=train.system)
+    is_said = bool(train.system) and train.system in asked.text
+    return replace(asked, system=train.system) if is_said else asked.after_system(train.system)

@@ -17,8 +17,9 @@ from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.plan import TuningPlan, WrittenPrompt
+from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated
+from app.tuning.templates import WrittenPrompt
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from app.errors import InvalidInput
 from app.measure.reading.columns import Columns
-from app.model.backbone import Backbone
+from app.model.chat_template import ChatTemplate
 from app.model.layout import INPUT, TARGET, Template
-from app.tuning.plan import TuningPlan, WrittenPrompt
-from app.tuning.search import Search
 
 MAX_TITLE_CHARS: Final = 40
 MAX_LISTED_CHARS: Final = 300
@@ -31,24 +28,40 @@ PLAIN_TARGETS: Final = {
 """Names that say what every input or target is, and so nothing of the task."""
 
 
+@dataclass(frozen=True)
+class WrittenPrompt:
+    """Attributes: text: an instruction that stands before every input. template: how an input becomes text after it."""
+
+    text: str
+    template: Template
+
+
 def candidate_templates(
-    columns: Columns | None, labels: Sequence[str], tokenizer: PreTrainedTokenizerFast | None = None
+    columns: Columns | None,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    *,
+    system: str = "",
 ) -> tuple[Template, ...]:
     """Two or three ways to write an input, all different, to choose among on validation. The first is the default.
 
     Columns with names of their own make `Message: {input}\\nCategory: {target}`; names that any data could have, as
     `text` and `label`, leave the target alone on a line after the input. The other one is the second candidate. If the
-    backbone has a chat template, a conversation is the third: the input is the user's turn, the target the assistant's.
+    backbone has a chat template, a conversation is the third: the user's turn is `Message: {input}`, the assistant's
+    begins with `Category: {target}`.
 
     Args:
         columns: of the training file; None if it has none.
         tokenizer: whose chat template is a candidate; None leaves it out.
+        system: a system message that all examples have; every candidate says it first.
     """
     input_title, target_title = _titles(columns, labels)
-    bare, titled = Template(), Template(f"{input_title}: {INPUT}\n{target_title}: {TARGET}")
-    chat = None if tokenizer is None else chat_form(tokenizer)
-    found = (titled, bare, chat) if _has_own_names(columns) else (bare, titled, chat)
-    return tuple(template for template in found if template is not None)
+    question, answer = f"{input_title}: {INPUT}", f"{target_title}: {TARGET}"
+    bare, titled = Template(), Template(f"{question}\n{answer}")
+    chat = None if tokenizer is None else chat_form(tokenizer, question, answer, system)
+    plain = (titled, bare) if _has_own_names(columns) else (bare, titled)
+    after_system = [template.after_system(system) for template in plain]
+    return (*after_system, chat) if chat is not None else tuple(after_system)
 
 
 def written_candidates(
@@ -58,54 +71,32 @@ def written_candidates(
     *,
     template: Template | None = None,
     text: str | None = None,
+    system: str = "",
 ) -> tuple[WrittenPrompt, ...]:
     """Written prompts to choose among on validation, each with its template.
 
     In a conversation the instruction begins the user's turn.
 
-    Args: template, text: given by the user, and then that of all.
+    Args:
+        template, text: given by the user, and then that of all.
+        system: a system message that all examples have.
     """
     instruction = written_prompt(columns, labels) if text is None else text
     if template is not None:
         return (WrittenPrompt(instruction, template),)
-    plain = [WrittenPrompt(instruction, each) for each in candidate_templates(columns, labels)]
-    chat = chat_form(tokenizer)
-    if chat is None:
+    plain = [WrittenPrompt(instruction, each) for each in candidate_templates(columns, labels, system=system)]
+    input_title, target_title = _titles(columns, labels)
+    question, answer = f"{instruction}{input_title}: {INPUT}", f"{target_title}: {TARGET}"
+    chat = chat_form(tokenizer, question, answer, system)
+    before, is_there, after = ("", "", "") if chat is None else chat.text.partition(instruction)
+    if not is_there:
         return tuple(plain)
-    before, after = chat.text.split(INPUT)
-    return (*plain, WrittenPrompt(before + instruction, Template(INPUT + after)))
+    return (*plain, WrittenPrompt(before + instruction, Template(after, system=system)))
 
 
-def with_written(plan: TuningPlan, tokenizer: PreTrainedTokenizerFast, *, has_template: bool) -> TuningPlan:
-    """The plan with written prompts to start from, if it has a budget and does not continue from another prompt.
-
-    Args: has_template: whether the user gave the plan's template.
-    """
-    if not plan.config.budget_s or plan.init_prompt is not None:
-        return plan
-    found = written_candidates(
-        plan.columns,
-        plan.labels,
-        tokenizer,
-        template=plan.template if has_template else None,
-        text=plan.config.init_text or None,
-    )
-    return replace(plan, written=found)
-
-
-def fit_to_device(plan: TuningPlan, backbone: Backbone, *, has_template: bool, **asked: Any) -> TuningPlan:
-    """The plan with the default budget of the backbone's device, unless it asks for a number of updates; and a search.
-
-    Args: has_template: whether the user gave the plan's template. asked: see `Search.default`.
-    """
-    config = plan.config.with_budget(backbone.device.type)
-    search = Search.asked(asked) if config.budget_s else Search.default(config, has_labels=bool(plan.labels), **asked)
-    return with_written(replace(plan, config=config, search=search), backbone.tokenizer, has_template=has_template)
-
-
-def default_template(columns: Columns | None, labels: Sequence[str]) -> Template:
+def default_template(columns: Columns | None, labels: Sequence[str], *, system: str = "") -> Template:
     """The first of `candidate_templates`."""
-    return candidate_templates(columns, labels)[0]
+    return candidate_templates(columns, labels, system=system)[0]
 
 
 def written_prompt(columns: Columns | None, labels: Sequence[str]) -> str:
@@ -123,28 +114,25 @@ def written_prompt(columns: Columns | None, labels: Sequence[str]) -> str:
     return f"{verb} the {wanted} of the {given}.\n\n"
 
 
-def chat_form(tokenizer: PreTrainedTokenizerFast) -> Template | None:
-    """The tokenizer's chat template around one user turn that is the input, where the assistant's turn begins.
+def chat_form(
+    tokenizer: PreTrainedTokenizerFast, question: str = INPUT, answer: str = TARGET, system: str = ""
+) -> Template | None:
+    """The tokenizer's chat template around one user turn, where the assistant's turn begins.
 
-    Without the beginning-of-sequence token where the tokenizer puts one itself; reasoning models are asked not to think
-    first. None if there is no chat template, or it does not keep the input as it is.
+    Without the beginning-of-sequence token where the tokenizer puts one itself. None if there is no chat template, or
+    it does not keep the input as it is.
     """
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": INPUT}]
-    try:
-        text: str = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    except (TemplateError, TypeError, ValueError):
+    spoken = [("system", system), ("user", question)] if system else [("user", question)]
+    text = ChatTemplate(tokenizer).write([{"role": role, "content": content} for role, content in spoken])
+    if text is None:
         return None
     bos = tokenizer.bos_token
     if bos and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
         text = text.removeprefix(bos)
-    if len(text) > MAX_CHAT_CHARS:
+    if len(text) > MAX_CHAT_CHARS + len(system) or (system and system not in text):
         return None
     try:
-        return Template(text + TARGET)
+        return Template(text + answer, system=system)
     except InvalidInput:
         return None
 

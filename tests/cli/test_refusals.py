@@ -113,7 +113,8 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("serve", "--prefix-store-size", "1GiB"), "--prefix-store-size belongs to --prefix-store"),
     ((*TUNE, "--init", "text"), "init_text is needed by init"),
     ((*TUNE, "--init", "vocab", "--init-text", "abc"), "init_text is needed by init"),
-    ((*TUNE, "--input-field", "input"), "both input_field and target_field"),
+    ((*TUNE, "--input-field", "question"), "input_field names no field of this file. It has: input, target"),
+    ((*TUNE, "--input-field", "input", "--target-field", "input"), "input_field and target_field must differ"),
     ((*TUNE, "--labels", "yes,no,yes"), "--labels must differ from one another"),
     ((*TUNE, "--labels", "yes,"), "--labels has an empty one"),
     (("tasks", "add", "--text", "a", "--task", "x", "--labels", "a,a"), "--labels must differ from one another"),
@@ -197,7 +198,13 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("tasks", "show", "x", "--tokens", "--model", "/nope"), "there is no /nope"),
     (("pull", "smolm2"), "there is no model smolm2; did you mean smollm2-135m-instruct?"),
     (("pull", "gpt2"), "gpt2 is not of the catalog, which has demo, smollm2-135m-instruct"),
-    # data that cannot be read
+    # data that cannot be read, or learned from
+    (("tune", "{same}", "--task", "x"), "same.jsonl: every target is the same: there is nothing to tell apart"),
+    (("tune", "{same}", "--task", "x", "--labels", "b,c"), "there is nothing to tell apart"),
+    (("compare", "{same}"), "there is nothing to tell apart"),
+    ((*TUNE, "--labels", "b,c"), "data.jsonl, line 2: the target is none of the 2 labels"),
+    (("eval", "x", "{unclear}"), "--input-field and --target-field"),
+    (("tune", "{unclear}", "--task", "x"), "It has: kind, part, size"),
     (("tune", "{broken}", "--task", "x"), "broken.jsonl, line 2: is not JSON"),
     (("distill", "{broken}", "--task", "x", "--prompt", "{text}"), "broken.jsonl, line 2: is not JSON"),
     (("compare", "{broken}"), "broken.jsonl, line 2: is not JSON"),
@@ -214,9 +221,11 @@ CASES: list[tuple[tuple[str, ...], str]] = [
 def places(local: Path) -> Iterator[dict[str, str]]:
     """What stands for the names in braces."""
     contents = {
-        "data.jsonl": b'{"input": "a", "target": "b"}\n',
+        "data.jsonl": b'{"input": "a", "target": "b"}\n{"input": "c", "target": "d"}\n',
+        "same.jsonl": b'{"input": "a", "target": "b"}\n{"input": "c", "target": "b"}\n',
         "broken.jsonl": b'{"input": "a", "target": "b"}\n{"input":',
         "text.txt": b"Say yes or no.",
+        "unclear.csv": b"kind,part,size\none,two,three\nfour,five,six\n",
         "latin.txt": "schön".encode("latin-1"),
         "empty.txt": b" \n",
     }

@@ -14,7 +14,9 @@ from tests.support.commands import call
 def test_what_could_not_be_published_is_not_tuned(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.tuning.run.run.tune_task", None)
     data = local / "data.jsonl"
-    data.write_text("\n".join(json.dumps({"input": f"good {n}", "target": "yes"}) for n in range(40)))
+    data.write_text(
+        "\n".join(json.dumps({"input": f"good {n}", "target": "no" if n % 2 else "yes"}) for n in range(40))
+    )
     assert "a task's name has" in call("tune", str(data), "--task", "Liked", code=1)
     assert "an alias has" in call("tune", str(data), "--task", "liked", "--alias", "LIVE", code=1)
     backbone = Path(os.environ["SOFTSWAP_MODEL"]).name

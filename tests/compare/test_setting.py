@@ -37,7 +37,7 @@ def test_a_file_given_is_used_whole() -> None:
 
 def test_labels_of_the_test_split_must_be_known() -> None:
     strange = Dataset("s.jsonl", (Example("x", "perhaps"),))
-    with pytest.raises(InvalidInput, match="test, example 1: the target is none of"):
+    with pytest.raises(InvalidInput, match=r"s\.jsonl, example 1: the target is none of"):
         Setting.make(DATA, None, strange, CONFIG, labels=LABELS)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example, find_labels, split_examples
+from app.measure.dataset import Dataset, Example, split_examples
+from app.measure.reading.labels import find_labels
 
 
 def test_the_split_is_a_tenth_and_depends_on_the_input_alone() -> None:

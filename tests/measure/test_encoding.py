@@ -14,7 +14,6 @@ from app.measure.encoding import (
     by_length,
     collate,
     encode_examples,
-    encode_text_within,
     shuffled_batches,
 )
 from app.model.layout import Template
@@ -39,7 +38,7 @@ def test_text_target_and_end_of_sequence_are_the_engines_ids() -> None:
 @pytest.mark.parametrize("limit", [12, 40, 300])
 def test_a_long_input_loses_its_end_and_keeps_what_is_asked(text: str, limit: int) -> None:
     backbone = tiny_backbone()
-    token_ids = encode_text_within(backbone, TEMPLATE, text, limit)
+    token_ids = TEMPLATE.encode_within(backbone.tokenizer, text, limit)
     assert len(token_ids) <= limit
     written = backbone.tokenizer.decode(token_ids)
     assert written.startswith("<s>Text: ")
@@ -49,7 +48,7 @@ def test_a_long_input_loses_its_end_and_keeps_what_is_asked(text: str, limit: in
 
 def test_a_template_longer_than_the_limit_is_refused() -> None:
     with pytest.raises(InvalidInput, match="template alone"):
-        encode_text_within(tiny_backbone(), TEMPLATE, "abc", 5)
+        TEMPLATE.encode_within(tiny_backbone().tokenizer, "abc", 5)
 
 
 def test_a_target_too_long_is_refused_with_its_number() -> None:

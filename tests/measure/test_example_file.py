@@ -56,9 +56,9 @@ GOOD = b'{"input": "a", "target": "x"}\n'
         ("d.jsonl", GOOD + b"{oops}\n", "d.jsonl, line 2: is not JSON"),
         ("d.jsonl", GOOD + b"\n[1]\n", "d.jsonl, line 3: is not a JSON object"),
         ("d.jsonl", GOOD + b'{"input": "a"}\n', "d.jsonl, line 2: target is missing"),
-        ("d.jsonl", GOOD + b'{"label": "a"}\n', "d.jsonl, line 2: text is missing"),
+        ("d.jsonl", GOOD + b'{"label": "a"}\n', "d.jsonl, line 2: input and target are missing"),
         ("d.jsonl", GOOD + b'{"question": "a"}\n', "d.jsonl, line 2: input and target are missing"),
-        ("d.jsonl", GOOD + b'{"input": "a", "target": 3}\n', "d.jsonl, line 2: target must be a string"),
+        ("d.jsonl", GOOD + b'{"input": "a", "target": [3]}\n', "d.jsonl, line 2: target must be a string"),
         ("d.jsonl", GOOD + b'{"input": "a", "target": null}\n', "d.jsonl, line 2: target is missing"),
         ("d.jsonl", GOOD + b'{"input": "a", "target": "  "}\n', "d.jsonl, line 2: target is empty"),
         (
@@ -67,7 +67,6 @@ GOOD = b'{"input": "a", "target": "x"}\n'
             "d.jsonl, line 2: input holds half of a surrogate",
         ),
         ("d.jsonl", GOOD + '{"input": "é", "target": "x"}\n'.encode("latin-1"), "d.jsonl, line 2: is not UTF-8"),
-        ("d.jsonl", '{"input": "a", "target": "x"}'.encode("utf-16"), "d.jsonl, line 1: is not UTF-8"),
         (
             "d.jsonl",
             GOOD + b'{"input": "' + b"a" * 10 * 2**20 + b'", "target": "x"}',
@@ -82,7 +81,6 @@ GOOD = b'{"input": "a", "target": "x"}\n'
         ("d.csv", b"text,label\na,x\nb\n", "d.csv, line 3: label is missing"),
         ("d.csv", b'text,label\na,x\n"b,y\n', "d.csv, line 3: is not CSV"),
         ("d.csv", b"text,label\n" + b"a" * 2**21 + b",x\n", "d.csv, line 2: is not CSV"),
-        ("d.csv", b"one,two\na,x\n", "d.csv, line 2: input and target are missing"),
         ("d.csv", b"text,label,text\na,x,b\n", "d.csv, line 1: two columns have the same name"),
         ("d.jsonl", GOOD + b'{"input": " ", "target": "x"}', "d.jsonl, line 2: input is empty"),
         ("d.jsonl", '{"input": "a", "target": "x"}'.encode("utf-16-le"), "d.jsonl, line 1: is not UTF-8"),
@@ -107,18 +105,13 @@ def test_a_bad_file_is_refused_with_its_name_and_line(name: str, data: bytes, me
 
 def test_the_refused_text_is_not_in_the_message() -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_dataset(b'{"input": "secret", "target": 5}', name="d.jsonl")
+        read_dataset(b'{"input": "secret", "target": [5]}', name="d.jsonl")
     assert "secret" not in caught.value.message
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.jsonl: cannot be read"):
         read_dataset(tmp_path / "none.jsonl")
-
-
-def test_one_field_name_without_the_other_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="both"):
-        read_dataset(GOOD, input_field="input")
 
 
 def test_duplicates_are_counted_and_kept() -> None:
@@ -134,7 +127,8 @@ def test_the_data_hash_is_of_the_examples_and_not_of_the_format() -> None:
 
 def test_a_wrong_label_is_refused_with_file_and_line() -> None:
     dataset = read_dataset(b"\n" + GOOD + b"\r\n" + b'{"input": "b", "target": "y"}\r\n', name="d.jsonl")
-    assert dataset.lines == (2, 4)
+    assert [example.line for example in dataset.examples] == [2, 4]
     dataset.require_labels(["x", "y"])
-    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 4: the target is none of the 1 labels"):
+    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 4: the target is none of the 1 labels") as caught:
         dataset.require_labels(["x"])
+    assert caught.value.quote == "y"

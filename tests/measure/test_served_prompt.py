@@ -34,6 +34,5 @@ def test_a_text_ends_before_the_first_stop_string_in_it() -> None:
 def test_inputs_get_the_room_that_prompt_and_answer_leave() -> None:
     prompt = random_prompt(tiny_backbone(), 6)
     assert ServedPrompt(prompt).input_room(100, 10) == 84
-    assert ServedPrompt(prompt, max_input_tokens=20).input_room(100, 10) == 20
     with pytest.raises(InvalidInput, match="longer than the backbone's positions"):
         ServedPrompt(prompt).input_room(16, 10)

@@ -120,6 +120,12 @@ def all_events(service: TuningService, job: Job) -> list[JobEvent]:
     return service.events.since(job.id, None, 100_000)
 
 
+def warnings_of(service: TuningService, job: Job) -> list[str]:
+    """But for the one that the tiny backbone, which knows no words, deserves: its labels are unlikely."""
+    warnings = [event.message for event in all_events(service, job) if event.level == "warn"]
+    return [message for message in warnings if not message.startswith("all labels together")]
+
+
 def curve(service: TuningService, job: Job) -> list[tuple[int, int, float]]:
     """(step, member or -1 for the training loss, value) of every figure recorded, in order."""
     figures = []

@@ -43,7 +43,8 @@ def test_two_templates_are_tried_and_a_third_if_there_is_a_chat_template(columns
     assert len(set(without)) == 2
     assert Template() in without
     assert candidate_templates(columns, LABELS, byte_tokenizer(has_chat_template=False)) == without
-    conversation = Template("user: {input}\nassistant:{target}")
+    titled = ("Message", "Category") if columns == Columns("message", "category") else ("Text", "Label")
+    conversation = Template(f"user: {titled[0]}: {{input}}\nassistant:{titled[1]}: {{target}}")
     assert candidate_templates(columns, LABELS, byte_tokenizer()) == (*without, conversation)
 
 

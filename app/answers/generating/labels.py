@@ -117,7 +117,7 @@ class LabelScorer:
     async def _score_text(
         self, target: Target, template: Template, text: str, plan: ScoringPlan, call: Call
     ) -> LabelScores:
-        token_ids = await target.encode(self._tokenizer, template.render(text))
+        token_ids = await target.encode(self._tokenizer, text, template)
         return await self.score_after(target, token_ids, plan, call)
 
     async def score_after(self, target: Target, token_ids: Sequence[int], plan: ScoringPlan, call: Call) -> LabelScores:

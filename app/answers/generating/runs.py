@@ -192,7 +192,7 @@ class RunService:
         return RunResult(answer, Usage(num_prompt, len(choice.token_ids), choice.num_cached_tokens))
 
     async def _ask(self, target: Target, text: str, given: dict[str, Any]) -> Ask:
-        token_ids = await target.encode(self._tokenizer, target.input_template.render(text))
+        token_ids = await target.encode(self._tokenizer, text)
         defaults = {} if "temperature" in target.sampling else GREEDY
         params = self._texts.make_params(
             target, {**defaults, **given}, num_tokens=len(token_ids), default_max_tokens=DEFAULT_MAX_TOKENS

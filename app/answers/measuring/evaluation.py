@@ -55,6 +55,7 @@ class EvaluationObject(Reply):
     )
     calibration: CalibrationObject | None = None
     predictions: tuple[str, ...] | None = None
+    warnings: tuple[str, ...] | None = Field(None, description="What should be looked at, if anything.")
 
 
 def evaluation_object(
@@ -66,6 +67,9 @@ def evaluation_object(
         found["labels"] = measured.per_label
     if not with_predictions:
         del found["predictions"]
+    warning = measured.say_low_mass()
+    if warning is not None:
+        found["warnings"] = (warning,)
     return EvaluationObject(model=model_id, data_sha256=hash_examples(examples), **found)
 
 

@@ -162,7 +162,8 @@ class RemoteServer:
                 if not answer.is_success:
                     answer.read()
                     is_away = answer.headers.get("x-should-retry") == "true"
-                    raise (Unreachable if is_away else SoftswapError)(_read_message(answer))
+                    message, param = _read_error(answer)
+                    raise (Unreachable if is_away else SoftswapError)(message, param=param)
                 yield answer
         except httpx.HTTPError as error:
             raise Unreachable(f"no answer from {self._url} ({error}); is the server running?") from None
@@ -211,8 +212,10 @@ def _read_json(content: bytes) -> Any:
         raise SoftswapError("the answer is not JSON; is this the address of a softswap server?") from None
 
 
-def _read_message(answer: httpx.Response) -> str:
+def _read_error(answer: httpx.Response) -> tuple[str, str | None]:
+    """The message, and the field that it is about."""
     try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered with status {answer.status_code}"
+        error = answer.json()["error"]
+        return str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"the server answered with status {answer.status_code}", None

@@ -23,6 +23,8 @@ def print_evaluation(shown: dict[str, Any], name: str) -> None:
     for part in _parts(shown):
         console.print(part)
         console.print()
+    for warning in shown.get("warnings", ()):
+        console.print(f"[bold]warning:[/bold] {escape(warning)}")
 
 
 def _parts(shown: dict[str, Any]) -> Iterator[RenderableType]:

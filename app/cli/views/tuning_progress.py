@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TuningPlanned,
         TuningStarted,
         TuningStopped,
+        Warned,
     )
 
 LINE_EVERY_S: Final = 30.0
@@ -78,6 +79,7 @@ class TuningProgress:
             "StepDone": self._step,
             "Evaluated": self._evaluated,
             "MembersDropped": self._dropped,
+            "Warned": self._warned,
             "TuningStopped": self._stopped,
         }
         if name in shows:
@@ -85,6 +87,9 @@ class TuningProgress:
 
     def _taught(self, event: Taught) -> None:
         self._say(f"the teacher answered {event.num_inputs} inputs")
+
+    def _warned(self, event: Warned) -> None:
+        self._say(f"warning: {event.message}")
 
     def _written(self, event: PromptWritten) -> None:
         self._say(

@@ -70,13 +70,16 @@ def _check_pairs(request: ChatRequest) -> None:
 
 
 async def _render(backbone: Backbone, target: Target, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Ids of the conversation: as the task's runs have them if it has a template or labels, else by the tokenizer's."""
+    """Ids of the conversation: as the task's runs have them if it has a template or labels, else by the tokenizer's.
+
+    A system message is the beginning of a task's input, on lines of its own, as in examples to tune with.
+    """
     if target.template is not None or target.labels:
-        if len(messages) != 1 or messages[0].role != "user":
+        if [_role(message) for message in messages] not in (["user"], ["system", "user"]):
             own = "a template of its own" if target.template else "labels"
-            message = f"{target.flow} has {own} and takes exactly one user message"
+            message = f"{target.flow} has {own} and takes one user message, after at most one system message"
             raise InvalidInput(message, param="messages")
-        return await target.encode(backbone.tokenizer, target.input_template.render(messages[0].text))
+        return await target.encode(backbone.tokenizer, "\n".join(message.text for message in messages))
     template = backbone.chat_template
     if template.problem is not None:
         message = f"{backbone.name} {template.problem}; use /v1/completions, or a task that has a template"

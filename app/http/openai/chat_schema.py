@@ -71,8 +71,9 @@ class ChatRequest(ChoicesRequest):
     messages: list[Message] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="For a task with a template: one user message, which becomes the template's input. Otherwise the "
-        "tokenizer's chat template renders the conversation.",
+        description="For a task with a template: one user message, which becomes the template's input, with a system "
+        "message, if there is one, on the lines before it. Otherwise the tokenizer's chat template renders the "
+        "conversation.",
     )
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Most tokens to generate.")
     logprobs: bool | None = Field(None, description="Report the log-probability of each generated token.")

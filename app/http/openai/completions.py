@@ -30,6 +30,7 @@ from app.http.openai.choice_writer import LOWEST, ChoicesRequest, ChoiceWriter
 from app.http.protection.error_table import STREAMED, describe_statuses
 from app.http.protection.guard import GuardedRoute
 from app.model.backbone import Backbone
+from app.model.layout import BARE
 from app.model.sampler import TokenLogprob
 from app.sampling import MAX_LOGPROBS
 
@@ -150,7 +151,7 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 
 async def _read_text(backbone: Backbone, target: Target, prompt: str | list[int], request: CompletionRequest) -> _Text:
     if isinstance(prompt, str):
-        return _Text(await target.encode(backbone.tokenizer, prompt), prompt)
+        return _Text(await target.encode(backbone.tokenizer, prompt, BARE), prompt)
     echoed = backbone.tokenizer.decode(prompt, skip_special_tokens=True) if request.echo else ""
     return _Text(tuple(prompt), echoed)
 

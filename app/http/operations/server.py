@@ -39,7 +39,7 @@ from app.http.tasks.runs import MAX_INPUTS
 from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
-from app.measure.example_file import MAX_LINE_BYTES, MAX_ROWS
+from app.measure.reading.table import MAX_LINE_CHARS, MAX_ROWS
 from app.registry.formats.foreign_file import max_upload_bytes
 from app.registry.reference import MAX_ENSEMBLE
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS
@@ -72,7 +72,7 @@ LIMITS: Final[dict[str, int | float]] = {
     "virtual_tokens": MAX_VIRTUAL_TOKENS,
     "file_bytes": MAX_FILE_BYTES,
     "file_uploads": MAX_UPLOADS,
-    "file_line_chars": MAX_LINE_BYTES,
+    "file_line_chars": MAX_LINE_CHARS,
     "file_lines": MAX_ROWS,
     "files": MAX_FILES,
     "all_files_bytes": MAX_ALL_FILES_BYTES,

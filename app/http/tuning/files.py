@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue
 from starlette.responses import Response
 
 from app.answers.views import Reply
@@ -29,6 +30,10 @@ FileId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, examples=["f
 router = APIRouter(prefix="/v1/files", route_class=GuardedRoute, tags=["Tuning"], responses=READ)
 
 
+def _without_status(look: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if look is None else {name: value for name, value in look.items() if name != "status"}
+
+
 class FileObject(Reply):
     """An upload, every line of which was checked, or the figures of a job."""
 
@@ -40,7 +45,14 @@ class FileObject(Reply):
     filename: str
     purpose: Literal["fine-tune", "user_data", "fine-tune-results"]
     status: Literal["processed"] = "processed"
-    status_details: str = Field(description="How many examples there are, and how many are duplicates of others.")
+    status_details: str = Field(
+        description="How many examples there are, how many are duplicates of others, and what was guessed or set aside."
+    )
+    reading: Annotated[dict[str, JsonValue] | None, BeforeValidator(_without_status)] = Field(
+        validation_alias="look",
+        description="How it was read: form, separator, fields, rows that are set aside; only `fields` if a job has to "
+        "name those it wants. Null for figures.",
+    )
 
 
 class FileList(Reply):
@@ -74,16 +86,16 @@ class FileDeleted(Reply):
             "content": describe_form(
                 "file",
                 "purpose",
-                file="JSON lines, or CSV with a header if the name ends in .csv: `input` and `target`, `prompt` and "
-                "`completion`, `text` and `label`, or OpenAI's `messages`. With purpose user_data the input alone, or "
-                "a .txt file with one per line.",
+                file="JSON lines, a JSON list, or CSV with any separator: `input` and `target`, `prompt` and "
+                "`completion`, `text` and `label`, OpenAI's `messages`, or fields of other names, which are found or "
+                "named in the job. With purpose user_data the input alone, or a .txt file with one per line.",
                 purpose={"type": "string", "enum": list(UPLOADED)},
             ),
         },
     },
 )
 async def create_file(request: Request, readiness: ReadinessDep, tuning: TuningDep, guard: GuardDep) -> Any:
-    """Every line is checked; a faulty file is refused with the line's number, and nothing of it is kept.
+    """Every row is checked; a faulty file is refused with the line's number, and nothing of it is kept.
 
     curl -F purpose=fine-tune -F file=@reviews.jsonl .../v1/files
     """

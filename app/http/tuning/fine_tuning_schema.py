@@ -18,6 +18,7 @@ from app.http.fields import (
     MAX_LABELS,
     MAX_METADATA,
     MAX_TEMPLATE_CHARS,
+    FieldName,
     Metadata,
     ModelName,
     Strict,
@@ -180,6 +181,11 @@ class JobRequest(Strict):
     validation_file: FileId | None = Field(
         None, description="More examples, to choose the best state by; a tenth of the training file without it."
     )
+    input_field: FieldName | None = Field(
+        None,
+        description="The field, or column, of the files that holds the input; found by names and contents without it.",
+    )
+    target_field: FieldName | None = Field(None, description="The one that holds the target.")
     suffix: Annotated[str, Field(pattern=TASK_PATTERN, max_length=MAX_SUFFIX_CHARS)] | None = Field(
         None, description="The task to publish under; named after the training file without it."
     )
@@ -213,7 +219,7 @@ class JobErrorObject(Reply):
 
 
 class JobObject(Reply):
-    """A job. `task`, `step` and `total_steps` are our additions."""
+    """A job. `task`, `step`, `total_steps` and `data` are our additions."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -244,6 +250,11 @@ class JobObject(Reply):
     integrations: list[str] = Field([], description="Always empty.")
     organization_id: Literal["softswap"] = "softswap"
     metadata: dict[str, str] | None = _spec("metadata")
+    data: dict[str, JsonValue] | None = Field(
+        None,
+        validation_alias=AliasPath("spec", "data"),
+        description="What the files hold: fields that were read, labels with counts, lengths, rows that are set aside.",
+    )
 
 
 class JobList(Reply):

@@ -77,6 +77,8 @@ def make_spec(request: JobRequest, backbone_name: str, registry: Registry, files
         metadata=request.metadata,
         promote=bool(request.promote),
         keep_checkpoints=tuning.keep_checkpoints,
+        input_field=request.input_field,
+        target_field=request.target_field,
     )
 
 
@@ -114,6 +116,8 @@ def _find_teacher(registry: Registry, request: JobRequest, backbone_name: str) -
         raise InvalidInput("a distillation begins with the backbone itself", param="model")
     if request.validation_file is not None:
         raise InvalidInput("a distillation holds out a tenth of its inputs; leave this out", param="validation_file")
+    if request.target_field is not None:
+        raise InvalidInput("a distillation reads no targets; leave this out", param="target_field")
     if asked.teacher is None:
         return None
     with naming("method.distillation.teacher"):

@@ -65,6 +65,8 @@ class Manifest(SealedFile):
         tensor: `adapter_model.safetensors`; None for a text prompt.
         initial: `initial.safetensors`, the rows tuning started from; None if they were not kept.
         text, token_ids: of a text prompt; the ids include the beginning-of-sequence id.
+        system: a system message that the template holds already: an input that brings it again is not given it twice.
+        max_input_tokens: longer inputs lose their end until the text has at most this number of tokens; 0 cuts nothing.
         labels: what a labeled task answers with, in order; empty for one that generates.
         label_temperature: what the labels' log-likelihoods are divided by before they become probabilities (Guo et al.
             2017, section 4.2), fitted on validation; None leaves them as they are.
@@ -88,6 +90,8 @@ class Manifest(SealedFile):
     text: str | None = None
     token_ids: tuple[int, ...] = ()
     template: Annotated[str, Field(max_length=16_384)] | None = None
+    system: Annotated[str, Field(max_length=16_384)] = ""
+    max_input_tokens: Annotated[int, Field(ge=0)] = 0
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1_024)] = ()
     label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = None
     sampling: dict[str, JsonValue] = Field(default_factory=dict)
@@ -119,6 +123,11 @@ class Manifest(SealedFile):
         files = {TENSOR_FILE: self.tensor, INITIAL_FILE: self.initial}
         return {name: stored for name, stored in files.items() if stored is not None}
 
+    @property
+    def input_template(self) -> Template | None:
+        """How an input becomes text; None if the prompt came without a template."""
+        return None if self.template is None else Template(self.template, self.system, self.max_input_tokens)
+
     @model_validator(mode="after")
     def _require_consistency(self) -> Manifest:
         if (self.kind is PromptKind.TEXT) != (self.tensor is None) or (self.text is None) != (self.tensor is not None):
@@ -129,8 +138,9 @@ class Manifest(SealedFile):
             raise InvalidInput("labels must differ from one another", param="labels")
         if self.label_temperature is not None and not self.labels:
             raise InvalidInput("only a task with labels has a label_temperature", param="label_temperature")
-        if self.template is not None:
-            Template(self.template)
+        if self.template is None and (self.system or self.max_input_tokens):
+            raise InvalidInput("system and max_input_tokens belong to a template", param="template")
+        _ = self.input_template  # raises if it could be none
         read_sampling(self.sampling)
         return self
 

@@ -12,11 +12,14 @@ from app.jobs.attempt import ProgressLog
 from app.jobs.event_log import JobEvent
 from app.jobs.files import UploadStore
 from app.jobs.job import Job
+from app.measure.reading.labels import TaskData
+from app.measure.reading.look import DataLook
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.registry import Registry
 from app.task_prompt import TaskPrompt
+from app.tuning.candidates import with_written
 from app.tuning.config import AXES, DEFAULT_PATIENCE, TuneConfig
 from app.tuning.distillation import DistillationPlan, write_teacher
 from app.tuning.job.reporter import Reporter
@@ -25,7 +28,6 @@ from app.tuning.plan import TuningPlan
 from app.tuning.run.run import TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import LEARNING_RATES, Search
-from app.tuning.templates import with_written
 
 FIGURES: Final = ("step", "train_loss", "learning_rate", "member", "valid_accuracy", "valid_loss")
 """Columns of the file of a job's figures."""
@@ -40,6 +42,7 @@ class JobSpec:
         model: as asked for: the backbone's name, or what `init_version` was found by.
         init_version: pinned id of the version that tuning continues from.
         training_file, validation_file: ids of uploads.
+        input_field, target_field: names of their fields; None finds them.
         template, labels: None leaves them to the tuner.
         hyperparameters: fields of TuneConfig that were asked for.
         search: fields of Search that were asked for.
@@ -52,6 +55,7 @@ class JobSpec:
         metadata: the caller's own.
         promote: moves the alias also to a version that scores lower than the one it means.
         keep_checkpoints: None leaves it to the server.
+        data: what the files hold, as it was found when the job was created (`DataLook`).
     """
 
     task: str
@@ -74,6 +78,9 @@ class JobSpec:
     metadata: Mapping[str, str] | None = None
     promote: bool = False
     keep_checkpoints: int | None = None
+    input_field: str | None = None
+    target_field: str | None = None
+    data: Mapping[str, Any] | None = None
 
     @property
     def has_teacher(self) -> bool:
@@ -151,13 +158,11 @@ class TuningJobs:
         return file.getvalue().encode()
 
     def _plan_tuning(self, spec: JobSpec) -> TuningPlan:
-        train = self.files.load(spec.training_file, param="training_file")
+        fields = {"input_field": spec.input_field, "target_field": spec.target_field}
+        train = self.files.load(spec.training_file, param="training_file", **fields)
         validation = None
         if spec.validation_file is not None:
-            validation = self.files.load(spec.validation_file, param="validation_file")
-        for dataset in (train, validation):
-            if dataset is not None and spec.labels:
-                dataset.require_labels(spec.labels)
+            validation = self.files.load(spec.validation_file, param="validation_file", **fields)
         config = make_config(spec)
         plan = TuningPlan.make(
             train,
@@ -171,12 +176,13 @@ class TuningJobs:
         return with_written(plan, self.backbone.tokenizer, has_template=spec.template is not None)
 
     def _plan_distillation(self, spec: JobSpec) -> DistillationPlan:
-        inputs = self.files.load_inputs(spec.training_file, param="training_file")
+        data = self.files.load_inputs(spec.training_file, param="training_file", input_field=spec.input_field)
         config, labels = make_config(spec), spec.labels or ()
         teacher = self._teacher(spec)
         ServedPrompt(teacher).input_room(self.backbone.max_model_len, 1)  # raises if it leaves none for a text
         return DistillationPlan.make(
-            inputs,
+            data.inputs,
+            look=DataLook.of(TaskData(data, None, ())),
             teacher=teacher,
             template=Template() if spec.template is None else Template(spec.template),
             labels=labels,

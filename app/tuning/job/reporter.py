@@ -19,6 +19,7 @@ from app.tuning.run.events import (
     TuningPlanned,
     TuningStarted,
     TuningStopped,
+    Warned,
 )
 
 MAX_STEP_EVENTS: Final = 2000
@@ -87,6 +88,8 @@ def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | No
         case MicroBatchLowered():
             message = f"Memory is short: forwards have {event.num_rows} rows from now on"
             told = NewEvent("micro_batch", message, "warn", step)
+        case Warned():
+            told = NewEvent(event.about, event.message, "warn", step)
         case TuningStopped():
             message = f"Tuning ended after {event.step} updates ({event.reason}); best after {event.best_step}"
             told = NewEvent("stopped", message, step=event.step)

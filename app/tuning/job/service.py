@@ -71,13 +71,13 @@ class TuningService:
         """
         document = asdict(self._kind.with_budget(spec))
         plan = self._kind.plan(document)
-        file = self.files.get(spec.training_file, param="training_file")
         what = "inputs for the teacher" if spec.has_teacher else "examples"
         message = (
             f"Created fine-tuning job: {len(plan.train)} {what} to learn from, {len(plan.validation)} to measure with"
         )
-        if file.num_duplicates:
-            message += f"; {file.num_duplicates} of the training file's are duplicates"
+        if plan.look is not None:
+            message = "; ".join([message, *plan.look.remarks()])
+            document["data"] = plan.look.as_dict()
         job = self.jobs.create(document, message)
         self.runner.add(job, plan)
         return job

@@ -10,6 +10,7 @@ from app.model.backbone import Backbone
 from app.registry.formats.binding import bind_text
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
+from app.tuning.candidates import fit_to_device
 from app.tuning.config import TuneConfig
 from app.tuning.distillation import plan_student
 from app.tuning.plan import TuningPlan
@@ -18,7 +19,6 @@ from app.tuning.retuning.answers import OldAnswers
 from app.tuning.retuning.move import Material, Move
 from app.tuning.retuning.side_by_side import SideBySide
 from app.tuning.search import Search
-from app.tuning.templates import fit_to_device
 
 OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_ids")
 """Sampling defaults that another backbone's tokenizer gives another meaning."""

@@ -111,6 +111,14 @@ class MicroBatchLowered:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that a person should know. Attributes: about: "cut" texts or "label_mass". message: with its remedy."""
+
+    about: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TuningStopped:
     """Attributes: reason: "finished", "budget", "patience", "not finite" or "stopped"."""
 
@@ -128,6 +136,7 @@ TuneEvent = (
     | Evaluated
     | MembersDropped
     | MicroBatchLowered
+    | Warned
     | TuningStopped
 )
 OnEvent = Callable[[TuneEvent], None]

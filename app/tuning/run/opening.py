@@ -17,10 +17,11 @@ from app.model.layout import encode_labels
 from app.model.prompted_forward import PromptPrefix, target_log_likelihoods
 from app.task_prompt import PromptKind
 from app.tuning.budget import OPENING_SHARE
-from app.tuning.plan import TuningPlan, WrittenPrompt
+from app.tuning.plan import TuningPlan
 from app.tuning.run.population import text_rows
-from app.tuning.run.rows import Chunk, Chunker, encode_rows, spread
+from app.tuning.run.rows import Chunk, Chunker, encode_rows, fit_to_targets, spread
 from app.tuning.run.timetable import Clock
+from app.tuning.templates import WrittenPrompt
 
 MAX_ROWS: Final = 200
 BLOCK_SIZE: Final = 8
@@ -131,7 +132,7 @@ class _Asking:
     @classmethod
     @torch.no_grad()
     def of(cls, backbone: Backbone, plan: TuningPlan, written: WrittenPrompt) -> _Asking:
-        plan = replace(plan, template=written.template)
+        plan = fit_to_targets(backbone, replace(plan, template=written.template))
         prefix = PromptPrefix.of_embeddings(backbone, text_rows(backbone, PromptKind.KV, written.text)[None])
         label_ids = encode_labels(backbone, written.template, plan.labels) if plan.labels else []
         return cls(plan, prefix, label_ids, [])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import TypeVar
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example
-from app.measure.encoding import EncodedExample, encode_examples
+from app.measure.encoding import EncodedExample, encode_examples, encode_targets
 from app.model.backbone import Backbone
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
@@ -16,6 +17,8 @@ MAX_WRITTEN_ROWS = 200
 """An answer is written token by token, which takes several times as long as judging a given one."""
 
 Item = TypeVar("Item")
+SPARE_LENGTHS = 2
+"""Longest targets that a written answer has room for."""
 TRIAL_SIZES = tuple(2**power for power in range(6, 17))
 """Sizes, in tokens, of the chunks that are timed."""
 
@@ -26,10 +29,12 @@ class RunRows:
     train: what is learned from.
     validation: what the best state is chosen by, at most `max_validation_rows` of them, and at most MAX_WRITTEN_ROWS
         if their answers must be written.
+    max_text_tokens: of a text; longer ones lost their end.
     """
 
     train: list[EncodedExample]
     validation: list[EncodedExample]
+    max_text_tokens: int
 
     @property
     def mean_tokens(self) -> float:
@@ -38,12 +43,44 @@ class RunRows:
 
     @classmethod
     def of(cls, backbone: Backbone, plan: TuningPlan) -> RunRows:
-        """Raises InvalidInput: a target is too long, or a prompt leaves no room for text."""
+        """Args: plan: fitted to the backbone.
+
+        Raises InvalidInput: a target is too long, or a prompt leaves no room for text.
+        """
         max_rows = plan.config.max_validation_rows
         if plan.metric in WRITTEN_METRICS:
             max_rows = min(max_rows, MAX_WRITTEN_ROWS)
-        validation = spread(plan.validation, max_rows)
-        return cls(encode_rows(backbone, plan, plan.train), encode_rows(backbone, plan, validation))
+        room = _room_for_text(backbone, plan)
+        train, validation = (
+            encode_rows(backbone, plan, examples) for examples in (plan.train, spread(plan.validation, max_rows))
+        )
+        return cls(train, validation, min(room, plan.served_template.max_input_tokens or room))
+
+    def say_what_is_cut(self) -> str | None:
+        """How many texts lost how much, and what to do about it; None if all are whole."""
+        rows = [*self.train, *self.validation]
+        losses = [row.num_lost for row in rows if row.num_lost]
+        if not losses:
+            return None
+        return (
+            f"{len(losses)} of {len(rows)} texts are longer than {self.max_text_tokens} tokens and lose their end, "
+            f"{int(median(losses))} tokens in the median and up to {max(losses)}; fewer virtual tokens, a shorter "
+            "template, a smaller max_target_tokens or a larger max_input_tokens leave more room, where they are what "
+            "takes it"
+        )
+
+
+def fit_to_targets(backbone: Backbone, plan: TuningPlan) -> TuningPlan:
+    """With as much room for answers as they need: labels are known, and texts get twice the longest target there is.
+
+    Never more than `max_target_tokens`. Raises InvalidInput: a target has a token that the backbone does not embed.
+    """
+    given = (*plan.train, *plan.validation)
+    examples = [Example("", label) for label in plan.labels] if plan.labels else given
+    longest = max(map(len, encode_targets(backbone, plan.template, examples).values()))
+    num_tokens = longest if plan.labels else SPARE_LENGTHS * longest
+    config = replace(plan.config, max_target_tokens=min(plan.config.max_target_tokens, num_tokens))
+    return replace(plan, config=config)
 
 
 def spread(examples: Sequence[Item], num: int) -> list[Item]:
@@ -54,6 +91,18 @@ def spread(examples: Sequence[Item], num: int) -> list[Item]:
 
 
 def encode_rows(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
+    """Args: plan: fitted to the backbone. Raises as `RunRows.of`."""
+    return encode_examples(
+        backbone,
+        plan.served_template,
+        examples,
+        max_input_tokens=_room_for_text(backbone, plan),
+        max_target_tokens=plan.config.max_target_tokens,
+    )
+
+
+def _room_for_text(backbone: Backbone, plan: TuningPlan) -> int:
+    """Tokens of a text after the longest prompt and before the longest answer."""
     config = plan.config
     room = backbone.max_model_len - max(member.num_virtual_tokens for member in plan.members) - config.max_target_tokens
     if room < 1:
@@ -61,13 +110,7 @@ def encode_rows(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example
             f"num_virtual_tokens and max_target_tokens leave no room in {backbone.max_model_len} positions",
             param="num_virtual_tokens",
         )
-    return encode_examples(
-        backbone,
-        plan.template,
-        examples,
-        max_input_tokens=min(room, config.max_input_tokens or room),
-        max_target_tokens=config.max_target_tokens,
-    )
+    return room
 
 
 @dataclass

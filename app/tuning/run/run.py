@@ -41,11 +41,12 @@ from app.tuning.run.events import (
     Taught,
     TuningStarted,
     TuningStopped,
+    Warned,
 )
 from app.tuning.run.objective import choose_objective
 from app.tuning.run.opening import Opened, Opening
 from app.tuning.run.population import Member, Population, make_member
-from app.tuning.run.rows import Chunker, RunRows, spread
+from app.tuning.run.rows import Chunker, RunRows, fit_to_targets, spread
 from app.tuning.run.run_state import RunState
 from app.tuning.run.timetable import BudgetTimetable, Clock, Timetable
 from app.tuning.run.trainer import Trainer
@@ -139,7 +140,7 @@ class TuningRun:
         if plan.config.budget_s:
             init_text = plan.written[self._opened.number].text if self._opened else ""
             plan = with_candidates(plan, self._backbone, init_text)
-        self.plan = plan
+        self.plan = plan = fit_to_targets(self._backbone, plan)
         self.rows = RunRows.of(self._backbone, plan)
         objective = choose_objective(self._backbone, plan, self.rows.train)
         self.chunker = Chunker(
@@ -299,6 +300,7 @@ class TuningRun:
             yield
 
     def _tell_start(self) -> None:
+        self._warn("cut", self.rows.say_what_is_cut())
         num_parameters = sum(member.initial.numel() for member in self.population.members)
         described = tuple({axis.name: getattr(config, axis.name) for axis in AXES} for config in self.plan.members)
         num_train, num_validation = len(self.rows.train), len(self.rows.validation)
@@ -420,6 +422,7 @@ class TuningRun:
         for member in ranked:
             results.append((yield from self._evaluate(member, reason)))  # noqa: PERF401  comprehensions cannot yield
         written = yield from self._evaluate_written()
+        self._warn("label_mass", results[0].validation.say_low_mass())
         self._result = replace(results[0], others=tuple(results[1:]), written=written)
 
     def _shorten_validation(self) -> None:
@@ -427,6 +430,10 @@ class TuningRun:
         if isinstance(self.timetable, BudgetTimetable):
             examples = spread(self.plan.validation, self.timetable.num_final())
             self.plan = replace(self.plan, validation=tuple(examples))
+
+    def _warn(self, about: str, message: str | None) -> None:
+        if message is not None:
+            self._on_event(Warned(about, message))
 
     def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
         """Measure a member's best state on all validation examples, as it is to be stored."""
@@ -454,16 +461,15 @@ class TuningRun:
         written = self._asked.written[self._opened.strongest]
         token_ids = encode_text(self._backbone.tokenizer, written.text)
         prompt = TaskPrompt.from_text(written.text, token_ids, self._backbone.fingerprint)
-        return WrittenResult(written, (yield from self._ask(prompt, template=written.template)))
+        return WrittenResult(written, (yield from self._ask(prompt, template=self.plan.limit_inputs(written.template))))
 
     def _ask(self, prompt: TaskPrompt, **more: Any) -> Slices[Evaluation]:
         """The evaluation of a prompt on the plan's validation examples."""
         plan = self.plan
         served = ServedPrompt(
             prompt,
-            **{"template": plan.template, **more},
+            **{"template": plan.served_template, **more},
             labels=plan.labels,
-            max_input_tokens=plan.config.max_input_tokens,
             max_new_tokens=plan.config.max_target_tokens,
         )
         model = PlainModel(self._backbone, self.num_rows_at_once)

@@ -164,10 +164,23 @@ def test_the_blank_in_front_of_a_templates_answer_is_no_part_of_it(client: OpenA
     assert sum(len(chunk.choices[0].logprobs.content) for chunk in chunks if chunk.choices[0].logprobs) == 4
 
 
-def test_a_template_takes_one_user_message(client: OpenAI) -> None:
+@pytest.mark.parametrize("roles", [("user", "user"), ("user", "system"), ("user", "assistant", "user"), ("system",)])
+def test_a_template_takes_one_user_message(client: OpenAI, roles: tuple[str, ...]) -> None:
+    messages = [{"role": role, "content": "x"} for role in roles]
     with pytest.raises(BadRequestError) as caught:
-        client.chat.completions.create(model="headline", messages=[{"role": "system", "content": "x"}, *HELLO])
+        client.chat.completions.create(model="headline", messages=messages)
     assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("model", ["headline", "sentiment"])
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_is_the_beginning_of_a_templates_input(client: OpenAI, model: str, role: str) -> None:
+    def ask(*messages: tuple[str, str]) -> tuple[int, str]:
+        spoken = [{"role": role, "content": content} for role, content in messages]
+        answer = client.chat.completions.create(model=model, messages=spoken, max_completion_tokens=8)
+        return answer.usage.prompt_tokens, answer.choices[0].message.content
+
+    assert ask((role, "be brief"), ("user", "a b")) == ask(("user", "be brief\na b"))
 
 
 def test_an_assistants_own_message_can_be_sent_back(client: OpenAI) -> None:

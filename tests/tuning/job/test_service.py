@@ -44,6 +44,7 @@ from tests.support.tuning_jobs import (
     open_service,
     wait_for,
     wait_until,
+    warnings_of,
 )
 
 Reopen = Callable[..., TuningService]
@@ -368,7 +369,7 @@ def test_a_result_that_its_aliass_gate_refuses_is_there_and_not_live(reopen: Reo
     second = wait_for(service, service.create_job(make_spec(service)), JobStatus.SUCCEEDED)
     assert second.version != first.version
     assert registry.resolve("likes").id == first.version
-    [warning] = [event.message for event in all_events(service, second) if event.level == "warn"]
+    [warning] = warnings_of(service, second)
     assert warning.startswith("live stays where it is: version")
     assert registry.evaluations.find(registry.resolve(second.version), gate.data_sha256) is not None
 
@@ -488,7 +489,7 @@ def test_a_job_outlives_a_disk_that_fails_for_a_while(
     assert not service.jobs.get(job.id).status.is_final
     disk.is_full = False
     done = wait_for(service, job, JobStatus.SUCCEEDED)
-    warnings = [event.message for event in all_events(service, job) if event.level == "warn"]
+    warnings = warnings_of(service, job)
     assert [text.rpartition(" in ")[2] for text in warnings[:3]] == ["0.01 seconds", "0.02 seconds", "0.04 seconds"]
     reasons = {
         errno.ENOSPC: "the server's disk failed (No space left on device)",
