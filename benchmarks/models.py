@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from app.model.attention import ATTENTION_NAME, register_attention
 from app.model.backbone import Backbone
-from app.model.loading.exactness import probe_kv_shape
+from app.model.loading.probe import probe_layers
 
 END = "<|end|>"
 INITIALIZER_RANGE = 0.06
@@ -51,7 +51,7 @@ class Shape:
         with device:
             model = AutoModelForCausalLM.from_config(self._config(), dtype=dtype, attn_implementation=ATTENTION_NAME)
         model.eval().requires_grad_(False)
-        return Backbone(model, self.build_tokenizer(), self.name, self.name, probe_kv_shape(model))
+        return Backbone(model, self.build_tokenizer(), self.name, self.name, probe_layers(model))
 
     def build_tokenizer(self) -> PreTrainedTokenizerFast:
         """A byte-level tokenizer whose vocabulary has exactly `vocab_size` entries: bytes, made-up words, one END."""

@@ -24,6 +24,7 @@ from app.model.backbone import Backbone
 from app.model.decode_graphs import DecodeGraphs, PackedRows
 from app.model.kernels import Replacements, kernels_for
 from app.model.kv_cache import KVCache, to_device
+from app.model.loading.exactness import BLOCK_SIZE
 from app.task_prompt import TaskPrompt
 
 logger = logging.getLogger(__name__)
@@ -49,17 +50,9 @@ class ModelRunner:
         self._block_size = config.block_size
         device, dtype = backbone.device, backbone.dtype
         self._kernels = kernels_for(device)
-        shape = backbone.kv_shape
-        self.attend, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, shape.head_dim)
-        logger.info("attention: %s on %s in %s (%s)", self.attend.__name__, device, dtype, reason)
-        self._replacements, reason = (
-            (replacements, "as told")
-            if replacements is not None
-            else self._kernels.choose_replacements(backbone.model, shape, self.attend)
-        )
-        logger.info("layers: %s", reason)
+        self.attend, self._replacements = self._choose(attend, replacements)
         self.kv_cache = KVCache(
-            shape, num_blocks=config.num_blocks, block_size=config.block_size, dtype=dtype, device=device
+            backbone.kv_shape, num_blocks=config.num_blocks, block_size=config.block_size, dtype=dtype, device=device
         )
         self._decode_graphs = self._prepare_graphs(config) if config.decode_graphs else None
 
@@ -121,6 +114,38 @@ class ModelRunner:
             "versions": f"softswap {version('softswap')}, torch {torch.__version__}, "
             f"transformers {version('transformers')}",
         }
+
+    def _choose(self, attend: Attend | None, replacements: Replacements | None) -> tuple[Attend, Replacements]:
+        """What was asked for, and the fastest of the rest, if the model answers as its own code does with them."""
+        backbone, is_told = self._backbone, attend is not None and replacements is not None
+        dtype, shape = backbone.dtype, backbone.kv_shape
+        chosen, reason = (attend, "as told") if attend else self._kernels.choose_attend(dtype, shape.head_dim)
+        logger.info("attention: %s on %s in %s (%s)", chosen.__name__, backbone.device, dtype, reason)
+        layers, reason = (replacements, "as told") if replacements is not None else self._choose_layers(chosen)
+        logger.info("layers: %s", reason)
+        if is_told or self._is_exact(chosen, layers):
+            return chosen, layers
+        logger.warning("this model answers differently with what was chosen: torch's own code computes it")
+        return attend or attend_sdpa, replacements or Replacements()
+
+    def _choose_layers(self, attend: Attend) -> tuple[Replacements, str]:
+        backbone = self._backbone
+        try:
+            return self._kernels.choose_replacements(backbone.model, backbone.kv_shape, attend)
+        except Exception as error:  # of a model with layers of a kind that was never seen
+            logger.warning("this model's layers could not be tried", exc_info=True)
+            return Replacements(), f"torch's own ({type(error).__name__})"
+
+    @torch.no_grad()
+    def _is_exact(self, attend: Attend, replacements: Replacements) -> bool:
+        backbone, trial = self._backbone, self._backbone.trial
+        multiple = self._kernels.block_multiple(backbone.dtype, backbone.kv_shape.head_dim)
+        try:
+            with replacements.in_place():
+                return trial.error_of(attend, max(BLOCK_SIZE, multiple)) <= trial.limit
+        except Exception:
+            logger.warning("this model could not be computed with what was chosen", exc_info=True)
+            return False
 
     def _forward(
         self, embeds: torch.Tensor, positions: torch.Tensor, batch: AttentionBatch, places: torch.Tensor | int = 0

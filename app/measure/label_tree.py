@@ -136,13 +136,8 @@ def _one_by_one(backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tr
 
 def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
     """Whether some layer of the backbone cannot see that many tokens; the tree's mask ignores windows."""
-    window = attention_window(backbone)
+    window = backbone.layers.window
     return window is not None and num_tokens > window
-
-
-def attention_window(backbone: Backbone) -> int | None:
-    """Tokens that the layers with a sliding window can see; None: no layer has one."""
-    return getattr(backbone.model.config.get_text_config(), "sliding_window", None)
 
 
 def _tree_mask(texts: PaddedBatch, tree: LabelTree, prefix: PromptPrefix) -> torch.Tensor:

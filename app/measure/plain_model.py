@@ -14,7 +14,7 @@ from app.engine.threads.device_lease import Slices, run_to_end
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample, by_length, collate
 from app.measure.evaluation import Evaluation, Measurement
-from app.measure.label_tree import LabelTree, attention_window, label_log_likelihoods
+from app.measure.label_tree import LabelTree, label_log_likelihoods
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_labels
@@ -101,7 +101,7 @@ def generate_in_slices(
 
     Args: prompt_index: of each text, its prompt in the prefix; None: all have the first.
     """
-    if attention_window(backbone) is not None:
+    if backbone.layers.window is not None:
         batch_size = 1  # a window counts columns, so padding inside it would hide text
     answers = [""] * len(texts)
     for indexes in by_length(texts, batch_size):

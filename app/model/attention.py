@@ -155,7 +155,7 @@ def attention_forward(
     _write(values, value[0].transpose(0, 1), batch)
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
     packed = batch.attend(query[0].transpose(0, 1), keys, values, batch, scale, sliding_window)
-    return packed.unsqueeze(0), None
+    return packed.contiguous().unsqueeze(0), None  # some models view it in another shape
 
 
 def _write(blocks: Tensor, rows: Tensor, batch: AttentionBatch) -> None:

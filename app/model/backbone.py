@@ -25,13 +25,15 @@ from app.model.loading.checkpoint import (
     ModelFolder,
     check_complete,
     check_config,
+    count_positions,
     declared_eos_ids,
     fetch_from_hub,
     fingerprint_model,
     first_line,
 )
-from app.model.loading.exactness import check_packing, probe_kv_shape
+from app.model.loading.exactness import PackingTrial, check_packing
 from app.model.loading.gguf.model import GgufModel
+from app.model.loading.probe import AttentionLayers, probe_layers
 from app.model.loading.quantized_linear import quantize_linears
 from app.model.loading.source import ModelSource, check_folder, find_model, open_gguf
 from app.settings import own_cache
@@ -51,7 +53,7 @@ class Backbone:
         name: of the catalog, of the directory, of the file without its ending, or hub id; what a request says to ask
             the model without a task prompt.
         fingerprint: sha256 over configuration, tokenizer and weight files, or of the .gguf file; 64 hexadecimal digits.
-        kv_shape: layers, key-value heads and head size, as the model itself shows them.
+        layers: what its attention layers keep and see, as the model itself shows them.
         quantize: "int8" if the linear layers' weights are (`quantize_linears`), else "none". No part of the
             fingerprint, as the dtype is none: prompts tuned on one are served on the other.
     """
@@ -60,7 +62,7 @@ class Backbone:
     tokenizer: PreTrainedTokenizerFast
     name: str
     fingerprint: str
-    kv_shape: KVShape
+    layers: AttentionLayers
     quantize: str = "none"
 
     @classmethod
@@ -133,9 +135,8 @@ class Backbone:
         model.requires_grad_(False)
         if quantize == "int8":
             quantize_linears(model)
-        kv_shape = probe_kv_shape(model)
-        check_packing(model, kv_shape)
-        backbone = cls(model, tokenizer, name, fingerprint, kv_shape, quantize)
+        backbone = cls(model, tokenizer, name, fingerprint, probe_layers(model), quantize)
+        check_packing(backbone.trial)
         backbone._warn()
         return backbone
 
@@ -157,6 +158,16 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def kv_shape(self) -> KVShape:
+        """Layers, key-value heads and head size."""
+        return self.layers.kv_shape
+
+    @cached_property
+    def trial(self) -> PackingTrial:
+        """Whether it computes packed sequences exactly, with whatever attention and layers are asked about."""
+        return PackingTrial(self.model, self.kv_shape)
+
     @cached_property
     def hidden_size(self) -> int:
         """Width of the embedding layer, which is what a task prompt's rows must have."""
@@ -174,17 +185,8 @@ class Backbone:
 
     @cached_property
     def max_model_len(self) -> int:
-        """Positions the model can be served with, virtual tokens included.
-
-        LongRoPE (Ding et al. 2024) turns every key another way once any text in the batch is longer than the model's
-        first pre-training length, so its texts end there: an answer must not depend on its neighbors.
-        """
-        config: Any = self.model.config.get_text_config()
-        declared = int(config.max_position_embeddings)
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":
-            return min(declared, int(rope["original_max_position_embeddings"]))
-        return declared
+        """Positions the model can be served with, virtual tokens included."""
+        return count_positions(self.model.config)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from app.model.loading.checkpoint import count_positions
+
 MAX_RELATIVE_ERROR = 1e-3
 MAX_RELATIVE_ERROR_OF_HALVES = 0.05
 
@@ -64,12 +66,20 @@ class LastLayer:
 
     @torch.no_grad()
     def _computes_the_same(self, model: PreTrainedModel) -> bool:
-        """Whether the model says the same in two rows, of which the second ends earlier."""
+        """Whether the model says the same in two rows, of which the second ends earlier and stands at the last
+        positions: some layers look at those."""
         token_ids = torch.arange(3, 13, device=model.device).view(2, 5)
         is_real = torch.ones_like(token_ids)
         is_real[1, 4] = 0
+        firsts = torch.tensor([[0], [max(0, count_positions(model.config) - 5)]], device=model.device)
         columns = torch.tensor([[4, 2], [3, 1]], device=model.device)
-        inputs = {"input_ids": token_ids, "attention_mask": is_real, "use_cache": False, "logits_to_keep": columns}
+        inputs = {
+            "input_ids": token_ids,
+            "attention_mask": is_real,
+            "position_ids": firsts + torch.arange(5, device=model.device),
+            "use_cache": False,
+            "logits_to_keep": columns,
+        }
         wanted = model(**inputs).logits.float()
         try:
             with self.only_at(columns):

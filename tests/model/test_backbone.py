@@ -165,7 +165,7 @@ def test_embeddings_are_scaled_as_the_model_scales_them() -> None:
         ("mamba", {}, "linear_attention"),
         ("bloom", {"max_position_embeddings": 512}, "keys and values"),
         ("bert", {}, "packed"),
-        ("diffllama", {}, "packed"),
+        ("diffllama", {}, "more than once"),
         ("stablelm", {}, "packed"),
         ("phimoe", {"sliding_window": 24, "num_local_experts": 4}, "sliding window"),
         ("falcon_h1", {}, "layers softswap cannot serve"),

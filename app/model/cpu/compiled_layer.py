@@ -1,8 +1,8 @@
 """compile_layers: whole decoder layers computed in C (`layer.c`), if a model's are like Llama's.
 
-A layer is recognized by the modules it holds, and then by what it computes: the model runs once, and the C code must
-give what the layer gave. So no list of architectures is needed (Llama's, Mistral's and Qwen's are such layers), and a
-model that scales, clips or shares something of its own keeps its own code.
+A layer is recognized by the modules it holds, and then by what it computes: the model runs once, at its first and its
+last positions, and the C code must give what the layer gave. So no list of architectures is needed (Llama's, Mistral's
+and Qwen's are such layers), and a model that scales, clips or shares something of its own keeps its own code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from app.model.cpu.compiled_linear import MultiplyJob, Weights, address, dtype_o
 from app.model.cpu.compiler import C_FOLDER, find_team, load_library
 from app.model.kernels import Forward
 from app.model.kv_cache import KVCache, KVShape
-from app.model.loading.exactness import BLOCK_SIZE, CUTS, ENDS, compute_packed, embed_trial
+from app.model.loading.exactness import BLOCK_SIZE, CUTS, TrialTexts, compute_packed
 from app.model.loading.quantized_linear import QuantizedLinear
 
 SOURCES = [C_FOLDER / name for name in ("layer.c", "attend.c", "multiply.c")]
 DTYPE_TO_MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Of the norm of what a layer adds."""
+"""Of the norm of what a layer adds to a token, or asks with."""
 
 PADDING_BYTES = 64
 """PADDING in layer.h."""
@@ -70,12 +70,16 @@ _Sizes = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class _Call:
-    """What a layer was called with, what it called attention with, and what came out."""
+    """What a layer was called with, what it called attention with, and what came out.
+
+    Attributes: query: (num_tokens, num_heads, head_dim).
+    """
 
     layer: nn.Module
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     output: Any
+    query: Tensor
     scale: float
     window: int | None
 
@@ -152,12 +156,12 @@ def _epsilon(norm: Any) -> float | None:
 
 
 def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -> list[_Call]:
-    """The model's own forward over two texts, one of which adds a token and one three."""
-    attended: list[tuple[float, int | None]] = []
+    """The model's own forward over two texts: one adds a token near the first positions, one three near the last."""
+    attended: list[tuple[Tensor, float, int | None]] = []
     calls: list[_Call] = []
 
     def attend(*arguments: Any) -> Tensor:
-        attended.append(arguments[-2:])
+        attended.append((arguments[0], *arguments[-2:]))
         return attend_reference(*arguments)
 
     def note(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
@@ -165,7 +169,7 @@ def _watch(model: PreTrainedModel, layers: list[nn.Module], kv_cache: KVCache) -
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
-        compute_packed(model, kv_cache, embed_trial(model), starts=CUTS, ends=ENDS, attend=attend)
+        compute_packed(model, kv_cache, TrialTexts.of(model), *CUTS[1:3], attend)
     finally:
         for hook in hooks:
             hook.remove()
@@ -272,15 +276,42 @@ def _tensors(batch: AttentionBatch, cosines: Tensor, sines: Tensor, sizes: _Size
 
 
 def _gives_the_same(forward: Forward, call: _Call, kv_cache: KVCache, after: Tensor) -> bool:
-    """Whether the C code gives the layer's own output, and leaves the same keys and values."""
+    """Whether the C code gives the layer's own output to every token, and leaves the same keys and values.
+
+    Its queries are compared by what they are, too: what attention makes of them hides a difference of some percent.
+    """
     layer: Any = call.layer
     if len(call.arguments) != 1 or not isinstance(call.output, Tensor):
         return False
     (rows,), index = call.arguments, layer.self_attn.layer_idx
     try:
         output = forward(rows, **call.keywords)
-    except (AssertionError, TypeError):  # the layer is called with something else
+        query = _query_like_llamas(call)
+    except (AssertionError, KeyError, RuntimeError, TypeError):  # the layer is called with something else
         return False
-    limit = DTYPE_TO_MAX_ERROR[rows.dtype]
-    kept = zip((output - rows, kv_cache.blocks[index]), (call.output - rows, after[index]), strict=True)
-    return all(float((ours - its).float().norm()) <= limit * float(its.float().norm()) for ours, its in kept)
+    return (
+        _is_close(output, call.output, call.output - rows)
+        and _is_close(kv_cache.blocks[index], after[index], after[index])
+        and _is_close(query, call.query, call.query)
+    )
+
+
+def _is_close(ours: Tensor, its: Tensor, added: Tensor) -> bool:
+    """Row by row, so that one token's difference is not lost among the others; by what a layer added to the row.
+
+    What comes in may be so large that the sum is rounded by more than that.
+    """
+    error, size, sums = (each.float().norm(dim=-1) for each in (ours - its, added, its))
+    limit = DTYPE_TO_MAX_ERROR[its.dtype] * size + torch.finfo(its.dtype).eps * sums
+    return bool((error <= limit).all())
+
+
+def _query_like_llamas(call: _Call) -> Tensor:
+    """What the C code asks attention with, computed by the layer's own modules: normalized, projected, rotated."""
+    layer: Any = call.layer
+    attention, (rows,) = layer.self_attn, call.arguments
+    cosines, sines = (each[0, :, None] for each in call.keywords["position_embeddings"])
+    query = attention.q_proj(layer.input_layernorm(rows))[0].view(rows.shape[1], -1, cosines.shape[-1])
+    query = attention.q_norm(query) if hasattr(attention, "q_norm") else query
+    first, second = query.chunk(2, dim=-1)
+    return query * cosines + torch.cat([-second, first], dim=-1) * sines

@@ -75,8 +75,17 @@ def _decode_call(compiled: CompiledLayer, num_rows: int) -> tuple[tuple[torch.Te
         kv_lens=[1] * num_rows,
         block_tables=torch.ones(num_rows, 1, dtype=torch.int32),
     )
-    positions = tuple(each[:, :1].repeat(1, num_rows, 1) for each in keywords["position_embeddings"])
-    return (rows[:, :1].repeat(1, num_rows, 1),), {**keywords, "batch": batch, "position_embeddings": positions}
+
+    def first_token_of(value: Any) -> Any:
+        """Of whatever has a value for each token."""
+        if isinstance(value, tuple | list):
+            return type(value)(first_token_of(each) for each in value)
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == rows.shape[1]:
+            return value[:, :1].repeat_interleave(num_rows, dim=1)
+        return value
+
+    others = {name: first_token_of(value) for name, value in keywords.items()}
+    return first_token_of(compiled.arguments), {**others, "batch": batch}
 
 
 @torch.inference_mode()

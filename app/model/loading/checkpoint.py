@@ -127,6 +127,20 @@ def check_config(config: Any) -> None:
             raise UnsupportedModel(f"{kind} uses {field}, which softswap does not compute", param="model")
 
 
+def count_positions(config: Any) -> int:
+    """Positions the model can be served with, virtual tokens included.
+
+    LongRoPE (Ding et al. 2024) turns every key another way once any text in the batch is longer than the model's
+    first pre-training length, so its texts end there: an answer must not depend on its neighbors.
+    """
+    text_config = config.get_text_config()
+    declared = int(text_config.max_position_embeddings)
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return min(declared, int(rope["original_max_position_embeddings"]))
+    return declared
+
+
 def forget_presumed_eos(config: Any, written: Mapping[str, Any]) -> None:
     """Take out the end-of-sequence ids that config.json does not name, and that configuration classes presume.
 

@@ -1,64 +1,119 @@
-"""Whether a model computes packed sequences as it computes them alone: asked once at load, of the model itself.
+"""Whether a model computes packed sequences as it computes them alone: asked of the model itself, at load and again
+with the attention and the layers that were chosen to serve it.
 
 Transformers has some two hundred causal models. Most send every layer's keys and values through the attention
-interface and take positions as given; those that do something of their own would answer, and answer wrongly.
+interface and take positions as given; those that do something of their own would answer, and answer wrongly. Some of
+it begins at a far position only (queries that grow from 16,384 on, rotations that change), so one of the trial's
+sequences stands at the last positions: a sequence can, without what comes before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from transformers import PreTrainedModel
 
 from app.errors import UnsupportedModel
-from app.model.attention import ATTENTION_NAME, Attend, AttentionBatch, attend_sdpa, attention_forward, no_mask
+from app.model.attention import Attend, AttentionBatch, attend_sdpa, no_mask
 from app.model.kv_cache import KVCache, KVShape
+from app.model.loading.checkpoint import count_positions
 
 BLOCK_SIZE = 8
-CUTS, ENDS = (4, 2), (5, 5)
-"""Of two sequences, each in two chunks: the second forward mixes one that adds a token with one that adds more."""
+CUTS = ((0, 0), (4, 2), (5, 5), (6, 6))
+"""How far each of two sequences is computed after each step. The first step adds several tokens to both, the second
+mixes one that adds a token with one that adds more, and in the third both add one."""
+NUM_TOKENS = CUTS[-1][0]
 MAX_RELATIVE_ERROR = 1e-3
 MAX_RELATIVE_ERROR_OF_HALVES = 0.2
 
 
-@torch.no_grad()
-def check_packing(model: PreTrainedModel, shape: KVShape) -> None:
+@dataclass(frozen=True, eq=False)
+class TrialTexts:
+    """Two sequences of NUM_TOKENS tokens that are all different.
+
+    Attributes:
+        embeds: rows of each, (NUM_TOKENS, hidden_size).
+        firsts: the position of the first token of each: the first of all, and the last one that leaves room.
+    """
+
+    embeds: tuple[torch.Tensor, ...]
+    firsts: tuple[int, ...]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: PreTrainedModel) -> TrialTexts:
+        layer = model.get_input_embeddings()
+        token_ids = torch.arange(3, 3 + 2 * NUM_TOKENS, device=model.device) % layer.weight.shape[0]
+        return cls(layer(token_ids).split(NUM_TOKENS), (0, max(0, count_positions(model.config) - NUM_TOKENS)))
+
+
+@dataclass(frozen=True, eq=False)
+class PackingTrial:
+    """Attributes: shape: of what the model leaves in a cache."""
+
+    model: PreTrainedModel
+    shape: KVShape
+
+    @property
+    def limit(self) -> float:
+        """Of the error of what is exact up to rounding."""
+        is_wide = self.model.dtype.itemsize >= torch.float32.itemsize
+        return MAX_RELATIVE_ERROR if is_wide else MAX_RELATIVE_ERROR_OF_HALVES
+
+    @torch.no_grad()
+    def error_of(self, attend: Attend, block_size: int = BLOCK_SIZE) -> float:
+        """The largest error of a sequence's logits among the steps, relative to their norm; NaN if one is not finite.
+
+        Raises whatever the model raises.
+        """
+        model, texts, errors = self.model, self._texts, []
+        cache = KVCache(self.shape, num_blocks=3, block_size=block_size, dtype=model.dtype, device=model.device)
+        for starts, ends in pairwise(CUTS):
+            packed = compute_packed(model, cache, texts, starts, ends, attend)
+            for row, alone, end in zip(packed, self._alone, ends, strict=True):
+                wanted = alone[end - 1]
+                errors.append((row - wanted).norm() / wanted.norm().clamp(min=1e-6))
+        return float(torch.stack(errors).max())
+
+    @cached_property
+    def _texts(self) -> TrialTexts:
+        return TrialTexts.of(self.model)
+
+    @cached_property
+    def _alone(self) -> list[torch.Tensor]:
+        """(NUM_TOKENS, vocab_size) float32 of each sequence, from plain forwards; the first finds its own positions."""
+        found, device = [], self.model.device
+        for rows, first in zip(self._texts.embeds, self._texts.firsts, strict=True):
+            mask = torch.ones((1, len(rows)), dtype=torch.int64, device=device)
+            places = {"position_ids": torch.arange(first, first + len(rows), device=device)[None]} if first else {}
+            output = self.model(inputs_embeds=rows[None].clone(), attention_mask=mask, use_cache=False, **places)
+            found.append(output.logits[0].float())
+        return found
+
+
+def check_packing(trial: PackingTrial) -> None:
     """Compare two sequences packed in chunks with each alone in a plain forward.
 
     Raises:
-        UnsupportedModel: the last logits differ, or the packed forward fails.
+        UnsupportedModel: logits differ, or the packed forward fails.
     """
-    kind = model.config.model_type
-    cache = KVCache(shape, num_blocks=3, block_size=BLOCK_SIZE, dtype=model.dtype, device=model.device)
-    embeds = embed_trial(model)
+    kind = trial.model.config.model_type
     try:
-        compute_packed(model, cache, embeds, (0, 0), CUTS, attend_sdpa)
-        packed = compute_packed(model, cache, embeds, CUTS, ENDS, attend_sdpa)
+        error = trial.error_of(attend_sdpa)
     except Exception as cause:
         raise UnsupportedModel(f"{kind} cannot be computed in packed batches", param="model") from cause
-    limit = MAX_RELATIVE_ERROR if model.dtype.itemsize >= torch.float32.itemsize else MAX_RELATIVE_ERROR_OF_HALVES
-    for row, rows in zip(packed, embeds, strict=True):
-        mask = torch.ones((1, len(rows)), dtype=torch.int64, device=rows.device)
-        alone = model(inputs_embeds=rows[None], attention_mask=mask, use_cache=False).logits[0, -1].float()
-        error = float((row - alone).norm() / alone.norm().clamp(min=1e-6))
-        if not error <= limit:
-            raise UnsupportedModel(f"{kind} answers differently in packed batches (error {error:.1e})", param="model")
-
-
-def embed_trial(model: PreTrainedModel) -> tuple[torch.Tensor, ...]:
-    """Rows of two sequences, (5, hidden_size) each, of tokens that are all different."""
-    layer = model.get_input_embeddings()
-    token_ids: torch.Tensor = torch.arange(3, 3 + sum(ENDS), device=model.device) % layer.weight.shape[0]
-    rows: torch.Tensor = layer(token_ids)
-    return rows.split(ENDS)
+    if not error <= trial.limit:
+        raise UnsupportedModel(f"{kind} answers differently in packed batches (error {error:.1e})", param="model")
 
 
 def compute_packed(
     model: PreTrainedModel,
     cache: KVCache,
-    embeds: Sequence[torch.Tensor],
+    texts: TrialTexts,
     starts: Sequence[int],
     ends: Sequence[int],
     attend: Attend,
@@ -66,80 +121,30 @@ def compute_packed(
     """(num_sequences, vocab_size) float32: the logits after the last token of each.
 
     Args:
-        cache: of blocks of BLOCK_SIZE tokens; the i-th sequence has block 1 + i.
-        embeds: rows of each sequence, of which those from its start to its end are computed.
+        cache: of blocks that hold a sequence; the i-th has block 1 + i.
+        starts, ends: which tokens of each sequence are computed; those before are in the cache.
     """
     device = model.device
     spans = list(zip(starts, ends, strict=True))
-    positions = torch.cat([torch.arange(start, end, device=device) for start, end in spans])
+    order = torch.cat([torch.arange(start, end, device=device) for start, end in spans])
     lengths = [end - start for start, end in spans]
+    per_token = torch.tensor(lengths, device=device)
     blocks = torch.arange(1, 1 + len(spans), device=device)
-    slots = blocks.repeat_interleave(torch.tensor(lengths, device=device)) * BLOCK_SIZE + positions
     batch = AttentionBatch(
         kv_cache=cache,
         attend=attend,
-        slots=slots,
+        slots=blocks.repeat_interleave(per_token) * cache.block_size + order,
         query_lens=lengths,
         kv_lens=list(ends),
         block_tables=blocks[:, None].to(torch.int32),
     )
-    last = torch.tensor(lengths, device=device).cumsum(0) - 1
+    rows = [rows[start:end] for rows, (start, end) in zip(texts.embeds, spans, strict=True)]
     output = model(
-        inputs_embeds=torch.cat([rows[start:end] for rows, (start, end) in zip(embeds, spans, strict=True)])[None],
-        position_ids=positions[None],
+        inputs_embeds=torch.cat(rows)[None],
+        position_ids=(order + torch.tensor(texts.firsts, device=device).repeat_interleave(per_token))[None],
         attention_mask=no_mask(device),
         use_cache=False,
-        logits_to_keep=last,
+        logits_to_keep=per_token.cumsum(0) - 1,
         batch=batch,
     )
     return output.logits[0].float()
-
-
-def probe_kv_shape(model: PreTrainedModel) -> KVShape:
-    """What the model's layers really leave in a cache, seen in a forward over two tokens.
-
-    Raises:
-        UnsupportedModel: a layer does not call the attention interface, layers differ, or keys and values differ in
-            size: such a cache cannot be kept in blocks of one shape. Or the model's sliding window stands in its
-            masks only, which a packed forward has none of.
-    """
-    from transformers import AttentionInterface
-
-    seen: dict[int, tuple[torch.Size, torch.Size]] = {}
-    windows: set[int | None] = set()
-
-    def record(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
-        seen[module.layer_idx] = (key.shape, value.shape)
-        windows.add(kwargs.get("sliding_window"))
-        return attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-    AttentionInterface.register("softswap_probe", record)
-    kind = model.config.model_type
-    model.set_attn_implementation("softswap_probe")
-    try:
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device), use_cache=False)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"{kind} does not compute a plain text", param="model") from error
-    finally:
-        model.set_attn_implementation(ATTENTION_NAME)
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(seen) != list(range(num_layers)):
-        raise UnsupportedModel(f"{kind} has layers that keep no keys and values per token", param="model")
-    shapes = {shape for pair in seen.values() for shape in pair}
-    if len(shapes) != 1:
-        raise UnsupportedModel(f"{kind} has keys and values of different sizes", param="model")
-    if _has_window(model.config.get_text_config()) and windows == {None}:
-        raise UnsupportedModel(f"{kind} does not tell its attention layers their sliding window", param="model")
-    (shape,) = shapes
-    return KVShape(num_layers=num_layers, num_kv_heads=shape[1], head_dim=shape[3])
-
-
-def _has_window(config: Any) -> bool:
-    """Whether some layer of the model is said to see less than all positions."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types:
-        return "sliding_attention" in layer_types
-    window = getattr(config, "sliding_window", None)
-    is_used = getattr(config, "use_sliding_window", True)
-    return window is not None and is_used and window < config.max_position_embeddings
