@@ -172,6 +172,12 @@ def naming_text(param: str) -> Iterator[None]:
         raise
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; some have pages. A line that only introduces the next one comes with it."""
+    line, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{line} {others[0].strip()}" if others and line.endswith(":") else line
+
+
 TYPE_TO_NOUN = {
     "string_type": "a string",
     "int_type": "an integer",

@@ -183,7 +183,7 @@ def load_backbone(settings: Settings) -> Backbone:
         torch.set_num_threads(settings.threads)
         logger.info("threads: %d (as told)", settings.threads)
     backbone = Backbone.load(
-        obtain_model(settings.model, settings.cache_folder, PullLines()),
+        obtain_model(settings.model, settings.cache_folder, PullLines(), revision=settings.revision),
         revision=settings.revision,
         dtype=settings.dtype,
         device=settings.device,

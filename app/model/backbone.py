@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from app.errors import InvalidInput, UnsupportedModel
+from app.errors import InvalidInput, UnsupportedModel, first_line
 from app.model.attention import ATTENTION_NAME, register_attention
 from app.model.chat_template import ChatTemplate
 from app.model.kv_cache import KVShape
@@ -27,12 +27,11 @@ from app.model.loading.checkpoint import (
     check_config,
     count_positions,
     declared_eos_ids,
-    fetch_from_hub,
     fingerprint_model,
-    first_line,
 )
 from app.model.loading.exactness import PackingTrial, check_packing
 from app.model.loading.gguf.model import GgufModel
+from app.model.loading.hub import fetch_from_hub
 from app.model.loading.probe import AttentionLayers, probe_layers
 from app.model.loading.quantized_linear import quantize_linears
 from app.model.loading.source import ModelSource, check_folder, find_model, open_gguf

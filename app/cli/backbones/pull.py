@@ -57,7 +57,7 @@ def obtain(settings: Settings, write: Callable[[str], None] | None = None) -> Se
     from app.model.loading.catalog.obtain import obtain_model
 
     with watch_pull(write) as view:
-        model = obtain_model(settings.model, settings.cache_folder, view)
+        model = obtain_model(settings.model, settings.cache_folder, view, revision=settings.revision)
     return settings.model_copy(update={"model": model})
 
 

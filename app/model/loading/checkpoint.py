@@ -14,11 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from app.errors import InvalidInput, UnsupportedModel
+from app.errors import InvalidInput, UnsupportedModel, first_line
 from app.model.attention import ATTENTION_NAME
 
 SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 FINGERPRINTED_FILES = (
     "config.json",
     "tokenizer.json",
@@ -35,19 +34,6 @@ LOADING_ERRORS = (
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises for files that are not as it expects them."""
-
-
-def fetch_from_hub(repository: str, revision: str | None) -> Path:
-    """The local directory of a checkpoint of the hub, fetched unless the hub's cache has it. Raises InvalidInput."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidInput(
-            f"{repository} is neither a directory nor a reachable hub repository ({first_line(error)})", param="model"
-        ) from error
 
 
 class ModelFiles(Protocol):
@@ -206,9 +192,3 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first; some have pages. A line that only introduces the next one comes with it."""
-    line, *others = (str(error).strip() or type(error).__name__).splitlines()
-    return f"{line} {others[0].strip()}" if others and line.endswith(":") else line

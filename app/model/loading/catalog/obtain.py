@@ -7,24 +7,31 @@ from pathlib import Path
 
 from app.errors import ModelUnavailable
 from app.model.loading.catalog.pull import PullView, pull
+from app.model.loading.hub import fetch_from_hub
 from app.model.loading.source import find_model
 from app.settings import DEFAULT_MODEL, FALLBACK_MODEL
 
 logger = logging.getLogger(__name__)
 
 
-def obtain_model(model: str | None, cache: Path, view: PullView, *, default: str = DEFAULT_MODEL) -> str:
-    """The model by the name it was given, after pulling it if it is of the catalog and not here.
+def obtain_model(
+    model: str | None, cache: Path, view: PullView, *, revision: str | None = None, default: str = DEFAULT_MODEL
+) -> str:
+    """The model by the name it was given, after fetching it if it is not here.
 
-    Args: model: None takes the default one, or, if that cannot be fetched now, the one that comes with softswap.
+    Args:
+        model: None takes the default one, or, if that cannot be fetched now, the one that comes with softswap.
+        revision: of a hub repository.
 
     Raises:
-        InvalidInput: there is no such model.
+        InvalidInput: there is no such model, or the hub does not give it.
         UnsupportedModel: a .gguf file that cannot be served.
         ModelUnavailable: the model was asked for by name and cannot be fetched.
     """
     name = default if model is None else model
     found = find_model(name, cache)
+    if found.path is None:
+        fetch_from_hub(name, revision)
     if found.entry is None or not found.must_be_pulled:
         return name
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from app.errors import InvalidInput
-from app.model.loading.checkpoint import LOADING_ERRORS, check_config, first_line, hash_file
+from app.errors import InvalidInput, first_line
+from app.model.loading.checkpoint import LOADING_ERRORS, check_config, hash_file
 from app.model.loading.gguf.config import make_config
 from app.model.loading.gguf.file import GgufFile
 from app.model.loading.gguf.tokenizer import make_tokenizer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ def test_a_model_that_was_named_is_not_replaced_by_another(tmp_path: Path) -> No
 def test_what_needs_no_pull_asks_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull_module, "open_client", None)
     (tmp_path / "demo").mkdir()
-    for model in ("demo", "Qwen/Qwen3-0.6B", str(source.NAME_TO_MODEL["demo"].path(tmp_path))):
+    for model in ("demo", str(source.NAME_TO_MODEL["demo"].path(tmp_path))):
         assert obtain(model, tmp_path) == model
     with pytest.raises(InvalidInput, match="there is no /nope"):
         obtain("/nope", tmp_path)
@@ -78,3 +80,20 @@ def test_the_default_and_what_replaces_it_are_of_the_catalog(monkeypatch: pytest
     fallback = source.NAME_TO_MODEL[FALLBACK_MODEL]
     assert fallback.source is None
     assert fallback.fingerprint == fingerprint_files(fallback.path(Path()))
+
+
+def test_what_the_hub_does_not_have_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from app.errors import InvalidInput
+from app.model.loading.catalog.obtain import obtain_model
+from app.model.loading.catalog.pull import PullLines
+try:
+    obtain_model("no-one/nothing", Path(), PullLines())
+except InvalidInput as error:
+    print(error.message.partition("(")[0], {"torch", "transformers"} & set(sys.modules))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "no-one/nothing is neither a directory nor a reachable hub repository  set()\n"
