@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.tuning.run.events import (
         Evaluated,
         MembersDropped,
+        OpeningStarted,
         PromptWritten,
         StepDone,
         Taught,
@@ -73,6 +74,7 @@ class TuningProgress:
             return
         shows: dict[str, Any] = {
             "Taught": self._taught,
+            "OpeningStarted": self._opening,
             "PromptWritten": self._written,
             "TuningPlanned": self._planned,
             "TuningStarted": self._started,
@@ -90,6 +92,10 @@ class TuningProgress:
 
     def _warned(self, event: Warned) -> None:
         self._say(f"warning: {event.message}")
+
+    def _opening(self, event: OpeningStarted) -> None:
+        prompts = "a written prompt" if event.num_prompts == 1 else f"{event.num_prompts} written prompts"
+        self._say(f"asking {prompts}; all is done in {in_words(event.left_s)} at the latest")
 
     def _written(self, event: PromptWritten) -> None:
         self._say(

@@ -12,6 +12,7 @@ from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
     MicroBatchLowered,
+    OpeningStarted,
     PromptWritten,
     StepDone,
     Taught,
@@ -41,7 +42,7 @@ class Reporter:
         progress = self._progress
         if isinstance(event, TuningStarted):
             progress.num_steps = event.num_steps
-        elif isinstance(event, TuningPlanned):
+        elif isinstance(event, OpeningStarted | TuningPlanned):
             progress.left_s = event.left_s
         elif isinstance(event, StepDone):
             progress.num_steps, progress.left_s = event.num_steps, event.left_s
@@ -64,6 +65,9 @@ def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | No
             examples = f"{event.num_train} examples and {event.num_validation} for validation"
             learned = f"{event.num_parameters} parameters in {len(event.members)} members"
             told = NewEvent("started", f"Tuning started: {event.num_steps} updates, {examples}, {learned}", step=0)
+        case OpeningStarted():
+            message = f"Comparing {event.num_prompts} written prompts; done in {in_words(event.left_s)} at the latest"
+            told = NewEvent("opening", message, step=0)
         case PromptWritten():
             message = (
                 f"Starts from the best of {event.num_prompts} written prompts: "

@@ -15,6 +15,14 @@ class Taught:
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningStarted:
+    """Written prompts are compared. Attributes: num_prompts: of them. left_s: seconds until the result is there."""
+
+    num_prompts: int
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PromptWritten:
     """The written prompt that did best is where tuning starts.
 
@@ -129,6 +137,7 @@ class TuningStopped:
 
 TuneEvent = (
     Taught
+    | OpeningStarted
     | PromptWritten
     | TuningPlanned
     | TuningStarted

@@ -36,6 +36,7 @@ from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
     OnEvent,
+    OpeningStarted,
     PromptWritten,
     StepDone,
     Taught,
@@ -100,6 +101,7 @@ class TuningRun:
         self._result: TuneResult | None = None
         self._teaching: Teaching | None = None
         self._opening: Opening | None = None
+        self._has_told_opening = False
         self._opened: Opened | None = None
         self._budgeted: Budgeted | None = None
         self._timetable: Timetable | None = None
@@ -178,6 +180,9 @@ class TuningRun:
         if self._has_plan:
             return
         if self._opening is not None:
+            if not self._has_told_opening:
+                self._has_told_opening = True
+                self._on_event(OpeningStarted(len(self._asked.written), self._left_s))
             if self._opening.opened is not None:
                 plan = self._begin_from(self._opening.opened)
                 self._on_event(_describe(self._asked, self._opening.opened))
@@ -290,7 +295,8 @@ class TuningRun:
 
     @property
     def _left_s(self) -> float:
-        return max(0.0, self._began_s + self.plan.config.budget_s - self._clock())
+        """Of the budget."""
+        return max(0.0, self._began_s + self._asked.config.budget_s - self._clock())
 
     def _make_members(self, num_members: int | None = None) -> Iterator[None]:
         """Those that are still missing of the first `num_members`; of all, if it is None."""

@@ -9,8 +9,11 @@ from app.tuning.run.events import (
     Evaluated,
     MembersDropped,
     MicroBatchLowered,
+    OpeningStarted,
+    PromptWritten,
     StepDone,
     TuneEvent,
+    TuningPlanned,
     TuningStarted,
     TuningStopped,
 )
@@ -19,6 +22,9 @@ from app.tuning.run.events import (
 @pytest.mark.parametrize(
     ("event", "message", "data"),
     [
+        (OpeningStarted(3, 600.0), "Comparing 3 written prompts; done in 10m at the latest", None),
+        (PromptWritten("Say.", "{input} {target}", "loss", 1.25, 16, 3), "Starts from the best of 3 written", None),
+        (TuningPlanned(2, 16, 90, 100, 200, 3.1, 540.0), "Plan: 2 prompts, about 90 updates of 16 examples, 9m", None),
         (TuningStarted(9, 80, 20, 640, ({}, {})), "Tuning started: 9 updates", None),
         (
             StepDone(2, 9, 0.5, 0.03, 1.0),
