@@ -43,6 +43,7 @@ class VersionObject(Reply):
     digest: str = Field(description="sha256 over kind, backbone and values.")
     kind: Literal["embeddings", "kv", "text"]
     num_virtual_tokens: int
+    num_bytes: int = Field(description="What its tensors take on disk.")
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
     backbone_name: str = Field(description="What people call that backbone.")
     template: Annotated[str | None, BeforeValidator(_text_of)]

@@ -18,6 +18,7 @@ from app.cli.distill import distill
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
+from app.cli.pruning.prune import prune
 from app.cli.retuning.retune import retune
 from app.cli.run import run
 from app.cli.serve import serve
@@ -42,6 +43,7 @@ app.command(rich_help_panel="Make")(retune)
 app.command(rich_help_panel="Make")(compare)
 app.command(rich_help_panel="Make")(distill)
 app.command("eval", rich_help_panel="Make")(evaluate)
+tasks.command()(prune)
 app.add_typer(tasks, name="tasks", rich_help_panel="Make")
 app.add_typer(jobs, name="jobs", rich_help_panel="Make")
 app.command(rich_help_panel="Look")(doctor)

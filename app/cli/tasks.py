@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from app.measure.promote import GateRequest
 
 tasks = typer.Typer(
-    help="List, show, add, remove and export tasks; move aliases.",
+    help="List, show, add, remove, prune and export tasks; move aliases.",
     no_args_is_help=True,
 )
 Force = Annotated[bool, typer.Option("--force", help="Move the alias even if its gate fails.")]

@@ -5,6 +5,7 @@ WAL with synchronous=FULL: whatever a transaction has written when it returns su
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,22 @@ def _add_columns(connection: sa.Connection) -> None:
             if column.name not in present:
                 kind = column.type.compile(connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+
+
+def read_rows_apart(path: Path, *columns: sa.Column[Any]) -> list[dict[str, Any]]:
+    """Of one table in a database that another process may have open; nothing is written.
+
+    Raises TuningUnavailable: it cannot be read.
+    """
+    url = f"{path.absolute().as_uri()}?mode=ro"
+    engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(url, timeout=BUSY_TIMEOUT_S, uri=True))
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(sa.select(*columns)).mappings()]
+    except DatabaseError as error:
+        raise TuningUnavailable(f"the jobs in {path} cannot be read ({error.orig})") from error
+    finally:
+        engine.dispose()
 
 
 def find_row(connection: sa.Connection, table: sa.Table, row_id: str, error: SoftswapError) -> sa.RowMapping:

@@ -28,6 +28,7 @@ class Version:
         backbone_fingerprint: the only backbone that can serve it.
         backbone_name: what people call that backbone: of the catalog, or what it was called when this was published.
         template: None if the prompt came without one.
+        num_bytes: what its tensors take on disk.
         labels: what a labeled task answers with; empty for one that generates.
         label_temperature: of the labels' probabilities; None leaves them as they are.
         sampling: defaults by the names of SamplingParams, typed as those are.
@@ -41,6 +42,7 @@ class Version:
     digest: str
     kind: PromptKind
     num_virtual_tokens: int
+    num_bytes: int
     backbone_fingerprint: str
     backbone_name: str
     template: Template | None
@@ -60,6 +62,7 @@ class Version:
             **said
             | {
                 "task": sys.intern(manifest.task),
+                "num_bytes": sum(file.num_bytes for file in manifest.tensor_files.values()),
                 "backbone_fingerprint": sys.intern(backbone.fingerprint),
                 "backbone_name": sys.intern(FINGERPRINT_TO_NAME.get(backbone.fingerprint, backbone.name)),
                 "template": manifest.input_template,

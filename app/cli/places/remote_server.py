@@ -110,8 +110,18 @@ class RemoteServer:
     def show(self, task: str, selector: str) -> dict[str, Any]:
         if selector:
             return dict(self.call("GET", task_path(task, "versions", selector)))
-        versions = self.call("GET", task_path(task, "versions") + "?limit=1000")["data"]
-        return {**self.call("GET", task_path(task)), "versions": versions[::-1]}
+        return {**self.call("GET", task_path(task)), "versions": self._versions(task)[::-1]}
+
+    def _versions(self, task: str) -> list[dict[str, Any]]:
+        """All of them, newest first."""
+        found: list[dict[str, Any]] = []
+        has_more = True
+        while has_more:
+            before = f"&before={found[-1]['number']}" if found else ""
+            page = self.call("GET", task_path(task, "versions") + f"?limit=1000{before}")
+            found += page["data"]
+            has_more = page["has_more"]
+        return found
 
     def show_tokens(self, name: str, plot: Path | None, examples: Sequence[Example], **query: Any) -> dict[str, Any]:
         """The server draws the plot too."""
