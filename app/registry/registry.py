@@ -13,6 +13,7 @@ import torch
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
+from app.model.loading.catalog.models import NAME_TO_MODEL
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import Gate, numbers_of, of_backbone, require_target
 from app.registry.catalog import Catalog
@@ -213,6 +214,10 @@ class Registry:
             raise InvalidInput("publishing needs the backbone the prompt is for", param="model")
         if task == self._backbone.name:
             raise InvalidInput("this is the backbone's own name; choose another", param="task")
+        records = self._catalog.records
+        is_new = task not in records or not records[task].numbers
+        if is_new and (task in NAME_TO_MODEL or any(task in record.backbone_names for record in records.values())):
+            raise InvalidInput("this is a model's name, so a server of that model has no such task", param="task")
         return self._backbone
 
     def require_publishable(self, task: str, publication: Publication, alias: str | None) -> Backbone:

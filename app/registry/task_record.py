@@ -58,6 +58,11 @@ class TaskRecord:
         return {*self.versions, *self.faults} - {OWN_FOLDER}
 
     @property
+    def backbone_names(self) -> set[str]:
+        """Of those that it has versions for."""
+        return {version.backbone_name for version in self.versions.values()}
+
+    @property
     def last_number(self) -> int:
         """The highest number that was ever given to a version of this task."""
         return max([self.table.last_number, *self.signatures])

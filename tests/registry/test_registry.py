@@ -543,10 +543,35 @@ def test_an_export_may_leave_out_the_rows_that_tuning_started_from(
     assert not (place / "initial.safetensors").exists()
     shipped = Registry(FileStore(folder / "shipped"), backbone)
     assert shipped.faults() == {}
-    assert shipped.resolve("a") == version
+    tensor = (place / "adapter_model.safetensors").stat().st_size
+    assert shipped.resolve("a") == replace(version, num_bytes=tensor)
+    assert tensor < version.num_bytes
     assert shipped.prompt(version).digest == prompt.digest
     assert shipped.initial(version) is None
     assert shipped.files(version, with_initial=False) == shipped.files(version)
+
+
+# --- names that mean a model on some server
+
+
+def test_a_new_task_gets_no_name_of_a_model_and_one_that_is_there_keeps_it(store: Store, backbone: Backbone) -> None:
+    other = tiny_backbone("qwen2")
+    here, there = Registry(store, backbone), Registry(store, other)
+    there.publish("mood", Publication(random_prompt(other)))
+    early = here.publish("tiny-qwen", Publication(random_prompt(backbone)))
+    here.refresh()
+    for name, reason in ((backbone.name, "own name"), (other.name, "model's name"), ("demo", "model's name")):
+        for attempt in (
+            lambda name=name: here.require_names(name, "live"),
+            lambda name=name: here.publish(name, Publication(random_prompt(backbone))),
+        ):
+            with pytest.raises(InvalidInput, match=reason) as refused:
+                attempt()
+            assert refused.value.param == "task"
+    third = Registry(store, replace(other, name="tiny-qwen"))
+    third.publish("mood", Publication(random_prompt(other)))
+    here.refresh()
+    assert here.publish("tiny-qwen", Publication(random_prompt(backbone, seed=1))).number == early.number + 1
 
 
 # --- what the server that looks could not answer

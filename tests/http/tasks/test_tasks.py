@@ -20,7 +20,7 @@ from app.registry.registry import Registry
 from app.registry.store import FileStore
 from app.task_prompt import MAX_VIRTUAL_TOKENS, PromptKind
 from tests.support.models import build_backbone, character_tokenizer
-from tests.support.prompts import random_rows
+from tests.support.prompts import random_rows, write_checkpoint
 from tests.support.server import REVIEW, LiveServer, make_settings, run_server, soft_prompt, watch_deadlines
 
 
@@ -56,6 +56,28 @@ def test_an_upload_is_served_when_it_is_answered(own: httpx.Client, backbone: Ba
     assert answer["model"] == "fresh@1"
     assert set(answer["probabilities"]) == {"no", "yes"}
     assert own.get("/v1/tasks/fresh/versions/1").json() == version
+
+
+def test_a_linked_task_is_neither_served_nor_deleted_and_what_it_links_to_stays(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    outside = tmp_path / "checkpoint"
+    write_checkpoint(outside, soft_prompt(backbone), backbone)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "linked").symlink_to(outside)
+    with (
+        run_server(make_settings(tmp_path / "prompts"), backbone) as live,
+        httpx.Client(base_url=live.url, timeout=60) as client,
+    ):
+        answers = [
+            client.post("/v1/tasks/linked/run", json={"input": "x"}),
+            client.delete("/v1/tasks/linked"),
+            _upload(client, "linked", backbone),
+        ]
+    assert [answer.status_code for answer in answers] == [404, 503, 503]
+    assert all("the folder is a link" in answer.json()["error"]["message"] for answer in answers)
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
 
 
 def test_of_a_multitask_file_the_metadata_says_which_task(own: httpx.Client, backbone: Backbone) -> None:
