@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from app.model.backbone import Backbone
     from app.registry.registry import Registry
     from app.registry.version import Version
-    from app.tuning.retuning.answers import OldAnswers
+    from app.tuning.retuning.answers import VersionAnswers
     from app.tuning.retuning.move import Move, NamedModel
     from app.tuning.retuning.retuning import Retuned
 
@@ -55,7 +55,7 @@ class RetuningSession:
     ) -> None:
         self._settings, self._moves, self._config, self._tried = settings, moves, config, tried
         self._promote, self._as_json = promote, as_json
-        self._task_to_answers: dict[str, OldAnswers] = {}
+        self._task_to_answers: dict[str, VersionAnswers] = {}
         self.task_to_outcome: dict[str, Outcome] = {}
 
     def ask_old(self) -> None:
@@ -106,12 +106,12 @@ class RetuningSession:
             self._attempt(move, lambda move=move: self._answer(backbone, registry, move))  # type: ignore[misc]
 
     def _answer(self, backbone: Backbone, registry: Registry, move: Move) -> None:
-        from app.tuning.retuning.answers import answer
+        from app.tuning.retuning.answers import ask_old
 
         if backbone.fingerprint != move.origin.backbone_fingerprint:
             raise InvalidInput(f"{backbone.name} is not the model that {move.origin.id} was made for", param="from")
         assert move.material is not None
-        answers = answer(backbone, registry, move, move.material, self._config)
+        answers = ask_old(backbone, registry, move, move.material, self._config)
         num_learned, num_measured = len(answers.learned.examples), len(answers.measured.examples)
         learned = f"{num_learned} inputs to learn from and " if move.has_teacher else ""
         _say(f"{move.origin.id} answered {learned}{num_measured} held out, in {in_words(answers.spent_s)}")
@@ -137,15 +137,15 @@ class RetuningSession:
         )
         return retuned
 
-    def _learn(self, backbone: Backbone, move: Move, answers: OldAnswers | None, began_s: float) -> Retuned:
+    def _learn(self, backbone: Backbone, move: Move, answers: VersionAnswers | None, began_s: float) -> Retuned:
         """Args: began_s: by `time.monotonic`, when the task's budget began to run."""
-        from app.tuning.retuning.retuning import describe, plan_new, rebind
+        from app.tuning.retuning.retuning import comparing_s, describe, plan_new, rebind
 
         if move.material is None:
             return rebind(backbone, move, self._moves.registry.prompt(move.origin))
         plan = plan_new(backbone, move, move.material, answers, self._config, **self._tried)
-        result = tune_and_show(backbone, plan, as_json=self._as_json, began_s=began_s)
-        return describe(move, move.material, answers, result)
+        result = tune_and_show(backbone, plan, as_json=self._as_json, began_s=began_s - comparing_s(plan.config))
+        return describe(backbone, move, move.material, answers, result)
 
     def _attempt(self, move: Move, work: Callable[[], Result]) -> Result | None:
         """None if it failed, which is told with the others' outcomes."""

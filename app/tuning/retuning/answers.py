@@ -1,30 +1,35 @@
-"""What an old version answers on its own backbone: what the new one learns, and what it is compared with."""
+"""What a version answers: the old one on its own backbone, to be learned and compared with, then the new one."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from app.measure.dataset import Example
+from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
+from app.model.layout import Template
 from app.registry.registry import Registry
+from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
 from app.tuning.distillation import DistillationPlan, TeacherAnswers, Teaching
-from app.tuning.retuning.move import Material, Move
+from app.tuning.retuning.move import Material, Move, mix
 from app.tuning.search import Search
 
 TEACHING_SHARE: Final = 0.35
 """Of a task's budget, for answers that are learned, at most."""
 COMPARING_SHARE: Final = 0.1
-"""Of a task's budget, for answers that are only compared with, at most."""
+"""Of a task's budget, for a version's answers that are only compared, at most."""
 DEFAULT_ANSWER_TOKENS: Final = 128
 
 
 @dataclass(frozen=True, eq=False)
-class OldAnswers:
+class VersionAnswers:
     """Attributes:
-    plan: with the old prompt as the teacher.
-    learned, measured: to the inputs to learn from, if the old version teaches, and to those held out.
+    plan: with the version's prompt as the teacher.
+    learned, measured: to the inputs to learn from, if the version teaches, and to those held out.
     spent_s: what they took.
     """
 
@@ -39,29 +44,70 @@ class OldAnswers:
         return {example.input: example.target for example in self.measured.examples}
 
 
-def answer(backbone: Backbone, registry: Registry, move: Move, material: Material, config: TuneConfig) -> OldAnswers:
+def ask_old(
+    backbone: Backbone, registry: Registry, move: Move, material: Material, config: TuneConfig
+) -> VersionAnswers:
     """Args:
         backbone: that the old version was made for; alone on its device.
         registry: of that backbone.
-        config: of the new version; with a budget, a share of it ends the answers.
+        config: of the new version; a share of its budget ends the answers.
 
-    Raises what `Registry.prompt` raises; InvalidInput: the old prompt leaves no room for a text.
+    Raises what `Registry.prompt` raises; InvalidInput: the prompt leaves no room for a text.
     """
-    began_s = time.monotonic()
     config = config.with_budget(backbone.device.type)
-    share = TEACHING_SHARE if move.has_teacher else COMPARING_SHARE
+    learned = [example.input for example in material.train] if move.has_teacher else []
+    return _ask(
+        backbone,
+        registry.prompt(move.origin),
+        move,
+        move.template,
+        replace(config, max_target_tokens=move.origin.sampling.get("max_tokens", DEFAULT_ANSWER_TOKENS)),
+        learned=learned,
+        held_out=[example.input for example in material.held_out],
+        allowed_s=(TEACHING_SHARE if learned else COMPARING_SHARE) * config.budget_s,
+    )
+
+
+def ask_new(
+    backbone: Backbone, prompt: TaskPrompt, template: Template, move: Move, inputs: Sequence[str], config: TuneConfig
+) -> VersionAnswers:
+    """Args: inputs: held out. config: with the budget, if there is one. Raises InvalidInput: see `ask_old`."""
+    allowed_s = COMPARING_SHARE * config.budget_s
+    return _ask(backbone, prompt, move, template, config, learned=(), held_out=inputs, allowed_s=allowed_s)
+
+
+def _ask(
+    backbone: Backbone,
+    prompt: TaskPrompt,
+    move: Move,
+    template: Template,
+    config: TuneConfig,
+    *,
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    allowed_s: float,
+) -> VersionAnswers:
+    """Args: allowed_s: after which the answers so far must do, if there is a budget."""
+    began_s = time.monotonic()
     plan = DistillationPlan(
-        teacher=registry.prompt(move.origin),
-        train=tuple(dict.fromkeys(example.input for example in material.train)) if move.has_teacher else (),
-        validation=tuple(dict.fromkeys(example.input for example in material.held_out)),
-        template=move.template,
+        teacher=prompt,
+        train=tuple(mix(learned)),
+        validation=tuple(mix(held_out)),
+        template=template,
         labels=move.origin.labels,
-        config=replace(config, max_target_tokens=move.origin.sampling.get("max_tokens", DEFAULT_ANSWER_TOKENS)),
+        config=config,
         search=Search(),
     )
-    ends_s = began_s + share * config.budget_s if config.budget_s else None
-    teaching = Teaching(backbone, plan, None, ends_s=ends_s)
+    teaching = Teaching(backbone, plan, None, ends_s=began_s + allowed_s if config.budget_s else None)
     for _ in teaching.slices():
         pass
-    learned, measured = teaching.answers()
-    return OldAnswers(plan, learned, measured, time.monotonic() - began_s)
+    served = ServedPrompt.of(prompt, move.origin)
+    answers, measured = (_cut(part, served) for part in teaching.answers())
+    return VersionAnswers(plan, answers, measured, time.monotonic() - began_s)
+
+
+def _cut(answers: TeacherAnswers, served: ServedPrompt) -> TeacherAnswers:
+    """As a request gets them: each text up to its stop string."""
+    if not served.stop:
+        return answers
+    return replace(answers, examples=tuple(Example(each.input, served.cut(each.target)) for each in answers.examples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -91,7 +91,6 @@ class Material:
         """
         held_out_inputs = set() if held_out is None else {example.input for example in held_out.examples}
         learned = [example for example in _once(train, labels) if example.input not in held_out_inputs]
-        learned.sort(key=_hash)  # a file may be sorted, and the old version may not have time for all of it
         measured: Sequence[Example] = () if held_out is None else _once(held_out, labels)
         if held_out is None:
             learned, measured = split_examples(learned)
@@ -129,6 +128,11 @@ class Move:
         """Right answers to held-out inputs, where they are known."""
         held_out = () if self.material is None else self.material.held_out
         return {example.input: example.target for example in held_out if example.target}
+
+
+def mix(inputs: Iterable[str]) -> list[str]:
+    """Each of them once, in an order that no file decides: it may be sorted, and there may be time for a part of it."""
+    return sorted(set(inputs), key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def plan_move(registry: Registry, origin: Version, given: Material | None) -> Move:
@@ -199,8 +203,4 @@ def _once(dataset: Dataset, labels: Sequence[str]) -> list[Example]:
     """Each input once; all targets, or none if one of them cannot be an answer."""
     input_to_target: Mapping[str, str] = {example.input: example.target for example in dataset.examples}
     is_scored = not labels or find_stray(dataset.examples, labels) is None
-    return [Example(text, target if is_scored else "") for text, target in input_to_target.items()]
-
-
-def _hash(example: Example) -> bytes:
-    return hashlib.sha256(example.input.encode()).digest()
+    return [Example(text, input_to_target[text] if is_scored else "") for text in mix(input_to_target)]

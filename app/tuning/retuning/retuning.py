@@ -15,7 +15,7 @@ from app.tuning.config import TuneConfig
 from app.tuning.distillation import plan_student
 from app.tuning.plan import TuningPlan
 from app.tuning.result import TuneResult
-from app.tuning.retuning.answers import OldAnswers
+from app.tuning.retuning.answers import COMPARING_SHARE, VersionAnswers, ask_new
 from app.tuning.retuning.move import Material, Move
 from app.tuning.retuning.side_by_side import SideBySide
 from app.tuning.search import Search
@@ -25,7 +25,7 @@ OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_i
 
 
 def plan_new(
-    backbone: Backbone, move: Move, material: Material, answers: OldAnswers | None, config: TuneConfig, **tried: Any
+    backbone: Backbone, move: Move, material: Material, answers: VersionAnswers | None, config: TuneConfig, **tried: Any
 ) -> TuningPlan:
     """What the new version learns, with the old one's template and labels.
 
@@ -44,7 +44,15 @@ def plan_new(
         plan = TuningPlan(
             material.train, material.held_out, move.template, move.origin.labels, config=config, search=Search()
         )
-    return fit_to_device(plan, backbone, has_template=True, **tried)
+    return fit_to_device(_with_room(plan, backbone), backbone, has_template=True, **tried)
+
+
+def _with_room(plan: TuningPlan, backbone: Backbone) -> TuningPlan:
+    """For its longest target and no more: of a task that writes, every answer that is measured may take that long."""
+    targets = {example.target for example in (*plan.train, *plan.validation)}
+    longest = max(len(plan.template.encode_target(backbone.tokenizer, target)) for target in targets)
+    most = min(plan.config.max_target_tokens, longest + len(backbone.taught_eos_ids))
+    return replace(plan, config=replace(plan.config, max_target_tokens=most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +71,25 @@ def rebind(backbone: Backbone, move: Move, old: TaskPrompt) -> Retuned:
     return Retuned(_described(publication, move), None, "finished")
 
 
-def describe(move: Move, material: Material, answers: OldAnswers | None, result: TuneResult) -> Retuned:
-    """The best result, with how it compares with the old version instead of figures against the old one's answers."""
-    held_out = [example.input for example in result.plan.validation]
-    side_by_side = SideBySide.make(
-        dict(zip(held_out, result.validation.predictions, strict=True)),
-        {} if answers is None else answers.input_to_answer,
-        move.input_to_target,
-        move.origin.labels,
-    )
+def comparing_s(config: TuneConfig) -> float:
+    """Seconds of a task's budget that the new version's answers to held-out inputs get."""
+    return COMPARING_SHARE * config.budget_s
+
+
+def describe(
+    backbone: Backbone, move: Move, material: Material, answers: VersionAnswers | None, result: TuneResult
+) -> Retuned:
+    """The best result, with how it compares with the old version; figures against the old one's answers are none of it.
+
+    Asks the new version for the inputs that the old one was asked, or for all held out.
+    """
+    plan = result.plan
+    old = {} if answers is None else answers.input_to_answer
+    inputs = [example.input for example in material.held_out if example.input in old or not old]
+    new = ask_new(backbone, result.prompt, plan.template, move, inputs, plan.config)
+    side_by_side = SideBySide.make(new.input_to_answer, old, move.input_to_target, move.origin.labels)
     publication = result.publication()
-    figures = {} if move.has_teacher else publication.metrics
-    figures = {**figures, **side_by_side.figures, "validation_num_examples": float(len(held_out))}
+    figures = side_by_side.figures if move.has_teacher else {**side_by_side.figures, **publication.metrics}
     kept = {name: value for name, value in publication.provenance.items() if name != "distillation"}
     publication = replace(publication, metrics=figures, provenance=kept, examples=material.kept)
     return Retuned(_described(publication, move), side_by_side, result.stop_reason)

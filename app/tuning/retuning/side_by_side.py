@@ -58,8 +58,14 @@ class SideBySide:
     @property
     def figures(self) -> dict[str, float]:
         """What a version publishes of it."""
-        said = {"validation_agreement": self.agreement, f"validation_{self.metric}": self.new}
-        return {name: value for name, value in said.items() if value is not None}
+        found = {} if self.agreement is None else {"validation_agreement": self.agreement}
+        if self.new is None:
+            return found
+        found |= {f"validation_{self.metric}": self.new, "validation_num_examples": float(self.num_scored)}
+        if self.metric == "accuracy":
+            low, high = metrics.wilson_interval(self.new, self.num_scored)
+            found |= {"validation_accuracy_low": low, "validation_accuracy_high": high}
+        return found
 
 
 def _score(

@@ -83,7 +83,9 @@ def test_tasks_move_to_another_model_and_back_in_one_command_each(
     assert registry.resolve("mood").metrics["validation_agreement"] == mood["agreement"]
     assert registry.resolve("mood").metrics["validation_accuracy"] == mood["new"]
     assert "validation_accuracy" not in registry.resolve("tone").metrics
-    assert registry.resolve("words").sampling == {"temperature": 0.0, "max_tokens": 128, "stop": ("\n",)}
+    sampling = dict(registry.resolve("words").sampling)
+    assert 1 < sampling.pop("max_tokens") <= 13  # the longest answer that is learned: 4 tokens of 3 bytes, and its end
+    assert sampling == {"temperature": 0.0, "stop": ("\n",)}
 
     loads.clear()
     back = retune(place, "mood", "tone", *folder, "--from", str(place.new), model=place.old)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from app.measure.metrics import wilson_interval
 from app.tuning.retuning.side_by_side import SideBySide
 
 LABELS = ("no", "yes")
@@ -11,7 +12,14 @@ def test_of_labels_it_is_the_share_of_inputs_on_which_both_say_the_same() -> Non
     found = SideBySide.make(new, old, {"a": "yes", "b": "yes", "d": "no"}, LABELS)
     assert (found.agreement, found.num_inputs) == (2 / 3, 3)
     assert (found.metric, found.old, found.new, found.num_scored) == ("accuracy", 1.0, 1 / 3, 3)
-    assert found.figures == {"validation_agreement": 2 / 3, "validation_accuracy": 1 / 3}
+    low, high = wilson_interval(1 / 3, 3)
+    assert found.figures == {
+        "validation_agreement": 2 / 3,
+        "validation_accuracy": 1 / 3,
+        "validation_accuracy_low": low,
+        "validation_accuracy_high": high,
+        "validation_num_examples": 3.0,
+    }
 
 
 def test_without_the_old_answers_or_right_ones_there_are_no_figures() -> None:
