@@ -225,5 +225,10 @@ def complain(problem: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context.get("error", "is not valid"))
     if kind in TYPE_TO_COMPLAINT:
-        return TYPE_TO_COMPLAINT[kind].format_map(context)
+        return TYPE_TO_COMPLAINT[kind].format_map({name: _plain(value) for name, value in context.items()})
     return "is not valid"
+
+
+def _plain(value: Any) -> Any:
+    """A bound as one writes it: pydantic makes 0 of a number with a fraction 0.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from app.cli.places.remote_server import RemoteServer
 from app.errors import InvalidInput, complain
 from app.model.layout import Template
+from app.registry.formats.bounds import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS
 from app.registry.reference import JOINT, MAX_ENSEMBLE
 from app.sampling import SamplingParams
 from app.settings import ClientSettings, Panel, Settings
@@ -33,13 +34,20 @@ def existing_file(help_text: str, panel: str | None = None) -> Any:
     return typer.Option(help=help_text, exists=True, dir_okay=False, rich_help_panel=panel)
 
 
+def _describe(text: str) -> str:
+    """The text. Raises InvalidInput."""
+    if len(text) > MAX_DESCRIPTION_CHARS:
+        raise InvalidInput(f"--description may have at most {MAX_DESCRIPTION_CHARS:,} characters", param="description")
+    return text
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, one object per line.")]
 TaskOrEnsemble = Annotated[
     str, typer.Argument(help="A task, a version of it, or an ensemble: sentiment, sentiment@3, sentiment@1+2+3.")
 ]
 TaskOrVersion = Annotated[str, typer.Argument(help="A task, or a version of it: sentiment, sentiment@3.")]
 NewTask = Annotated[str, typer.Option("--task", help="Name to publish under.")]
-Description = Annotated[str, typer.Option(help="One sentence about the task, for people.")]
+Description = Annotated[str, typer.Option(help="One sentence about the task, for people.", callback=_describe)]
 Alias = Annotated[str, typer.Option(help="Alias to point at the new version; '' moves none.")]
 Promote = Annotated[
     bool, typer.Option("--promote", help="Move the alias also to a version that scores lower than the one it means.")
@@ -102,6 +110,8 @@ def write(shown: Any, print_it: Callable[[Any], None], *, as_json: bool) -> None
 
 def parse_template(text: str | None) -> Template | None:
     r"""With `\n` for a new line. Raises InvalidInput."""
+    if text is not None and len(text) > MAX_TEMPLATE_CHARS:
+        raise InvalidInput(f"--template may have at most {MAX_TEMPLATE_CHARS:,} characters", param="template")
     return None if text is None else Template(unescape(text))
 
 
@@ -112,6 +122,9 @@ def parse_labels(text: str | None) -> list[str] | None:
         raise InvalidInput("--labels has an empty one between its commas", param="labels")
     if labels and len(set(labels)) < len(labels):
         raise InvalidInput("--labels must differ from one another", param="labels")
+    if labels and (len(labels) > MAX_LABELS or max(map(len, labels)) > MAX_LABEL_CHARS):
+        bounds = f"{MAX_LABELS:,}, and each may have {MAX_LABEL_CHARS} characters"
+        raise InvalidInput(f"--labels may be at most {bounds}", param="labels")
     return labels
 
 
@@ -289,9 +302,16 @@ def _require_range(each: Hyperparameter, value: Any) -> Any:
     if each.low is None or each.high is None:
         return value
     if not (each.lowest <= value <= each.high) or (each.is_lowest_refused and value == each.lowest):
-        least = f"more than {each.lowest:,}" if each.is_lowest_refused else f"at least {each.lowest:,}"
-        raise InvalidInput(f"{each.option} must be {least} and at most {each.high:,}", param=each.name)
+        least, most = (_write_bound(each, bound) for bound in (each.lowest, each.high))
+        word = "more than" if each.is_lowest_refused else "at least"
+        raise InvalidInput(f"{each.option} must be {word} {least} and at most {most}", param=each.name)
     return value
+
+
+def _write_bound(each: Hyperparameter, bound: float) -> str:
+    if each.is_duration and bound:
+        return f"{bound / 3600:g}h"
+    return f"{int(bound):,}" if float(bound).is_integer() else f"{bound:g}"
 
 
 def _parse_duration(each: Hyperparameter, value: str) -> float:

@@ -39,12 +39,13 @@ def serve(*, settings: Settings) -> None:
 def take_address(settings: Settings) -> socket:
     """Once everything that can be refused without a model is found to be right. Raises InvalidInput."""
     settings.read_api_keys()
-    for name, is_written in (("registry", False), ("state", True), ("prefix_store", True)):
+    for name, is_written in (("registry", False), ("state", True), ("prefix_store", True), ("cache", False)):
         folder = getattr(settings, name)
         if folder is not None:
             require_folder(folder, name, is_written=is_written)
     from app.model.loading.source import find_model
 
     found = find_model(settings.model or DEFAULT_MODEL, settings.cache_folder)
+    found.check_revision(settings.revision)
     require_positions(settings.max_model_len, declared_positions(found.path), found.name)
     return bind(settings.host, settings.port)

@@ -278,6 +278,7 @@ def _parse_number(text: str) -> int:
 def _parse_removal(name: str) -> tuple[str, str]:
     """Task and number or alias; the latter is empty for the whole task. Raises InvalidInput."""
     task, at, selector = name.partition("@")
+    require_task_name(task)
     if at and not selector:
         raise InvalidInput(f"{name} ends with @; give {task}, or {task}@ and a version or alias", param="name")
     if at and not is_number(selector) and not is_alias_name(selector):

@@ -258,6 +258,7 @@ def find_fingerprint(found: ModelSource) -> str | None:
 
 
 def _open(found: ModelSource, revision: str | None) -> ModelFiles:
+    found.check_revision(revision)
     if found.path is None:
         folder = fetch_from_hub(found.name, revision)
         check_folder(folder)

@@ -59,6 +59,16 @@ def test_a_running_server_is_asked_with_url(live: LiveServer, monkeypatch: pytes
     assert call("run", "sent", "x", code=1).startswith("there is no task sent; is it sentiment?")
 
 
+def test_what_is_for_this_machine_is_refused_where_the_environment_names_a_server(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTSWAP_URL", live.url)
+    monkeypatch.setenv("SOFTSWAP_MODEL", "a model that the server does not need")
+    assert call("run", "sentiment", "a film").strip() in LABELS
+    said = call("run", "sentiment", "a film", "--model", "y", code=1)
+    assert said == "--model is for work on this machine, and SOFTSWAP_URL names a server"
+
+
 def test_a_server_that_is_not_there_is_said_in_one_line() -> None:
     message = call("run", "sentiment", "x", "--url", "http://127.0.0.1:9", code=1)
     assert message.startswith("no answer from http://127.0.0.1:9")

@@ -14,10 +14,11 @@ from app.answers.generating.questions import Question, answer_questions
 from app.answers.views import Reply
 from app.errors import InvalidInput, naming, naming_text
 from app.http.dependencies import EngineCallDep, FinderDep, LabelsDep
-from app.http.fields import MAX_LABEL_CHARS, Identity, ModelName, Strict, Text, Unsupported, reply
+from app.http.fields import Identity, ModelName, Strict, Text, Unsupported, reply
 from app.http.openai.chat_schema import MAX_CONTENT_PARTS
 from app.http.protection.error_table import describe_statuses
 from app.http.protection.guard import GuardedRoute
+from app.registry.formats.bounds import MAX_LABEL_CHARS
 
 MAX_QUESTIONS: Final = 64
 MAX_CHOICES: Final = 64

@@ -26,7 +26,7 @@ from app.http.dependencies import (
     RegistryDep,
     ServingDep,
 )
-from app.http.fields import MAX_LABELS, MAX_N, MAX_TEXT_CHARS, reply
+from app.http.fields import MAX_N, MAX_TEXT_CHARS, reply
 from app.http.openai.chat_schema import MAX_MESSAGES
 from app.http.openai.completions import MAX_PROMPTS, MAX_TOKEN_IDS
 from app.http.openai.decisions import MAX_CHOICES, MAX_LEVELS, MAX_QUESTIONS
@@ -40,6 +40,7 @@ from app.jobs.files import MAX_ALL_FILES_BYTES, MAX_FILE_BYTES, MAX_FILES
 from app.jobs.job_store import MAX_JOBS, MAX_UNFINISHED_JOBS
 from app.jobs.notifier import MAX_LISTENERS
 from app.measure.reading.table import MAX_LINE_CHARS, MAX_ROWS
+from app.registry.formats.bounds import MAX_LABELS
 from app.registry.formats.foreign_file import max_upload_bytes
 from app.registry.reference import MAX_ENSEMBLE
 from app.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP, MAX_STOP_CHARS, MAX_STOP_TOKEN_IDS

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from app.answers.views import GateObject, RecordedEvaluationObject, Reply, TaskObject, VersionObject
 from app.errors import InvalidInput
-from app.http.fields import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS, Strict, Text
+from app.http.fields import Strict, Text
 from app.http.protection.error_table import Refused
 from app.http.protection.uploads import MAX_FREE_BYTES, UploadLimits, open_form, read_file
 from app.http.protection.validation import ALIAS_PATTERN, VERSION_PATTERN, explain, parse_json
@@ -21,6 +21,7 @@ from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.aliases import AliasTarget
 from app.registry.formats.binding import bind_text
+from app.registry.formats.bounds import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS
 from app.registry.formats.foreign_file import max_upload_bytes, read_upload
 from app.registry.formats.manifest import MAX_LABEL_TEMPERATURE, MAX_MANIFEST_BYTES, MIN_LABEL_TEMPERATURE
 from app.registry.publication import Publication

@@ -11,21 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 from pydantic import AliasPath, BeforeValidator, ConfigDict, Field, JsonValue, create_model, model_validator
 
 from app.answers.views import Reply
-from app.http.fields import (
-    MAX_DESCRIPTION_CHARS,
-    MAX_ID_CHARS,
-    MAX_LABEL_CHARS,
-    MAX_LABELS,
-    MAX_METADATA,
-    MAX_TEMPLATE_CHARS,
-    FieldName,
-    Metadata,
-    ModelName,
-    Strict,
-    Text,
-    Unsupported,
-)
+from app.http.fields import MAX_ID_CHARS, MAX_METADATA, FieldName, Metadata, ModelName, Strict, Text, Unsupported
 from app.http.protection.validation import ALIAS_PATTERN, TASK_PATTERN
+from app.registry.formats.bounds import MAX_DESCRIPTION_CHARS, MAX_LABEL_CHARS, MAX_LABELS, MAX_TEMPLATE_CHARS
 from app.registry.reference import MAX_ENSEMBLE
 from app.settings import MAX_CHECKPOINTS
 from app.tuning.config import HYPERPARAMETERS, Hyperparameter

@@ -39,6 +39,13 @@ class ModelSource:
         """Whether it is of the catalog and not here yet."""
         return self.entry is not None and self.path is not None and not self.path.exists()
 
+    def check_revision(self, revision: str | None) -> None:
+        """Raises InvalidInput: only the hub has revisions."""
+        if revision is not None and self.path is not None:
+            raise InvalidInput(
+                f"--revision belongs to a hub id, and {self.name} lies on this machine", param="revision"
+            )
+
     def check_fingerprint(self, fingerprint: str) -> None:
         """Raises InvalidInput: the file is not what the catalog names."""
         source = None if self.entry is None else self.entry.source

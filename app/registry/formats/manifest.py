@@ -13,6 +13,12 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_valid
 
 from app.errors import InvalidInput
 from app.model.layout import Template
+from app.registry.formats.bounds import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    MAX_TEMPLATE_CHARS,
+)
 from app.registry.formats.json_file import SealedFile, Sha256, StrictModel, describe_fault
 from app.registry.formats.peft_checkpoint import TENSOR_FILE
 from app.registry.formats.safetensors_file import INITIAL_FILE
@@ -89,17 +95,19 @@ class Manifest(SealedFile):
     initial: TensorFile | None = None
     text: str | None = None
     token_ids: tuple[int, ...] = ()
-    template: Annotated[str, Field(max_length=16_384)] | None = None
+    template: Annotated[str, Field(max_length=MAX_TEMPLATE_CHARS)] | None = None
     system: Annotated[str, Field(max_length=16_384)] = ""
     max_input_tokens: Annotated[int, Field(ge=0)] = 0
-    labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1_024)] = ()
+    labels: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)], ...], Field(max_length=MAX_LABELS)
+    ] = ()
     label_temperature: Annotated[float, Field(ge=MIN_LABEL_TEMPERATURE, le=MAX_LABEL_TEMPERATURE)] | None = None
     sampling: dict[str, JsonValue] = Field(default_factory=dict)
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     data_sha256: Sha256 | None = None
     tuning: dict[str, JsonValue] = Field(default_factory=dict)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
-    description: Annotated[str, Field(max_length=4_096)] = ""
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS)] = ""
     created_at: Annotated[int, Field(ge=0)]
 
     @classmethod
