@@ -35,6 +35,7 @@ class SamplingParams:
         stop: strings that end the text; not part of the text unless `include_stop_str_in_output`.
         stop_token_ids: ids that end the text, in addition to the model's own end-of-sequence ids.
         ignore_eos: continue after an end-of-sequence token.
+        skip_special_tokens: leave the tokenizer's special tokens out of the text.
         logprobs: number of alternatives to report for each generated token; None reports nothing, 0 only the token.
         prompt_logprobs: the same for each token of the text before the generated one.
         logprob_token_ids: report the log-probabilities of exactly these ids instead of the most likely ones.
@@ -54,6 +55,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     logprob_token_ids: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,7 @@ def distill(
 
     backbone = load_backbone(settings)
     registry = open_to_publish(settings, backbone, task, alias)
-    found, its_template, its_labels = _find_teacher(backbone, registry, written, teacher)
+    found, its_template, its_labels, sampling = _find_teacher(backbone, registry, written, teacher)
     chosen = its_labels if said is None else said
     config = config.with_budget(backbone.device.type)
     tried = {"num_virtual_tokens": (config.num_virtual_tokens,), **tried}
@@ -94,6 +95,7 @@ def distill(
         labels=chosen,
         config=config,
         search=search,
+        sampling=sampling,
     )
     result, versions, released = tune_and_publish(
         backbone,
@@ -130,8 +132,8 @@ def _read_prompt(prompt: Path) -> str:
 
 def _find_teacher(
     backbone: Backbone, registry: Registry, written: str | None, teacher: str | None
-) -> tuple[TaskPrompt, Template, tuple[str, ...]]:
-    """The prompt, its template and its labels. Raises InvalidInput, NotFound.
+) -> tuple[TaskPrompt, Template, tuple[str, ...], Mapping[str, Any]]:
+    """The prompt, its template, its labels and its sampling defaults. Raises InvalidInput, NotFound.
 
     Args: written: the prompt's text; None: it is the version `teacher`.
     """
@@ -139,5 +141,5 @@ def _find_teacher(
 
     if written is None:
         version = registry.resolve(str(teacher))
-        return registry.prompt(version), version.template or Template(), version.labels
-    return write_teacher(backbone, written), Template(), ()
+        return registry.prompt(version), version.template or Template(), version.labels, version.sampling
+    return write_teacher(backbone, written), Template(), (), {}

@@ -147,7 +147,13 @@ def evaluate_on(
     backbone: Backbone, prompt: TaskPrompt | None, plan: TuningPlan, examples: Sequence[Example]
 ) -> Evaluation:
     """With the plan's template, labels and lengths. Raises as `evaluate` does."""
-    served = ServedPrompt(prompt, plan.served_template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
+    served = ServedPrompt(
+        prompt,
+        plan.served_template,
+        plan.labels,
+        max_new_tokens=plan.config.max_target_tokens,
+        skip_special_tokens=plan.skip_special_tokens,
+    )
     return evaluate(backbone, served, examples)
 
 

@@ -87,6 +87,9 @@ class Sampling(Strict):
     stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
     include_stop_str_in_output: bool | None = Field(None, description="Leave the stop string at the text's end.")
     ignore_eos: bool | None = Field(None, description="Continue after an end-of-sequence token.")
+    skip_special_tokens: bool | None = Field(
+        None, description="Leave special tokens out of the text; true if the version does not say otherwise."
+    )
 
     def given_sampling(self) -> dict[str, Any]:
         """What the request says, by the names of SamplingParams."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,12 +21,15 @@ NUM_BATCHES_SORTED = 16
 class EncodedExample:
     """`[BOS][text]` and `[target][EOS]` as ids; EOS only if the backbone has one.
 
-    Attributes: num_lost: tokens of the input that were cut off.
+    Attributes:
+        num_lost: tokens of the input that were cut off.
+        target: as it was given, which answers are compared with.
     """
 
     text_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     num_lost: int = 0
+    target: str = field(default="", compare=False)
 
     @property
     def num_tokens(self) -> int:
@@ -70,7 +73,7 @@ def encode_examples(
         if not text_ids:
             raise InvalidInput(f"the input of {place} is empty", param="input")
         backbone.require_embedded(text_ids, f"the text of {place}", param="input")
-        rows.append(EncodedExample(tuple(text_ids), target_ids, num_lost))
+        rows.append(EncodedExample(tuple(text_ids), target_ids, num_lost, example.target))
     return rows
 
 
@@ -83,6 +86,15 @@ def encode_targets(backbone: Backbone, template: Template, examples: Sequence[Ex
             backbone.require_embedded(ids, f"the target of {_place(example, number)}", param="target")
             target_to_ids[example.target] = ids
     return target_to_ids
+
+
+def has_special_tokens(backbone: Backbone, target_to_ids: Mapping[str, Sequence[int]]) -> bool:
+    """Whether some target is written with a special token, which a text would leave out by default."""
+    tokenizer = backbone.tokenizer
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return any(
+        special[token_id] in target for target, ids in target_to_ids.items() for token_id in special.keys() & set(ids)
+    )
 
 
 def _place(example: Example, number: int) -> str:

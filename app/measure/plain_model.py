@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from app.engine.output.detokenizer import write_text
 from app.engine.threads.device_lease import Slices, run_to_end
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample, by_length, collate
@@ -19,6 +20,7 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_labels
 from app.model.prompted_forward import PaddedBatch, PromptPrefix
+from app.sampling import SamplingParams
 
 NUM_ENCODED_AT_ONCE = 100
 """Texts to token ids in one slice: thousands would take as long as many forwards."""
@@ -74,8 +76,7 @@ class PlainModel:
         """The likeliest answers, each up to its stop string, blanks trimmed."""
         texts = yield from self._encode(served, inputs, served.max_new_tokens)
         prefix = PromptPrefix.of_prompt(self._backbone, served.prompt)
-        written = yield from generate_in_slices(self._backbone, prefix, texts, served.max_new_tokens, self._batch_size)
-        return [served.cut(text) for text in written]
+        return (yield from generate_in_slices(self._backbone, prefix, texts, served.params, self._batch_size))
 
     def _encode(
         self, served: ServedPrompt, inputs: Sequence[str], num_answer_tokens: int
@@ -93,13 +94,15 @@ def generate_in_slices(
     backbone: Backbone,
     prefix: PromptPrefix,
     texts: Sequence[EncodedExample],
-    max_new_tokens: int,
+    params: SamplingParams,
     batch_size: int,
     prompt_index: Sequence[int] | None = None,
 ) -> Slices[list[str]]:
-    """What the backbone writes after each text until end-of-sequence, likeliest token first, blanks trimmed.
+    """What the backbone writes after each text until its end, likeliest token first, blanks trimmed.
 
-    Args: prompt_index: of each text, its prompt in the prefix; None: all have the first.
+    Args:
+        params: where a text ends and what is left out of it; the rest plays no part.
+        prompt_index: of each text, its prompt in the prefix; None: all have the first.
     """
     if backbone.layers.window is not None:
         batch_size = 1  # a window counts columns, so padding inside it would hide text
@@ -107,16 +110,16 @@ def generate_in_slices(
     for indexes in by_length(texts, batch_size):
         prompts = prompt_index and [prompt_index[i] for i in indexes]
         batch = collate([texts[i] for i in indexes], backbone.device, prompts)
-        written = yield from _decode(backbone, prefix, batch, max_new_tokens)
+        written = yield from _decode(backbone, prefix, batch, params.max_tokens, backbone.end_ids(params))
         for i, token_ids in zip(indexes, written, strict=True):
-            answers[i] = backbone.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+            answers[i] = write_text(backbone.tokenizer, texts[i].text_ids, token_ids, params).strip()
     return answers
 
 
 def _decode(
-    backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, max_new_tokens: int
+    backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, max_new_tokens: int, end_ids: Sequence[int]
 ) -> Slices[list[list[int]]]:
-    """Ids per row, end-of-sequence excluded. Padding stays in the cache, hidden by the mask."""
+    """Ids per row, without the one that ends it. Padding stays in the cache, hidden by the mask."""
     device, num_rows = backbone.device, texts.num_rows
     cache = prefix.cache_for(texts.prompt_index)
     mask = torch.cat([prefix.is_real_for(texts.prompt_index), texts.is_real], dim=1)
@@ -124,7 +127,7 @@ def _decode(
     columns = torch.arange(texts.token_ids.shape[1], device=device).expand(num_rows, -1)
     step_ids, positions = texts.token_ids, starts + columns
     asked: torch.Tensor = (texts.row_lens - 1)[:, None]
-    ends = torch.tensor(backbone.eos_token_ids, dtype=torch.int64, device=device)
+    ends = torch.tensor(end_ids, dtype=torch.int64, device=device)
     is_done = torch.zeros(num_rows, dtype=torch.bool, device=device)
     written = []
     for step in range(max_new_tokens):

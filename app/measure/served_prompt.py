@@ -10,9 +10,11 @@ from app.errors import InvalidInput
 from app.measure.encoding import EncodedExample
 from app.model.backbone import Backbone
 from app.model.layout import BARE, Template, continue_prompt
+from app.sampling import SamplingParams
 from app.task_prompt import TaskPrompt
 
 DEFAULT_MAX_NEW_TOKENS = 64
+OF_A_TEXT = ("stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
 
 
 class Description(Protocol):
@@ -34,8 +36,9 @@ class ServedPrompt:
     prompt: of any kind; None asks the backbone alone.
     labels: what the task answers with; empty if it writes text.
     label_temperature: divides the labels' log-likelihoods; None fits it to the examples it is measured on.
-    stop: strings that end a text and are not part of it.
     max_new_tokens: of a text.
+    stop, stop_token_ids, include_stop_str_in_output, ignore_eos: where a text ends, as of SamplingParams.
+    skip_special_tokens: whether they are left out of a text.
     """
 
     prompt: TaskPrompt | None
@@ -43,19 +46,35 @@ class ServedPrompt:
     labels: Sequence[str] = ()
     label_temperature: float | None = 1.0
     stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
 
     @classmethod
     def of(cls, prompt: TaskPrompt | None, described: Description) -> ServedPrompt:
-        """As a version answers. Sampling defaults but for the text's end play no part: answers are greedy."""
-        stop = described.sampling.get("stop", ())
+        """As a version answers. Sampling defaults but for a text's end and form play no part: answers are greedy."""
         return cls(
             prompt,
             described.template or BARE,
             tuple(described.labels),
             described.label_temperature or 1.0,
-            (stop,) if isinstance(stop, str) else tuple(stop),
-            int(described.sampling.get("max_tokens", DEFAULT_MAX_NEW_TOKENS)),
+            **of_a_text(described.sampling),
+            max_new_tokens=int(described.sampling.get("max_tokens", DEFAULT_MAX_NEW_TOKENS)),
+        )
+
+    @property
+    def params(self) -> SamplingParams:
+        """How a text is written."""
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=self.max_new_tokens,
+            stop=tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids),
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            ignore_eos=self.ignore_eos,
+            skip_special_tokens=self.skip_special_tokens,
         )
 
     @property
@@ -85,7 +104,10 @@ class ServedPrompt:
             rows.append(EncodedExample(tuple(continue_prompt(backbone.tokenizer, self.prompt, ids)), ()))
         return rows
 
-    def cut(self, text: str) -> str:
-        """The text before the first stop string in it, blanks trimmed."""
-        places = [text.find(each) for each in self.stop if each in text]
-        return text[: min(places, default=len(text))].strip()
+
+def of_a_text(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a version's defaults that hold for greedy answers too: where a text ends, and what is left out of it."""
+    chosen = {name: sampling[name] for name in OF_A_TEXT if name in sampling}
+    if isinstance(chosen.get("stop"), str):
+        chosen["stop"] = (chosen["stop"],)
+    return chosen

@@ -35,6 +35,7 @@ from app.model.loading.hub import fetch_from_hub
 from app.model.loading.probe import AttentionLayers, probe_layers
 from app.model.loading.quantized_linear import quantize_linears
 from app.model.loading.source import ModelSource, check_folder, find_model, open_gguf
+from app.sampling import SamplingParams
 from app.settings import own_cache
 
 logger = logging.getLogger(__name__)
@@ -192,6 +193,10 @@ class Backbone:
         """Each of them ends a text: all that the checkpoint declares, and what its chat template ends a turn with."""
         ids = (*declared_eos_ids(self.model, self.tokenizer), self.chat_template.end_of_turn_id)
         return tuple(dict.fromkeys(each for each in ids if each is not None and 0 <= each < self.vocab_size))
+
+    def end_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        """At which a text that is generated with these parameters ends."""
+        return params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *self.eos_token_ids)
 
     @cached_property
     def taught_eos_ids(self) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -23,7 +23,7 @@ from app.errors import InvalidInput
 from app.measure.dataset import Example, split_examples
 from app.measure.plain_model import PlainModel
 from app.measure.reading.look import DataLook
-from app.measure.served_prompt import ServedPrompt
+from app.measure.served_prompt import ServedPrompt, of_a_text
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
 from app.task_prompt import TaskPrompt
@@ -47,6 +47,7 @@ class DistillationPlan:
         train, validation: inputs, none of them twice.
         template, labels: of teacher and student alike; no labels for a task that writes.
         look: what the file holds, for people; None if the inputs are from elsewhere.
+        sampling: defaults of the teacher's version: where its texts end, and what is left out of them.
     """
 
     teacher: TaskPrompt
@@ -57,6 +58,7 @@ class DistillationPlan:
     config: TuneConfig
     search: Search
     look: DataLook | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.search.members(self.config)  # raises if a member could not be configured
@@ -77,7 +79,8 @@ class DistillationPlan:
         """sha256 of everything that decides how a run goes."""
         inputs = (self.teacher.digest, self.train, self.validation)
         student = (self.template.text, self.labels, self.config.record(), self.search.record(self.config))
-        return hashlib.sha256(json.dumps([backbone_fingerprint, *inputs, *student]).encode()).hexdigest()
+        ends = [of_a_text(self.sampling)] if of_a_text(self.sampling) else []
+        return hashlib.sha256(json.dumps([backbone_fingerprint, *inputs, *student, *ends]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +199,8 @@ def _interleaved(plan: DistillationPlan) -> list[str]:
 
 def teach_in_slices(backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:
     """What the plan's teacher answers to some inputs. Raises InvalidInput: it leaves no room for them."""
-    served = ServedPrompt(plan.teacher, plan.template, plan.labels, max_new_tokens=plan.config.max_target_tokens)
+    ends = {**of_a_text(plan.sampling), "max_new_tokens": plan.config.max_target_tokens}
+    served = ServedPrompt(plan.teacher, plan.template, plan.labels, **ends)
     model = PlainModel(backbone, BATCH_SIZE)
     if not plan.labels:
         written = yield from model.generate(served, inputs)

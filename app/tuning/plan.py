@@ -44,6 +44,7 @@ class TuningPlan:
     columns: of the training file, from whose names templates and written prompts are made; None if it has none.
     written: prompts that a run with a budget may start from; the template of the best becomes the plan's.
     look: what the files hold, for people; None if the examples are from elsewhere.
+    skip_special_tokens: whether they are left out of what the task writes; no, if targets have some.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -58,6 +59,7 @@ class TuningPlan:
     columns: Columns | None = None
     written: tuple[WrittenPrompt, ...] = ()
     look: DataLook | None = None
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         _ = self.members  # raises if a member could not be configured
@@ -145,11 +147,15 @@ class TuningPlan:
             prompt,
             template=self.served_template,
             labels=self.labels,
-            sampling={} if self.labels else {"temperature": 0.0, "max_tokens": config.max_target_tokens},
+            sampling={} if self.labels else self._sampling(config),
             data_sha256=self.data_hash,
             tuning=config.record(),
             **known,
         )
+
+    def _sampling(self, config: TuneConfig) -> dict[str, Any]:
+        kept = {} if self.skip_special_tokens else {"skip_special_tokens": False}
+        return {"temperature": 0.0, "max_tokens": config.max_target_tokens, **kept}
 
     @property
     def method(self) -> str:

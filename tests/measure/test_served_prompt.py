@@ -8,6 +8,7 @@ from app.errors import InvalidInput
 from app.measure.served_prompt import DEFAULT_MAX_NEW_TOKENS, ServedPrompt
 from app.model.layout import BARE, Template
 from app.registry.publication import Publication
+from app.sampling import SamplingParams
 from tests.support.models import tiny_backbone
 from tests.support.prompts import random_prompt
 
@@ -25,10 +26,19 @@ def test_a_version_is_measured_with_its_own_template_labels_temperature_and_end(
     assert silent.max_new_tokens == DEFAULT_MAX_NEW_TOKENS
 
 
-def test_a_text_ends_before_the_first_stop_string_in_it() -> None:
-    served = ServedPrompt(None, stop=("END", "\n"))
-    assert served.cut("one \n two END three") == "one"
-    assert served.cut(" whole ") == "whole"
+def test_a_text_ends_and_looks_as_the_versions_defaults_say_and_is_greedy() -> None:
+    sampling = {
+        "temperature": 0.7,
+        "stop": "END",
+        "stop_token_ids": (5,),
+        "skip_special_tokens": False,
+        "max_tokens": 3,
+    }
+    said = Publication(random_prompt(tiny_backbone(), 6), sampling=sampling)
+    wanted = SamplingParams(
+        temperature=0.0, stop=("END",), stop_token_ids=(5,), skip_special_tokens=False, max_tokens=3
+    )
+    assert ServedPrompt.of(None, said).params == wanted
 
 
 def test_inputs_get_the_room_that_prompt_and_answer_leave() -> None:

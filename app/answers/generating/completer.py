@@ -29,7 +29,14 @@ from app.sampling import SamplingParams
 
 DRAWN_BY = ("temperature", "top_p", "top_k", "min_p")
 """A version's defaults that also hold for its labels; the other ones are for texts."""
-OF_TOKENS = ("logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos")
+OF_TOKENS = (
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "skip_special_tokens",
+)
 NOTHING = SamplingParams()
 NUM_TRIED = 8
 """Labels that are scored at a time when the likeliest of many is looked for."""
@@ -142,9 +149,7 @@ class Completer:
     def _write(self, target: Target, ask: Ask, place: int, label_ids: Sequence[int]) -> Delta:
         """A label as the engine would have generated it, token by token, up to a stop string or `max_tokens`."""
         params, reason, stop = ask.params, FinishReason.STOP, None
-        detokenizer = Detokenizer(
-            self._tokenizer, list(ask.token_ids), params.stop, include_stop=params.include_stop_str_in_output
-        )
+        detokenizer = Detokenizer.of(self._tokenizer, list(ask.token_ids), params)
         written: list[int] = []
         for token_id in label_ids:
             if len(written) == params.max_tokens:

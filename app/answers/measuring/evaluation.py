@@ -26,7 +26,6 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_labels
 from app.registry.registry import Registry
-from app.sampling import SamplingParams
 
 MAX_EXAMPLES: Final = 5000
 Result = TypeVar("Result")
@@ -196,9 +195,8 @@ class EngineModel:
 
     async def generate(self, served: ServedPrompt, inputs: Sequence[str]) -> list[str]:
         """The likeliest answers, each up to its stop string, blanks trimmed."""
-        params = SamplingParams(temperature=0.0, max_tokens=served.max_new_tokens, stop=tuple(served.stop))
         texts = await self._encode(served, inputs, served.max_new_tokens)
-        answers = (self._generate_after(served, text, params) for text in texts)
+        answers = (self._generate_after(served, text) for text in texts)
         return await all_of(answers, at_once=self._num_at_once())
 
     async def score_answers(
@@ -214,12 +212,12 @@ class EngineModel:
         request = self._request(served, text)
         return (await self._engine.score(request, plan, deadline_s=self._call.left_s)).log_likelihoods
 
-    async def _generate_after(self, served: ServedPrompt, text: Sequence[int], params: SamplingParams) -> str:
-        request = replace(self._request(served, text), params=params)
+    async def _generate_after(self, served: ServedPrompt, text: Sequence[int]) -> str:
+        request = replace(self._request(served, text), params=served.params)
         deltas = self._engine.generate(request, deadline_s=self._call.left_s)
         async with aclosing(deltas):
             written = "".join([delta.text async for delta in deltas])
-        return served.cut(written.strip())
+        return written.strip()
 
     def _request(self, served: ServedPrompt, text: Sequence[int]) -> EngineRequest:
         return EngineRequest(token_ids=text, prompt=served.prompt, cache_salt=self._call.cache_salt, flow=self._flow)

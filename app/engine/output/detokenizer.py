@@ -1,13 +1,21 @@
-"""Detokenizer: turns ids into text as they come, and finds stop strings; token_bytes: what single tokens look like."""
+"""Detokenizer: turns ids into text as they come, and finds stop strings; token_bytes: what single tokens look like.
+
+All texts of models are made here, those of a stream and those that are measured, so that they are the same. What a
+tokenizer's own `decode` may do afterwards to a whole text (`clean_up_tokenization_spaces`) is not done: a stream has
+shown the blanks already.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from app.sampling import SamplingParams
 
 NUM_CONTEXT_TOKENS = 8
 MAX_UNFINISHED_TOKENS = 16
@@ -35,8 +43,10 @@ class Detokenizer:
         stop: tuple[str, ...] = (),
         *,
         include_stop: bool = False,
+        skip_special_tokens: bool = True,
     ) -> None:
-        self._backend = tokenizer.backend_tokenizer
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._ids = context_ids[-NUM_CONTEXT_TOKENS:]
         self._num_read = len(self._ids)
         self._read_text = self._decode()
@@ -44,6 +54,17 @@ class Detokenizer:
         self._include_stop = include_stop
         self._decoded = ""
         self._num_shown = 0
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, context_ids: list[int], params: SamplingParams) -> Detokenizer:
+        """As a request asks for it."""
+        return cls(
+            tokenizer,
+            context_ids,
+            params.stop,
+            include_stop=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+        )
 
     def add(self, token_id: int) -> str | None:
         """Take in a token. Returns the stop string it completed, if any."""
@@ -63,8 +84,7 @@ class Detokenizer:
         return self._extend(is_end=True)
 
     def _decode(self) -> str:
-        text: str = self._backend.decode(self._ids, skip_special_tokens=True)
-        return text
+        return decode_ids(self._tokenizer, self._ids, skip_special_tokens=self._skip_special_tokens)
 
     def _extend(self, *, is_end: bool) -> str | None:
         """Take over what the ids say beyond the text already read, unless its last character can still change."""
@@ -103,6 +123,22 @@ class Detokenizer:
         shown = self._decoded[self._num_shown : end]
         self._num_shown = max(self._num_shown, end)
         return shown
+
+
+def write_text(
+    tokenizer: PreTrainedTokenizerFast, context_ids: Sequence[int], token_ids: Sequence[int], params: SamplingParams
+) -> str:
+    """The whole text of a sequence, as a stream of it would have shown it: up to a stop string, without the end."""
+    detokenizer = Detokenizer.of(tokenizer, list(context_ids), params)
+    if all(detokenizer.add(token_id) is None for token_id in token_ids):
+        detokenizer.flush()
+    return detokenizer.finish()
+
+
+def decode_ids(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    """The text of these ids alone."""
+    text: str = tokenizer.backend_tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+    return text
 
 
 def _num_shared(first: str, second: str) -> int:

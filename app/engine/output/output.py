@@ -71,12 +71,8 @@ class TextOutput:
     def __init__(self, sequence: Sequence, backbone: Backbone) -> None:
         params = sequence.params
         self.sequence = sequence
-        self._end_ids = (
-            params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *backbone.eos_token_ids)
-        )
-        self._detokenizer = Detokenizer(
-            backbone.tokenizer, sequence.token_ids, params.stop, include_stop=params.include_stop_str_in_output
-        )
+        self._end_ids = backbone.end_ids(params)
+        self._detokenizer = Detokenizer.of(backbone.tokenizer, sequence.token_ids, params)
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
 
     def note_prompt_logprob(self, index: int, logprob: TokenLogprob) -> None:

@@ -16,7 +16,7 @@ from app.answers.generating.completer import choose_form
 from app.answers.generating.generation import Choice, ask_n, finish_reason_of
 from app.answers.targets import Target
 from app.answers.views import Reply
-from app.engine.output.detokenizer import token_bytes
+from app.engine.output.detokenizer import decode_ids, token_bytes
 from app.engine.output.output import Delta
 from app.http.dependencies import BackboneDep, CompleterDep, EngineCallDep, FinderDep
 from app.http.fields import (
@@ -152,7 +152,7 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 async def _read_text(backbone: Backbone, target: Target, prompt: str | list[int], request: CompletionRequest) -> _Text:
     if isinstance(prompt, str):
         return _Text(await target.encode(backbone.tokenizer, prompt, BARE), prompt)
-    echoed = backbone.tokenizer.decode(prompt, skip_special_tokens=True) if request.echo else ""
+    echoed = decode_ids(backbone.tokenizer, prompt, skip_special_tokens=True) if request.echo else ""
     return _Text(tuple(prompt), echoed)
 
 

@@ -178,7 +178,7 @@ class TuningJobs:
     def _plan_distillation(self, spec: JobSpec) -> DistillationPlan:
         data = self.files.load_inputs(spec.training_file, param="training_file", input_field=spec.input_field)
         config, labels = make_config(spec), spec.labels or ()
-        teacher = self._teacher(spec)
+        teacher, sampling = self._teacher(spec)
         ServedPrompt(teacher).input_room(self.backbone.max_model_len, 1)  # raises if it leaves none for a text
         return DistillationPlan.make(
             data.inputs,
@@ -188,13 +188,16 @@ class TuningJobs:
             labels=labels,
             config=config,
             search=make_search(spec, config, has_labels=bool(labels), num_virtual_tokens=(config.num_virtual_tokens,)),
+            sampling=sampling,
         )
 
-    def _teacher(self, spec: JobSpec) -> TaskPrompt:
+    def _teacher(self, spec: JobSpec) -> tuple[TaskPrompt, Mapping[str, Any]]:
+        """The prompt, and its version's sampling defaults."""
         if spec.teacher_version is not None:
-            return self._prompt(spec.teacher_version)
+            version = self.registry.resolve(spec.teacher_version)
+            return self.registry.prompt(version), version.sampling
         assert spec.teacher_text is not None
-        return write_teacher(self.backbone, spec.teacher_text)
+        return write_teacher(self.backbone, spec.teacher_text), {}
 
     def _prompt(self, version: str) -> TaskPrompt:
         return self.registry.prompt(self.registry.resolve(version))

@@ -97,6 +97,7 @@ def _ask(
         labels=move.origin.labels,
         config=config,
         search=Search(),
+        sampling=move.origin.sampling,
     )
     teaching = Teaching(backbone, plan, None, ends_s=began_s + allowed_s if config.budget_s else None)
     for _ in teaching.slices():

@@ -18,6 +18,7 @@ from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
 from app.model.layout import encode_labels
 from app.model.prompted_forward import PaddedBatch, PromptPrefix, target_log_likelihoods
+from app.sampling import SamplingParams
 from app.tuning.config import Loss, Metric
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 from app.tuning.run.rows import Chunk
@@ -81,19 +82,20 @@ class WritingObjective(Objective):
 
     num_readings = 2
 
-    def __init__(self, backbone: Backbone, metric: Metric) -> None:
+    def __init__(self, backbone: Backbone, metric: Metric, *, skip_special_tokens: bool) -> None:
         super().__init__(backbone)
         self._metric = metric
+        self._skip_special_tokens = skip_special_tokens
 
     def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
         """Answers are cut at twice the longest target: a longer one is wrong, however it would end."""
         losses = yield from super().judge(prefix, chunk)
         rows, texts = chunk.rows, [EncodedExample(row.text_ids, ()) for row in chunk.rows]
         most = 2 * max(len(row.target_ids) for row in rows)
-        written = yield from generate_in_slices(self._backbone, prefix, texts, most, len(rows), chunk.prompt_index)
-        tokenizer = self._backbone.tokenizer
-        targets = [tokenizer.decode(row.target_ids, skip_special_tokens=True).strip() for row in rows]
-        shares = [shares_of(self._metric, *pair) for pair in zip(written, targets, strict=True)]
+        params = SamplingParams(temperature=0.0, max_tokens=most, skip_special_tokens=self._skip_special_tokens)
+        written = yield from generate_in_slices(self._backbone, prefix, texts, params, len(rows), chunk.prompt_index)
+        pairs = zip(written, (row.target for row in rows), strict=True)
+        shares = [shares_of(self._metric, *pair) for pair in pairs]
         return torch.cat([torch.tensor(shares, dtype=losses.dtype), losses], dim=1)
 
     def score(self, figures: torch.Tensor) -> Score:
@@ -198,7 +200,9 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     """The objective of a run; Loss.AUTO is decided here. Args: train: the plan's examples, encoded."""
     loss = plan.config.loss
     if not plan.labels:
-        return WritingObjective(backbone, plan.metric) if plan.metric in WRITTEN_METRICS else Objective(backbone)
+        if plan.metric not in WRITTEN_METRICS:
+            return Objective(backbone)
+        return WritingObjective(backbone, plan.metric, skip_special_tokens=plan.skip_special_tokens)
     if plan.teacher_scores is not None:
         taught = dict(zip((row.text_ids for row in train), plan.teacher_scores, strict=True))
         return DistillationObjective(backbone, plan, taught)

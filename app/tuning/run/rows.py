@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.errors import InvalidInput
 from app.measure.dataset import Example
-from app.measure.encoding import EncodedExample, encode_examples, encode_targets
+from app.measure.encoding import EncodedExample, encode_examples, encode_targets, has_special_tokens
 from app.model.backbone import Backbone
 from app.tuning.plan import WRITTEN_METRICS, TuningPlan
 
@@ -73,14 +73,17 @@ class RunRows:
 def fit_to_targets(backbone: Backbone, plan: TuningPlan) -> TuningPlan:
     """With as much room for answers as they need: labels are known, and texts get twice the longest target there is.
 
-    Never more than `max_target_tokens`. Raises InvalidInput: a target has a token that the backbone does not embed.
+    Never more than `max_target_tokens`. Special tokens stay in the answers if they are part of a target.
+
+    Raises InvalidInput: a target has a token that the backbone does not embed.
     """
     given = (*plan.train, *plan.validation)
     examples = [Example("", label) for label in plan.labels] if plan.labels else given
-    longest = max(map(len, encode_targets(backbone, plan.template, examples).values()))
+    target_to_ids = encode_targets(backbone, plan.template, examples)
+    longest = max(map(len, target_to_ids.values()))
     num_tokens = longest if plan.labels else SPARE_LENGTHS * longest
     config = replace(plan.config, max_target_tokens=min(plan.config.max_target_tokens, num_tokens))
-    return replace(plan, config=config)
+    return replace(plan, config=config, skip_special_tokens=not has_special_tokens(backbone, target_to_ids))
 
 
 def spread(examples: Sequence[Item], num: int) -> list[Item]:

@@ -477,6 +477,7 @@ class TuningRun:
             **{"template": plan.served_template, **more},
             labels=plan.labels,
             max_new_tokens=plan.config.max_target_tokens,
+            skip_special_tokens=plan.skip_special_tokens,
         )
         model = PlainModel(self._backbone, self.num_rows_at_once)
         return (yield from model.evaluate(Measurement(served, plan.validation)))

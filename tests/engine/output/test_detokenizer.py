@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.output.detokenizer import Detokenizer
+from app.engine.output.detokenizer import Detokenizer, write_text
+from app.sampling import SamplingParams
 from tests.support.models import byte_tokenizer
 
 
@@ -54,9 +55,29 @@ def test_a_character_begun_in_the_context_is_completed_and_the_context_not_repea
     assert "".join(shown) == "é!"
 
 
-def test_special_tokens_show_nothing() -> None:
-    shown, _ = stream(Detokenizer(byte_tokenizer(), [0]), [*encode("a"), 1, 2, *encode("b")])
-    assert "".join(shown) == "ab"
+def test_special_tokens_show_nothing_unless_they_are_kept() -> None:
+    ids = [*encode("a"), 1, 2, *encode("b")]
+    assert "".join(stream(Detokenizer(byte_tokenizer(), [0]), ids)[0]) == "ab"
+    assert "".join(stream(Detokenizer(byte_tokenizer(), [0], skip_special_tokens=False), ids)[0]) == "a</s><pad>b"
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "t"), ("\ufffd",)])
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_whole_text_is_what_a_stream_of_it_showed(stop: tuple[str, ...], skip: bool) -> None:
+    generator = random.Random(2)
+    params = SamplingParams(stop=stop, skip_special_tokens=skip)
+    for _ in range(50):
+        ids = [generator.randrange(259) for _ in range(30)]
+        shown, _ = stream(Detokenizer.of(byte_tokenizer(), [0, 70], params), ids)
+        assert write_text(byte_tokenizer(), [0, 70], ids, params) == "".join(shown)
+
+
+def test_blanks_before_punctuation_stay_where_a_tokenizer_would_clean_them_up() -> None:
+    """A stream has shown them before it knows what follows."""
+    words = Tokenizer(models.WordLevel({"<s>": 0, "not": 1, "good": 2, ".": 3}, unk_token="<s>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", clean_up_tokenization_spaces=True)
+    assert tokenizer.decode([1, 2, 3]) == "not good."
+    assert write_text(tokenizer, [0], [1, 2, 3], SamplingParams()) == "not good ."
 
 
 def test_sentencepiece_blanks_stand_between_words_but_not_in_front() -> None:
