@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from app.errors import InvalidInput
-from app.measure.dataset import Dataset, Example
-from app.measure.example_file import read_dataset, read_inputs
+from app.measure.dataset import Dataset
+from app.measure.example_file import read_dataset, read_unlabeled
 from app.registry.reference import is_task_name
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _read_inputs(path: Path, fields: tuple[str | None, str | None]) -> Dataset:
     try:
         return _read_examples(path, fields)
     except InvalidInput:
-        return Dataset(path.name, tuple(Example(text, "") for text in read_inputs(path)))
+        return read_unlabeled(path, input_field=fields[0])
 
 
 def find_files(tasks: Sequence[str], given: Sequence[str], option: str) -> dict[str, Files]:

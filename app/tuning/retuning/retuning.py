@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from app.measure.reading.columns import Columns
 from app.model.backbone import Backbone
+from app.model.layout import INPUT, TARGET, Template
 from app.registry.formats.binding import bind_text
 from app.registry.publication import Publication
 from app.task_prompt import TaskPrompt
@@ -19,6 +22,7 @@ from app.tuning.retuning.answers import COMPARING_SHARE, VersionAnswers, ask_new
 from app.tuning.retuning.move import Material, Move
 from app.tuning.retuning.side_by_side import SideBySide
 from app.tuning.search import Search
+from app.tuning.templates import WrittenPrompt
 
 OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_ids")
 """Sampling defaults that another backbone's tokenizer gives another meaning."""
@@ -27,7 +31,10 @@ OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_i
 def plan_new(
     backbone: Backbone, move: Move, material: Material, answers: VersionAnswers | None, config: TuneConfig, **tried: Any
 ) -> TuningPlan:
-    """What the new version learns, with the old one's template and labels.
+    """What the new version learns, with the old one's labels.
+
+    With a budget it chooses among the old version's template and those that suit the new backbone: the form of a
+    conversation that one model knows is noise to another.
 
     Args:
         backbone: the new one.
@@ -36,15 +43,30 @@ def plan_new(
 
     Raises InvalidInput.
     """
+    template = replace(move.template, max_input_tokens=0)  # a number of another tokenizer's tokens
     if move.has_teacher:
         assert answers is not None
-        asked = replace(answers.plan, config=config, search=Search())
+        asked = replace(answers.plan, template=template, config=config, search=Search())
         plan = plan_student(backbone, asked, answers.learned, answers.measured)
     else:
         plan = TuningPlan(
-            material.train, material.held_out, move.template, move.origin.labels, config=config, search=Search()
+            material.train, material.held_out, template, move.origin.labels, config=config, search=Search()
         )
-    return fit_to_device(_with_room(plan, backbone), backbone, has_template=True, **tried)
+    plan = replace(_with_room(plan, backbone), columns=columns_of(template))
+    plan = fit_to_device(plan, backbone, has_template=False, **tried)
+    if not plan.written:
+        return plan
+    own = WrittenPrompt(plan.written[0].text, template)
+    return replace(plan, written=(own, *(each for each in plan.written if each != own)))
+
+
+def columns_of(template: Template) -> Columns:
+    """What a template calls input and target, as in `Message: {input}`; else what they are called in any data."""
+    place_to_name = {INPUT: "text", TARGET: "label"}
+    for place in place_to_name:
+        if found := re.search(rf"(?:^|\n)([^\n:{{}}]{{1,40}}): *{re.escape(place)}", template.text):
+            place_to_name[place] = found[1]
+    return Columns(place_to_name[INPUT], place_to_name[TARGET])
 
 
 def _with_room(plan: TuningPlan, backbone: Backbone) -> TuningPlan:
