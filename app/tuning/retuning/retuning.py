@@ -52,12 +52,11 @@ def plan_new(
         plan = TuningPlan(
             material.train, material.held_out, template, move.origin.labels, config=config, search=Search()
         )
-    plan = replace(_with_room(plan, backbone), columns=columns_of(template))
-    plan = fit_to_device(plan, backbone, has_template=False, **tried)
-    if not plan.written:
-        return plan
-    own = WrittenPrompt(plan.written[0].text, template)
-    return replace(plan, written=(own, *(each for each in plan.written if each != own)))
+    plan = fit_to_device(replace(plan, columns=columns_of(template)), backbone, has_template=False, **tried)
+    if plan.written:
+        own = WrittenPrompt(plan.written[0].text, template)
+        plan = replace(plan, written=(own, *(each for each in plan.written if each != own)))
+    return plan if plan.labels else _with_room(plan, backbone)
 
 
 def columns_of(template: Template) -> Columns:
@@ -70,10 +69,11 @@ def columns_of(template: Template) -> Columns:
 
 
 def _with_room(plan: TuningPlan, backbone: Backbone) -> TuningPlan:
-    """For its longest target and no more: of a task that writes, every answer that is measured may take that long."""
+    """For the longest target in any of its templates and no more: every text that is measured may take that long."""
+    templates = [plan.template, *(written.template for written in plan.written)]
     targets = {example.target for example in (*plan.train, *plan.validation)}
-    longest = max(len(plan.template.encode_target(backbone.tokenizer, target)) for target in targets)
-    most = min(plan.config.max_target_tokens, longest + len(backbone.taught_eos_ids))
+    lengths = (len(each.encode_target(backbone.tokenizer, target)) for each in templates for target in targets)
+    most = min(plan.config.max_target_tokens, max(lengths) + len(backbone.taught_eos_ids))
     return replace(plan, config=replace(plan.config, max_target_tokens=most))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.measure.dataset import Example
 from app.model.layout import Template
 from app.registry.formats.manifest import Manifest
@@ -14,8 +16,8 @@ LABELS = ("no", "yes")
 ROWS = tuple(Example(f"{'good' if n % 2 else 'bad'} {n}", LABELS[n % 2]) for n in range(100))
 
 
-def make_version(template: Template) -> Version:
+def make_version(template: Template, labels: Sequence[str] = LABELS) -> Version:
     """Of another backbone than `tiny_backbone()`."""
     old = tiny_backbone("qwen2")
-    files = Publication(random_prompt(old), template=template, labels=LABELS).encode("mood", 1, old)
+    files = Publication(random_prompt(old), template=template, labels=labels).encode("mood", 1, old)
     return Version.from_manifest(Manifest.decode(files["task.json"]))
