@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from app.measure.dataset import Example
-from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
 from app.registry.registry import Registry
@@ -62,6 +60,7 @@ def ask_old(
         move,
         move.template,
         replace(config, max_target_tokens=move.origin.sampling.get("max_tokens", DEFAULT_ANSWER_TOKENS)),
+        sampling=move.origin.sampling,
         learned=learned,
         held_out=[example.input for example in material.held_out],
         allowed_s=(TEACHING_SHARE if learned else COMPARING_SHARE) * config.budget_s,
@@ -72,8 +71,17 @@ def ask_new(
     backbone: Backbone, prompt: TaskPrompt, template: Template, move: Move, inputs: Sequence[str], config: TuneConfig
 ) -> VersionAnswers:
     """Args: inputs: held out. config: with the budget, if there is one. Raises InvalidInput: see `ask_old`."""
-    allowed_s = COMPARING_SHARE * config.budget_s
-    return _ask(backbone, prompt, move, template, config, learned=(), held_out=inputs, allowed_s=allowed_s)
+    return _ask(
+        backbone,
+        prompt,
+        move,
+        template,
+        config,
+        sampling=move.sampling,
+        learned=(),
+        held_out=inputs,
+        allowed_s=COMPARING_SHARE * config.budget_s,
+    )
 
 
 def _ask(
@@ -83,6 +91,7 @@ def _ask(
     template: Template,
     config: TuneConfig,
     *,
+    sampling: Mapping[str, Any],
     learned: Sequence[str],
     held_out: Sequence[str],
     allowed_s: float,
@@ -97,18 +106,9 @@ def _ask(
         labels=move.origin.labels,
         config=config,
         search=Search(),
-        sampling=move.origin.sampling,
+        sampling=sampling,
     )
     teaching = Teaching(backbone, plan, None, ends_s=began_s + allowed_s if config.budget_s else None)
     for _ in teaching.slices():
         pass
-    served = ServedPrompt.of(prompt, move.origin)
-    answers, measured = (_cut(part, served) for part in teaching.answers())
-    return VersionAnswers(plan, answers, measured, time.monotonic() - began_s)
-
-
-def _cut(answers: TeacherAnswers, served: ServedPrompt) -> TeacherAnswers:
-    """As a request gets them: each text up to its stop string."""
-    if not served.stop:
-        return answers
-    return replace(answers, examples=tuple(Example(each.input, served.cut(each.target)) for each in answers.examples))
+    return VersionAnswers(plan, *teaching.answers(), spent_s=time.monotonic() - began_s)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from app.errors import InvalidInput, NotFound
 from app.measure.dataset import Dataset, Example, find_stray, split_examples, unpack_examples
@@ -22,6 +22,8 @@ from app.registry.task_view import BackboneView, TaskView
 from app.registry.version import Version
 from app.task_prompt import PromptKind
 
+OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_ids")
+"""Sampling defaults that another tokenizer gives another meaning."""
 MAX_HELD_OUT: Final = 1000
 """Inputs that the old version answers to be compared with; the rest of those held out is learned from."""
 
@@ -117,6 +119,11 @@ class Move:
     @property
     def template(self) -> Template:
         return self.origin.template or BARE
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The old version's defaults, as far as they mean the same on the new backbone."""
+        return {name: value for name, value in self.origin.sampling.items() if name not in OF_A_TOKENIZER}
 
     @property
     def has_teacher(self) -> bool:

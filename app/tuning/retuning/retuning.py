@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from app.measure.reading.columns import Columns
 from app.model.backbone import Backbone
@@ -23,9 +22,6 @@ from app.tuning.retuning.move import Material, Move
 from app.tuning.retuning.side_by_side import SideBySide
 from app.tuning.search import Search
 from app.tuning.templates import WrittenPrompt
-
-OF_A_TOKENIZER: Final = ("max_tokens", "min_tokens", "logit_bias", "stop_token_ids")
-"""Sampling defaults that another backbone's tokenizer gives another meaning."""
 
 
 def plan_new(
@@ -46,7 +42,7 @@ def plan_new(
     template = replace(move.template, max_input_tokens=0)  # a number of another tokenizer's tokens
     if move.has_teacher:
         assert answers is not None
-        asked = replace(answers.plan, template=template, config=config, search=Search())
+        asked = replace(answers.plan, template=template, config=config, search=Search(), sampling=move.sampling)
         plan = plan_student(backbone, asked, answers.learned, answers.measured)
     else:
         plan = TuningPlan(
@@ -120,11 +116,10 @@ def describe(
 def _described(publication: Publication, move: Move) -> Publication:
     """With what does not depend on the backbone, and where it is from."""
     origin = move.origin
-    sampling: Mapping[str, Any] = {name: value for name, value in origin.sampling.items() if name not in OF_A_TOKENIZER}
     source = {"retuned_from": origin.id, "retuned_from_backbone": origin.backbone_name}
     return replace(
         publication,
-        sampling={**publication.sampling, **sampling},
+        sampling={**publication.sampling, **move.sampling},
         description=origin.description,
         provenance={**publication.provenance, **source},
     )
