@@ -12,7 +12,7 @@ import typer
 
 from app.cli import options
 from app.cli.backbones.pull import obtain
-from app.cli.places.paths import require_registry
+from app.cli.places.paths import require_registry, require_tasks
 from app.cli.places.remote_server import RemoteServer, example_items, task_path
 from app.cli.views.data_view import show_reading
 from app.errors import InvalidInput, SoftswapError, shorten
@@ -57,6 +57,7 @@ def evaluate(
     show_reading(dataset)
     if isinstance(place, Settings):
         settings = obtain(place)
+        require_tasks(settings, task)
         measuring = _evaluate_here(settings, task, dataset, combine, record=record, with_predictions=with_predictions)
         shown = asyncio.run(measuring)
     else:

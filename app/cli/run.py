@@ -13,7 +13,7 @@ import typer
 
 from app.cli import options
 from app.cli.backbones.pull import obtain
-from app.cli.places.paths import require_registry
+from app.cli.places.paths import require_registry, require_tasks
 from app.cli.places.remote_server import RemoteServer, task_path
 from app.errors import InvalidInput
 from app.measure.reading.table import split_lines
@@ -72,6 +72,7 @@ async def _open_runner(
 
     configure_logging("warning")
     settings = obtain(place)
+    require_tasks(settings, task)
     from app.answers.targets import TaskFinder
     from app.main import open_engine
 

@@ -12,21 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from difflib import get_close_matches
 
 from app.errors import NoSuchTask, RegistryUnavailable, SoftswapError
 from app.registry.adoption import Adopter
 from app.registry.aliases import AliasTable
 from app.registry.kept.evaluations import Evaluations
 from app.registry.kept.examples import KeptExamples
-from app.registry.reference import is_task_name, require_task_name
+from app.registry.reference import is_task_name, require_task_name, suggest_task
 from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
 from app.registry.task_record import TaskFolder, TaskRecord, version_key
 from app.registry.version import Version
 
 _MAX_WATCHING = 0.05
 """The fraction of its time the watcher may spend looking, which it takes from the engine."""
-_MAX_SUGGESTED_FROM = 256
 _logger = logging.getLogger(__name__)
 
 
@@ -73,10 +71,7 @@ class Catalog:
         return dict(fault for record in self._name_to_record.values() for fault in record.all_faults())
 
     def _suggest(self, task: str) -> str:
-        """A name that exists and is nearly the same, while there are few enough tasks that looking costs nothing."""
-        present = [name for name, record in self._name_to_record.items() if record.versions]
-        near = get_close_matches(task, present, n=1) if len(present) <= _MAX_SUGGESTED_FROM else []
-        return f"; is it {near[0]}?" if near else ""
+        return suggest_task(task, [name for name, record in self._name_to_record.items() if record.versions])
 
     @contextmanager
     def writing(self, task: str, if_match: str | None = None, *, may_be_new: bool = False) -> Iterator[TaskRecord]:

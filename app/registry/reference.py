@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from app.errors import InvalidInput, NoSuchTask, NotFound
 
@@ -12,6 +13,7 @@ LIVE = "live"
 JOINT = "+"
 """Joins the members of an ensemble."""
 MAX_ENSEMBLE = 8
+MAX_SUGGESTED_FROM = 256
 _TASK = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -77,6 +79,12 @@ def spell_out(name: str) -> list[str]:
         task = full.partition("@")[0]
         names.append(full)
     return names
+
+
+def suggest_task(task: str, present: Collection[str]) -> str:
+    """What follows in a refusal: a name that exists and is nearly the same, if there are few enough to look at."""
+    near = get_close_matches(task, present, n=1) if len(present) <= MAX_SUGGESTED_FROM else []
+    return f"; is it {near[0]}?" if near else ""
 
 
 def require_task_name(name: str) -> None:

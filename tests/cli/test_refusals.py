@@ -90,6 +90,11 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ((*DISTILL, "--prompt", "{text}", "--labels", ",".join(map(str, range(1025)))), "--labels may be at most 1,024"),
     (("tasks", "add", "--text", "a", "--task", "x", "--description", "x" * 4097), "--description may have at most"),
     # names that cannot be
+    (("run", "My Task!", "text"), "there is no such task: names have 1 to 63 of a-z"),
+    (("run", "nothere", "text"), "there is no task nothere"),
+    (("run", "greeting@3", "text"), "there is no task greeting; is it greetings?"),
+    (("run", "greetings+nothere", "text"), "there is no task nothere"),
+    (("eval", "nothere", "{data}"), "there is no task nothere"),
     ((*TUNE[:3], "My Task!"), "a task's name has 1 to 63 of a-z"),
     ((*TUNE, "--alias", "My Alias"), "an alias has 1 to 63 of a-z"),
     ((*DISTILL[:3], "My Task!", "--prompt", "{text}"), "a task's name has 1 to 63 of a-z"),
@@ -242,6 +247,7 @@ def places(local: Path) -> Iterator[dict[str, str]]:
     }
     for name, content in contents.items():
         (local / name).write_bytes(content)
+    (local / "prompts" / "greetings").mkdir()
     (local / "weights").mkdir()
     (local / "weights" / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import typer
 
-from app.errors import InvalidInput, NotFound
-from app.registry.reference import require_alias_name, require_task_name
+from app.errors import InvalidInput, NoSuchTask, NotFound
+from app.model.loading.source import find_model
+from app.registry.reference import Reference, require_alias_name, require_task_name, spell_out, suggest_task
+from app.registry.store import FileStore
 from app.settings import Settings
 
 
@@ -18,6 +20,20 @@ def require_registry(settings: Settings) -> None:
     folder = settings.registry
     if folder is not None and not require_folder(folder, "registry"):
         raise NotFound(f"there is no registry at {folder}; name one with --registry", param="registry")
+
+
+def require_tasks(settings: Settings, name: str) -> None:
+    """That the tasks of a version or an ensemble are there, as far as folders show it; or it names the model itself.
+
+    Args: settings: with a model that is here. Raises NoSuchTask.
+    """
+    model = find_model(str(settings.model), settings.cache_folder).name
+    store = FileStore(settings.registry_folder, settings.tasks_below)
+    for each in () if name == model else spell_out(name):
+        task = model if each == model else Reference.parse(each).task
+        if task != model and store.entry(task) is None:
+            suggestion = suggest_task(task, store.entries("").keys())
+            raise NoSuchTask(f"there is no task {task}{suggestion}", param="task")
 
 
 def require_publishable(settings: Settings, task: str, alias: str, *, promote: bool) -> None:
