@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from app.cli.run import _show
 from app.model.backbone import Backbone
 from app.registry.registry import Registry
 from app.registry.store import FileStore
@@ -73,3 +74,8 @@ def test_a_server_that_is_not_there_is_said_in_one_line() -> None:
     message = call("run", "sentiment", "x", "--url", "http://127.0.0.1:9", code=1)
     assert message.startswith("no answer from http://127.0.0.1:9")
     assert "http://" in call("run", "sentiment", "x", "--url", "ftp://x", code=1)
+
+
+def test_a_text_on_one_line_keeps_the_separators_that_end_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _show({"text": "a\u2028b\x85c\r\nd\ne"}, as_json=False, is_line=True)
+    assert capsys.readouterr().out == "a\u2028b\x85c d e\n"

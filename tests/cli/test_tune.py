@@ -96,3 +96,35 @@ def test_a_task_is_tuned_used_moved_exported_and_removed(local: Path) -> None:
     call("tasks", "rm", "liked@2")
     call("tasks", "rm", "liked", "--yes")
     assert "liked" in call("tasks", "show", "liked", code=1)
+
+
+def test_what_the_data_hold_is_said_first_and_their_columns_make_the_template(local: Path) -> None:
+    rows = [f"{n};{('good', 'bad')[n % 2]} thing {n};{('yes', 'no')[n % 2]}" for n in range(60)]
+    (local / "data.txt").write_text("\n".join(["nr;message;category", *rows, "60;a bad thing;noo"]))
+    asked = ("tune", str(local / "data.txt"), "--task", "liked", "--max-steps", "1", "--virtual-tokens", "2")
+    said = call(*asked)
+    lines = [
+        "data.txt: 61 rows of CSV separated by semicolons; using message as input, category as target (by their names)",
+        "2 labels: no (30), yes (30)",
+        "data.txt: 1 row is set aside: line 62 (its target occurs only once, and 'no' seems to be meant: 'noo')",
+        "warning: all labels together have a probability of 0.0",
+        "liked@1 published: validation accuracy",
+    ]
+    places = [said.index(line) for line in lines]
+    assert places == sorted(places)
+    first, *_ = [json.loads(line) for line in call(*asked, "--json").splitlines() if line.startswith("{")]
+    assert first["event"] == "DataRead"
+    assert first["labels"] == {"no": 30, "yes": 30}
+    shown = json.loads(call("tasks", "show", "liked@1", "--json"))
+    assert shown["template"] == "Message: {input}\nCategory: {target}"
+
+
+def test_limits_of_lengths_are_options(local: Path) -> None:
+    rows = [json.dumps({"input": f"text {n} " + "x" * 50, "target": ("yes", "no")[n % 2]}) for n in range(40)]
+    (local / "data.jsonl").write_text("\n".join(rows))
+    asked = ("tune", str(local / "data.jsonl"), "--task", "liked", "--max-steps", "1", "--virtual-tokens", "2")
+    said = call(*asked, "--max-input-tokens", "12")
+    assert "warning: 40 of 40 texts are longer than 12 tokens and lose their end" in said
+    assert json.loads(call("tasks", "show", "liked@1", "--json"))["max_input_tokens"] == 12
+    refused = call(*asked, "--max-target-tokens", "2", code=1)
+    assert refused == "the target of data.jsonl, line 1 is longer than 2 tokens"

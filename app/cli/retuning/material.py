@@ -75,11 +75,13 @@ def _read_examples(path: Path, fields: tuple[str | None, str | None]) -> Dataset
 
 
 def _read_inputs(path: Path, fields: tuple[str | None, str | None]) -> Dataset:
-    """With their targets, if the file has them for all inputs."""
-    try:
-        return _read_examples(path, fields)
-    except InvalidInput:
-        return read_unlabeled(path, input_field=fields[0])
+    """With their targets, if the file has them for all inputs; a text file has none."""
+    if path.suffix.lower() != ".txt":
+        try:
+            return _read_examples(path, fields)
+        except InvalidInput:
+            pass
+    return read_unlabeled(path, input_field=fields[0])
 
 
 def find_files(tasks: Sequence[str], given: Sequence[str], option: str) -> dict[str, Files]:

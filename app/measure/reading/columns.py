@@ -143,22 +143,19 @@ def _find_pair(table: Table) -> Columns | None:
 class _Profile:
     """What a column holds, of the rows that were looked at.
 
-    Attributes:
-        values: those that are not empty.
-        is_text_type: whether all of them are strings; JSON's numbers are not.
+    Attributes: values: those that are not empty; none if it holds lists or objects of JSON.
     """
 
     name: str
     values: list[str]
-    is_text_type: bool
 
     @classmethod
     def of(cls, table: Table, name: str) -> _Profile:
         step = max(1, len(table.rows) // NUM_LOOKED_AT)
         found = [row.fields.get(name) for row in table.rows[::step]]
-        filled = [value for value in found if value is not None and str(value).strip()]
-        is_text_type = all(isinstance(value, str) for value in filled)
-        return cls(name, [str(value).strip() for value in filled], is_text_type)
+        if any(isinstance(value, list | dict) for value in found):
+            return cls(name, [])
+        return cls(name, [str(value).strip() for value in found if value is not None and str(value).strip()])
 
     @property
     def num_distinct(self) -> int:

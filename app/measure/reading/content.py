@@ -99,9 +99,9 @@ def _decode(title: str, data: bytes) -> str:
     encoding = next((encoding for mark, encoding in MARKED if data.startswith(mark)), "utf-8")
     fault = data.find(b"\0") if encoding.startswith("utf-8") else -1
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        fault = error.start
+        fault = error.start if fault < 0 else fault
     if fault >= 0:
         line = data.count(b"\n", 0, fault) + 1
         raise InvalidInput(

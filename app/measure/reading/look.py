@@ -163,17 +163,19 @@ class DataLook:
         for file in self.files:
             yield from file.say_set_aside(with_quotes=with_quotes)
         if self.num_duplicates:
-            yield f"{self.num_duplicates} examples repeat an earlier one"
+            verb = "example repeats" if self.num_duplicates == 1 else "examples repeat"
+            yield f"{self.num_duplicates} {verb} an earlier one"
         if self.contradictions:
             more = f" and {len(self.contradictions) - MAX_SAID} more" if len(self.contradictions) > MAX_SAID else ""
             told = "; ".join(self.contradictions[:MAX_SAID])
-            yield f"the same input has different targets {len(self.contradictions)} times: {told}{more}"
+            verb = "input has" if len(self.contradictions) == 1 else "inputs have"
+            yield f"{len(self.contradictions)} {verb} different targets: {told}{more}"
         for group in self.lookalikes:
             counts = " and ".join(f"{label!r} ({self.labels[label]})" for label in group)
             yield f"{counts} are different labels that differ only in case or blanks"
 
     def _say_task(self) -> Iterator[str]:
-        lengths = f"inputs have {_say_spread(self.input_chars)} characters"
+        lengths = f"inputs have {_say_spread(self.input_chars, ' characters')}"
         if not self.target_chars[-1]:
             yield lengths
             return
@@ -223,9 +225,9 @@ def _spread(lengths: Sequence[int]) -> tuple[int, int, int]:
     return (min(lengths), int(median(lengths)), max(lengths)) if lengths else (0, 0, 0)
 
 
-def _say_spread(lengths: tuple[int, int, int]) -> str:
+def _say_spread(lengths: tuple[int, int, int], unit: str = "") -> str:
     low, middle, high = lengths
-    return str(low) if low == high else f"{low} to {high} (median {middle})"
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit} (median {middle})"
 
 
 def _find_contradictions(datasets: Sequence[Dataset]) -> Iterator[str]:
