@@ -118,9 +118,16 @@ BARE = Template("{input}{target}")
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids with the special tokens that the tokenizer puts first (BOS), without one it may put last (EOS)."""
     token_ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
-    if len(token_ids) > 1 and token_ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
-        return token_ids[:-1]
-    return token_ids
+    end = _end_of(tokenizer, token_ids[-1]) if len(token_ids) > 1 else None
+    return token_ids if end is None or text.endswith(end) else token_ids[:-1]
+
+
+def _end_of(tokenizer: PreTrainedTokenizerFast, token_id: int) -> str | None:
+    """The token, if it is end-of-sequence; of a tokenizer that does not name one, any special token."""
+    if tokenizer.eos_token_id is not None:
+        return str(tokenizer.eos_token) if token_id == tokenizer.eos_token_id else None
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return None if added is None or not added.special else added.content
 
 
 def encode_continuation(tokenizer: PreTrainedTokenizerFast, context: str, continuation: str) -> list[int]:

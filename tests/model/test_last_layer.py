@@ -10,7 +10,8 @@ from transformers import DynamicCache
 
 from app.model.backbone import Backbone
 from app.model.last_layer import LastLayer
-from tests.support.models import ARCHITECTURE_TO_CONFIG, tiny_backbone
+from tests.support.families import build_family
+from tests.support.models import ARCHITECTURE_TO_CONFIG, byte_tokenizer, tiny_backbone
 
 COLUMNS = torch.tensor([[29, 4, 11], [20, 0, 7]])
 NUM_TOKENS, NUM_REAL, NUM_PAST = 30, 21, 6
@@ -26,6 +27,17 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(architecture: str) ->
     torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(gradient, gradient_of_whole, atol=1e-4, rtol=1e-3)
     assert torch.equal(logits_and_gradient(backbone)[0], whole), "the layer is as it was"
+
+
+def test_a_layer_that_looks_at_positions_is_asked_about_far_ones() -> None:
+    """Its queries grow from position 32 on."""
+    model = build_family("ministral3", "scaled")
+    if model is None:
+        pytest.skip("this transformers has no such model")
+    backbone = Backbone.from_model(model, byte_tokenizer(), name="scaled")
+    assert backbone.last_layer is not None
+    whole, found = logits_and_gradient(backbone)[0], logits_and_gradient(backbone, backbone.last_layer)[0]
+    torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-5)
 
 
 def logits_and_gradient(backbone: Backbone, layer: LastLayer | None = None) -> tuple[torch.Tensor, torch.Tensor]:

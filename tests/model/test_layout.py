@@ -30,12 +30,12 @@ def ids_of(text: str) -> list[int]:
     return ids
 
 
-def tokenizer_with_end() -> PreTrainedTokenizerFast:
+def tokenizer_with_end(*, is_named: bool = True) -> PreTrainedTokenizerFast:
     """As T5's and some Llama finetunes' are: an end-of-sequence id after every text."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=type(byte_tokenizer().backend_tokenizer).from_str(byte_tokenizer().backend_tokenizer.to_str()),
         bos_token="<s>",
-        eos_token="</s>",
+        **{"eos_token": "</s>"} if is_named else {"pad_token": "</s>"},
     )
     fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
@@ -90,8 +90,9 @@ def test_a_target_does_not_depend_on_the_input() -> None:
     )
 
 
-def test_the_end_that_a_tokenizer_adds_is_taken_off_and_the_beginning_kept() -> None:
-    tokenizer = tokenizer_with_end()
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_end_that_a_tokenizer_adds_is_taken_off_and_the_beginning_kept(is_named: bool) -> None:
+    tokenizer = tokenizer_with_end(is_named=is_named)
     assert tokenizer("ab")["input_ids"][-1] == 1
     assert encode_text(tokenizer, "ab") == [0, *ids_of("ab")]
     assert encode_text(tokenizer, "ab</s>")[-1] == 1
