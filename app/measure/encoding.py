@@ -90,8 +90,8 @@ def encode_targets(backbone: Backbone, template: Template, examples: Sequence[Ex
 
 def has_special_tokens(backbone: Backbone, target_to_ids: Mapping[str, Sequence[int]]) -> bool:
     """Whether some target is written with a special token, which a text would leave out by default."""
-    tokenizer = backbone.tokenizer
-    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    added = backbone.tokenizer.added_tokens_decoder.items()
+    special = {token_id: token.content for token_id, token in added if token.special}
     return any(
         special[token_id] in target for target, ids in target_to_ids.items() for token_id in special.keys() & set(ids)
     )

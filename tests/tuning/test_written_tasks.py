@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
 from app.engine.threads.device_lease import run_to_end
 from app.measure.dataset import Dataset, Example
@@ -33,7 +33,7 @@ WORDS = ["<s>", "</s>", "<unk>", "=", *(str(i) for i in range(24)), "not", "good
 
 def byte_level_with(*special: str) -> PreTrainedTokenizerFast:
     tokenizer = copy_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
 
 
