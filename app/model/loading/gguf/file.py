@@ -25,6 +25,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
+LENGTH = struct.Struct("<Q")
 ROW_SIZE = 4096
 FLOATS = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 KIND_TO_FORMAT = {
@@ -199,10 +200,23 @@ class _Cursor:
         return struct.unpack(f"<{count}{kind}", self._take(num_bytes))
 
     def string(self) -> str:
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        """In one loop: a vocabulary and its merges are some hundred thousand."""
+        data, position, texts = self._data, self.position, []
         try:
-            return self._take(self.number("Q")).decode("utf-8")
+            for _ in range(count):
+                (num_bytes,) = LENGTH.unpack_from(data, position)
+                end = position + LENGTH.size + num_bytes
+                texts.append(data[position + LENGTH.size : end].decode("utf-8"))
+                position = end
         except UnicodeDecodeError as error:
-            raise _Damaged(f"the text at byte {self.position} is not UTF-8") from error
+            raise _Damaged(f"the text at byte {position} is not UTF-8") from error
+        except (struct.error, OverflowError):  # the length itself is not there, or no place has that number
+            position = len(data) + 1
+        self.position = self._within(position)
+        return texts
 
     def entry(self) -> tuple[str, Any]:
         """A key and its value."""
@@ -225,16 +239,20 @@ class _Cursor:
 
     def _array(self, kind: int, count: int) -> list[Any]:
         if kind == GGUFValueType.STRING:
-            return [self.string() for _ in range(count)]
+            return self.strings(count)
         return list(self.numbers(_format_of(kind), count))
 
     def _take(self, num_bytes: int) -> bytes:
-        end = self.position + num_bytes
-        if end > len(self._data):
-            raise _Damaged(f"it ends at byte {len(self._data)}, within its header")
+        end = self._within(self.position + num_bytes)
         taken = self._data[self.position : end]
         self.position = end
         return taken
+
+    def _within(self, position: int) -> int:
+        """Raises _Damaged: it lies after the end."""
+        if position > len(self._data):
+            raise _Damaged(f"it ends at byte {len(self._data)}, within its header")
+        return position
 
 
 def _format_of(kind: int) -> str:

@@ -22,6 +22,8 @@ from tests.support.gguf_files import build_model, write_gguf
 
 TENSORS_AT = 8
 """Where the header says how many tensors there are."""
+FIRST_KEY_AT = 24
+"""Where it says how long its first text is."""
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,10 @@ def test_a_count_beyond_the_file_is_not_believed(count: int, tiny: Path, tmp_pat
     struct.pack_into("<Q", content, TENSORS_AT, count)
     (tmp_path / "many.gguf").write_bytes(content)
     assert "many.gguf is damaged" in refusal(tmp_path / "many.gguf")
+    struct.pack_into("<Q", content, TENSORS_AT, 1)
+    struct.pack_into("<Q", content, FIRST_KEY_AT, count * 2)
+    (tmp_path / "long.gguf").write_bytes(content)
+    assert "long.gguf is damaged" in refusal(tmp_path / "long.gguf")
 
 
 def test_what_is_no_gguf_file_is_said_to_be_none(tmp_path: Path) -> None:
