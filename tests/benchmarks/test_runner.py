@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import PARTS, main
-from benchmarks.parts import co_serving, trees
+from benchmarks.parts import co_serving, trees, tuning
 from benchmarks.server import ROOT
 from benchmarks.setup import Setting, Setup
 
 pytestmark = pytest.mark.slow
 
 SMOKE = Setting.smoke()
-REHEARSED = [name for name in PARTS if name not in {"co-serving", "trees", "gpu"}]
+REHEARSED = [name for name in PARTS if name not in {"co-serving", "trees", "tuning", "gpu"}]
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +116,8 @@ def test_a_part_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["speed"])
     assert "no such part: speed; there are peers" in capsys.readouterr().err
+
+
+def test_tuning_is_measured_on_data_that_are_named() -> None:
+    with pytest.raises(SystemExit, match="--data names a folder of data sets, and --model what to tune on"):
+        next(tuning.measure(Setup(SMOKE), print))
