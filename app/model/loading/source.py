@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 GGUF = ".gguf"
 MAX_NAMED = 5
+MAX_CHARS = 100
 KINDS = "a name that `softswap models` lists, a folder, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B"
 
 
@@ -66,11 +67,15 @@ def find_model(model: str, cache: Path) -> ModelSource:
     """
     if entry := NAME_TO_MODEL.get(model):
         return ModelSource(entry.name, entry.path(cache), entry)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return _look_into(path)
-    if path.is_file():
-        return _look_at(path)
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return _look_into(path)
+        if path.is_file():
+            return _look_at(path)
+    except (OSError, RuntimeError) as error:  # it may not be looked at, is too long, or has a home that is none
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(f"{model[:MAX_CHARS]} cannot be read ({reason})", param="model") from error
     if model.startswith(("/", ".", "~")) or model.endswith(GGUF) or model.count("/") > 1:
         raise InvalidInput(f"there is no {model}", param="model")
     if meant := _near_name(model):

@@ -55,6 +55,13 @@ def test_a_path_that_leads_nowhere_is_asked_of_no_hub(model: str, folder: Path) 
 
 
 @pytest.mark.parametrize(
+    ("model", "reason"), [("x" * 5000, "File name too long"), ("~no-such-user/model", "Could not determine home")]
+)
+def test_what_cannot_be_looked_at_is_told_why(model: str, reason: str, folder: Path) -> None:
+    assert refusal(model).startswith(f"{model[:100]} cannot be read ({reason}")
+
+
+@pytest.mark.parametrize(
     ("model", "meant"),
     [
         ("smolm2", "smollm2-135m-instruct"),

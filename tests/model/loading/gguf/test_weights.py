@@ -132,6 +132,14 @@ def test_weights_are_rounded_once_to_the_dtype_that_is_asked_for(tmp_path: Path)
         assert torch.equal(loaded[name], weight.bfloat16()), name
 
 
+def test_dequantized_weights_are_quantized_again_if_that_is_asked_for(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", build_model("llama"), types=mixed)
+    plain, quantized = (Backbone.load(tmp_path / "tiny.gguf", device="cpu", quantize=how) for how in ("none", "int8"))
+    assert quantized.fingerprint == plain.fingerprint
+    assert not any(isinstance(module, torch.nn.Linear) for module in quantized.model.modules())
+    torch.testing.assert_close(logits(quantized.model), logits(plain.model), atol=0.5, rtol=0.1)
+
+
 def test_every_end_that_the_file_names_ends_a_text(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf", build_model("llama"), metadata={"tokenizer.ggml.eot_token_id": 2})
     assert Backbone.load(tmp_path / "tiny.gguf", device="cpu").eos_token_ids == (1, 2)
