@@ -162,3 +162,20 @@ def test_one_task_of_a_multitask_checkpoint_is_added_here_as_on_a_server(
         assert shown["provenance"]["source_task"] == 1
         assert "say which with source_task, from 0 to 1" in call(*add, *place, code=1)
     call("tasks", "add", "--text", "hi", "--source-task", "1", "--task", "chosen", code=2)
+
+
+def test_an_exported_prompt_of_another_backbone_is_refused_by_that_ones_name(
+    local: Path, saved: Backbone, live: LiveServer
+) -> None:
+    """Also where the width of its rows would fit."""
+    other = tiny_backbone("qwen2")
+    assert other.hidden_size == saved.hidden_size
+    registry = Registry(FileStore(local / "others"), other)
+    registry.publish("mood", Publication(soft_prompt(other)))
+    call("tasks", "export", "mood", str(local / "exported"), "--registry", str(local / "others"))
+    for path in (local / "exported", local / "exported" / "adapter_model.safetensors"):
+        for place in ((), ("--url", live.url)):
+            said = call("tasks", "add", str(path), "--task", "mood", *place, code=1)
+            assert re.fullmatch(rf"{path} was made for tiny-qwen2 \([0-9a-f]{{12}}\), not for tiny(-llama)?", said)
+    (local / "exported" / "task.json").unlink()
+    assert "mood@1 published" in call("tasks", "add", str(local / "exported"), "--task", "mood")

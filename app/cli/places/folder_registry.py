@@ -11,6 +11,7 @@ import typer
 
 from app.answers.views import TaskObject, VersionObject
 from app.cli.backbones.pull import obtain
+from app.cli.places.exported import require_made_for
 from app.errors import BackboneMismatch
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class FolderRegistry:
         from app.registry.formats.foreign_file import describe_checkpoint, read_checkpoint
         from app.registry.publication import Publication
 
+        if path is not None:
+            require_made_for(path, backbone.fingerprint, backbone.name)
         chosen = {"source_task": given.get("source_task")}
         prompt = bind_text(text or "", backbone) if path is None else read_checkpoint(path, backbone, **chosen)
         for warning in norm_warnings(prompt, backbone):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from app.cli.places.exported import made_for, require_made_for
 from app.errors import InvalidInput, SoftswapError
 from app.measure.dataset import Example
 
@@ -144,6 +145,9 @@ class RemoteServer:
         file = path / TENSOR_FILE if path.is_dir() else path
         if not file.is_file():
             raise InvalidInput(f"there is no {file}", param="path")
+        if made_for(path) is not None:
+            backbone = self.call("GET", "/v1/server")["backbone"]
+            require_made_for(path, backbone["fingerprint"], backbone["name"])
         form = {"data": {"metadata": json.dumps(given)}, "files": {"file": ("prompt.safetensors", file.read_bytes())}}
         return dict(_read_json(self.fetch("POST", route, **form)))
 

@@ -70,6 +70,8 @@ class RetuningSession:
 
     def tune_new(self) -> None:
         """Raises what loading raises."""
+        if all(move.task in self.task_to_outcome for move in self._moves.of_tasks):
+            return  # all failed
         _say(f"loading {self._moves.new.name}")
         backbone = self._load(self._moves.new)
         registry = open_folder(self._settings, backbone)

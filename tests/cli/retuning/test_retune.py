@@ -218,7 +218,7 @@ def test_an_interruption_publishes_what_was_found_and_begins_nothing_else(
 
 
 def test_a_model_that_is_not_the_old_versions_own_fails_its_tasks(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch, loads: list[str]
 ) -> None:
     """As with a hub id, of which only the name is known until it is loaded."""
     from app.tuning.retuning import move
@@ -229,6 +229,7 @@ def test_a_model_that_is_not_the_old_versions_own_fails_its_tasks(
     data = str(place.write("data.jsonl"))
     [outcome] = retune(place, "mood", "--inputs", data, "--from", str(renamed), code=1)
     assert outcome["fault"] == "tiny is not the model that mood@1 was made for"
+    assert loads == ["tiny"]
 
 
 def test_all_takes_the_tasks_that_lack_a_version_for_the_model(place: Place) -> None:
