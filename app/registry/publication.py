@@ -78,7 +78,14 @@ class Publication:
         """
         require_fit(self.prompt, backbone)
         encode_labels(backbone, self.template or BARE, self.labels)
-        require_room(self.prompt, self.template, self.labels, backbone=backbone, max_positions=max_positions)
+        require_room(
+            self.prompt.num_virtual_tokens,
+            self.template,
+            self.labels,
+            is_written=self.prompt.kind is PromptKind.TEXT,
+            backbone=backbone,
+            max_positions=max_positions,
+        )
 
     def encode(self, task: str, number: int, backbone: Backbone) -> dict[str, bytes]:
         """Names to contents of the files of a version's folder. Raises InvalidInput: what Manifest refuses."""

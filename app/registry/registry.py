@@ -13,11 +13,12 @@ import torch
 
 from app.errors import CorruptPrompt, InvalidInput, NotFound
 from app.model.backbone import Backbone
+from app.model.layout import Template
 from app.model.loading.catalog.models import NAME_TO_MODEL
 from app.registry.adoption import SETTLE_S, Adopter
 from app.registry.aliases import Gate, numbers_of, of_backbone, require_target
 from app.registry.catalog import Catalog
-from app.registry.formats.binding import max_prompt_bytes, require_same_backbone
+from app.registry.formats.binding import max_prompt_bytes, require_room, require_same_backbone
 from app.registry.formats.manifest import BackboneName
 from app.registry.kept.evaluations import Evaluations, RecordedEvaluation
 from app.registry.kept.examples import KeptExamples, TunedOn
@@ -219,6 +220,18 @@ class Registry:
         if is_new and (task in NAME_TO_MODEL or any(task in record.backbone_names for record in records.values())):
             raise InvalidInput("this is a model's name, so a server of that model has no such task", param="task")
         return self._backbone
+
+    def require_room(self, num_virtual_tokens: int, template: Template | None, labels: Sequence[str]) -> None:
+        """Whether a prompt that is yet to be tuned could be published, by its length. Raises InvalidInput."""
+        if self._backbone is not None:
+            require_room(
+                num_virtual_tokens,
+                template,
+                labels,
+                is_written=False,
+                backbone=self._backbone,
+                max_positions=self._max_positions,
+            )
 
     def require_publishable(self, task: str, publication: Publication, alias: str | None) -> Backbone:
         """As `require_names`, once there is something to publish. Raises InvalidInput, BackboneMismatch."""

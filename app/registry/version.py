@@ -85,7 +85,14 @@ class Version:
         if self.backbone_fingerprint != backbone.fingerprint:
             return None
         try:
-            require_room(self, self.template, self.labels, backbone=backbone, max_positions=max_positions)
+            require_room(
+                self.num_virtual_tokens,
+                self.template,
+                self.labels,
+                is_written=self.kind is PromptKind.TEXT,
+                backbone=backbone,
+                max_positions=max_positions,
+            )
         except InvalidInput as error:
             return error.message
         return None

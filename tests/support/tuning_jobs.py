@@ -61,10 +61,11 @@ def open_service(
     save_every_s: float = 0.0,
     retry_s: float = RETRY_S,
     keep_checkpoints: int = KEEP_CHECKPOINTS,
+    max_positions: int | None = None,
 ) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
     backbone = tiny_backbone()
-    registry = Registry(FileStore(folder / "prompts"), backbone)
+    registry = Registry(FileStore(folder / "prompts"), backbone, max_positions=max_positions)
     state = folder / "prompts" / ".state"
     times = {"save_every_s": save_every_s, "retry_s": retry_s}
     return TuningService(state, backbone, registry, lease, keep_checkpoints=keep_checkpoints, **times)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -20,15 +19,6 @@ MAX_TEXT_CHARS = 32_768
 _NUM_SAMPLED_TOKENS = 4_096
 _MAX_TOKENS_PER_CHAR = 4
 """Of vocabularies that spell what they do not know in bytes."""
-
-
-class PromptSize(Protocol):
-    """A prompt, or a version that has it."""
-
-    @property
-    def kind(self) -> PromptKind: ...
-    @property
-    def num_virtual_tokens(self) -> int: ...
 
 
 def bind_rows(rows: torch.Tensor, kind: PromptKind, backbone: Backbone) -> TaskPrompt:
@@ -81,27 +71,30 @@ def require_fit(prompt: TaskPrompt, backbone: Backbone) -> None:
 
 
 def require_room(
-    prompt: PromptSize,
+    num_virtual_tokens: int,
     template: Template | None,
     labels: Sequence[str],
     *,
+    is_written: bool,
     backbone: Backbone,
     max_positions: int,
 ) -> None:
     """Whether a request with such a prompt can be answered at all.
 
-    Args: max_positions: of one sequence, in the engine that serves; those of the backbone if it has fewer.
+    Args:
+        is_written: whether the prompt is a text.
+        max_positions: of one sequence, in the engine that serves; those of the backbone if it has fewer.
 
     Raises InvalidInput: prompt, template and answer are longer; or as `encode_labels`.
     """
     template, max_positions = template or BARE, min(max_positions, backbone.max_model_len)
     num_chars = len(template.text) + max(map(len, labels), default=0)
-    if prompt.num_virtual_tokens + _MAX_TOKENS_PER_CHAR * num_chars + 3 <= max_positions:
+    if num_virtual_tokens + _MAX_TOKENS_PER_CHAR * num_chars + 3 <= max_positions:
         return  # as nearly always, and without the tokenizer
-    needed = num_positions_after_prompt(backbone, template, labels, is_written=prompt.kind is PromptKind.TEXT)
-    if prompt.num_virtual_tokens + needed > max_positions:
+    needed = num_positions_after_prompt(backbone, template, labels, is_written=is_written)
+    if num_virtual_tokens + needed > max_positions:
         raise InvalidInput(
-            f"{prompt.num_virtual_tokens} virtual tokens, and {needed} for the template with the shortest text and the "
+            f"{num_virtual_tokens} virtual tokens, and {needed} for the template with the shortest text and the "
             f"longest answer, are more than a sequence may have here: max_model_len is {max_positions}",
             param="num_virtual_tokens",
         )

@@ -129,7 +129,10 @@ class TuningJobs:
             CorruptState, CorruptPrompt: what is stored is damaged.
         """
         asked = JobSpec.from_json(spec)
-        return self._plan_distillation(asked) if asked.has_teacher else self._plan_tuning(asked)
+        plan = self._plan_distillation(asked) if asked.has_teacher else self._plan_tuning(asked)
+        for member in plan.search.members(plan.config):
+            self.registry.require_room(member.num_virtual_tokens, plan.template, plan.labels)
+        return plan
 
     def start(
         self, job: Job, plan: TuningPlan | DistillationPlan, state: bytes | None, progress: ProgressLog

@@ -87,6 +87,25 @@ def test_a_job_publishes_its_result_and_its_checkpoints(reopen: Reopen, tmp_path
     assert service.jobs.get(job.id) == done
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hyperparameters": {"num_virtual_tokens": 60}},
+        {"search": {"nums_virtual_tokens": [2, 60]}},
+        {"teacher_text": "Be kind.", "hyperparameters": {"num_virtual_tokens": 61}},
+    ],
+)
+def test_a_job_whose_prompt_would_leave_no_room_is_refused_before_it_is_queued(
+    reopen: Reopen, changes: dict[str, object]
+) -> None:
+    service = reopen(max_positions=64)
+    with pytest.raises(InvalidInput, match="max_model_len is 64") as refused:
+        service.create_job(make_spec(service, **changes))
+    assert refused.value.param == "num_virtual_tokens"
+    assert service.jobs.unfinished() == []
+    service.create_job(make_spec(service, teacher_text="Be kind.", hyperparameters={"num_virtual_tokens": 60}))
+
+
 def test_jobs_run_one_at_a_time_in_the_order_of_their_creation(reopen: Reopen) -> None:
     service = reopen()
     jobs = [service.create_job(make_spec(service, task=name)) for name in ("one", "two", "three")]
