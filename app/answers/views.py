@@ -47,10 +47,10 @@ class VersionObject(Reply):
     backbone_fingerprint: str = Field(description="The only backbone that can serve it.")
     backbone_name: str = Field(description="What people call that backbone.")
     template: Annotated[str | None, BeforeValidator(_text_of)]
-    max_input_tokens: int | None = Field(
+    max_input_tokens: Annotated[int | None, BeforeValidator(lambda number: number or None)] = Field(
         None,
         validation_alias=AliasPath("template", "max_input_tokens"),
-        description="Longer inputs lose their end until the text has at most this many tokens; null or 0 cuts nothing.",
+        description="Longer inputs lose their end until the text has at most this many tokens; null cuts nothing.",
     )
     labels: list[str]
     label_temperature: float | None = Field(

@@ -91,7 +91,7 @@ def distill(
         read.inputs,
         look=look,
         teacher=found,
-        template=asked_template or its_template,
+        template=(asked_template or its_template).after_system(read.system),
         labels=chosen,
         config=config,
         search=search,

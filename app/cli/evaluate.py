@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,9 +12,9 @@ import typer
 from app.cli import options
 from app.cli.backbones.pull import obtain
 from app.cli.places.paths import require_registry, require_tasks
-from app.cli.places.remote_server import RemoteServer, example_items, task_path
+from app.cli.places.remote_server import RemoteServer, example_items, naming_rows, task_path
 from app.cli.views.data_view import show_reading
-from app.errors import InvalidInput, SoftswapError, shorten
+from app.errors import InvalidInput
 from app.measure.dataset import Dataset
 from app.measure.example_file import read_dataset
 from app.registry.reference import JOINT
@@ -67,23 +66,11 @@ def evaluate(
             body["combine"] = combine
         if record:
             body |= {"record": True, "data_name": dataset.name}
-        shown = _evaluate_there(place, task, dataset, body)
+        with naming_rows(dataset.examples):
+            shown = place.call("POST", task_path(task, "evaluate"), body)
     from app.cli.views.evaluation_view import print_evaluation
 
     options.write(shown, partial(print_evaluation, name=dataset.name), as_json=as_json)
-
-
-def _evaluate_there(server: RemoteServer, task: str, dataset: Dataset, body: dict[str, Any]) -> dict[str, Any]:
-    """What a server refuses about an example is said with its file, line and target."""
-    try:
-        return dict(server.call("POST", task_path(task, "evaluate"), body))
-    except SoftswapError as error:
-        refused = re.fullmatch(r"examples\.(\d+)\.(\w+)", error.param or "")
-        if refused is None:
-            raise
-        index = int(refused[1])
-        quote = shorten(getattr(dataset.examples[index], refused[2], ""))
-        raise InvalidInput(f"{dataset.place(index)}: {error.message}", param=refused[2], quote=quote) from None
 
 
 async def _evaluate_here(

@@ -18,6 +18,7 @@ from app.cli.places.paths import (
     require_registry_to_write,
 )
 from app.cli.places.remote_server import RemoteServer
+from app.cli.views.data_view import show_reading
 from app.cli.views.task_view import print_fields, print_tasks
 from app.cli.views.tokens_view import print_tokens
 from app.errors import InvalidInput
@@ -58,6 +59,8 @@ def show(
     data: Annotated[
         Path | None, options.existing_file("With --tokens: examples to measure the effect of each virtual token on.")
     ] = None,
+    input_field: options.InputField = None,
+    target_field: options.TargetField = None,
     num_nearest: Annotated[
         int | None,
         typer.Option("--nearest", help="With --tokens: number of nearest vocabulary tokens. (default: 5)", min=1),
@@ -75,10 +78,13 @@ def show(
     """
     if not tokens and (plot or compare or data or num_nearest):
         raise typer.BadParameter("--plot, --compare, --data and --nearest belong to --tokens", param_hint="--tokens")
+    if data is None and (input_field or target_field):
+        raise typer.BadParameter("--input-field and --target-field belong to --data", param_hint="--data")
     if plot is not None:
         require_new_file(plot, param="plot")
     if tokens:
-        asked: dict[str, Any] = {"num_nearest": num_nearest, "compare": compare, "examples": _read_examples(data)}
+        examples = _read_examples(data, input_field, target_field)
+        asked: dict[str, Any] = {"num_nearest": num_nearest, "compare": compare, "examples": examples}
         options.write(_open(place).show_tokens(task, plot, **asked), print_tokens, as_json=as_json)
     else:
         name, _, selector = task.partition("@")
@@ -166,6 +172,8 @@ def move_alias(
         Path | None,
         options.existing_file("Examples: from now on, the alias does not move to a version that scores lower on them."),
     ] = None,
+    input_field: options.InputField = None,
+    target_field: options.TargetField = None,
     metric: Annotated[
         str | None, typer.Option(help="With --gate: metric that must not drop. (default: accuracy; texts: ROUGE-L)")
     ] = None,
@@ -187,9 +195,11 @@ def move_alias(
     version = _parse_target(target)
     if gate is not None and no_gate:
         raise typer.BadParameter("give --gate or --no-gate, not both", param_hint="--gate")
-    if gate is None and (metric or tolerance):
-        raise typer.BadParameter("--metric and --tolerance belong to --gate", param_hint="--gate")
-    asked = _read_gate(gate, metric, tolerance)
+    if gate is None and (metric or tolerance or input_field or target_field):
+        raise typer.BadParameter(
+            "--metric, --tolerance, --input-field and --target-field belong to --gate", param_hint="--gate"
+        )
+    asked = None if gate is None else _make_gate(_read_examples(gate, input_field, target_field), metric, tolerance)
     registry = _open(place)
     if no_gate:
         registry.remove_gate(task, alias)
@@ -245,14 +255,15 @@ def _print_published(version: dict[str, Any]) -> None:
     typer.echo(f"{version['id']} published: {version['num_virtual_tokens']} virtual tokens, {version['kind']}")
 
 
-def _read_examples(data: Path | None) -> Sequence[Example]:
-    return () if data is None else read_dataset(data).examples
-
-
-def _read_gate(data: Path | None, metric: str | None, tolerance: float) -> GateRequest | None:
+def _read_examples(data: Path | None, input_field: str | None, target_field: str | None) -> Sequence[Example]:
     if data is None:
-        return None
-    examples = _read_examples(data)
+        return ()
+    dataset = read_dataset(data, input_field=input_field, target_field=target_field)
+    show_reading(dataset)
+    return dataset.examples
+
+
+def _make_gate(examples: Sequence[Example], metric: str | None, tolerance: float) -> GateRequest:
     from app.measure.promote import GateRequest
 
     return GateRequest(examples, metric, tolerance)

@@ -104,12 +104,12 @@ class Dataset:
         """File and line of an example, for messages."""
         return self.examples[index].place or f"{self.name}, example {index + 1}"
 
-    def require_labels(self, labels: Sequence[str], *, param: str = "labels") -> None:
+    def require_labels(self, labels: Sequence[str]) -> None:
         """Raises InvalidInput, with file, line and value: a target is none of the labels."""
         stray = find_stray(self.examples, labels)
         if stray is not None:
             message = f"{self.place(stray)}: the target is none of the {len(labels)} labels"
-            raise InvalidInput(message, param=param, quote=shorten(self.examples[stray].target))
+            raise InvalidInput(message, param="labels", quote=shorten(self.examples[stray].target))
 
     def without(self, target_to_reason: Mapping[str, str]) -> Dataset:
         """The examples with these targets set aside, and why."""

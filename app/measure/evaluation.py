@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from app.errors import InvalidInput
+from app.errors import InvalidInput, shorten
 from app.measure import metrics
 from app.measure.calibration import Calibration, fit_temperature
 from app.measure.dataset import Example, find_stray
@@ -161,5 +161,8 @@ def require_measurable(examples: Sequence[Example], labels: Sequence[str]) -> No
     if labels:
         stray = find_stray(examples, labels)
         if stray is not None:
-            message = f"the target of example {stray + 1} is none of the {len(labels)} labels"
-            raise InvalidInput(message, param=f"examples.{stray}.target")
+            where = examples[stray].place  # of a request that names a file
+            what = f"{where}: the target" if where else f"the target of example {stray + 1}"
+            param = "file" if where else f"examples.{stray}.target"
+            message, quote = f"{what} is none of the {len(labels)} labels", shorten(examples[stray].target)
+            raise InvalidInput(message, param=param, quote=quote)

@@ -33,6 +33,7 @@ MAX_SYSTEM_CHARS: Final = 8000
 """Of a system message that can become part of a template."""
 PLACES: Final = ("{input}", "{target}")
 """What a template fills."""
+SYSTEM_ROLES: Final = ("system", "developer")
 HEADER: Final = re.compile(r"[,;\t|]")
 HEADER_LINE: Final = re.compile(r"[\w-]+([,;\t|][\w-]+)+")
 JSON_ENDINGS: Final = (".json", ".jsonl", ".ndjson")
@@ -105,7 +106,7 @@ def _read_table(title: str, text: str, asked: tuple[str | None, ...]) -> Table:
     if begins_with == "{" or (begins_with == "[" and not lower.endswith(CSV_ENDINGS)):
         table = read_json(title, text)
     else:
-        table = read_csv(title, text, KNOWN_NAMES | {name.lower() for name in asked if name is not None})
+        table = read_csv(title, text, KNOWN_NAMES, asked)
         if table.separator is None and lower.endswith(JSON_ENDINGS):
             raise InvalidInput(f"{title}, line 1: is not JSON", param="file")
     if not table.rows:
@@ -168,7 +169,7 @@ def _system_of(row: Row) -> str:
     said = [
         message.get("content")
         for message in (messages if isinstance(messages, list) else [])
-        if isinstance(message, dict) and message.get("role") == "system"
+        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES
     ]
     return said[0] if len(said) == 1 and isinstance(said[0], str) else ""
 
@@ -205,6 +206,7 @@ class _RowReader:
         messages = self.row.fields[MESSAGES]
         for message in messages if isinstance(messages, list) else []:
             role = message.get("role") if isinstance(message, dict) else None
+            role = SYSTEM_ROLES[0] if role in SYSTEM_ROLES else role
             if not isinstance(role, str) or role in role_to_content or message.keys() > {"role", "content"}:
                 break
             role_to_content[role] = self._text("content", message)

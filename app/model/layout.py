@@ -58,8 +58,11 @@ class Template:
         return before, asked, between[len(asked) :]
 
     def after_system(self, system: str) -> Template:
-        """With a system message, on lines of its own, before everything else."""
-        return replace(self, text=f"{system}\n{self.text}", system=system) if system else self
+        """With a system message before everything else, on lines of its own, unless the text says it already."""
+        if not system:
+            return self
+        text = self.text if system in self.text else f"{system}\n{self.text}"
+        return replace(self, text=text, system=system)
 
     def render(self, text: str) -> str:
         """The text before the target."""

@@ -100,7 +100,7 @@ class TuningPlan:
         return cls(
             train=tuple(learned),
             validation=tuple(held_out),
-            template=_choose_template(template, train, data.labels),
+            template=(template or default_template(train.columns, data.labels)).after_system(train.system),
             labels=data.labels,
             config=config,
             search=search or Search(),
@@ -191,10 +191,3 @@ class TuningPlan:
     def _digest_teacher(self) -> str:
         scores = b"" if self.teacher_scores is None else self.teacher_scores.numpy().tobytes()
         return hashlib.sha256(hash_examples(self.train).encode() + scores).hexdigest()
-
-
-def _choose_template(asked: Template | None, train: Dataset, labels: Sequence[str]) -> Template:
-    if asked is None:
-        return default_template(train.columns, labels, system=train.system)
-    is_said = bool(train.system) and train.system in asked.text
-    return replace(asked, system=train.system) if is_said else asked.after_system(train.system)

@@ -94,9 +94,9 @@ def written_candidates(
     return (*plain, WrittenPrompt(before + instruction, Template(after, system=system)))
 
 
-def default_template(columns: Columns | None, labels: Sequence[str], *, system: str = "") -> Template:
+def default_template(columns: Columns | None, labels: Sequence[str]) -> Template:
     """The first of `candidate_templates`."""
-    return candidate_templates(columns, labels, system=system)[0]
+    return candidate_templates(columns, labels)[0]
 
 
 def written_prompt(columns: Columns | None, labels: Sequence[str]) -> str:

@@ -28,8 +28,9 @@ def test_every_known_row_form_gives_the_same_example(data: bytes) -> None:
     assert read_dataset(data, name="d.jsonl").examples == ONE
 
 
-def test_a_system_message_comes_before_the_input() -> None:
-    messages = [{"role": r, "content": c} for r, c in (("system", "be brief"), ("user", "a"), ("assistant", "x"))]
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_comes_before_the_input(role: str) -> None:
+    messages = [{"role": r, "content": c} for r, c in ((role, "be brief"), ("user", "a"), ("assistant", "x"))]
     assert read_dataset(json.dumps({"messages": messages}).encode()).examples == (Example("be brief\na", "x"),)
 
 

@@ -8,7 +8,14 @@ import pytest
 
 from app.measure.reading.columns import CHAT, Columns
 from app.model.layout import Template
-from app.tuning.templates import candidate_templates, chat_form, default_template, written_prompt
+from app.tuning.templates import (
+    WrittenPrompt,
+    candidate_templates,
+    chat_form,
+    default_template,
+    written_candidates,
+    written_prompt,
+)
 from tests.support.models import byte_tokenizer
 
 LABELS = ("billing", "delivery", "other")
@@ -89,3 +96,29 @@ def test_a_written_prompt_names_the_columns_and_the_labels(
     columns: Columns | None, labels: tuple[str, ...], prompt: str
 ) -> None:
     assert written_prompt(columns, labels) == prompt
+
+
+def test_every_candidate_says_a_system_message_that_all_examples_have() -> None:
+    columns, system = Columns("message", "category"), "Be brief."
+    plain, bare, chat = candidate_templates(columns, LABELS, byte_tokenizer(), system=system)
+    assert plain == Template("Be brief.\nMessage: {input}\nCategory: {target}", system)
+    assert bare == Template("Be brief.\n{input}\n{target}", system)
+    assert chat == Template("system: Be brief.\nuser: Message: {input}\nassistant:Category: {target}", system)
+    assert plain.render("Be brief.\nhello") == plain.render("hello") == "Be brief.\nMessage: hello\nCategory:"
+    assert plain.render("Be kind.\nhello") == "Be brief.\nMessage: Be kind.\nhello\nCategory:"
+    assert Template("Be brief. {input}\n{target}").after_system(system).text == "Be brief. {input}\n{target}"
+
+
+def test_a_written_prompt_begins_the_users_turn_of_a_conversation() -> None:
+    columns, tokenizer = Columns("message", "category"), byte_tokenizer()
+    instruction = written_prompt(columns, LABELS)
+    *plain, chat = written_candidates(columns, LABELS, tokenizer)
+    assert plain == [WrittenPrompt(instruction, template) for template in candidate_templates(columns, LABELS)]
+    after = Template("Message: {input}\nassistant:Category: {target}")
+    assert chat == WrittenPrompt(f"user: {instruction}", after)
+    [*_, spoken] = written_candidates(columns, LABELS, tokenizer, system="Be brief.")
+    assert spoken.text == f"system: Be brief.\nuser: {instruction}"
+    assert spoken.template.render("Be brief.\nhello") == "Message: hello\nassistant:Category:"
+    assert len(written_candidates(columns, LABELS, byte_tokenizer(has_chat_template=False))) == 2
+    given = written_candidates(columns, LABELS, tokenizer, template=Template(), text="Say it.")
+    assert given == (WrittenPrompt("Say it.", Template()),)

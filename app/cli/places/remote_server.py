@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from app.cli.places.exported import made_for, require_made_for
-from app.errors import InvalidInput, SoftswapError
+from app.errors import InvalidInput, SoftswapError, shorten
 from app.measure.dataset import Example
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class RemoteServer:
         def path(**more: str) -> str:
             return f"{task_path(name, 'tokens')}?{urlencode({**given, **more})}"
 
-        shown: dict[str, Any] = self.call(method, path(), body)
+        with naming_rows(examples):
+            shown: dict[str, Any] = self.call(method, path(), body)
         if plot is not None:
             plot.write_bytes(self.fetch(method, path(format="svg"), json=body))
         return shown
@@ -158,7 +160,8 @@ class RemoteServer:
         if gate is not None:
             examples = example_items(gate.examples)
             body["gate"] = {"examples": examples, "metric": gate.metric, "tolerance": gate.tolerance}
-        self.call("PUT", task_path(task, "aliases", alias), body)
+        with naming_rows(() if gate is None else gate.examples):
+            self.call("PUT", task_path(task, "aliases", alias), body)
 
     def remove_gate(self, task: str, alias: str) -> None:
         self.call("DELETE", task_path(task, "aliases", alias, "gate"))
@@ -185,6 +188,20 @@ class RemoteServer:
 
 def task_path(task: str, *rest: str) -> str:
     return "/".join(["/v1/tasks", *(quote(part, safe="") for part in (task, *rest))])
+
+
+@contextmanager
+def naming_rows(examples: Sequence[Example]) -> Iterator[None]:
+    """What a server refuses about one of these examples is said with its file, line and text."""
+    try:
+        yield
+    except SoftswapError as error:
+        refused = re.fullmatch(r"(?:\w+\.)?examples\.(\d+)\.(input|target)", error.param or "")
+        if refused is None or not examples[int(refused[1])].place:
+            raise
+        example, field = examples[int(refused[1])], refused[2]
+        message = f"{example.place}: {error.message}"
+        raise InvalidInput(message, param=field, quote=shorten(getattr(example, field))) from None
 
 
 def example_items(examples: Iterable[Example]) -> list[dict[str, str]]:

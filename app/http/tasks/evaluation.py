@@ -57,7 +57,7 @@ async def evaluate_task(
     if request.data_name is not None and not request.record:
         raise InvalidInput("data_name belongs to record", param="data_name")
     target = await finder.find(task, param="task")
-    examples = await read_examples(request, serving, target.labels)
+    examples = await read_examples(request, serving)
     name = _name_data(serving, request) if request.record else None
     measured = await evaluator.evaluate(target, examples, call, combine=request.combine, data_name=name)
     shown = await asyncio.to_thread(

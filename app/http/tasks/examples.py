@@ -60,11 +60,9 @@ class ExampleSource(Strict):
         return self
 
 
-async def read_examples(source: ExampleSource, serving: Serving, labels: Sequence[str] = ()) -> Sequence[Example]:
-    """Args: labels: every target is one of them, if there are any.
-
-    Raises InvalidInput: a target is blank or no label, there are too many examples, or it is not clear which fields of
-    the file they are. NoSuchFile, TuningUnavailable.
+async def read_examples(source: ExampleSource, serving: Serving) -> Sequence[Example]:
+    """Raises InvalidInput: a target is blank, there are too many examples, or it is not clear which fields of the file
+    they are. NoSuchFile, TuningUnavailable.
     """
     if source.file is None:
         return _read_items(source.examples or ())
@@ -80,8 +78,6 @@ async def read_examples(source: ExampleSource, serving: Serving, labels: Sequenc
         raise InvalidInput(
             f"the file has {len(dataset.examples)} examples, and a request takes {MAX_EXAMPLES}", param="file"
         )
-    if labels:
-        dataset.require_labels(labels, param="file")
     return dataset.examples
 
 

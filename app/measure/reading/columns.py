@@ -35,6 +35,7 @@ MAX_NAME_CHARS: Final = 40
 REMEDY: Final = "name them with --input-field and --target-field (over HTTP: input_field and target_field)"
 REMEDY_INPUT: Final = "name it with --input-field (over HTTP: input_field)"
 NUMBER: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?%?")
+CODE: Final = re.compile(r"\w+://\S+|[0-9a-fA-F]{4,}(-[0-9a-fA-F]{4,})+|\S+@\S+")
 DAY: Final = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})"
 DATE: Final = re.compile(rf"{DAY}([T ]\d{{1,2}}:\d{{2}}.*)?|\d{{1,2}}:\d{{2}}(:\d{{2}})?")
 
@@ -186,6 +187,12 @@ def _is_filled(profile: _Profile) -> bool:
     return bool(profile.values)
 
 
+def _is_id(profile: _Profile) -> bool:
+    """A number, a link or a code that differs in every row, or a moment."""
+    is_code = profile.all_match(NUMBER) or profile.all_match(CODE)
+    return (profile.is_key and is_code) or profile.all_match(DATE)
+
+
 def _is_worth_reading(profile: _Profile) -> bool:
     """Neither empty or the same everywhere, nor an id, a date or a measure."""
     is_measure = profile.all_match(NUMBER) and not _has_few_values(profile)
@@ -232,13 +239,13 @@ class _Guess:
             input_ = self._only(_is_input_name, {target})
         if target is None or input_ is None:
             how = Found.CONTENT
-            filled = [each.name for each in self.profiles if each.values]
+            filled = [each for each in self.profiles if each.values]
             if target is None:
                 target = self._only(_is_label, {input_}) or self._only(_is_number_label, {input_})
             if input_ is None:
                 input_ = self._only(_is_text, {target})
-            if len(filled) == 2:
-                input_, target = self._complete(filled, input_, target)
+            if len(filled) == 2 and not any(map(_is_id, filled)):
+                input_, target = self._complete([each.name for each in filled], input_, target)
         return None if target is None or input_ is None else Columns(input_, target, how)
 
     def _only(self, is_wanted: Callable[[_Profile], bool], taken: Collection[str | None]) -> str | None:

@@ -32,8 +32,10 @@ class _Record:
         return not any(cell.strip() for cell in self.cells)
 
 
-def read_csv(title: str, text: str, known_names: Collection[str] = ()) -> Table:
-    """Args: known_names: in lower case; a first line that has one of these is a header.
+def read_csv(title: str, text: str, known_names: Collection[str] = (), asked: Collection[str | None] = ()) -> Table:
+    """Args:
+        known_names: in lower case; a first line that has one of these is a header, unless it recurs below.
+        asked: names of columns, with which it is one in any case.
 
     Raises InvalidInput, with file and line.
     """
@@ -44,7 +46,7 @@ def read_csv(title: str, text: str, known_names: Collection[str] = ()) -> Table:
     filled = [record for record in records if not record.is_blank]
     if not filled:
         raise InvalidInput(f"{title}: there are no rows in this file", param="file")
-    has_header = _is_header(filled, known_names)
+    has_header = _is_header(filled, known_names, asked)
     head = filled[0].cells if has_header else [f"column {i}" for i in range(1, len(filled[0].cells) + 1)]
     body = filled[1:] if has_header else filled
     names = _name_columns(title, head, body)
@@ -96,15 +98,15 @@ def _read_quoted(title: str, text: str, separator: str) -> Iterator[_Record]:
         raise InvalidInput(f"{title}, line {line + 1}: is not CSV: {error}", param="file") from error
 
 
-def _is_header(records: Sequence[_Record], known_names: Collection[str]) -> bool:
-    """Whether the first record names the columns: no cell of it looks like a value, or is one further down."""
+def _is_header(records: Sequence[_Record], known_names: Collection[str], asked: Collection[str | None]) -> bool:
+    """Whether the first record names the columns: no cell of it is a value further down, or looks like one."""
     first = [cell.strip() for cell in records[0].cells]
-    if any(cell.lower() in known_names for cell in first):
+    if not set(asked).isdisjoint(first):
         return True
-    if any(_looks_like_value(cell) for cell in first):
-        return False
     others = records[1 : 1 + NUM_SNIFFED_ROWS]
-    return not any(cell and cell in (_cell(record, i) for record in others) for i, cell in enumerate(first))
+    if any(cell and cell in (_cell(record, i) for record in others) for i, cell in enumerate(first)):
+        return False
+    return any(cell.lower() in known_names for cell in first) or not any(map(_looks_like_value, first))
 
 
 def _looks_like_value(cell: str) -> bool:

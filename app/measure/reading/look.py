@@ -212,7 +212,8 @@ def _say(name: str, reading: Reading) -> str:
         form += f" separated by {SEPARATOR_TO_WORD.get(reading.separator, repr(reading.separator))}"
     words = f"{name}: {reading.num_rows} rows of {form}"
     words += "" if reading.has_header or reading.form is not Form.CSV else " without a header"
-    words += f", {reading.num_blank} more are empty" if reading.num_blank else ""
+    if reading.num_blank:
+        words += f", {reading.num_blank} more {'is' if reading.num_blank == 1 else 'are'} empty"
     if reading.columns is not None:
         target = f", {reading.columns.target} as target" if reading.columns.target else ""
         words += f"; using {reading.columns.input} as input{target} ({FOUND_TO_WORDS[reading.columns.found]})"

@@ -171,7 +171,7 @@ class TuningJobs:
             train,
             validation,
             config,
-            template=None if spec.template is None else Template(spec.template),
+            template=self._template(spec),
             labels=spec.labels,
             init_prompt=None if spec.init_version is None else self._prompt(spec.init_version),
         )
@@ -187,12 +187,20 @@ class TuningJobs:
             data.inputs,
             look=DataLook.of(TaskData(data, None, ())),
             teacher=teacher,
-            template=Template() if spec.template is None else Template(spec.template),
+            template=(self._template(spec) or Template()).after_system(data.system),
             labels=labels,
             config=config,
             search=make_search(spec, config, has_labels=bool(labels), num_virtual_tokens=(config.num_virtual_tokens,)),
             sampling=sampling,
         )
+
+    def _template(self, spec: JobSpec) -> Template | None:
+        """As asked for, with all that belongs to it if it is that of a version which the job continues or distills."""
+        if spec.template is None:
+            return None
+        names = (name for name in (spec.init_version, spec.teacher_version) if name is not None)
+        own = (self.registry.resolve(name).template for name in names)
+        return next((each for each in own if each and each.text == spec.template), Template(spec.template))
 
     def _teacher(self, spec: JobSpec) -> tuple[TaskPrompt, Mapping[str, Any]]:
         """The prompt, and its version's sampling defaults."""

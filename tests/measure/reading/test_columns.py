@@ -101,6 +101,9 @@ def test_columns_are_found_by_names_and_contents(
         {"a": "text", "b": "text", "c": "id"},
         {"message": "text", "category": "labels", "topic": "labels"},
         {"nr": "id", "am": "date", "x": "score"},
+        {"nr": "id", "text": "text"},
+        {"text": "text", "link": "link"},
+        {"a": "uuid", "b": "words"},
     ],
 )
 def test_what_is_not_clear_is_asked_with_the_names_that_there_are(name_to_kind: dict[str, str]) -> None:

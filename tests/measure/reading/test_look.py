@@ -18,7 +18,7 @@ CONTENT = "\n".join(["nr;message;category", *(f"{i};{text};{label}" for i, (text
 
 def test_words_say_what_was_read_and_what_is_odd() -> None:
     read, *odd = DataLook.of(settle(read_dataset(CONTENT.encode(), name="m.csv"), None)).in_words(with_quotes=True)
-    assert read.startswith("m.csv: 62 rows of CSV separated by semicolons, 1 more are empty; using message as input, ")
+    assert read.startswith("m.csv: 62 rows of CSV separated by semicolons, 1 more is empty; using message as input, ")
     assert read.endswith("category as target (by their names)")
     assert odd == [
         "3 labels: billing (21), delivery (20), other (20)",
@@ -61,4 +61,4 @@ def test_a_task_that_writes_and_inputs_alone_are_said_to_be_that() -> None:
     [_, task, _] = DataLook.of(settle(read_dataset(written, name="t.jsonl"), None)).in_words()
     assert task == "a task that writes text: 9 different targets (--labels a,b makes it choose)"
     alone = DataLook.of(TaskData(read_unlabeled(b"a b\n\nc\n", name="i.txt"), None, ()))
-    assert alone.in_words() == ["i.txt: 2 rows of text, 1 more are empty", "inputs have 1 to 3 characters (median 2)"]
+    assert alone.in_words() == ["i.txt: 2 rows of text, 1 more is empty", "inputs have 1 to 3 characters (median 2)"]

@@ -109,6 +109,12 @@ def test_a_first_line_that_is_an_example_is_read_as_one(first: str) -> None:
     assert read_dataset(content.encode(), name="d.csv", input_field="column 1").examples == dataset.examples
 
 
+def test_a_label_that_is_called_like_a_column_makes_no_header() -> None:
+    content = "\n".join(f"words of row {i},{('question', 'answer')[i % 2]}" for i in range(20))
+    dataset = read_dataset(content.encode(), name="d.csv")
+    assert (len(dataset.examples), dataset.columns.target) == (20, "column 2")
+
+
 def test_a_first_line_of_names_is_a_header() -> None:
     content = "\n".join(["Frage,Antwort", *(f"text number {i},{'no' if i % 2 else 'yes'}" for i in range(20))])
     assert len(read_dataset(content.encode(), name="d.csv").examples) == 20
