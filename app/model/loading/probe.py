@@ -133,6 +133,7 @@ class _Probe:
             with self._watch:
                 yield
         finally:
+            self._watch = None  # it holds modules, and transformers holds this method
             model.set_attn_implementation(ATTENTION_NAME)
 
 
@@ -170,12 +171,15 @@ def probe_layers(model: PreTrainedModel) -> AttentionLayers:
 
 
 def _window_of(model: PreTrainedModel, probe: _Probe, handed: _Handed) -> int | None:
-    """The window that a layer tells, held against its mask. Raises UnsupportedModel."""
+    """The window that a layer tells, held against its mask. Raises UnsupportedModel.
+
+    A mask that the model made itself shows no more than a few tokens; then there must not be a window at all.
+    """
     num_positions = min(count_positions(model.config), MAX_PROBED_POSITIONS)
     window = None if handed.window is None or handed.window >= num_positions else handed.window
     function = None if handed.mask is None else probe.function_of(handed.mask)
     try:
-        is_told = window is None if function is None else _says(function, window, num_positions)
+        is_told = _says(function, window, num_positions) if function else not _has_window(model.config)
     except (IndexError, RuntimeError, TypeError, ValueError):  # it knows the trial's tokens only
         is_told = False
     if is_told:
@@ -196,3 +200,14 @@ def _says(function: MaskFunction, window: int | None, num_positions: int) -> boo
         if not torch.equal(torch.as_tensor(seen).expand_as(wanted), wanted):
             return False
     return True
+
+
+def _has_window(config: Any) -> bool:
+    """Whether some layer of the model is said to see less than all positions."""
+    text_config = config.get_text_config()
+    layer_types = getattr(text_config, "layer_types", None)
+    if layer_types:
+        return "sliding_attention" in layer_types
+    window = getattr(text_config, "sliding_window", None)
+    is_used = getattr(text_config, "use_sliding_window", True)
+    return window is not None and is_used and window < count_positions(config)

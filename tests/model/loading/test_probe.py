@@ -62,6 +62,19 @@ def test_a_mask_that_hides_something_far_away_is_refused(change: Mask, monkeypat
         build_backbone("llama")
 
 
+def test_a_model_that_makes_its_masks_itself_must_have_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What such a mask says of far positions cannot be asked."""
+
+    def create(*args: Any, **kwargs: Any) -> Tensor | None:
+        mask: Tensor | None = create_causal_mask(*args, **kwargs)
+        return None if mask is None else mask.clone()
+
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", create)
+    assert build_backbone("llama").layers.window is None
+    with pytest.raises(UnsupportedModel, match="does not tell its attention layers what they see"):
+        build_backbone("llama", sliding_window=24)
+
+
 def test_a_layer_that_counts_tokens_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its queries grow at far positions, of which a packed batch knows only the places in the batch."""
     rotate = modeling_llama.apply_rotary_pos_emb
