@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -13,7 +14,13 @@ from app.errors import SoftswapError
 
 def call(*arguments: str, stdin: str | None = None, code: int = 0) -> str:
     """What it printed, or the message of its error. Args: code: the exit code that it must have."""
-    result = CliRunner().invoke(app, list(arguments), input=stdin)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        result = CliRunner().invoke(app, list(arguments), input=stdin)
+    finally:  # a command that logs to its own stderr must not write to what the next one prints
+        root.handlers[:] = handlers
+        root.setLevel(level)
     if isinstance(result.exception, SoftswapError):
         assert code == 1, result.exception.message
         return result.exception.message
