@@ -16,7 +16,14 @@ if not Path("/dev/nvidia0").exists():  # without a GPU, Triton's kernels are int
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left waiting for another at the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left waiting for another at the end.
+
+    Tests to run by hand are left out unless `-m` names them.
+    """
+    if "by_hand" not in config.option.markexpr:
+        by_hand = [item for item in items if item.get_closest_marker("by_hand")]
+        config.hook.pytest_deselected(items=by_hand)
+        items[:] = [item for item in items if item not in by_hand]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

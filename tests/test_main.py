@@ -252,11 +252,11 @@ def test_a_job_outlives_a_kill_and_a_stop_of_its_server(checkpoint: Path, tmp_pa
             if number == 0:
                 form = {"files": {"file": ("likes.jsonl", DATA)}, "data": {"purpose": "fine-tune"}}
                 file = httpx.post(f"{server.url}/v1/files", **form).json()
-                wanted = {"max_steps": 300, "batch_size": 8, "init": "vocab", "patience": 0, "seeds": 0}
+                wanted = {"max_steps": 150, "batch_size": 8, "init": "vocab", "patience": 0, "seeds": 0}
                 method = {"type": "prompt_tuning", "prompt_tuning": {"hyperparameters": wanted}}
                 body = {"model": "tiny", "training_file": file["id"], "suffix": "likes", "method": method}
                 job = httpx.post(f"{server.url}{route}", json=body).json()["id"]
-            ids += _follow_for(server.url, f"{route}/{job}/events", 60, ids)
+            ids += _follow_for(server.url, f"{route}/{job}/events", 40, ids)
             server.process.send_signal(signal_number)
             assert server.process.wait(timeout=30) == (0 if signal_number == signal.SIGTERM else -9)
             assert _status_on_disk(registry, job) == ("queued" if signal_number == signal.SIGTERM else "running")
@@ -269,7 +269,7 @@ def test_a_job_outlives_a_kill_and_a_stop_of_its_server(checkpoint: Path, tmp_pa
     assert answer["model"] == ended["fine_tuned_model"]
     assert ids == [event["id"] for event in reversed(events)]
     steps = [event["data"]["step"] for event in reversed(events) if event["data"] and "train_loss" in event["data"]]
-    assert steps == list(range(1, 301))
+    assert steps == list(range(1, 151))
 
 
 def _follow_for(url: str, path: str, num_events: int, seen: list[str]) -> list[str]:

@@ -35,6 +35,9 @@ from app.tuning.search import Search
 NUM_INPUTS_AT_ONCE: Final = 64
 """Inputs after which the answers so far can be saved; a fixed number, so that a resumed run has the same batches."""
 BATCH_SIZE: Final = 8
+"""Of a forward; and inputs after which a teacher whose time ends can stop."""
+MIN_ANSWERS: Final = 16
+"""That even a teacher without time gives."""
 STUDENT: Final = "student."
 
 
@@ -124,6 +127,7 @@ class Teaching:
         self._digest = plan.digest(backbone.fingerprint)
         self._inputs = _interleaved(plan) if plan.config.budget_s else [*plan.train, *plan.validation]
         self._ends_s = math.inf if ends_s is None else ends_s
+        self._num_at_once = NUM_INPUTS_AT_ONCE if ends_s is None else BATCH_SIZE
         self._clock = clock
         self._answers: list[str] = []
         self._scores: list[torch.Tensor] = []
@@ -137,13 +141,13 @@ class Teaching:
 
     @property
     def is_done(self) -> bool:
-        is_enough = self.num_answers >= NUM_INPUTS_AT_ONCE and self._clock() >= self._ends_s
+        is_enough = self.num_answers >= MIN_ANSWERS and self._clock() >= self._ends_s
         return is_enough or self.num_answers == len(self._inputs)
 
     def slices(self) -> Iterator[bool | None]:
         """It yields True when it can be saved."""
         while not self.is_done:
-            inputs = self._inputs[self.num_answers : self.num_answers + NUM_INPUTS_AT_ONCE]
+            inputs = self._inputs[self.num_answers : self.num_answers + self._num_at_once]
             answered = yield from teach_in_slices(self._backbone, self._plan, inputs)
             self._answers += [example.target for example in answered.examples]
             self._scores += [] if answered.scores is None else [answered.scores]
@@ -190,10 +194,10 @@ def write_teacher(backbone: Backbone, text: str) -> TaskPrompt:
 
 
 def _interleaved(plan: DistillationPlan) -> list[str]:
-    """All inputs, those held out at equal distances: a teacher that is stopped has answered some of both."""
+    """All inputs, one held out first and the others at equal distances: a teacher that is stopped has answered both."""
     num_train, num_held_out = len(plan.train), len(plan.validation)
-    places = [((i + 0.5) / num_train, 0, text) for i, text in enumerate(plan.train)]
-    places += [((i + 0.5) / num_held_out, 1, text) for i, text in enumerate(plan.validation)]
+    places = [((i + 0.5) / num_train, 1, text) for i, text in enumerate(plan.train)]
+    places += [(i / num_held_out, 0, text) for i, text in enumerate(plan.validation)]
     return [text for _, _, text in sorted(places)]
 
 

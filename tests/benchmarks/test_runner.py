@@ -98,6 +98,7 @@ def test_one_part_can_be_asked_for_alone(
     assert list(json.loads(lines[0])["parts"]) == ["cold-task"]
 
 
+@pytest.mark.by_hand
 def test_the_server_lends_the_device_to_jobs_alone():
     (part,) = co_serving.measure(Setup(SMOKE), print)
     assert part.figures["half"]["tuning's share"] == part.figures["full"]["tuning's share"] == 0
@@ -105,6 +106,7 @@ def test_the_server_lends_the_device_to_jobs_alone():
     assert part.setting["share_of_a_job_alone"] > 0.1
 
 
+@pytest.mark.by_hand
 def test_both_trees_give_the_same_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SOFTSWAP_BENCHMARK_CACHE", str(tmp_path))
     (part,) = trees.measure(Setup(replace(SMOKE, other=ROOT)), print)

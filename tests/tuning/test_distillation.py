@@ -17,7 +17,14 @@ from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
-from app.tuning.distillation import DistillationPlan, TeacherAnswers, plan_student, teach_in_slices
+from app.tuning.distillation import (
+    MIN_ANSWERS,
+    DistillationPlan,
+    TeacherAnswers,
+    Teaching,
+    plan_student,
+    teach_in_slices,
+)
 from app.tuning.result import DistillationReport, TuneResult
 from app.tuning.run.objective import DistillationObjective, choose_objective
 from app.tuning.run.rows import Chunk
@@ -51,6 +58,19 @@ def teach(labels: tuple[str, ...]) -> TeacherAnswers:
 
 def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:
     return tune_task(tiny_backbone(), plan(labels, config, search))
+
+
+@pytest.mark.parametrize("labels", [LABELS, ()])
+def test_a_teacher_without_time_answers_a_few_inputs_of_both_parts(labels: tuple[str, ...]) -> None:
+    """And says the same of them as one that has time."""
+    hurried = plan(labels, replace(CONFIG, budget_s=60.0))
+    teaching = Teaching(tiny_backbone(), hurried, None, ends_s=0.0, clock=lambda: 1.0)
+    assert run_to_end(teaching.slices()) is None
+    learned, held_out = teaching.answers()
+    assert len(learned.examples) + len(held_out.examples) == teaching.num_answers == MIN_ANSWERS
+    assert learned.examples
+    assert held_out.examples
+    assert {*learned.examples, *held_out.examples} <= set(teach(labels).examples)
 
 
 def test_the_answers_are_those_of_the_teacher_when_it_is_served() -> None:

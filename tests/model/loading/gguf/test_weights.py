@@ -230,7 +230,7 @@ TEXT_TO_IDS = {
 """Of SmolLM2's own tokenizer."""
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.filterwarnings("ignore")  # of transformers' own reader
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="`softswap pull smollm2-135m-instruct` fetches the file")
 def test_smollm2_is_what_transformers_makes_of_it() -> None:
