@@ -91,7 +91,7 @@ def compare(
     if not as_json:
         show_data(DataLook.of(found), as_json=False)
 
-    settings = obtain(settings)
+    settings = obtain(settings, may_fall_back=False)
     from app.compare.comparison import compare as compare_methods
     from app.compare.comparison import require_packages
     from app.compare.setting import Setting

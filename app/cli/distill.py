@@ -74,7 +74,7 @@ def distill(
     read = read_unlabeled(inputs, input_field=input_field)
     look = DataLook.of(TaskData(read, None, ()))
     show_data(look, as_json=as_json)
-    settings = obtain(settings)
+    settings = obtain(settings, may_fall_back=False)
 
     from app.main import load_backbone
     from app.tuning.distillation import DistillationPlan

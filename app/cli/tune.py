@@ -57,7 +57,7 @@ def tune(
     held_out = None if validation is None else read(validation)
     found = settle(read(data), held_out, options.parse_labels(labels))
     show_data(DataLook.of(found), as_json=as_json)
-    settings = obtain(settings)
+    settings = obtain(settings, may_fall_back=False)
 
     from app.main import load_backbone
     from app.tuning.candidates import fit_to_device

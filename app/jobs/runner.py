@@ -44,6 +44,7 @@ class JobRunner:
         self._retry_s = retry_s
         self._retries = Retries(first_s=retry_s)
         self._job_id_to_plan: dict[str, Any] = {}
+        self._told: set[str] = set()
         self._news = threading.Event()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tuning", daemon=True)
@@ -95,11 +96,21 @@ class JobRunner:
         """Work on the next job, if there is one. Nothing else runs, so what seems to run does not."""
         self._stores.jobs.recover()
         self._forget_others()
-        job = self._stores.jobs.claim(self._retries.waiting)
+        job = self._stores.jobs.claim({*self._retries.waiting, *self._not_for_this_server()})
         if job is None:
             return False
         self._work_on(job)
         return True
+
+    def _not_for_this_server(self) -> set[str]:
+        """Ids of queued jobs that another server must take, each of which is told so once."""
+        job_id_to_reason = {
+            job.id: reason for job in self._stores.jobs.queued() if (reason := self._kind.reason_to_wait(job.spec))
+        }
+        for job_id in job_id_to_reason.keys() - self._told:
+            self._stores.jobs.warn(job_id, f"Job stays queued: {job_id_to_reason[job_id]}")
+        self._told |= job_id_to_reason.keys()
+        return set(job_id_to_reason)
 
     def _work_on(self, job: Job) -> None:
         try:

@@ -119,6 +119,9 @@ class JobKind(Protocol):
     def plan(self, spec: Mapping[str, Any]) -> Any:
         """Read and check everything that needs no device. Raises what a client should be told."""
 
+    def reason_to_wait(self, spec: Mapping[str, Any]) -> str | None:
+        """Why only another server can do it; None if this one can."""
+
     def names_needed(self, spec: Mapping[str, Any]) -> Collection[str]:
         """Of what is published and must stay as long as the job has not ended."""
 

@@ -59,21 +59,21 @@ class LabelTree:
         """The nodes that have children: the only ones the model must read."""
         return tuple(sorted({parent for parent in self.parents if parent != ROOT}))
 
-    @cached_property
-    def sees(self) -> torch.Tensor:
-        """(num_inner, num_inner) bool: itself and its ancestors."""
+    def sees(self, nodes: Sequence[int]) -> torch.Tensor:
+        """(num_nodes, num_inner) bool: of the inner nodes, those that are a node itself or its ancestors."""
         place = {node: i for i, node in enumerate(self.inner)}
-        seen = torch.zeros(len(place), len(place), dtype=torch.bool)
-        for node, row in place.items():
+        seen = torch.zeros(len(nodes), len(place), dtype=torch.bool)
+        for row, node in enumerate(nodes):
             ancestor = node
             while ancestor != ROOT:
-                seen[row, place[ancestor]] = True
+                if ancestor in place:
+                    seen[row, place[ancestor]] = True
                 ancestor = self.parents[ancestor]
         return seen
 
     def max_rows(self, vocab_size: int) -> int:
         """Rows of one forward, so that memory holds their logits."""
-        return max(1, MAX_LOGITS // ((len(self.inner) + 1) * vocab_size))
+        return max(1, MAX_LOGITS // ((len(self.inner) + 2) * vocab_size))
 
     def membership(self, device: torch.device) -> torch.Tensor:
         """(num_nodes, num_sequences) float32: 1 if the node lies on the sequence's path."""
@@ -90,23 +90,29 @@ def node_log_likelihoods(backbone: Backbone, prefix: PromptPrefix, texts: Padded
 
     Returns: (num_rows, num_nodes) float32.
     """
-    num_rows, max_len = texts.token_ids.shape
-    device, num_inner = backbone.device, len(tree.inner)
-    inner_ids = torch.tensor([tree.token_ids[node] for node in tree.inner], dtype=torch.int64, device=device)
-    inner_depths = torch.tensor([tree.depths[node] for node in tree.inner], dtype=torch.int64, device=device)
-    columns = torch.arange(max_len, device=device)
-    positions = torch.cat([columns.expand(num_rows, -1), texts.row_lens[:, None] + inner_depths], dim=1)
-    last = (texts.row_lens - 1)[:, None]
-    nodes = (max_len + torch.arange(num_inner, device=device)).expand(num_rows, -1)
-    logits = logits_at(
-        backbone,
-        torch.cat([last, nodes], dim=1),
-        prefix.cache_for(texts.prompt_index),
-        inputs_embeds=backbone.embed(torch.cat([texts.token_ids, inner_ids.expand(num_rows, -1)], dim=1)),
-        attention_mask=_tree_mask(texts, tree, prefix),
-        position_ids=prefix.lengths_for(texts.prompt_index) + positions,
-    )
-    return _read_nodes(logits, tree)
+    return _read_nodes(_tree_logits(backbone, prefix, texts, tree), tree)
+
+
+def label_and_end_log_likelihoods(
+    backbone: Backbone,
+    prefix: PromptPrefix,
+    texts: PaddedBatch,
+    tree: LabelTree,
+    labels: Sequence[int],
+    end_id: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What training reads: all sequences, and how likely a text ends after the row's own.
+
+    One more node a row, not one for each label. The backbone must see the whole text in every layer.
+
+    Args: labels: of each row, the number of its own sequence.
+
+    Returns: (num_rows, num_sequences) and (num_rows,) float32: log P(end_id | prompt, text, the row's own sequence).
+    """
+    leaves = [tree.paths[label][-1] for label in labels]
+    logits = _tree_logits(backbone, prefix, texts, tree, leaves)
+    nodes, after = _read_nodes(logits[:, :-1], tree), logits[:, -1]
+    return nodes @ tree.membership(nodes.device), after[:, end_id] - after.logsumexp(dim=-1)
 
 
 def label_log_likelihoods(
@@ -140,17 +146,47 @@ def exceeds_window(backbone: Backbone, num_tokens: int) -> bool:
     return window is not None and num_tokens > window
 
 
-def _tree_mask(texts: PaddedBatch, tree: LabelTree, prefix: PromptPrefix) -> torch.Tensor:
-    """(num_rows, 1, max_len + num_inner, num_columns + max_len + num_inner) bool."""
+def _tree_logits(
+    backbone: Backbone, prefix: PromptPrefix, texts: PaddedBatch, tree: LabelTree, leaves: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Logits after the text and after each inner node, and after each row's own leaf if they are given.
+
+    Returns: (num_rows, 1 + num_nodes, vocab_size), the backbone's dtype.
+    """
+    num_rows, max_len = texts.token_ids.shape
+    device = backbone.device
+    inner = torch.tensor(tree.inner, dtype=torch.int64).expand(num_rows, -1)
+    nodes = inner if leaves is None else torch.cat([inner, torch.tensor(leaves)[:, None]], dim=1)
+    node_ids, depths = (torch.tensor(values)[nodes].to(device) for values in (tree.token_ids, tree.depths))
+    columns = torch.arange(max_len, device=device)
+    positions = torch.cat([columns.expand(num_rows, -1), texts.row_lens[:, None] + depths], dim=1)
+    last = (texts.row_lens - 1)[:, None]
+    places = (max_len + torch.arange(nodes.shape[1], device=device)).expand(num_rows, -1)
+    return logits_at(
+        backbone,
+        torch.cat([last, places], dim=1),
+        prefix.cache_for(texts.prompt_index),
+        inputs_embeds=backbone.embed(torch.cat([texts.token_ids, node_ids], dim=1)),
+        attention_mask=_tree_mask(texts, tree, prefix, leaves),
+        position_ids=prefix.lengths_for(texts.prompt_index) + positions,
+    )
+
+
+def _tree_mask(texts: PaddedBatch, tree: LabelTree, prefix: PromptPrefix, leaves: Sequence[int] | None) -> torch.Tensor:
+    """(num_rows, 1, max_len + num_nodes, num_columns + max_len + num_nodes) bool; a row's leaf is its last node."""
     (num_rows, max_len), num_inner = texts.token_ids.shape, len(tree.inner)
+    num_nodes = num_inner + (leaves is not None)
     device = texts.token_ids.device
     is_real = texts.is_real[:, None, :]
     causal = torch.ones(max_len, max_len, dtype=torch.bool, device=device).tril()
-    to_text = torch.cat([causal & is_real, is_real.expand(-1, num_inner, -1)], dim=1)
-    to_nodes = torch.zeros(max_len + num_inner, num_inner, dtype=torch.bool, device=device)
-    to_nodes[max_len:] = tree.sees.to(device)
-    to_prompt = prefix.is_real_for(texts.prompt_index)[:, None, :].expand(-1, max_len + num_inner, -1)
-    return torch.cat([to_prompt, to_text, to_nodes.expand(num_rows, -1, -1)], dim=2)[:, None]
+    to_text = torch.cat([causal & is_real, is_real.expand(-1, num_nodes, -1)], dim=1)
+    to_nodes = torch.zeros(num_rows, max_len + num_nodes, num_nodes, dtype=torch.bool, device=device)
+    to_nodes[:, max_len : max_len + num_inner, :num_inner] = tree.sees(tree.inner).to(device)
+    if leaves is not None:
+        to_nodes[:, -1, :num_inner] = tree.sees([tree.parents[leaf] for leaf in leaves]).to(device)
+        to_nodes[:, -1, -1] = True
+    to_prompt = prefix.is_real_for(texts.prompt_index)[:, None, :].expand(-1, max_len + num_nodes, -1)
+    return torch.cat([to_prompt, to_text, to_nodes], dim=2)[:, None]
 
 
 def _read_nodes(logits: torch.Tensor, tree: LabelTree) -> torch.Tensor:

@@ -20,7 +20,9 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import encode_labels
 from app.model.prompted_forward import PaddedBatch, PromptPrefix
+from app.model.threads import by_load
 from app.sampling import SamplingParams
+from app.task_prompt import TaskPrompt
 
 NUM_ENCODED_AT_ONCE = 100
 """Texts to token ids in one slice: thousands would take as long as many forwards."""
@@ -38,7 +40,7 @@ def evaluate(
 
 def measure(backbone: Backbone, asked: Measurement, *, batch_size: int = 32) -> Evaluation:
     """As `evaluate`."""
-    return run_to_end(PlainModel(backbone, batch_size).evaluate(asked))
+    return run_to_end(by_load(PlainModel(backbone, batch_size).evaluate(asked)))
 
 
 class PlainModel:
@@ -50,6 +52,7 @@ class PlainModel:
     def __init__(self, backbone: Backbone, batch_size: int = 32) -> None:
         self._backbone = backbone
         self._batch_size = batch_size
+        self._last_prefix: tuple[str, PromptPrefix] | None = None
 
     def evaluate(self, asked: Measurement) -> Slices[Evaluation]:
         if asked.served.labels:
@@ -62,7 +65,7 @@ class PlainModel:
         backbone = self._backbone
         label_ids = encode_labels(backbone, served.template, served.labels)
         texts = yield from self._encode(served, inputs, max(map(len, label_ids)))
-        prefix = PromptPrefix.of_prompt(backbone, served.prompt)
+        prefix = self._prefix(served.prompt)
         tree = LabelTree.build(label_ids)
         scores = torch.empty(len(texts), len(label_ids))
         for indexes in by_length(texts, min(self._batch_size, tree.max_rows(backbone.vocab_size))):
@@ -75,8 +78,16 @@ class PlainModel:
     def generate(self, served: ServedPrompt, inputs: Sequence[str]) -> Slices[list[str]]:
         """The likeliest answers, each up to its stop string, blanks trimmed."""
         texts = yield from self._encode(served, inputs, served.max_new_tokens)
-        prefix = PromptPrefix.of_prompt(self._backbone, served.prompt)
+        prefix = self._prefix(served.prompt)
         return (yield from generate_in_slices(self._backbone, prefix, texts, served.params, self._batch_size))
+
+    def _prefix(self, prompt: TaskPrompt | None) -> PromptPrefix:
+        """The last prompt's is kept."""
+        if prompt is None:
+            return PromptPrefix()
+        if self._last_prefix is None or self._last_prefix[0] != prompt.digest:
+            self._last_prefix = prompt.digest, PromptPrefix.of_prompt(self._backbone, prompt)
+        return self._last_prefix[1]
 
     def _encode(
         self, served: ServedPrompt, inputs: Sequence[str], num_answer_tokens: int

@@ -94,6 +94,7 @@ def compare(
     *,
     metric: str | None = None,
     teacher: str | None = None,
+    is_too_few: bool = False,
 ) -> Promotion[Comparison | None]:
     """Measure what decides about the move of an alias to a version: its gate's examples, and the version it means now.
 
@@ -101,6 +102,7 @@ def compare(
         measured: the version on the examples.
         metric: to compare by, if `measured` has it; else the main one.
         teacher: digest of the prompt that the examples' targets come from, which nothing could beat on them.
+        is_too_few: there are more examples, and there was no time to measure the version on them.
 
     Returns None if the alias means nothing on this backbone yet, or the version itself, or the teacher.
 
@@ -112,6 +114,8 @@ def compare(
         return None
     name = metric if metric in measured.metrics else measured.main_metric
     known = Comparison(alias, version.id, other.id, name, len(examples), measured.metrics[name])
+    if is_too_few:
+        return replace(known, reason=f"there was time to measure it on {len(examples)} examples only")
     return (yield from _measure(registry, known, other, bool(version.labels), examples))
 
 

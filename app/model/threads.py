@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -180,6 +180,19 @@ class ThreadsByLoad:
             yield
         finally:
             torch.set_num_threads(self._num_threads)
+
+
+def by_load(slices: Generator[Any, None, Result]) -> Generator[Any, None, Result]:
+    """The same slices, each computed by as many threads as other programs leave room for."""
+    threads = ThreadsByLoad(torch.get_num_threads())
+    while True:
+        with threads.in_use():
+            try:
+                done = next(slices)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+        yield done
 
 
 def read_cpu_times(root: Path = Path("/")) -> tuple[float, float, float]:

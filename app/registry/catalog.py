@@ -20,7 +20,7 @@ from app.registry.kept.evaluations import Evaluations
 from app.registry.kept.examples import KeptExamples
 from app.registry.reference import is_task_name, require_task_name, suggest_task
 from app.registry.store import READ_ONLY_ERRNOS, Entry, Store
-from app.registry.task_record import TaskFolder, TaskRecord, version_key
+from app.registry.task_record import OWN_FOLDER, TaskFolder, TaskRecord, version_key
 from app.registry.version import Version
 
 _MAX_WATCHING = 0.05
@@ -117,7 +117,7 @@ class Catalog:
     def _clear_examples(self, task: str) -> None:
         """Those that only deleted versions were tuned on; of a version that cannot be read no one knows."""
         left = TaskFolder(self._store, task).read(self._name_to_record.get(task))
-        if not left.faults:
+        if not left.faults.keys() - {OWN_FOLDER}:  # a stray file in the task's own folder is no version
             KeptExamples(self._store).clear(task, [version.provenance for version in left.versions.values()])
 
     def refresh(self) -> None:

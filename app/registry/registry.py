@@ -26,7 +26,7 @@ from app.registry.prompts import PromptCache, PromptReader
 from app.registry.publication import Publication
 from app.registry.reference import LIVE, Reference, require_alias_name, require_task_name
 from app.registry.store import Store
-from app.registry.task_record import version_key
+from app.registry.task_record import TaskRecord, version_key
 from app.registry.task_view import TaskView
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
@@ -318,6 +318,12 @@ class Registry:
             view = TaskView(record, self._own)
             if number in record.versions:
                 view.numbered(number)
+            if number not in record.versions and self._may_be_others(record):
+                raise InvalidInput(
+                    f"{task}@{number} cannot be read and may be for another backbone; a command on the registry's "
+                    "folder removes it",
+                    param="version",
+                )
             if aliases := record.table.aliases_of(number):
                 raise InvalidInput(
                     f"{task}@{number} is the version alias {aliases[0]} names; {view.advice_to_free(number)}",
@@ -334,7 +340,14 @@ class Registry:
             view = TaskView(record, self._own)
             if view.missing is not None:
                 raise NotFound(f"task {task} has {view.missing}", param="task")
-            numbers = record.numbers if len(view.own_versions) == len(record.versions) else set(view.own_versions)
+            is_all = len(view.own_versions) == len(record.versions) and not self._may_be_others(record)
+            numbers = record.numbers if is_all else set(view.own_versions)
+            if not numbers:
+                raise InvalidInput(
+                    f"no version of {task} can be read, and they may be for another backbone; a command on the "
+                    "registry's folder removes them",
+                    param="task",
+                )
             table = record.table_deleting(numbers)
             if numbers == record.numbers:
                 table = replace(table, aliases={}, gates={})
@@ -352,6 +365,15 @@ class Registry:
 
     def close(self) -> None:
         self._catalog.close()
+
+    def _may_be_others(self, record: TaskRecord) -> bool:
+        """Whether versions that cannot be read may be for another backbone than the registry's own."""
+        if self._own is None or record.numbers == set(record.versions):
+            return False
+        table = record.table
+        named = set().union(*table.aliases.values(), *table.gates.values())
+        known = {version.backbone_fingerprint for version in record.versions.values()}
+        return not {*named, *known} <= {self._own.fingerprint}
 
     @property
     def _fingerprint(self) -> str | None:

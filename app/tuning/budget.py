@@ -20,9 +20,9 @@ FIRST_SHARE: Final = 0.05
 MEASURING_SHARE: Final = 0.2
 """Of the time to learn, for all measurements on the way, at most."""
 FINAL_SHARE: Final = 0.03
-"""Of the budget, for one of the measurements at the end, at most."""
-NUM_FINAL_MEASUREMENTS: Final = 4
-"""At the end: of the best prompt, also as it is stored, of the written one, and of the version that is live."""
+"""Of the budget, for one of the measurements at the end, at most; less if several prompts are kept."""
+NUM_MORE_MEASUREMENTS: Final = 2
+"""At the end: of the written prompt and of the live version. Each result is measured twice, once as it is stored."""
 MIN_MEASUREMENTS: Final = 6
 MAX_MEASUREMENTS: Final = 20
 MIN_VALIDATION_ROWS: Final = 16
@@ -81,17 +81,23 @@ class Costs:
     Attributes:
         learn_s: in an update: forward and backward.
         judge_s: to be measured on it.
+        answer_s: at the end, to be asked for its answer; 0 if that takes as long as `judge_s`.
     """
 
     learn_s: float
     judge_s: float
+    answer_s: float = 0.0
+
+    @property
+    def final_s(self) -> float:
+        return self.answer_s or self.judge_s
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
     """Attributes:
     num_members: prompts that are tuned side by side.
-    num_cuts: how often their worse half is dropped.
+    num_cuts: how often their worse half is dropped; the last time all but the best.
     batch_size: rows of an update.
     num_steps: updates that are expected to fit.
     num_measurements: on validation, after the first.
@@ -124,7 +130,7 @@ class Limits:
         num_final: examples there are to measure the result with.
         num_members: candidates there are.
         min_members: of them, as many as must be tuned.
-        max_steps: updates that were asked for; 0 if none were.
+        max_steps, num_epochs: updates or passes over the examples that were asked for; 0 if none were.
         batch_size: rows of an update that were asked for; 0 leaves them to the plan.
         max_cuts: that were asked for.
     """
@@ -135,8 +141,16 @@ class Limits:
     num_members: int
     min_members: int = 1
     max_steps: int = 0
+    num_epochs: float = 0.0
     batch_size: int = 0
     max_cuts: int = 3
+
+    def most_steps(self, batch_size: int) -> int:
+        """Updates that may be made, whatever the time."""
+        if self.max_steps:
+            return self.max_steps
+        num_steps = math.ceil((self.num_epochs or MAX_EPOCHS) * self.num_train / batch_size)
+        return num_steps if self.num_epochs else max(MIN_LAST_UPDATES, num_steps)
 
 
 def plan_within(budget_s: float, left_s: float, costs: Costs, limits: Limits) -> BudgetPlan:
@@ -158,8 +172,10 @@ def plan_within(budget_s: float, left_s: float, costs: Costs, limits: Limits) ->
 def _plan_members(num_members: int, budget_s: float, left_s: float, costs: Costs, limits: Limits) -> BudgetPlan:
     num_cuts = min(limits.max_cuts, max(0, math.ceil(math.log2(num_members / limits.min_members))))
     cuts = tuple(LAST_CUT / 2**i for i in reversed(range(num_cuts)))
-    num_final = _within(FINAL_SHARE * budget_s / costs.judge_s, limits.num_final)
-    reserve_s = NUM_FINAL_MEASUREMENTS * num_final * costs.judge_s + SLOW_SHARE * budget_s
+    num_measured_at_end = 2 * limits.min_members + NUM_MORE_MEASUREMENTS
+    share = FINAL_SHARE * 4 / num_measured_at_end
+    num_final = _within(share * budget_s / costs.final_s, limits.num_final)
+    reserve_s = num_measured_at_end * num_final * costs.final_s + SLOW_SHARE * budget_s
     learn_s = max(0.0, left_s - reserve_s)
     mean_members = mean_alive(num_members, cuts, limits.min_members)
     measuring_s = MEASURING_SHARE * learn_s
@@ -172,7 +188,7 @@ def _plan_members(num_members: int, budget_s: float, left_s: float, costs: Costs
     row_s = costs.learn_s * mean_members
     num_rows = max(0.0, learn_s - num_measurements * measurement_s) / row_s
     batch_size = min(limits.batch_size or _choose_batch_size(num_rows), limits.num_train)
-    num_steps = max(1, min(int(num_rows / batch_size), max_steps(limits.max_steps, limits.num_train, batch_size)))
+    num_steps = max(1, min(int(num_rows / batch_size), limits.most_steps(batch_size)))
     return BudgetPlan(
         num_members=num_members,
         num_cuts=num_cuts,
@@ -185,17 +201,14 @@ def _plan_members(num_members: int, budget_s: float, left_s: float, costs: Costs
     )
 
 
-def max_steps(asked: int, num_train: int, batch_size: int) -> int:
-    """Updates that may be made, whatever the time. Args: asked: for; 0 if no number was."""
-    return asked or max(MIN_LAST_UPDATES, math.ceil(MAX_EPOCHS * num_train / batch_size))
-
-
 def mean_alive(num_members: int, cuts: tuple[float, ...], at_least: int = 1) -> float:
-    """Prompts that are trained on average over a run whose worse half is dropped at these shares of it."""
+    """Prompts that are trained on average over a run that drops the worse half at each of these shares of it, and at
+    the last one all but `at_least`.
+    """
     total, alive, begin = 0.0, num_members, 0.0
-    for cut in cuts:
+    for number, cut in enumerate(cuts, 1):
         total += alive * (cut - begin)
-        alive, begin = max(at_least, math.ceil(alive / 2)), cut
+        alive, begin = min(alive, at_least if number == len(cuts) else max(at_least, math.ceil(alive / 2))), cut
     return total + alive * (1.0 - begin)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -123,6 +123,7 @@ class Teaching:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backbone = backbone
+        self._model = PlainModel(backbone, BATCH_SIZE)
         self._plan = plan
         self._digest = plan.digest(backbone.fingerprint)
         self._inputs = _interleaved(plan) if plan.config.budget_s else [*plan.train, *plan.validation]
@@ -144,11 +145,11 @@ class Teaching:
         is_enough = self.num_answers >= MIN_ANSWERS and self._clock() >= self._ends_s
         return is_enough or self.num_answers == len(self._inputs)
 
-    def slices(self) -> Iterator[bool | None]:
+    def slices(self) -> Generator[bool | None, None, None]:
         """It yields True when it can be saved."""
         while not self.is_done:
             inputs = self._inputs[self.num_answers : self.num_answers + self._num_at_once]
-            answered = yield from teach_in_slices(self._backbone, self._plan, inputs)
+            answered = yield from teach_in_slices(self._model, self._plan, inputs)
             self._answers += [example.target for example in answered.examples]
             self._scores += [] if answered.scores is None else [answered.scores]
             yield True
@@ -201,11 +202,10 @@ def _interleaved(plan: DistillationPlan) -> list[str]:
     return [text for _, _, text in sorted(places)]
 
 
-def teach_in_slices(backbone: Backbone, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:
+def teach_in_slices(model: PlainModel, plan: DistillationPlan, inputs: Sequence[str]) -> Slices[TeacherAnswers]:
     """What the plan's teacher answers to some inputs. Raises InvalidInput: it leaves no room for them."""
     ends = {**of_a_text(plan.sampling), "max_new_tokens": plan.config.max_target_tokens}
     served = ServedPrompt(plan.teacher, plan.template, plan.labels, **ends)
-    model = PlainModel(backbone, BATCH_SIZE)
     if not plan.labels:
         written = yield from model.generate(served, inputs)
         return TeacherAnswers(tuple(map(Example, inputs, written)))

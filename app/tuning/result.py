@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from app.measure.dataset import Example
 from app.measure.evaluation import Evaluation
 from app.measure.metrics import wilson_interval
 from app.measure.promote import Promotion
@@ -16,6 +17,7 @@ from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.version import Version
 from app.task_prompt import TaskPrompt
+from app.tuning.budget import MIN_VALIDATION_ROWS
 from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import Evaluated
@@ -88,7 +90,8 @@ class TuneResult:
         initial: that member's rows before the first update, float32 on CPU.
         plan: as asked for.
         member: number of the best one.
-        validation: of the prompt, on all validation examples, with the label temperature fitted to them.
+        validation: of the prompt, with the label temperature fitted to the examples.
+        measured_on: those examples: all of the plan's, or as many as there was time for.
         history: every measurement of every member, in order.
         best_step: updates done when the prompt was measured; 0 is the start.
         num_steps: updates done in all.
@@ -103,6 +106,7 @@ class TuneResult:
     plan: TuningPlan
     member: int
     validation: Evaluation
+    measured_on: tuple[Example, ...]
     history: tuple[Evaluated, ...]
     best_step: int
     num_steps: int
@@ -123,14 +127,19 @@ class TuneResult:
         if plan.teacher is None:
             return None
         agreement = self.validation.metrics["accuracy" if plan.labels else "exact_match"]
-        low, high = wilson_interval(agreement, len(plan.validation))
+        low, high = wilson_interval(agreement, len(self.measured_on))
         lengths = plan.teacher.num_virtual_tokens, self.prompt.num_virtual_tokens
         return DistillationReport(agreement, low, high, *lengths, self.num_tokens_computed)
 
     @property
+    def _metric(self) -> str:
+        """What it is compared by."""
+        return self.plan.metric if self.plan.metric in self.validation.metrics else self.validation.main_metric
+
+    @property
     def loses_to_written(self) -> bool:
         """Whether the written prompt that tuning started from does better."""
-        metric = self.validation.main_metric
+        metric = self._metric
         return self.written is not None and (self.written.evaluation.metrics[metric] > self.validation.metrics[metric])
 
     @property
@@ -138,9 +147,10 @@ class TuneResult:
         """How it compares with the written prompt; empty if there was none."""
         if self.written is None:
             return ""
-        metric = self.validation.main_metric
+        metric = self._metric
         score = (
-            f"the written prompt {self.written.prompt.text.strip()!r} has {self.written.evaluation.metrics[metric]:.3f}"
+            f"the written prompt {self.written.prompt.text.strip()!r} has {metric} "
+            f"{self.written.evaluation.metrics[metric]:.3f}"
         )
         if self.loses_to_written:
             return f"WARNING: {score} on the same examples and does better; try a longer --budget or more examples"
@@ -169,7 +179,7 @@ class TuneResult:
             "num_members": len(self.plan.members),
             "data_hash": self.plan.data_hash,
             "num_train": len(self.plan.train),
-            "num_validation": len(self.plan.validation),
+            "num_validation": len(self.measured_on),
             "num_steps": self.num_steps,
             "best_step": self.best_step,
             "stop_reason": self.stop_reason,
@@ -185,17 +195,26 @@ class TuneResult:
     def _written_provenance(self) -> dict[str, Any]:
         if self.written is None:
             return {}
-        metric = self.validation.main_metric
+        metric = self._metric
         asked = {"text": self.written.prompt.text, "template": self.written.prompt.template.text}
         figures = {**asked, metric: self.written.evaluation.metrics[metric]}
-        return {"written_prompt": figures | {"num_examples": len(self.plan.validation)}}
+        return {"written_prompt": figures | {"num_examples": len(self.measured_on)}}
 
     def compare_with(self, registry: Registry, version: Version, alias: str) -> Promotion[Comparison | None]:
         """What decides whether an alias may move to the version that was made of this (`app.measure.release`)."""
         plan = self.plan
         teacher = plan.teacher.digest if plan.teacher else None
-        metric, examples = plan.metric, plan.validation
-        return compare(registry, version, alias, self.validation, examples, metric=metric, teacher=teacher)
+        is_too_few = len(self.measured_on) < min(MIN_VALIDATION_ROWS, len(plan.validation))
+        return compare(
+            registry,
+            version,
+            alias,
+            self.validation,
+            self.measured_on,
+            metric=plan.metric,
+            teacher=teacher,
+            is_too_few=is_too_few,
+        )
 
     def publication(self, description: str = "") -> Publication:
         stated = ("config", "data_hash")  # in fields of their own

@@ -32,10 +32,11 @@ class Search(Declared):
     Attributes:
         values: those to try, by hyperparameter.
         candidates: members that differ in more than a product can say, the most promising first: values by
-            hyperparameter. What `values` names replaces theirs. None leaves the product alone.
+            hyperparameter. What `values` names replaces theirs.
         num_cuts: 0 trains every member to the end.
         num_kept: at least this many are trained to the end, and are the result: more than one for an ensemble.
         rate_factor: of the learning rates that a run with a budget tries if none are asked for.
+        is_open: candidates are still to be added.
     """
 
     values: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -43,6 +44,7 @@ class Search(Declared):
     num_kept: int = 1
     candidates: tuple[Mapping[str, Any], ...] = ({},)
     rate_factor: float = 1.0
+    is_open: bool = False
 
     def __post_init__(self) -> None:
         for name, values in self.values.items():
@@ -50,9 +52,10 @@ class Search(Declared):
                 raise InvalidInput(f"{name} must hold one or more different values", param=name)
         if self.num_members > MAX_MEMBERS:
             raise InvalidInput(f"the values make {self.num_members} members; at most {MAX_MEMBERS}", param="seed")
-        if not 1 <= self.num_kept <= self.num_members:
+        most = MAX_MEMBERS if self.is_open else self.num_members
+        if not 1 <= self.num_kept <= most:
             raise InvalidInput(
-                f"{self.num_kept} prompts cannot be kept of {self.num_members} that are tuned side by side",
+                f"{self.num_kept} prompts cannot be kept of {most} that are tuned side by side",
                 param="publish",
             )
 
@@ -83,7 +86,8 @@ class Search(Declared):
         """
         names = {axis.name for axis in AXES}
         values = {name: tuple(value) for name, value in asked.items() if name in names}
-        return cls(values, **{k: v for k, v in asked.items() if k not in names}, rate_factor=rate_factor)
+        others = {name: value for name, value in asked.items() if name not in names}
+        return cls(values, **others, rate_factor=rate_factor, is_open=True)
 
     @property
     def num_members(self) -> int:
@@ -141,5 +145,10 @@ def _vary(config: TuneConfig, choice: Mapping[str, Any]) -> TuneConfig:
 
 def keep_better_half(ranks: Sequence[tuple[float, ...]], at_least: int = 1) -> list[int]:
     """Indexes of the better half, rounded up, in their old order; of more if `at_least` says so."""
+    return keep_best(ranks, max(at_least, math.ceil(len(ranks) / 2)))
+
+
+def keep_best(ranks: Sequence[tuple[float, ...]], num: int) -> list[int]:
+    """Indexes of the best, in their old order."""
     order = sorted(range(len(ranks)), key=lambda i: ranks[i], reverse=True)
-    return sorted(order[: max(at_least, math.ceil(len(order) / 2))])
+    return sorted(order[:num])

@@ -405,3 +405,35 @@ def test_versions_for_two_backbones_in_the_folder_below_are_used_and_built_upon(
     shutil.rmtree(own / "mood")
     ours.refresh()
     assert ours.resolve("mood").number == 1
+
+
+def test_a_delete_on_one_backbone_leaves_what_cannot_be_read_and_may_be_anothers(
+    folder: Path, small: Backbone, large: Backbone
+) -> None:
+    publish(Registry(FileStore(folder), small), small)
+    publish(Registry(FileStore(folder), large), large)
+    path = folder / "mood" / "2" / "task.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    ours = Registry(FileStore(folder), small)
+    with pytest.raises(InvalidInput, match="may be for another backbone"):
+        ours.delete_version("mood", 2)
+    ours.delete_task("mood")
+    with pytest.raises(InvalidInput, match="may be for another backbone"):
+        ours.delete_task("mood")
+    path.write_bytes(whole)
+    theirs = Registry(FileStore(folder), large)
+    assert theirs.resolve("mood").number == 2
+    theirs.delete_task("mood")
+    assert not (folder / "mood" / "2").exists()
+
+
+def test_a_damaged_version_of_ones_own_can_be_deleted(folder: Path, small: Backbone) -> None:
+    ours = Registry(FileStore(folder), small)
+    publish(ours, small)
+    publish(ours, small, seed=1)
+    (folder / "mood" / "1" / "task.json").write_bytes(b"{}")
+    ours.refresh()
+    ours.delete_version("mood", 1)
+    ours.delete_task("mood")
+    assert not list((folder / "mood").glob("[0-9]*"))

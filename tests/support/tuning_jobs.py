@@ -62,9 +62,10 @@ def open_service(
     retry_s: float = RETRY_S,
     keep_checkpoints: int = KEEP_CHECKPOINTS,
     max_positions: int | None = None,
+    architecture: str = "llama",
 ) -> TuningService:
     """Registry in `folder/prompts`, state in its `.state`."""
-    backbone = tiny_backbone()
+    backbone = tiny_backbone(architecture)
     registry = Registry(FileStore(folder / "prompts"), backbone, max_positions=max_positions)
     state = folder / "prompts" / ".state"
     times = {"save_every_s": save_every_s, "retry_s": retry_s}

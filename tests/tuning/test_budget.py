@@ -119,3 +119,19 @@ def test_durations_are_told_as_they_are_asked_for() -> None:
 
 def test_a_process_knows_when_it_began() -> None:
     assert time.monotonic() - 3600 < process_began_s() < time.monotonic() - 0.1
+
+
+@pytest.mark.parametrize("num_kept", [1, 3, 8])
+@pytest.mark.parametrize("answer_s", [0.0, 2.0])
+def test_what_comes_at_the_end_has_its_time(num_kept: int, answer_s: float) -> None:
+    """Each result is measured twice, the written prompt and the live version once."""
+    costs = replace(SLOW, answer_s=answer_s)
+    plan = plan_within(1200, 1100, costs, replace(LIMITS, min_members=num_kept))
+    assert plan.reserve_s >= (2 * num_kept + 2) * plan.num_final * costs.final_s
+    is_least = plan.num_final == MIN_VALIDATION_ROWS
+    assert is_least or plan.reserve_s <= 0.15 * 1200
+
+
+def test_passes_over_the_examples_are_counted_in_updates_of_the_chosen_size() -> None:
+    plan = plan_within(1200, 1100, Costs(0.001, 0.0005), replace(LIMITS, num_epochs=3))
+    assert plan.num_steps * plan.batch_size == pytest.approx(3 * LIMITS.num_train, rel=0.02)

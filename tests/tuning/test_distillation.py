@@ -11,7 +11,7 @@ from app.engine.threads.device_lease import run_to_end
 from app.errors import InvalidInput
 from app.measure.dataset import Example
 from app.measure.encoding import EncodedExample
-from app.measure.plain_model import evaluate
+from app.measure.plain_model import PlainModel, evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.layout import Template
 from app.model.prompted_forward import PromptPrefix
@@ -53,7 +53,7 @@ def plan(
 
 
 def teach(labels: tuple[str, ...]) -> TeacherAnswers:
-    return run_to_end(teach_in_slices(tiny_backbone(), plan(labels), INPUTS))
+    return run_to_end(teach_in_slices(PlainModel(tiny_backbone()), plan(labels), INPUTS))
 
 
 def distill(config: TuneConfig, search: Search, labels: tuple[str, ...]) -> TuneResult:

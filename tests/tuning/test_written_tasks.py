@@ -10,7 +10,7 @@ from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerFast
 
 from app.engine.threads.device_lease import run_to_end
 from app.measure.dataset import Dataset, Example
-from app.measure.plain_model import evaluate
+from app.measure.plain_model import PlainModel, evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template
@@ -87,7 +87,8 @@ def check_all_ways(backbone: Backbone, result: TuneResult, target: str, folder: 
         search=Search(),
         sampling=version.sampling,
     )
-    assert [each.target for each in run_to_end(teach_in_slices(backbone, plan, ["1", "2"])).examples] == [target] * 2
+    answers = run_to_end(teach_in_slices(PlainModel(backbone), plan, ["1", "2"]))
+    assert [each.target for each in answers.examples] == [target] * 2
 
 
 def vars_of(example: Example) -> dict[str, str]:

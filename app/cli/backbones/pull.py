@@ -47,17 +47,22 @@ def pull(
     typer.echo(f"{found.name} is at {path}")
 
 
-def obtain(settings: Settings, write: Callable[[str], None] | None = None) -> Settings:
+def obtain(settings: Settings, write: Callable[[str], None] | None = None, *, may_fall_back: bool = True) -> Settings:
     """The settings with a model that is here: the one they name, or the default one, pulled if need be.
 
-    Args: write: what takes lines about a pull where there is no terminal; by default stderr does.
+    Args:
+        write: what takes lines about a pull where there is no terminal; by default stderr does.
+        may_fall_back: whether the demo model may take the place of the default one. Not where a version is made: it
+            would be for a model that no one asked for.
 
     Raises InvalidInput, ModelUnavailable.
     """
     from app.model.loading.catalog.obtain import obtain_model
 
     with watch_pull(write) as view:
-        model = obtain_model(settings.model, settings.cache_folder, view, revision=settings.revision)
+        model = obtain_model(
+            settings.model, settings.cache_folder, view, revision=settings.revision, may_fall_back=may_fall_back
+        )
     return settings.model_copy(update={"model": model})
 
 

@@ -126,10 +126,10 @@ def plan_moves(settings: Settings, asked: Asked) -> Moves:
 
 
 def _find_all(registry: Registry, new: NamedModel, old: NamedModel | None) -> list[Reference]:
-    """The tasks without a version for the new model; those with one for the old model, if it is said."""
-    from app.tuning.retuning.move import has_version_for
+    """The tasks that callers on the new model do not get; those with a version for the old model, if it is said."""
+    from app.tuning.retuning.move import has_version_for, is_live_on
 
-    views = [view for view in registry.tasks() if not has_version_for(view, new)]
+    views = [view for view in registry.tasks() if not is_live_on(view, new)]
     found = [Reference.parse(view.task) for view in views if old is None or has_version_for(view, old)]
     if not found:
         raise NotFound(f"there is no task that lacks a version for {new.name}", param="tasks")

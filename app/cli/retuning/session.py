@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from app.tuning.retuning.retuning import Retuned
 
 Result = TypeVar("Result")
+FAULTS: Final = (SoftswapError, RuntimeError, ValueError, OSError, MemoryError)
+"""What ends one task's move and leaves the others alone."""
 
 
 class RetuningSession:
@@ -61,7 +63,7 @@ class RetuningSession:
     def ask_old(self) -> None:
         """Each old model is loaded once, and gone when the next one comes.
 
-        Raises what loading raises, if answers are to be learned; ModelUnavailable: the new model cannot be fetched.
+        Raises ModelUnavailable: the new model cannot be fetched.
         """
         obtain(self._with_model(self._moves.new))  # first, lest answers be asked for in vain
         for model, moves in self._moves.by_old_model:
@@ -98,10 +100,12 @@ class RetuningSession:
         _say(f"loading {model.name}, to ask for the old answers of {', '.join(move.task for move in moves)}")
         try:
             backbone = self._load(model)
-        except SoftswapError as error:
-            if any(move.has_teacher for move in moves):
-                raise
-            _say(f"{model.name} is not compared with: {error.message}")
+        except FAULTS as error:
+            fault = _in_words(error)
+            _say(f"{model.name} cannot be asked: {fault}")
+            for move in moves:
+                if move.has_teacher:
+                    self._fail(move, fault)
             return
         registry = open_folder(self._settings, backbone)
         for move in moves:
@@ -129,7 +133,7 @@ class RetuningSession:
         spent_s = 0.0 if answers is None else answers.spent_s
         retuned = self._learn(backbone, move, answers, began_s - spent_s)
         registry.refresh()
-        alias = LIVE if self._promote or not _has_version(registry, move.task) else None
+        alias = LIVE if self._promote or not _has_alias(registry, move.task) else None
         version = registry.publish(move.task, retuned.publication, alias=None)
         released = _release(backbone, registry, version, alias)
         seconds = time.monotonic() - began_s + spent_s
@@ -153,10 +157,8 @@ class RetuningSession:
         """None if it failed, which is told with the others' outcomes."""
         try:
             return work()
-        except SoftswapError as error:
-            self._fail(move, error.message)
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
-            self._fail(move, f"{type(error).__name__}: {error}")
+        except FAULTS as error:
+            self._fail(move, _in_words(error))
         return None
 
     def _fail(self, move: Move, fault: str) -> None:
@@ -175,11 +177,16 @@ def _release(backbone: Backbone, registry: Registry, version: Version, alias: st
     return release(registry, version, alias, None, is_told=True)
 
 
-def _has_version(registry: Registry, task: str) -> bool:
+def _has_alias(registry: Registry, task: str) -> bool:
+    """Whether callers on this backbone get a version by the task's name."""
     try:
-        return bool(registry.task(task).own_versions)
+        return LIVE in registry.task(task).aliases
     except NotFound:
         return False
+
+
+def _in_words(error: Exception) -> str:
+    return error.message if isinstance(error, SoftswapError) else f"{type(error).__name__}: {error}"
 
 
 def free_memory() -> None:

@@ -95,7 +95,7 @@ def report_result(versions: Sequence[Version], result: TuneResult, released: Rel
     main = result.validation.main_metric
     typer.echo(
         f"{version.id} published: validation {main} {result.validation.metrics[main]:.3f} on "
-        f"{len(result.plan.validation)} examples, best after {result.best_step} of {result.num_steps} updates"
+        f"{len(result.measured_on)} examples, best after {result.best_step} of {result.num_steps} updates"
     )
     if len(result.plan.members) > 1:
         config = result.config

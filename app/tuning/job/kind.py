@@ -56,6 +56,7 @@ class JobSpec:
         promote: moves the alias also to a version that scores lower than the one it means.
         keep_checkpoints: None leaves it to the server.
         data: what the files hold, as it was found when the job was created (`DataLook`).
+        backbone: fingerprint of the one that it tunes for; None in records that are older than this field.
     """
 
     task: str
@@ -81,6 +82,7 @@ class JobSpec:
     input_field: str | None = None
     target_field: str | None = None
     data: Mapping[str, Any] | None = None
+    backbone: str | None = None
 
     @property
     def has_teacher(self) -> bool:
@@ -112,13 +114,21 @@ class TuningJobs:
     slice_s: float | None
     keep_checkpoints: int
 
-    def with_budget(self, spec: JobSpec) -> JobSpec:
-        """The job with the default budget written down, if it asks for no number of updates. Raises InvalidInput."""
+    def complete(self, spec: JobSpec) -> JobSpec:
+        """The job with the backbone and, if it asks for no number of updates, the default budget written down.
+
+        Raises InvalidInput.
+        """
         config = make_config(spec)
         budget_s = config.with_budget(self.backbone.device.type).budget_s
-        if budget_s == config.budget_s:
-            return spec
-        return replace(spec, hyperparameters={**spec.hyperparameters, "budget_s": budget_s})
+        more = {} if budget_s == config.budget_s else {"budget_s": budget_s}
+        return replace(spec, backbone=self.backbone.fingerprint, hyperparameters={**spec.hyperparameters, **more})
+
+    def reason_to_wait(self, spec: Mapping[str, Any]) -> str | None:
+        asked = JobSpec.from_json(spec)
+        if asked.backbone in (None, self.backbone.fingerprint):
+            return None
+        return f"it was created for {asked.model} and this server has {self.backbone.name}"
 
     def plan(self, spec: Mapping[str, Any]) -> TuningPlan | DistillationPlan:
         """Reads the files and checks everything that can be checked without the device.

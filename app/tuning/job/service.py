@@ -69,7 +69,7 @@ class TuningService:
 
         Raises what TuningJobs.plan and JobStore.create raise.
         """
-        document = asdict(self._kind.with_budget(spec))
+        document = asdict(self._kind.complete(spec))
         plan = self._kind.plan(document)
         what = "inputs for the teacher" if spec.has_teacher else "examples"
         message = (

@@ -14,6 +14,7 @@ from app.measure.plain_model import PlainModel
 from app.measure.promote import run_with
 from app.measure.release import Comparison, Release, release
 from app.model.backbone import Backbone
+from app.model.threads import by_load
 from app.registry.publication import Publication
 from app.registry.reference import name_together
 from app.registry.registry import Registry
@@ -103,7 +104,7 @@ class TuningWork:
         if self.spec.alias is not None:
             model = PlainModel(self.backbone, self.run.num_rows_at_once)
             comparing = self.run.result.compare_with(self.registry, self.published[0], self.spec.alias)
-            self.comparison = run_with(lambda asked: take_turns(lease, model.evaluate(asked)), comparing)
+            self.comparison = run_with(lambda asked: take_turns(lease, by_load(model.evaluate(asked))), comparing)
 
     def release(self) -> str | None:
         """Move the job's alias to the version, if it may."""
@@ -115,6 +116,8 @@ class TuningWork:
     def note(self) -> str:
         report = self.run.result.distillation
         notes = report.in_words().splitlines() if report else []
+        if self.run.result.loses_to_written:
+            notes.append(self.run.result.comparison_in_words)
         if self.released is not None and self.released.is_moved and self.released.words:
             notes.append(self.released.words)
         if len(self.published) > 1:

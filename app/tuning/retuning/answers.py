@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from app.model.backbone import Backbone
 from app.model.layout import Template
+from app.model.threads import by_load
 from app.registry.registry import Registry
 from app.task_prompt import TaskPrompt
 from app.tuning.config import TuneConfig
@@ -109,6 +110,6 @@ def _ask(
         sampling=sampling,
     )
     teaching = Teaching(backbone, plan, None, ends_s=began_s + allowed_s if config.budget_s else None)
-    for _ in teaching.slices():
+    for _ in by_load(teaching.slices()):
         pass
     return VersionAnswers(plan, *teaching.answers(), spent_s=time.monotonic() - began_s)

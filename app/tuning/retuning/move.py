@@ -180,6 +180,12 @@ def has_version_for(view: TaskView, model: NamedModel) -> bool:
     return any(model.has_made(version) for version in view.versions.values())
 
 
+def is_live_on(view: TaskView, model: NamedModel) -> bool:
+    """Whether callers on the model get a version by the task's name."""
+    targets = [each.aliases[LIVE] for each in view.backbones if LIVE in each.aliases]
+    return any(model.has_made(view.numbered(main_number(target))) for target in targets)
+
+
 def _choose_backbone(view: TaskView, new: NamedModel, old: NamedModel | None) -> BackboneView:
     fingerprint_to_version = {version.backbone_fingerprint: version for version in view.versions.values()}
     others = [each for each in view.backbones if not new.has_made(fingerprint_to_version[each.fingerprint])]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.errors import SoftswapError
 from app.measure.reading.columns import Columns
 from app.model.backbone import Backbone
 from app.model.layout import INPUT, TARGET, Template
@@ -22,6 +24,8 @@ from app.tuning.retuning.move import Material, Move
 from app.tuning.retuning.side_by_side import SideBySide
 from app.tuning.search import Search
 from app.tuning.templates import WrittenPrompt
+
+logger = logging.getLogger(__name__)
 
 
 def plan_new(
@@ -99,18 +103,31 @@ def describe(
 ) -> Retuned:
     """The best result, with how it compares with the old version; figures against the old one's answers are none of it.
 
-    Asks the new version for the inputs that the old one was asked, or for all held out.
+    What was tuned is not lost if it cannot be compared or Ctrl-C ends that.
     """
-    plan = result.plan
-    old = {} if answers is None else answers.input_to_answer
-    inputs = [example.input for example in material.held_out if example.input in old or not old]
-    new = ask_new(backbone, result.prompt, plan.template, move, inputs, plan.config)
-    side_by_side = SideBySide.make(new.input_to_answer, old, move.input_to_target, move.origin.labels)
+    stop_reason, side_by_side = result.stop_reason, None
+    try:
+        side_by_side = _compare(backbone, move, material, answers, result)
+    except KeyboardInterrupt:
+        stop_reason = "stopped"
+    except (SoftswapError, RuntimeError, MemoryError) as error:
+        logger.warning("the new version of %s is not compared with the old one: %s", move.task, error)
     publication = result.publication()
-    figures = side_by_side.figures if move.has_teacher else {**side_by_side.figures, **publication.metrics}
+    compared = {} if side_by_side is None else side_by_side.figures
+    figures = compared if move.has_teacher else {**compared, **publication.metrics}
     kept = {name: value for name, value in publication.provenance.items() if name != "distillation"}
     publication = replace(publication, metrics=figures, provenance=kept, examples=material.kept)
-    return Retuned(_described(publication, move), side_by_side, result.stop_reason)
+    return Retuned(_described(publication, move), side_by_side, stop_reason)
+
+
+def _compare(
+    backbone: Backbone, move: Move, material: Material, answers: VersionAnswers | None, result: TuneResult
+) -> SideBySide:
+    """Asks the new version for the inputs that the old one was asked, or for all held out."""
+    old = {} if answers is None else answers.input_to_answer
+    inputs = [example.input for example in material.held_out if example.input in old or not old]
+    new = ask_new(backbone, result.prompt, result.plan.template, move, inputs, result.plan.config)
+    return SideBySide.make(new.input_to_answer, old, move.input_to_target, move.origin.labels)
 
 
 def _described(publication: Publication, move: Move) -> Publication:

@@ -8,9 +8,8 @@ from typing import Any
 
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind
-from app.tuning.budget import BudgetPlan, Costs, Limits, max_steps, plan_within
+from app.tuning.budget import BudgetPlan, Costs, Limits, plan_within
 from app.tuning.candidates import default_candidates
-from app.tuning.config import TuneConfig
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import TuningPlanned
 from app.tuning.run.population import start_ids
@@ -20,14 +19,19 @@ from app.tuning.search import MAX_MEMBERS
 
 
 def with_candidates(plan: TuningPlan, backbone: Backbone, init_text: str) -> TuningPlan:
-    """The plan with all that may be tried. Args: init_text: the written prompt to start from, if there is one."""
+    """The plan with all that may be tried.
+
+    Args: init_text: the written prompt to start from, if there is one.
+
+    Raises InvalidInput: more prompts are to be kept than that.
+    """
     num_tokens = len(start_ids(backbone, PromptKind.KV, init_text)) if init_text else 0
     search = plan.search
     candidates = default_candidates(init_text, num_tokens, has_labels=bool(plan.labels), rate_factor=search.rate_factor)
     kinds = search.values.get("kind")
     candidates = tuple(each for each in candidates if not kinds or each["kind"] in kinds)
     at_most = max(1, MAX_MEMBERS // search.num_members)
-    return replace(plan, search=replace(search, candidates=candidates[:at_most]))
+    return replace(plan, search=replace(search, candidates=candidates[:at_most], is_open=False))
 
 
 def _limits(plan: TuningPlan, rows: RunRows) -> Limits:
@@ -38,7 +42,8 @@ def _limits(plan: TuningPlan, rows: RunRows) -> Limits:
         num_final=len(plan.validation),
         num_members=plan.search.num_members,
         min_members=plan.search.num_kept,
-        max_steps=config.asked_steps(len(rows.train)),
+        max_steps=config.max_steps,
+        num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         max_cuts=plan.search.num_cuts,
     )
@@ -65,16 +70,14 @@ class Budgeted:
         """With the validation rows that fit."""
         return replace(rows, validation=spread(rows.validation, self.plan.num_validation))
 
-    def timetable(self, plan: TuningPlan, num_train: int, *, ends_s: float, clock: Clock) -> BudgetTimetable:
+    def timetable(self, plan: TuningPlan, rows: RunRows, *, ends_s: float, clock: Clock) -> BudgetTimetable:
         """Args: plan: as `apply` gave it. ends_s: by `clock`, when the budget is spent."""
-        config: TuneConfig = plan.config
-        most = max_steps(config.asked_steps(num_train), num_train, self.plan.batch_size)
         return BudgetTimetable(
             self.plan,
             self.costs,
-            budget_s=config.budget_s,
+            budget_s=plan.config.budget_s,
             ends_s=ends_s,
-            max_steps=most,
+            max_steps=_limits(plan, rows).most_steps(self.plan.batch_size),
             num_kept=plan.search.num_kept,
             clock=clock,
         )

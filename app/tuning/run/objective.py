@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
 from app.engine.threads.device_lease import Slices
 from app.measure.encoding import EncodedExample, collate
-from app.measure.label_tree import LabelTree, exceeds_window, label_log_likelihoods, node_log_likelihoods
+from app.measure.label_tree import (
+    LabelTree,
+    exceeds_window,
+    label_and_end_log_likelihoods,
+    label_log_likelihoods,
+    node_log_likelihoods,
+)
 from app.measure.metrics import accuracy, macro_f1, shares_of
 from app.measure.plain_model import generate_in_slices
 from app.model.backbone import Backbone
@@ -56,8 +62,11 @@ class Objective:
     max_rows = MAX_ROWS
     num_readings = 1
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, plan: TuningPlan | None = None) -> None:
+        """Args: plan: says how answers are written; None if none are."""
         self._backbone = backbone
+        self._most = plan.config.max_target_tokens if plan else 0
+        self._skip_special_tokens = plan is None or plan.skip_special_tokens
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows,) float32, differentiable."""
@@ -71,6 +80,20 @@ class Objective:
         yield
         return losses
 
+    @torch.no_grad()
+    def time_answers(self, prefix: PromptPrefix, rows: Sequence[EncodedExample]) -> Slices[float]:
+        """Seconds that a row's answer takes, as the result is asked for them; 0 if `judge` asks for the same."""
+        began_s = time.perf_counter()
+        yield from self._write(prefix, rows, self._most, None)
+        return (time.perf_counter() - began_s) / len(rows)
+
+    def _write(
+        self, prefix: PromptPrefix, rows: Sequence[EncodedExample], most: int, prompt_index: Sequence[int] | None
+    ) -> Slices[list[str]]:
+        texts = [EncodedExample(row.text_ids, ()) for row in rows]
+        params = SamplingParams(temperature=0.0, max_tokens=most, skip_special_tokens=self._skip_special_tokens)
+        return (yield from generate_in_slices(self._backbone, prefix, texts, params, len(rows), prompt_index))
+
     def score(self, figures: torch.Tensor) -> Score:
         """Args: figures: (num_rows, num_figures), as `judge` gave them for all rows of one prompt."""
         loss = float(figures.double().mean())
@@ -82,18 +105,16 @@ class WritingObjective(Objective):
 
     num_readings = 2
 
-    def __init__(self, backbone: Backbone, metric: Metric, *, skip_special_tokens: bool) -> None:
-        super().__init__(backbone)
-        self._metric = metric
-        self._skip_special_tokens = skip_special_tokens
+    def __init__(self, backbone: Backbone, plan: TuningPlan) -> None:
+        super().__init__(backbone, plan)
+        self._metric = plan.metric
 
     def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
         """Answers are cut at twice the longest target: a longer one is wrong, however it would end."""
         losses = yield from super().judge(prefix, chunk)
-        rows, texts = chunk.rows, [EncodedExample(row.text_ids, ()) for row in chunk.rows]
+        rows = chunk.rows
         most = 2 * max(len(row.target_ids) for row in rows)
-        params = SamplingParams(temperature=0.0, max_tokens=most, skip_special_tokens=self._skip_special_tokens)
-        written = yield from generate_in_slices(self._backbone, prefix, texts, params, len(rows), chunk.prompt_index)
+        written = yield from self._write(prefix, rows, most, chunk.prompt_index)
         pairs = zip(written, (row.target for row in rows), strict=True)
         shares = [shares_of(self._metric, *pair) for pair in pairs]
         return torch.cat([torch.tensor(shares, dtype=losses.dtype), losses], dim=1)
@@ -108,31 +129,37 @@ class LabelObjective(Objective):
     """One of Loss; on validation a metric of the likeliest labels, with ties broken by their cross-entropy."""
 
     def __init__(self, backbone: Backbone, plan: TuningPlan, *, reads_tree: bool) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, plan)
         self._labels, self._metric, self._token_weight = plan.labels, plan.metric, plan.config.token_weight
         self._reads_tree = reads_tree
-        eos_ids = backbone.taught_eos_ids
-        targets = [(*plan.template.encode_target(backbone.tokenizer, label), *eos_ids) for label in plan.labels]
+        self._eos_ids = backbone.taught_eos_ids
+        targets = [(*plan.template.encode_target(backbone.tokenizer, label), *self._eos_ids) for label in plan.labels]
         self._ids_to_label = {ids: label for label, ids in enumerate(targets)}
-        self._tree = LabelTree.build(targets)
-        self._scored_ids = encode_labels(backbone, plan.template, plan.labels)
-        self._scored_tree = LabelTree.build(self._scored_ids)
+        scored = encode_labels(backbone, plan.template, plan.labels)
+        self._tree = LabelTree.build(scored)
         """Of the labels as evaluation scores them."""
-        self.num_extra_tokens = len(self._tree.inner)
+        self._open_labels = torch.tensor([len(ids) < len(whole) for ids, whole in zip(scored, targets, strict=True)])
+        """Whether that leaves out their end."""
+        self.num_extra_tokens = len(self._tree.inner) + bool(self._open_labels.any())
         self.max_rows = self._tree.max_rows(backbone.vocab_size)
 
     def loss_per_row(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         if not self._reads_tree:
             return super().loss_per_row(prefix, chunk)
-        nodes = self._node_scores(prefix, chunk)
-        wanted = self._label_index(chunk.rows).to(nodes.device)
-        among_labels = F.cross_entropy(nodes @ self._scored.to(nodes.device), wanted, reduction="none")
-        lengths = torch.tensor([len(row.target_ids) for row in chunk.rows], device=nodes.device)
-        tokens = -(nodes @ self._tree.membership(nodes.device)).gather(1, wanted[:, None])[:, 0] / lengths
+        labels = self._label_index(chunk.rows)
+        scores, ends = self._scores_and_ends(prefix, chunk, labels)
+        wanted = labels.to(scores.device)
+        among_labels = F.cross_entropy(scores, wanted, reduction="none")
+        lengths = torch.tensor([len(row.target_ids) for row in chunk.rows], device=scores.device)
+        tokens = -(scores.gather(1, wanted[:, None])[:, 0] + ends) / lengths
         return among_labels + self._token_weight * tokens
 
+    def time_answers(self, prefix: PromptPrefix, rows: Sequence[EncodedExample]) -> Slices[float]:
+        yield
+        return 0.0
+
     def judge(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[torch.Tensor]:
-        scores = label_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._scored_tree)
+        scores = label_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._tree)
         wanted = self._label_index(chunk.rows).to(scores.device)
         figures = [scores.argmax(dim=1), wanted, F.cross_entropy(scores, wanted, reduction="none")]
         yield
@@ -149,11 +176,22 @@ class LabelObjective(Objective):
 
     def label_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
         """(num_rows, num_labels) float32, log P(label | prompt, text), differentiable."""
-        nodes = self._node_scores(prefix, chunk)
-        return nodes @ self._scored.to(nodes.device)
+        nodes = node_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._tree)
+        return nodes @ self._tree.membership(nodes.device)
 
-    def _node_scores(self, prefix: PromptPrefix, chunk: Chunk) -> torch.Tensor:
-        return node_log_likelihoods(self._backbone, prefix, self._texts(chunk), self._tree)
+    def _scores_and_ends(
+        self, prefix: PromptPrefix, chunk: Chunk, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels' scores, and what the end of each row's own label adds to it: (num_rows,) float32."""
+        if self._open_labels.any():
+            texts = self._texts(chunk)
+            [end_id] = self._eos_ids
+            scores, ends = label_and_end_log_likelihoods(
+                self._backbone, prefix, texts, self._tree, labels.tolist(), end_id
+            )
+            return scores, ends * self._open_labels[labels].to(ends.device)
+        scores = self.label_scores(prefix, chunk)
+        return scores, scores.new_zeros(len(chunk.rows))
 
     def _texts(self, chunk: Chunk) -> PaddedBatch:
         texts = [EncodedExample(row.text_ids, ()) for row in chunk.rows]
@@ -161,14 +199,6 @@ class LabelObjective(Objective):
 
     def _label_index(self, rows: Sequence[EncodedExample]) -> torch.Tensor:
         return torch.tensor([self._ids_to_label[row.target_ids] for row in rows])
-
-    @cached_property
-    def _scored(self) -> torch.Tensor:
-        """(num_nodes, num_labels) float32: the nodes whose sum is a label's score, as evaluation counts it."""
-        matrix = torch.zeros(len(self._tree.token_ids), len(self._labels))
-        for label, (path, ids) in enumerate(zip(self._tree.paths, self._scored_ids, strict=True)):
-            matrix[list(path[: len(ids)]), label] = 1.0
-        return matrix
 
 
 class DistillationObjective(LabelObjective):
@@ -201,8 +231,8 @@ def choose_objective(backbone: Backbone, plan: TuningPlan, train: Sequence[Encod
     loss = plan.config.loss
     if not plan.labels:
         if plan.metric not in WRITTEN_METRICS:
-            return Objective(backbone)
-        return WritingObjective(backbone, plan.metric, skip_special_tokens=plan.skip_special_tokens)
+            return Objective(backbone, plan)
+        return WritingObjective(backbone, plan)
     if plan.teacher_scores is not None:
         taught = dict(zip((row.text_ids for row in train), plan.teacher_scores, strict=True))
         return DistillationObjective(backbone, plan, taught)

@@ -24,8 +24,8 @@ from app.tuning.run.timetable import Clock
 from app.tuning.templates import WrittenPrompt
 
 MAX_ROWS: Final = 200
-BLOCK_SIZE: Final = 8
-"""Rows after which all candidates have been asked the same."""
+MIN_BLOCK_SIZE, BLOCK_SIZE = 2, 8
+"""Rows after which all candidates have been asked the same: few at first, which may be long."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,20 @@ class Opening:
             yield
         ends_s = self._clock() + OPENING_SHARE * self._plan.config.budget_s
         num_rows = 0
-        while num_rows < len(examples) and (not num_rows or self._clock() < ends_s):
-            block = examples[num_rows : num_rows + BLOCK_SIZE]
+        while num_rows < len(examples) and (not num_rows or self._has_time(ends_s, num_rows)):
+            block = examples[num_rows : num_rows + max(MIN_BLOCK_SIZE, min(BLOCK_SIZE, num_rows))]
             for asking in askings:
-                yield from self._ask(asking, encode_rows(self._backbone, asking.plan, block))
+                num_virtual_tokens = asking.prefix.num_columns
+                yield from self._ask(asking, encode_rows(self._backbone, asking.plan, block, num_virtual_tokens))
             num_rows += len(block)
         figures = [torch.cat(asking.figures).double().mean(dim=0).tolist() for asking in askings]
         accuracies = tuple(each[1] for each in figures) if self._plan.labels else ()
         self.opened = Opened(tuple(each[0] for each in figures), accuracies, num_rows)
+
+    def _has_time(self, ends_s: float, num_rows: int) -> bool:
+        """A prompt that is the only one is asked a few rows, so that its figure can be shown."""
+        is_choice = len(self._plan.written) > 1
+        return self._clock() < ends_s and (is_choice or num_rows < BLOCK_SIZE)
 
     def _ask(self, asking: _Asking, rows: Sequence[EncodedExample]) -> Iterator[None]:
         for chunk in Chunker(max_rows=self._max_rows, num_extra_tokens=0).chunks(rows, 1):

@@ -56,6 +56,11 @@ class RunRows:
         )
         return cls(train, validation, min(room, plan.served_template.max_input_tokens or room))
 
+    @property
+    def num_cut(self) -> int:
+        """Texts that lost their end."""
+        return sum(row.num_lost > 0 for row in (*self.train, *self.validation))
+
     def say_what_is_cut(self) -> str | None:
         """How many texts lost how much, and what to do about it; None if all are whole."""
         rows = [*self.train, *self.validation]
@@ -93,21 +98,29 @@ def spread(examples: Sequence[Item], num: int) -> list[Item]:
     return [examples[i * len(examples) // num] for i in range(num)]
 
 
-def encode_rows(backbone: Backbone, plan: TuningPlan, examples: Sequence[Example]) -> list[EncodedExample]:
-    """Args: plan: fitted to the backbone. Raises as `RunRows.of`."""
+def encode_rows(
+    backbone: Backbone, plan: TuningPlan, examples: Sequence[Example], num_virtual_tokens: int | None = None
+) -> list[EncodedExample]:
+    """Args:
+        plan: fitted to the backbone.
+        num_virtual_tokens: of the prompt before them; None: of the longest that the plan tunes.
+
+    Raises as `RunRows.of`.
+    """
     return encode_examples(
         backbone,
         plan.served_template,
         examples,
-        max_input_tokens=_room_for_text(backbone, plan),
+        max_input_tokens=_room_for_text(backbone, plan, num_virtual_tokens),
         max_target_tokens=plan.config.max_target_tokens,
     )
 
 
-def _room_for_text(backbone: Backbone, plan: TuningPlan) -> int:
-    """Tokens of a text after the longest prompt and before the longest answer."""
-    config = plan.config
-    room = backbone.max_model_len - max(member.num_virtual_tokens for member in plan.members) - config.max_target_tokens
+def _room_for_text(backbone: Backbone, plan: TuningPlan, num_virtual_tokens: int | None = None) -> int:
+    """Tokens of a text after the prompt and before the longest answer."""
+    if num_virtual_tokens is None:
+        num_virtual_tokens = max(member.num_virtual_tokens for member in plan.members)
+    room = backbone.max_model_len - num_virtual_tokens - plan.config.max_target_tokens
     if room < 1:
         raise InvalidInput(
             f"num_virtual_tokens and max_target_tokens leave no room in {backbone.max_model_len} positions",
@@ -139,11 +152,12 @@ class Chunker:
     Args:
         max_rows: rows of a chunk, all prompts counted.
         num_extra_tokens: that each row costs in addition to its own.
+        max_tokens: of a chunk; a row that is longer has one of its own.
     """
 
-    def __init__(self, *, max_rows: int, num_extra_tokens: int) -> None:
+    def __init__(self, *, max_rows: int, num_extra_tokens: int, max_tokens: int | None = None) -> None:
         self.max_rows = max_rows
-        self.max_tokens: int | None = None
+        self.max_tokens = max_tokens
         self._num_extra_tokens = num_extra_tokens
 
     def chunks(self, rows: Sequence[EncodedExample], num_prompts: int) -> Iterator[Chunk]:

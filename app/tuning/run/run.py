@@ -51,7 +51,14 @@ from app.tuning.run.rows import Chunker, RunRows, fit_to_targets, spread
 from app.tuning.run.run_state import RunState
 from app.tuning.run.timetable import BudgetTimetable, Clock, Timetable
 from app.tuning.run.trainer import Trainer
-from app.tuning.search import keep_better_half
+from app.tuning.search import keep_best, keep_better_half
+
+DEVICE_TO_MAX_TOKENS = {"cpu": 4096, "cuda": 32768}
+"""Tokens of a forward, padding included, of a run that has the device to itself: what memory holds, and, on a CPU, what
+takes seconds.
+"""
+COSTS_SHARE = 0.02
+"""Of the budget, for finding out what a row takes."""
 
 
 class TuningRun:
@@ -99,6 +106,7 @@ class TuningRun:
         self._is_stopping = False
         self.can_save = False
         self._result: TuneResult | None = None
+        self._work: Iterator[bool | None]
         self._teaching: Teaching | None = None
         self._opening: Opening | None = None
         self._has_told_opening = False
@@ -143,10 +151,13 @@ class TuningRun:
             init_text = plan.written[self._opened.number].text if self._opened else ""
             plan = with_candidates(plan, self._backbone, init_text)
         self.plan = plan = fit_to_targets(self._backbone, plan)
+        self._measured_on = plan.validation
         self.rows = RunRows.of(self._backbone, plan)
         objective = choose_objective(self._backbone, plan, self.rows.train)
         self.chunker = Chunker(
-            max_rows=min(plan.config.micro_batch_size, objective.max_rows), num_extra_tokens=objective.num_extra_tokens
+            max_rows=min(plan.config.micro_batch_size, objective.max_rows),
+            num_extra_tokens=objective.num_extra_tokens,
+            max_tokens=DEVICE_TO_MAX_TOKENS.get(self._backbone.device.type) if self._slice_s is None else None,
         )
         self._trainer = Trainer(self._backbone, objective, self.population, self.chunker, self._on_event)
         self._num_asked_steps = plan.config.num_steps(len(self.rows.train))
@@ -280,7 +291,7 @@ class TuningRun:
         yield from self._make_members(1)
         if self._slice_s is not None:
             yield from self._trainer.calibrate(self.rows.train, self._slice_s)
-        costs = yield from self._trainer.time_costs(self.rows.train, self.chunker.num_rows_within(self.rows.train))
+        costs = yield from self._trainer.time_costs(self.rows.train, allowed_s=COSTS_SHARE * self.plan.config.budget_s)
         left_s = self._began_s + self.plan.config.budget_s - self._clock()
         self._budgeted = Budgeted.plan_for(self.plan, self.rows, costs, left_s)
         self._adopt(self._budgeted)
@@ -289,9 +300,11 @@ class TuningRun:
 
     def _adopt(self, budgeted: Budgeted) -> None:
         self.plan = budgeted.apply(self.plan)
+        if self.rows.num_cut:
+            self.rows = RunRows.of(self._backbone, self.plan)  # the longest prompt may not be among those that fit
         self.rows = budgeted.apply_to_rows(self.rows)
         ends_s = self._began_s + self.plan.config.budget_s
-        self._timetable = budgeted.timetable(self.plan, len(self.rows.train), ends_s=ends_s, clock=self._clock)
+        self._timetable = budgeted.timetable(self.plan, self.rows, ends_s=ends_s, clock=self._clock)
 
     @property
     def _left_s(self) -> float:
@@ -408,7 +421,10 @@ class TuningRun:
         """Drop the worse half of the members, if it is time."""
         if self._is_time_to_cut:
             alive = self.population.alive
-            kept = keep_better_half([member.best_rank for member in alive], self.plan.search.num_kept)
+            ranks, num_kept = [member.best_rank for member in alive], self.plan.search.num_kept
+            is_last = self.timetable.is_last_cut()
+            kept = keep_best(ranks, num_kept) if is_last else keep_better_half(ranks, num_kept)
+            self._num_worse = 0  # what is left gets time of its own
             self._drop([member for i, member in enumerate(alive) if i not in kept], "halving")
         self.timetable.note_cuts(self.step)
 
@@ -420,10 +436,11 @@ class TuningRun:
             self._on_event(MembersDropped(self.step, tuple(member.number for member in members), reason))
 
     def _finish(self, reason: str) -> Iterator[None]:
+        if isinstance(self.timetable, BudgetTimetable):
+            self._measured_on = tuple(spread(self.plan.validation, self.timetable.num_final()))
         ranked = self.population.ranked[: self.plan.search.num_kept]
         assert ranked[0].best is not None
         self._on_event(TuningStopped(self.step, reason, ranked[0].best.step))
-        self._shorten_validation()
         results = []
         for member in ranked:
             results.append((yield from self._evaluate(member, reason)))  # noqa: PERF401  comprehensions cannot yield
@@ -431,18 +448,12 @@ class TuningRun:
         self._warn("label_mass", results[0].validation.say_low_mass())
         self._result = replace(results[0], others=tuple(results[1:]), written=written)
 
-    def _shorten_validation(self) -> None:
-        """With a budget, to the rows that there is time for."""
-        if isinstance(self.timetable, BudgetTimetable):
-            examples = spread(self.plan.validation, self.timetable.num_final())
-            self.plan = replace(self.plan, validation=tuple(examples))
-
     def _warn(self, about: str, message: str | None) -> None:
         if message is not None:
             self._on_event(Warned(about, message))
 
     def _evaluate(self, member: Member, reason: str) -> Slices[TuneResult]:
-        """Measure a member's best state on all validation examples, as it is to be stored."""
+        """Measure a member's best state as it is to be stored."""
         plan = self.plan
         assert member.best is not None
         ask = partial(self._ask, label_temperature=None)
@@ -453,6 +464,7 @@ class TuningRun:
             plan=plan,
             member=member.number,
             validation=measured,
+            measured_on=self._measured_on,
             history=tuple(self._history),
             best_step=member.best.step,
             num_steps=self.step,
@@ -470,7 +482,7 @@ class TuningRun:
         return WrittenResult(written, (yield from self._ask(prompt, template=self.plan.limit_inputs(written.template))))
 
     def _ask(self, prompt: TaskPrompt, **more: Any) -> Slices[Evaluation]:
-        """The evaluation of a prompt on the plan's validation examples."""
+        """The evaluation of a prompt on the validation examples that there is time for."""
         plan = self.plan
         served = ServedPrompt(
             prompt,
@@ -480,7 +492,7 @@ class TuningRun:
             skip_special_tokens=plan.skip_special_tokens,
         )
         model = PlainModel(self._backbone, self.num_rows_at_once)
-        return (yield from model.evaluate(Measurement(served, plan.validation)))
+        return (yield from model.evaluate(Measurement(served, self._measured_on)))
 
 
 def _describe(plan: TuningPlan, opened: Opened) -> PromptWritten:

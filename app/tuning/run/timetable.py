@@ -20,6 +20,8 @@ SMOOTHING: Final = 0.3
 """Weight of the last update in what an update is expected to take."""
 MAX_SLOWDOWN: Final = 20.0
 MAX_RESERVE_SHARE: Final = 0.25
+PATIENT_SHARE: Final = 0.7
+"""Of the updates, before which a run with a budget does not end for want of progress: rates are still high."""
 LATE_SHARE: Final = 0.03
 """Of the budget: an update that is not done by then is given up."""
 
@@ -50,8 +52,12 @@ class Timetable:
         """Whether the worse half is dropped after update `step`."""
         return self._search.is_cut_at(step, self.num_steps)
 
+    def is_last_cut(self) -> bool:
+        """Whether the next cut leaves none but the best."""
+        return False
+
     def is_settled(self, step: int) -> bool:
-        """Whether no cut is to come."""
+        """Whether no cut is to come, and want of progress may end the run."""
         return self._search.is_settled_at(step, self.num_steps)
 
     def is_late(self) -> bool:
@@ -114,6 +120,7 @@ class BudgetTimetable(Timetable):
         self._judge_s = costs.judge_s
         self._num_measured = 0
         self._num_cuts = 0
+        self._num_alive: int | None = None
 
     def is_time_to_measure(self, step: int) -> bool:
         return self._has_come(step, (self._num_measured + 1) / self.plan.num_measurements) or step >= self.num_steps
@@ -122,10 +129,16 @@ class BudgetTimetable(Timetable):
         return self._num_cuts < self.plan.num_cuts and self._has_come(step, self.plan.cuts[self._num_cuts])
 
     def is_settled(self, step: int) -> bool:
-        return self._num_cuts >= self.plan.num_cuts
+        return self._num_cuts >= self.plan.num_cuts and self._has_come(step, PATIENT_SHARE)
+
+    def is_last_cut(self) -> bool:
+        return self._num_cuts == self.plan.num_cuts - 1
 
     def seconds_left(self, step: int) -> float | None:
-        return max(0.0, self._ends_s - self._clock())
+        left_s = max(0.0, self._ends_s - self._clock())
+        if self._num_alive is None or self.num_steps < self._max_steps:
+            return left_s
+        return min(left_s, self._rest_s(step, max(step, self.num_steps), self._num_alive) + self.reserve_s)
 
     @property
     def slowdown(self) -> float:
@@ -154,6 +167,7 @@ class BudgetTimetable(Timetable):
     def note_update(self, step: int, *, took_s: float, size: float, num_alive: int) -> None:
         if size > 0:
             self._learn_s = _smoothed(self._learn_s, took_s / size)
+        self._num_alive = num_alive
         self.num_steps = self._fit(step, num_alive)
 
     def note_measurement(self, *, took_s: float, num_alive: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,8 @@ from app.tuning.run.population import Member, Population
 from app.tuning.run.rows import Chunk, Chunker
 
 NUM_TRIALS = 4
+NUM_ANSWERS = 4
+"""Rows whose answers are timed."""
 
 
 @dataclass(eq=False)
@@ -63,12 +65,21 @@ class Trainer:
         self.population.clear_gradients()
         return sound
 
-    @torch.no_grad()
     def measure(self, rows: Sequence[EncodedExample], *, is_start: bool = False) -> Slices[dict[Member, Score]]:
         """The score of every member alive on these rows.
 
         Args: is_start: before the first update, members that start alike are measured once.
+
+        Raises OutOfMemory.
         """
+        while True:
+            try:
+                return (yield from self._measure(rows, is_start=is_start))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self._lower_micro_batch(error)
+
+    @torch.no_grad()
+    def _measure(self, rows: Sequence[EncodedExample], *, is_start: bool) -> Slices[dict[Member, Score]]:
         alive = self.population.alive
         asked = self.population.different_starts if is_start else alive
         prefixes = []
@@ -108,22 +119,35 @@ class Trainer:
                     break
         self.chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
 
-    def time_costs(self, rows: Sequence[EncodedExample], max_rows: int) -> Slices[Costs]:
-        """What a row takes one prompt, the first one alive: of rows of middle length, after one pass for warming up."""
+    def time_costs(self, rows: Sequence[EncodedExample], *, allowed_s: float) -> Slices[Costs]:
+        """What a row takes one prompt, the first one alive: rows of middle length, more of them each time, up to those
+        of a chunk or until `allowed_s` is spent.
+
+        Raises OutOfMemory.
+        """
         prefix = next(self.population.prefixes(1)).detached()
         by_length = sorted(rows, key=lambda row: row.num_tokens)
-        middle = max(0, (len(rows) - max_rows) // 2)
-        sample = by_length[middle : middle + max_rows]
-        chunk = Chunk(sample, [(i, 0) for i in range(len(sample))])
-        learn_s = judge_s = 0.0
-        for _ in range(2):
-            learn_s = self._time([prefix], chunk)
-            yield
-            began = time.perf_counter()
-            with torch.no_grad():
-                yield from self.objective.judge(prefix, chunk)
-            judge_s = time.perf_counter() - began
-        return Costs(learn_s / len(sample), judge_s / len(sample))
+        began_s, costs, size = time.perf_counter(), None, 1
+        while costs is None or time.perf_counter() - began_s < allowed_s:
+            if costs is not None and size > min(len(rows), self.chunker.num_rows_within(rows)):
+                break
+            middle = max(0, (len(rows) - size) // 2)
+            sample = by_length[middle : middle + size]
+            try:
+                costs = yield from self._time_costs(prefix, Chunk(sample, [(i, 0) for i in range(len(sample))]))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self._lower_micro_batch(error)
+            size *= 2
+        answer_s = yield from self.objective.time_answers(prefix, by_length[len(rows) // 2 :][:NUM_ANSWERS])
+        return replace(costs, answer_s=answer_s)
+
+    def _time_costs(self, prefix: PromptPrefix, chunk: Chunk) -> Slices[Costs]:
+        learn_s = self._time([prefix], chunk)
+        yield
+        began_s = time.perf_counter()
+        with torch.no_grad():
+            yield from self.objective.judge(prefix, chunk)
+        return Costs(learn_s / len(chunk.rows), (time.perf_counter() - began_s) / len(chunk.rows))
 
     def _gradients(self, rows: Sequence[EncodedExample]) -> Slices[dict[Member, float]]:
         """Adds up every member's gradient; returns the mean loss of each."""

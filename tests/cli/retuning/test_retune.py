@@ -16,11 +16,12 @@ from app import main
 from app.measure.dataset import split_examples
 from app.model.backbone import Backbone
 from app.model.layout import BARE
+from app.registry.publication import Publication
 from app.settings import Settings
 from app.task_prompt import PromptKind
 from tests.cli.retuning.conftest import EXAMPLES, LABELS, Place
 from tests.support.commands import call
-from tests.support.server import LiveServer, make_settings, run_server
+from tests.support.server import LiveServer, make_settings, run_server, soft_prompt
 from tests.support.tuning_jobs import wait_until
 
 QUICK = ("--max-steps", "2", "--virtual-tokens", "2", "--learning-rate", "0.1", "--init", "vocab", "--seed", "0")
@@ -276,3 +277,58 @@ def test_a_budget_is_planned_within(place: Place) -> None:
     assert (outcome["id"], outcome["fault"]) == ("mood@2", None)
     assert outcome["comparison"]["agreement"] is not None
     assert '"event": "TuningPlanned"' in said
+
+
+def test_what_was_tuned_is_published_although_it_cannot_be_compared(
+    place: Place, new_saved: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr("app.tuning.retuning.retuning.ask_new", fail)
+    [outcome] = retune(place, "kept")
+    assert (outcome["id"], outcome["alias"], outcome["comparison"]) == ("kept@2", "live", None)
+    assert place.registry(new_saved).resolve("kept").number == 2
+
+
+def test_an_interruption_while_versions_are_compared_publishes_the_one_and_begins_no_other(
+    place: Place, new_saved: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.tuning.retuning.retuning.ask_new", interrupt)
+    place.write("mood.jsonl")
+    given = ("--examples", f"mood={place.folder / 'mood.jsonl'}")
+    done, begun = retune(place, "kept", "mood", *given, code=1)
+    assert (done["id"], done["alias"]) == ("kept@2", "live")
+    assert (begun["id"], begun["fault"]) == (None, "not begun: interrupted")
+    assert place.registry(new_saved).resolve("kept").number == 2
+
+
+def test_an_old_model_that_cannot_be_loaded_ends_only_what_it_must_answer_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = main.load_backbone
+
+    def failing(settings: Settings) -> Backbone:
+        if settings.model == str(place.old):
+            raise RuntimeError("not enough memory")
+        return load(settings)
+
+    monkeypatch.setattr(main, "load_backbone", failing)
+    place.write("mood.jsonl")
+    given = ("--inputs", f"mood={place.folder / 'mood.jsonl'}", "--from", str(place.old))
+    mood, kept = retune(place, "kept", "mood", *given, code=1)  # in the order in which they end
+    assert (kept["id"], kept["alias"], kept["fault"]) == ("kept@2", "live", None)
+    assert mood["id"] is None
+    assert "not enough memory" in mood["fault"]
+
+
+def test_a_version_without_an_alias_does_not_keep_the_name_from_the_new_model(
+    place: Place, new_saved: Backbone
+) -> None:
+    registry = place.registry(new_saved)
+    registry.publish("kept", Publication(soft_prompt(new_saved, seed=4)), alias=None)
+    [outcome] = retune(place, "kept")
+    assert (outcome["task"], outcome["id"], outcome["alias"]) == ("kept", "kept@3", "live")

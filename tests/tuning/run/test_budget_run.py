@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from app.tuning.distillation import DistillationPlan
 from app.tuning.plan import TuningPlan, WrittenPrompt
 from app.tuning.run.events import (
     Evaluated,
+    MembersDropped,
     PromptWritten,
     StepDone,
     TuneEvent,
@@ -23,7 +25,7 @@ from app.tuning.run.events import (
     TuningStarted,
     TuningStopped,
 )
-from app.tuning.run.run import TuningRun
+from app.tuning.run.run import DEVICE_TO_MAX_TOKENS, TuningRun
 from app.tuning.run.run_state import RunState
 from app.tuning.search import Search
 from tests.support.models import tiny_backbone
@@ -82,9 +84,9 @@ def _ticked(clock: HandClock) -> float:
     return clock.now_s
 
 
-@pytest.mark.parametrize("slice_s", [0.3, 4.0])
+@pytest.mark.parametrize("slice_s", [0.3, 2.0])
 def test_a_run_ends_within_its_budget_and_uses_it(slice_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, budget_s = HandClock(lambda: slice_s), 150 * slice_s
+    clock, budget_s = HandClock(lambda: slice_s), 500 * slice_s
     ticking(monkeypatch, clock)
     run, events, _ = start(make_plan(TuneConfig(budget_s=budget_s, max_target_tokens=8)), clock)
     follow(run, clock)
@@ -142,7 +144,7 @@ def test_the_template_and_the_start_are_those_of_the_best_written_prompt(monkeyp
     assert (first.kind, first.init, first.init_text) == (PromptKind.KV, Init.TEXT, chosen.text)
     assert run.result.written is not None
     assert run.result.written.prompt == chosen
-    assert run.result.written.evaluation.metrics["num_examples"] == len(run.result.plan.validation)
+    assert run.result.written.evaluation.metrics["num_examples"] == len(run.result.measured_on)
 
 
 def test_values_that_are_asked_for_replace_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,4 +205,69 @@ def test_a_teacher_that_is_slow_answers_some_inputs_of_both_parts(monkeypatch: p
     follow(run, clock)
     assert clock.now_s - 1000.0 <= 1.2 * 200
     assert 0 < len(run.result.plan.train) < 1500
-    assert len(run.result.plan.validation) > 1
+    assert len(run.result.measured_on) > 1
+
+
+def test_several_prompts_are_kept_of_those_that_the_plan_chooses() -> None:
+    plan = make_plan(TuneConfig(budget_s=20.0, max_target_tokens=8), search=Search.asked({"num_kept": 2}))
+    run, events, _ = start(plan, time.monotonic)
+    while not run.is_done:
+        run.prepare()
+        run.advance()
+    assert len(run.result.others) == 1
+    planned = next(event for event in events if isinstance(event, TuningPlanned))
+    assert planned.num_members >= 2
+
+
+def test_the_last_cut_leaves_the_best_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = HandClock(lambda: 0.4)
+    ticking(monkeypatch, clock)
+    run, events, _ = start(make_plan(), clock)
+    follow(run, clock)
+    dropped = [event for event in events if isinstance(event, MembersDropped)]
+    planned = next(event for event in events if isinstance(event, TuningPlanned))
+    assert planned.num_members > 2
+    assert sum(len(event.members) for event in dropped) == planned.num_members - 1
+    assert dropped[-1].step <= planned.num_steps * 0.6
+
+
+def test_what_is_measured_at_the_end_does_not_change_what_the_version_says_of_its_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock decides how many examples the result is measured on, and not which ones it was given."""
+    clock = HandClock(lambda: 2.0)
+    ticking(monkeypatch, clock)
+    plan = make_plan()
+    run, _, _ = start(plan, clock)
+    follow(run, clock, until=lambda: run.step >= 3)
+    clock._slice_s = lambda: 80.0
+    follow(run, clock)
+    result = run.result
+    assert len(result.measured_on) < len(plan.validation)
+    assert set(result.measured_on) <= set(plan.validation)
+    assert result.plan.data_hash == plan.data_hash
+    assert result.provenance["num_validation"] == len(result.measured_on)
+    assert result.validation.metrics["num_examples"] == len(result.measured_on)
+
+
+def test_a_forward_has_a_bounded_number_of_tokens() -> None:
+    """A long text among short ones is one of its own, and a run that has the device to itself is bounded too."""
+    run, _, backbone = start(make_plan(TuneConfig(max_steps=1), written=()), time.monotonic)
+    most = DEVICE_TO_MAX_TOKENS[backbone.device.type]
+    assert run.chunker.max_tokens == most
+    rows = [replace(run.rows.train[0], text_ids=(1,) * length) for length in (most, 5, 5, most // 2, 5, 5)]
+    chunks = list(run.chunker.chunks(rows, 1))
+    assert [len(chunk.rows) for chunk in chunks] == [1, 1, 4]
+
+
+def test_a_task_that_writes_keeps_time_for_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer takes many forwards, of which each takes a slice."""
+    clock = HandClock(lambda: 0.5)
+    ticking(monkeypatch, clock)
+    examples = tuple(Example(f"{i}", f"{'ab'[i % 2] * 3}{i}") for i in range(64))
+    plan = make_plan(train=examples, validation=examples[:40], labels=())
+    run, events, _ = start(plan, clock)
+    follow(run, clock)
+    planned = next(event for event in events if isinstance(event, TuningPlanned))
+    assert planned.num_final <= 40
+    assert clock.now_s - 1000.0 <= 1.05 * BUDGET_S

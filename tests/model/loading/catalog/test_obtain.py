@@ -95,3 +95,8 @@ except InvalidInput as error:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert done.stdout == "no-one/nothing is neither a directory nor a reachable hub repository  set()\n"
+
+
+def test_nothing_is_tuned_for_the_demo_in_place_of_the_default_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="tiny-model"):
+        obtain_model(None, tmp_path, PullLines(), default=TINY, may_fall_back=False)
