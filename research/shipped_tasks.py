@@ -1,0 +1,127 @@
+"""Tunes, measures and ships tasks on a model of the catalog: `python -m research.shipped_tasks --help`.
+
+`softswap tune` gets a random sample of each data set and a budget; nothing is chosen by hand. What it publishes and
+the written prompt that it compares with answer the same random sample of the test split. Then the version goes into
+`prompts/`, without the rows that its tuning started from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.main import load_backbone
+from app.measure.dataset import Example
+from app.measure.example_file import read_dataset
+from app.measure.plain_model import evaluate
+from app.measure.served_prompt import ServedPrompt
+from app.model.backbone import Backbone
+from app.model.layout import Template, encode_text
+from app.registry.formats.manifest import Manifest
+from app.registry.publication import Publication
+from app.registry.registry import Registry
+from app.registry.store import FileStore
+from app.settings import Settings
+from app.task_prompt import TaskPrompt
+from research.demo.recipes import Recipe, find_recipe
+from research.demo.tasks import merge_results, rounded
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("sentiment", "subjectivity", "domain", "language", "headline")
+NUM_TRAIN, NUM_TEST, NUM_WRITTEN_TEST = 2000, 1000, 200
+"""Rows of the samples; of a task that writes fewer are tested: each takes seconds."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    for recipe in map(find_recipe, arguments.task or TASKS):
+        folder = arguments.work / recipe.task
+        folder.mkdir(parents=True, exist_ok=True)
+        data = arguments.data / recipe.data
+        train = draw(data / "train.jsonl", folder / f"{recipe.data}.jsonl", NUM_TRAIN)
+        test = draw(data / "test.jsonl", folder / "test.jsonl", NUM_TEST if recipe.is_labelled else NUM_WRITTEN_TEST)
+        took_s = None
+        if not (folder / "prompts").exists():
+            took_s = tune(train, recipe.task, folder / "prompts", arguments)
+        backbone = load_backbone(Settings(model=arguments.model))
+        found = ship(backbone, recipe, folder / "prompts", read_dataset(test).examples, arguments.registry)
+        found |= {"budget_s": arguments.budget} | ({} if took_s is None else {"seconds": round(took_s)})
+        merge_results(arguments.results, {recipe.task: found})
+
+
+def draw(source: Path, target: Path, num: int) -> Path:
+    """At random: files are often sorted. Returns the target."""
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    target.write_text("".join(lines[:num]), encoding="utf-8")
+    return target
+
+
+def tune(data: Path, task: str, registry: Path, arguments: argparse.Namespace) -> float:
+    """As a user types it. Returns the seconds from the command's start to its end."""
+    command = [sys.executable, "-m", "app.cli", "tune", str(data), "--task", task, "--registry", str(registry)]
+    began_s = time.monotonic()
+    subprocess.run([*command, "--model", arguments.model, "--budget", f"{arguments.budget}s"], check=True)
+    return time.monotonic() - began_s
+
+
+def ship(backbone: Backbone, recipe: Recipe, tuned: Path, test: tuple[Example, ...], registry: Path) -> dict[str, Any]:
+    """Measure the newest version and its written prompt, publish the version, and say what was found."""
+    source = Registry(FileStore(tuned), backbone)
+    version = source.versions(recipe.task)[-1]
+    prompt = source.prompt(version)
+    served = ServedPrompt.of(prompt, version)
+    metrics = rounded(evaluate(backbone, served, test).metrics)
+    written = version.provenance.get("written_prompt")
+    found = {"data": recipe.data, "num_test": len(test), "tuned": metrics}
+    if written:
+        asked = replace(served, prompt=write(backbone, written["text"]), template=Template(written["template"]))
+        found |= {"written": rounded(evaluate(backbone, asked, test).metrics)}
+    publication = as_shipped(source.manifest(version), prompt, recipe, metrics)
+    published = Registry(FileStore(registry), backbone).publish(recipe.task, publication)
+    print(published.id, json.dumps(found))
+    return found | {"version": published.id, "num_bytes": prompt.num_bytes}
+
+
+def as_shipped(version: Manifest, prompt: TaskPrompt, recipe: Recipe, test: dict[str, float]) -> Publication:
+    return Publication(
+        prompt,
+        template=version.input_template,
+        labels=version.labels,
+        label_temperature=version.label_temperature,
+        sampling=version.sampling,
+        metrics=rounded(dict(version.metrics)) | {f"test_{name}": value for name, value in test.items()},
+        data_sha256=version.data_sha256,
+        tuning=version.tuning,
+        provenance={**version.provenance, "data": recipe.data, "data_licence": recipe.licence},
+        description=recipe.description,
+    )
+
+
+def write(backbone: Backbone, text: str) -> TaskPrompt:
+    return TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", nargs="*", help=f"(default: {', '.join(TASKS)})")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder for each data set")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for samples and what `softswap tune` publishes"
+    )
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--budget", type=int, default=1200, help="seconds for each task (default: 1200)")
+    parser.add_argument("--registry", type=Path, default=ROOT / "prompts", help="where the versions go")
+    parser.add_argument("--results", type=Path, default=ROOT / "research" / "results" / "shipped-tasks.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
