@@ -25,9 +25,11 @@ from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
 from app.model.layout import Template, encode_text
 from app.registry.formats.manifest import Manifest
+from app.registry.prompts import PromptReader
 from app.registry.publication import Publication
 from app.registry.registry import Registry
 from app.registry.store import FileStore
+from app.registry.version import Version
 from app.settings import Settings
 from app.task_prompt import TaskPrompt
 from research.demo.recipes import Recipe, find_recipe
@@ -84,22 +86,26 @@ def ship(backbone: Backbone, recipe: Recipe, tuned: Path, test: tuple[Example, .
     if written:
         asked = replace(served, prompt=write(backbone, written["text"]), template=Template(written["template"]))
         found |= {"written": rounded(evaluate(backbone, asked, test).metrics)}
-    publication = as_shipped(source.manifest(version), prompt, recipe, metrics)
+    publication = as_shipped(
+        version, PromptReader(FileStore(tuned), backbone).read_manifest(version), prompt, recipe, metrics
+    )
     published = Registry(FileStore(registry), backbone).publish(recipe.task, publication)
     print(published.id, json.dumps(found))
     return found | {"version": published.id, "num_bytes": prompt.num_bytes}
 
 
-def as_shipped(version: Manifest, prompt: TaskPrompt, recipe: Recipe, test: dict[str, float]) -> Publication:
+def as_shipped(
+    version: Version, manifest: Manifest, prompt: TaskPrompt, recipe: Recipe, test: dict[str, float]
+) -> Publication:
     return Publication(
         prompt,
-        template=version.input_template,
+        template=version.template,
         labels=version.labels,
         label_temperature=version.label_temperature,
         sampling=version.sampling,
         metrics=rounded(dict(version.metrics)) | {f"test_{name}": value for name, value in test.items()},
-        data_sha256=version.data_sha256,
-        tuning=version.tuning,
+        data_sha256=manifest.data_sha256,
+        tuning=manifest.tuning,
         provenance={**version.provenance, "data": recipe.data, "data_licence": recipe.licence},
         description=recipe.description,
     )
