@@ -2,7 +2,7 @@
 
 `softswap tune` gets a random sample of each data set and a budget; nothing is chosen by hand. What it publishes and
 the written prompt that it compares with answer the same random sample of the test split. Then the version goes into
-`prompts/`, without the rows that its tuning started from.
+`prompts/`, without the rows that its tuning started from, and the figures go into docs/demo_tasks.md.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from app.registry.store import FileStore
 from app.registry.version import Version
 from app.settings import Settings
 from app.task_prompt import TaskPrompt
+from app.tuning.budget import in_words
 from research.demo.recipes import Recipe, find_recipe
-from research.demo.tasks import merge_results, rounded
+from research.demo.results_table import write_between_markers
+from research.demo.tasks import PAGE, merge_results, rounded
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("sentiment", "subjectivity", "domain", "language", "headline")
@@ -49,13 +51,13 @@ def main() -> None:
         data = arguments.data / recipe.data
         train = draw(data / "train.jsonl", folder / f"{recipe.data}.jsonl", NUM_TRAIN)
         test = draw(data / "test.jsonl", folder / "test.jsonl", NUM_TEST if recipe.is_labelled else NUM_WRITTEN_TEST)
-        took_s = None
-        if not (folder / "prompts").exists():
-            took_s = tune(train, recipe.task, folder / "prompts", arguments)
+        if not (folder / "seconds").exists():
+            (folder / "seconds").write_text(str(round(tune(train, recipe.task, folder / "prompts", arguments))))
         backbone = load_backbone(Settings(model=arguments.model))
         found = ship(backbone, recipe, folder / "prompts", read_dataset(test).examples, arguments.registry)
-        found |= {"budget_s": arguments.budget} | ({} if took_s is None else {"seconds": round(took_s)})
+        found |= {"budget_s": arguments.budget, "seconds": int((folder / "seconds").read_text())}
         merge_results(arguments.results, {recipe.task: found})
+    write_between_markers(arguments.page, "shipped-table", render(json.loads(arguments.results.read_text())))
 
 
 def draw(source: Path, target: Path, num: int) -> Path:
@@ -91,7 +93,7 @@ def ship(backbone: Backbone, recipe: Recipe, tuned: Path, test: tuple[Example, .
     )
     published = Registry(FileStore(registry), backbone).publish(recipe.task, publication)
     print(published.id, json.dumps(found))
-    return found | {"version": published.id, "num_bytes": prompt.num_bytes}
+    return found | {"version": published.id, "num_bytes": published.num_bytes}
 
 
 def as_shipped(
@@ -111,6 +113,23 @@ def as_shipped(
     )
 
 
+def render(results: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| task | data | metric | tuned prompt, test [95 %] | written prompt | budget, took | bytes on disk |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in (task for task in TASKS if task in results):
+        found = results[task]
+        tuned, written = found["tuned"], found.get("written", {})
+        name = "accuracy" if "accuracy" in tuned else "rouge_l"
+        interval = f" [{tuned['accuracy_low']:.1%}, {tuned['accuracy_high']:.1%}]" if name == "accuracy" else ""
+        lines.append(
+            f"| `{task}` | {found['data']} | {name} | **{tuned[name]:.1%}**{interval} (n = {found['num_test']:,}) | "
+            f"{written.get(name, 0):.1%} | {in_words(found['budget_s'])}, {in_words(found['seconds'])} | {found['num_bytes']:,} |"
+        )
+    return "\n".join(lines)
+
+
 def write(backbone: Backbone, text: str) -> TaskPrompt:
     return TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
 
@@ -126,6 +145,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=1200, help="seconds for each task (default: 1200)")
     parser.add_argument("--registry", type=Path, default=ROOT / "prompts", help="where the versions go")
     parser.add_argument("--results", type=Path, default=ROOT / "research" / "results" / "shipped-tasks.json")
+    parser.add_argument("--page", type=Path, default=PAGE)
     return parser.parse_args()
 
 

@@ -183,8 +183,8 @@ def test_the_readme_runs_as_printed(tmp_path: Path) -> None:
     printed = run_page("README.md", tmp_path)
     assert json.loads(printed_by(printed, "/v1/tasks/sentiment/run"))["label"] in ("negative", "positive")
     assert len(json.loads(printed_by(printed, "/v1/run"))["results"]) == 3
-    assert printed_by(printed, "/v1/completions").endswith("data: [DONE]\n\n")
-    assert re.fullmatch(r"sentiment@1 (negative|positive)\n", printed_by(printed, "import OpenAI"))
+    assert printed_by(printed, "/v1/chat/completions").endswith("data: [DONE]\n\n")
+    assert re.fullmatch(r"sentiment@\d+ (negative|positive)\n", printed_by(printed, "import OpenAI"))
     assert printed_by(printed, "softswap run inbox").strip() in ("English", "French", "German")
     assert re.search(r"^inbox +1 ", printed_by(printed, "softswap tasks ls"), re.MULTILINE)
     assert "accuracy" in printed_by(printed, "softswap eval")

@@ -11,14 +11,15 @@ from app.errors import CorruptState, NotFound, TuningUnavailable
 from app.registry.store import FileStore
 
 FILES, RUNS = "files", "runs"
-DATABASE_FILE, LOCK_FILE = "jobs.sqlite3", "server.lock"
+DATABASE_FILE, LOCK_FILE, BACKBONES_FILE = "jobs.sqlite3", "server.lock", "backbones"
 _DIGEST_BYTES = 32
 
 
 class StateFolder:
     """Held by one server at a time, by a lock that ends with its process; everything in it is written durably.
 
-    `files/<sha256>` are uploads, `runs/<job>` the states that unfinished jobs continue from, `jobs.sqlite3` the tables.
+    `files/<sha256>` are uploads, `runs/<job>` the states that unfinished jobs continue from, `jobs.sqlite3` the tables,
+    `backbones` the fingerprints of all backbones that a server with this folder had.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +37,12 @@ class StateFolder:
     def close(self) -> None:
         """Release it for another server."""
         self._lock.close()
+
+    def note_backbone(self, fingerprint: str) -> None:
+        """Jobs of other backbones are another server's, of which this folder knows nothing."""
+        noted = read_backbones(self.path) or frozenset()
+        if fingerprint not in noted:
+            self._replace(BACKBONES_FILE, "".join(f"{each}\n" for each in sorted({*noted, fingerprint})).encode())
 
     def put_file(self, content: bytes) -> str:
         """Keep an upload under its sha256, which is returned. Doing so repairs a copy that was damaged on the disk.
@@ -87,6 +94,14 @@ class StateFolder:
         if not self.path.is_dir():  # creating it would also create the registry's folder, which it usually is in
             raise TuningUnavailable("the server's state folder is gone; put it back, or restart the server")
         self._store.replace(key, content)
+
+
+def read_backbones(state: Path) -> frozenset[str] | None:
+    """What `note_backbone` noted; None if nothing did. Args: state: the folder, whoever holds it."""
+    try:
+        return frozenset((state / BACKBONES_FILE).read_text().split())
+    except FileNotFoundError:
+        return None
 
 
 def _lock(path: Path) -> BinaryIO:

@@ -141,9 +141,13 @@ class Teaching:
         return len(self._answers)
 
     @property
+    def num_inputs(self) -> int:
+        return len(self._inputs)
+
+    @property
     def is_done(self) -> bool:
         is_enough = self.num_answers >= MIN_ANSWERS and self._clock() >= self._ends_s
-        return is_enough or self.num_answers == len(self._inputs)
+        return is_enough or self.num_answers == self.num_inputs
 
     def slices(self) -> Generator[bool | None, None, None]:
         """It yields True when it can be saved."""

@@ -24,8 +24,9 @@ class FolderVersions:
     def find_unused(self, names: Sequence[str], num_kept: int) -> list[dict[str, Any]]:
         """As of now. Args: names: of tasks; none of them means all. Raises NotFound, TuningUnavailable."""
         from app.answers.views import TaskObject, VersionObject
+        from app.jobs.state_folder import read_backbones
 
-        named = NamedByJobs.of(self._jobs())
+        named = NamedByJobs.of(self._jobs(), read_backbones(self._settings.state_folder))
         self._registry.refresh()
         views = [self._registry.task(name) for name in names] if names else self._registry.tasks()
         unused = []

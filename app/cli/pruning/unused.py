@@ -17,15 +17,18 @@ class NamedByJobs:
         job_ids: of all jobs there are: a version says which one made it. None if jobs are not known; then every version
             that a job made counts as named.
         versions: the results of jobs.
+        backbones: fingerprints of those that all jobs are known for; None: of all. What a job made for another one
+            counts as named.
         busy_tasks: what unfinished jobs write to, continue from or distill; all of their versions count as named.
     """
 
     job_ids: frozenset[str] | None
     versions: frozenset[str] = frozenset()
     busy_tasks: frozenset[str] = frozenset()
+    backbones: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, jobs: Iterable[Mapping[str, Any]] | None) -> NamedByJobs:
+    def of(cls, jobs: Iterable[Mapping[str, Any]] | None, backbones: frozenset[str] | None = None) -> NamedByJobs:
         """Args: jobs: as `GET /v1/fine_tuning/jobs` has them; None if they are not known."""
         if jobs is None:
             return cls(None)
@@ -35,12 +38,14 @@ class NamedByJobs:
             frozenset(job["id"] for job in found),
             frozenset(job["fine_tuned_model"] for job in found if job["fine_tuned_model"]),
             frozenset(name.partition("@")[0] for name in unfinished),
+            backbones,
         )
 
     def has(self, version: Mapping[str, Any]) -> bool:
         """Args: version: as `GET /v1/tasks/{task}/versions` has it."""
         job_id = version["provenance"].get("job")
-        is_of_job = job_id is not None and (self.job_ids is None or job_id in self.job_ids)
+        is_known = self.backbones is None or version["backbone_fingerprint"] in self.backbones
+        is_of_job = job_id is not None and (self.job_ids is None or job_id in self.job_ids or not is_known)
         return is_of_job or version["id"] in self.versions or version["task"] in self.busy_tasks
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PromptWritten,
         StepDone,
         Taught,
+        TeacherAnswered,
         TuneEvent,
         TuningPlanned,
         TuningStarted,
@@ -73,6 +74,7 @@ class TuningProgress:
             write_json({"event": name, **asdict(event)})
             return
         shows: dict[str, Any] = {
+            "TeacherAnswered": self._answered,
             "Taught": self._taught,
             "OpeningStarted": self._opening,
             "PromptWritten": self._written,
@@ -86,6 +88,15 @@ class TuningProgress:
         }
         if name in shows:
             shows[name](event)
+
+    def _answered(self, event: TeacherAnswered) -> None:
+        left = "" if event.left_s is None else f", {in_words(event.left_s)} left"
+        answers = f"the teacher answered {event.num_answers} of {event.num_inputs} inputs"
+        self._bar.update(
+            self._row, total=event.num_inputs, completed=event.num_answers, updates=answers, score="", left=left
+        )
+        if not self._is_live and time.monotonic() - self._line_s >= LINE_EVERY_S:
+            self._say(f"{answers}{left}")
 
     def _taught(self, event: Taught) -> None:
         self._say(f"the teacher answered {event.num_inputs} inputs")

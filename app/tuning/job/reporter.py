@@ -16,6 +16,7 @@ from app.tuning.run.events import (
     PromptWritten,
     StepDone,
     Taught,
+    TeacherAnswered,
     TuneEvent,
     TuningPlanned,
     TuningStarted,
@@ -42,7 +43,7 @@ class Reporter:
         progress = self._progress
         if isinstance(event, TuningStarted):
             progress.num_steps = event.num_steps
-        elif isinstance(event, OpeningStarted | TuningPlanned):
+        elif isinstance(event, TeacherAnswered | OpeningStarted | TuningPlanned):
             progress.left_s = event.left_s
         elif isinstance(event, StepDone):
             progress.num_steps, progress.left_s = event.num_steps, event.left_s
@@ -59,6 +60,8 @@ def describe_event(event: TuneEvent, step: int, num_steps: int) -> NewEvent | No
     """Args: step, num_steps: where the run stands. Returns None for an update that is not recorded."""
     told: NewEvent | None
     match event:
+        case TeacherAnswered():
+            told = None
         case Taught():
             told = NewEvent("taught", f"The teacher has answered {event.num_inputs} inputs", step=0)
         case TuningStarted():

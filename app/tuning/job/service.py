@@ -45,6 +45,7 @@ class TuningService:
         metrics: Metrics | None = None,
     ) -> None:
         self.stores = JobStores(path, metrics or Metrics())
+        self.stores.folder.note_backbone(backbone.fingerprint)
         self.files, self.jobs = self.stores.files, self.stores.jobs
         self.events, self.checkpoints = self.stores.events, self.stores.checkpoints
         self.notifier, self.registry = self.stores.notifier, registry

@@ -9,7 +9,7 @@ from typing import Any
 from app.model.backbone import Backbone
 from app.task_prompt import PromptKind
 from app.tuning.budget import BudgetPlan, Costs, Limits, plan_within
-from app.tuning.candidates import default_candidates
+from app.tuning.candidates import NUM_LARGE_PARAMETERS, default_candidates
 from app.tuning.plan import TuningPlan
 from app.tuning.run.events import TuningPlanned
 from app.tuning.run.population import start_ids
@@ -27,7 +27,13 @@ def with_candidates(plan: TuningPlan, backbone: Backbone, init_text: str) -> Tun
     """
     num_tokens = len(start_ids(backbone, PromptKind.KV, init_text)) if init_text else 0
     search = plan.search
-    candidates = default_candidates(init_text, num_tokens, has_labels=bool(plan.labels), rate_factor=search.rate_factor)
+    candidates = default_candidates(
+        init_text,
+        num_tokens,
+        has_labels=bool(plan.labels),
+        is_large=sum(each.numel() for each in backbone.model.parameters()) >= NUM_LARGE_PARAMETERS,
+        rate_factor=search.rate_factor,
+    )
     kinds = search.values.get("kind")
     candidates = tuple(each for each in candidates if not kinds or each["kind"] in kinds)
     at_most = max(1, MAX_MEMBERS // search.num_members)

@@ -8,6 +8,15 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherAnswered:
+    """A teacher has answered some inputs. Attributes: left_s: until the result is there; None if there is no budget."""
+
+    num_answers: int
+    num_inputs: int
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Taught:
     """A teacher has answered all inputs of a distillation."""
 
@@ -136,7 +145,8 @@ class TuningStopped:
 
 
 TuneEvent = (
-    Taught
+    TeacherAnswered
+    | Taught
     | OpeningStarted
     | PromptWritten
     | TuningPlanned

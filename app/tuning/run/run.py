@@ -40,6 +40,7 @@ from app.tuning.run.events import (
     PromptWritten,
     StepDone,
     Taught,
+    TeacherAnswered,
     TuningStarted,
     TuningStopped,
     Warned,
@@ -110,6 +111,8 @@ class TuningRun:
         self._teaching: Teaching | None = None
         self._opening: Opening | None = None
         self._has_told_opening = False
+        self._budget_s = plan.config.budget_s
+        self._num_answers_told = -1
         self._opened: Opened | None = None
         self._budgeted: Budgeted | None = None
         self._timetable: Timetable | None = None
@@ -198,9 +201,18 @@ class TuningRun:
                 plan = self._begin_from(self._opening.opened)
                 self._on_event(_describe(self._asked, self._opening.opened))
                 self._set_up(plan, None)
-        elif self._teaching is not None and self._teaching.is_done:
-            self._on_event(Taught(self._teaching.num_answers))
-            self._open(self._teaching.plan_student(), None)
+        elif self._teaching is not None:
+            self._tell_answers(self._teaching)
+            if self._teaching.is_done:
+                self._on_event(Taught(self._teaching.num_answers))
+                self._open(self._teaching.plan_student(), None)
+
+    def _tell_answers(self, teaching: Teaching) -> None:
+        """Each time there are more, from none on."""
+        if teaching.num_answers != self._num_answers_told:
+            self._num_answers_told = teaching.num_answers
+            left_s = self._left_s if self._budget_s else None
+            self._on_event(TeacherAnswered(teaching.num_answers, teaching.num_inputs, left_s))
 
     def advance(self) -> None:
         """Compute one slice.
@@ -309,7 +321,7 @@ class TuningRun:
     @property
     def _left_s(self) -> float:
         """Of the budget."""
-        return max(0.0, self._began_s + self._asked.config.budget_s - self._clock())
+        return max(0.0, self._began_s + self._budget_s - self._clock())
 
     def _make_members(self, num_members: int | None = None) -> Iterator[None]:
         """Those that are still missing of the first `num_members`; of all, if it is None."""

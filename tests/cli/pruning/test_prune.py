@@ -202,3 +202,15 @@ def _publish(live: LiveServer, backbone: Backbone) -> None:
     for seed in range(2):
         for task in ("mood", "joy"):
             live.registry.publish(task, Publication(random_prompt(backbone, seed=seed)))
+
+
+def test_what_a_job_of_another_servers_state_folder_made_stays(
+    registry: Registry, saved: Backbone, local: Path
+) -> None:
+    """Servers of two backbones answer from one registry, each with its own state folder."""
+    registry.publish("made", Publication(random_prompt(saved, seed=5), provenance={"job": "ftjob-theirs"}), alias=None)
+    with held_jobs(local) as stores:
+        stores.folder.note_backbone("0" * 64)
+        assert "made@1" not in [each["id"] for each in listed("--yes")]
+        stores.folder.note_backbone(saved.fingerprint)
+        assert "made@1" in [each["id"] for each in listed("--yes")]
