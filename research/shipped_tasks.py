@@ -122,10 +122,11 @@ def render(results: dict[str, dict[str, Any]]) -> str:
         found = results[task]
         tuned, written = found["tuned"], found.get("written", {})
         name = "accuracy" if "accuracy" in tuned else "rouge_l"
+        time_spent = f"{in_words(found['budget_s'])}, {in_words(found['seconds'])}"
         interval = f" [{tuned['accuracy_low']:.1%}, {tuned['accuracy_high']:.1%}]" if name == "accuracy" else ""
         lines.append(
             f"| `{task}` | {found['data']} | {name} | **{tuned[name]:.1%}**{interval} (n = {found['num_test']:,}) | "
-            f"{written.get(name, 0):.1%} | {in_words(found['budget_s'])}, {in_words(found['seconds'])} | {found['num_bytes']:,} |"
+            f"{written.get(name, 0):.1%} | {time_spent} | {found['num_bytes']:,} |"
         )
     return "\n".join(lines)
 
