@@ -300,9 +300,9 @@ def test_an_interruption_while_versions_are_compared_publishes_the_one_and_begin
     monkeypatch.setattr("app.tuning.retuning.retuning.ask_new", interrupt)
     place.write("mood.jsonl")
     given = ("--examples", f"mood={place.folder / 'mood.jsonl'}")
-    done, begun = retune(place, "kept", "mood", *given, code=1)
+    done, other = retune(place, "kept", "mood", *given, code=1)
     assert (done["id"], done["alias"]) == ("kept@2", "live")
-    assert (begun["id"], begun["fault"]) == (None, "not begun: interrupted")
+    assert (other["id"], other["fault"]) == (None, "not begun: interrupted")
     assert place.registry(new_saved).resolve("kept").number == 2
 
 
