@@ -19,7 +19,7 @@ from app.errors import InvalidInput
 
 APP_FOLDER = Path(__file__).parent
 DEMO_BACKBONE = APP_FOLDER / "demo" / "backbone"
-DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MODEL = "demo"
 """Of the catalog (`app.model.loading.catalog`)."""
 FALLBACK_MODEL = "demo"
 """Served while the default one cannot be fetched: it comes with softswap."""

@@ -2,7 +2,7 @@
 
 `softswap tune` gets a random sample of each data set and a budget; nothing is chosen by hand. What it publishes and
 the written prompt that it compares with answer the same random sample of the test split. Then the version goes into
-`prompts/`, without the rows that its tuning started from, and the figures go into docs/demo_tasks.md.
+`prompts/` in bfloat16, as it was measured, without the rows that its tuning started from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from app.main import load_backbone
 from app.measure.dataset import Example
@@ -35,7 +37,7 @@ from app.task_prompt import TaskPrompt
 from app.tuning.budget import in_words
 from research.demo.recipes import Recipe, find_recipe
 from research.demo.results_table import write_between_markers
-from research.demo.tasks import PAGE, merge_results, rounded
+from research.demo.tasks import merge_results, rounded
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("sentiment", "subjectivity", "domain", "language", "headline")
@@ -57,7 +59,8 @@ def main() -> None:
         found = ship(backbone, recipe, folder / "prompts", read_dataset(test).examples, arguments.registry)
         found |= {"budget_s": arguments.budget, "seconds": int((folder / "seconds").read_text())}
         merge_results(arguments.results, {recipe.task: found})
-    write_between_markers(arguments.page, "shipped-table", render(json.loads(arguments.results.read_text())))
+    if arguments.page is not None:
+        write_between_markers(arguments.page, "shipped-table", render(json.loads(arguments.results.read_text())))
 
 
 def draw(source: Path, target: Path, num: int) -> Path:
@@ -80,7 +83,7 @@ def ship(backbone: Backbone, recipe: Recipe, tuned: Path, test: tuple[Example, .
     """Measure the newest version and its written prompt, publish the version, and say what was found."""
     source = Registry(FileStore(tuned), backbone)
     version = source.versions(recipe.task)[-1]
-    prompt = source.prompt(version)
+    prompt = source.prompt(version).rounded(torch.bfloat16)
     served = ServedPrompt.of(prompt, version)
     metrics = rounded(evaluate(backbone, served, test).metrics)
     written = version.provenance.get("written_prompt")
@@ -146,7 +149,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=1200, help="seconds for each task (default: 1200)")
     parser.add_argument("--registry", type=Path, default=ROOT / "prompts", help="where the versions go")
     parser.add_argument("--results", type=Path, default=ROOT / "research" / "results" / "shipped-tasks.json")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, help="into which a table of the results is written, between its markers")
     return parser.parse_args()
 
 

@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 def serve(*, settings: Settings) -> None:
     """Serve the tasks over HTTP, in OpenAI's format and on routes of our own.
 
-    Without options, this serves SmolLM2-135M-Instruct, which the first start fetches, with five tasks tuned on it; with
-    --model demo, or without a network, a small model that comes with softswap, with seven:
+    Without options, this serves the demo tasks on the demo backbone, offline:
 
         softswap serve
         curl --json '{"input": "a gorgeous, witty film"}' http://127.0.0.1:8000/v1/tasks/sentiment/run

@@ -75,7 +75,8 @@ def written_candidates(
 ) -> tuple[WrittenPrompt, ...]:
     """Written prompts to choose among on validation, each with its template.
 
-    In a conversation the instruction begins the user's turn.
+    In a conversation the instruction is the system message: no default one takes up room before it. If the examples
+    have one of their own, or the backbone knows none, the instruction begins the user's turn.
 
     Args:
         template, text: given by the user, and then that of all.
@@ -86,12 +87,14 @@ def written_candidates(
         return (WrittenPrompt(instruction, template),)
     plain = [WrittenPrompt(instruction, each) for each in candidate_templates(columns, labels, system=system)]
     input_title, target_title = _titles(columns, labels)
-    question, answer = f"{instruction}{input_title}: {INPUT}", f"{target_title}: {TARGET}"
-    chat = chat_form(tokenizer, question, answer, system)
-    before, is_there, after = ("", "", "") if chat is None else chat.text.partition(instruction)
+    question, answer = f"{input_title}: {INPUT}", f"{target_title}: {TARGET}"
+    chat = None if system else chat_form(tokenizer, question, answer, instruction.strip())
+    if chat is None:
+        chat = chat_form(tokenizer, f"{instruction}{question}", answer, system)
+    before, is_there, after = ("", "", "") if chat is None else chat.text.partition(question)
     if not is_there:
         return tuple(plain)
-    return (*plain, WrittenPrompt(before + instruction, Template(after, system=system)))
+    return (*plain, WrittenPrompt(before, Template(question + after, system=system)))
 
 
 def default_template(columns: Columns | None, labels: Sequence[str]) -> Template:

@@ -109,13 +109,13 @@ def test_every_candidate_says_a_system_message_that_all_examples_have() -> None:
     assert Template("Be brief. {input}\n{target}").after_system(system).text == "Be brief. {input}\n{target}"
 
 
-def test_a_written_prompt_begins_the_users_turn_of_a_conversation() -> None:
+def test_a_written_prompt_is_the_system_message_of_a_conversation_or_begins_the_users_turn() -> None:
     columns, tokenizer = Columns("message", "category"), byte_tokenizer()
     instruction = written_prompt(columns, LABELS)
     *plain, chat = written_candidates(columns, LABELS, tokenizer)
     assert plain == [WrittenPrompt(instruction, template) for template in candidate_templates(columns, LABELS)]
     after = Template("Message: {input}\nassistant:Category: {target}")
-    assert chat == WrittenPrompt(f"user: {instruction}", after)
+    assert chat == WrittenPrompt(f"system: {instruction.strip()}\nuser: ", after)
     [*_, spoken] = written_candidates(columns, LABELS, tokenizer, system="Be brief.")
     assert spoken.text == f"system: Be brief.\nuser: {instruction}"
     assert spoken.template.render("Be brief.\nhello") == "Message: hello\nassistant:Category:"
