@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from app.measure.example_file import read_dataset
 from app.measure.plain_model import evaluate
 from app.measure.served_prompt import ServedPrompt
 from app.model.backbone import Backbone
-from app.model.layout import Template, encode_text
 from app.registry.formats.manifest import Manifest
 from app.registry.prompts import PromptReader
 from app.registry.publication import Publication
@@ -34,7 +31,8 @@ from app.registry.store import FileStore
 from app.registry.version import Version
 from app.settings import Settings
 from app.task_prompt import TaskPrompt
-from app.tuning.budget import in_words
+from app.tuning.budget import in_words, parse_duration
+from benchmarks.parts.tuning import draw, serve_written
 from research.demo.recipes import Recipe, find_recipe
 from research.demo.results_table import write_between_markers
 from research.demo.tasks import merge_results, rounded
@@ -63,19 +61,11 @@ def main() -> None:
         write_between_markers(arguments.page, "shipped-table", render(json.loads(arguments.results.read_text())))
 
 
-def draw(source: Path, target: Path, num: int) -> Path:
-    """At random: files are often sorted. Returns the target."""
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    random.Random(0).shuffle(lines)
-    target.write_text("".join(lines[:num]), encoding="utf-8")
-    return target
-
-
 def tune(data: Path, task: str, registry: Path, arguments: argparse.Namespace) -> float:
     """As a user types it. Returns the seconds from the command's start to its end."""
     command = [sys.executable, "-m", "app.cli", "tune", str(data), "--task", task, "--registry", str(registry)]
     began_s = time.monotonic()
-    subprocess.run([*command, "--model", arguments.model, "--budget", f"{arguments.budget}s"], check=True)
+    subprocess.run([*command, "--model", arguments.model, "--budget", f"{arguments.budget:g}s"], check=True)
     return time.monotonic() - began_s
 
 
@@ -89,8 +79,7 @@ def ship(backbone: Backbone, recipe: Recipe, tuned: Path, test: tuple[Example, .
     written = version.provenance.get("written_prompt")
     found = {"data": recipe.data, "num_test": len(test), "tuned": metrics}
     if written:
-        asked = replace(served, prompt=write(backbone, written["text"]), template=Template(written["template"]))
-        found |= {"written": rounded(evaluate(backbone, asked, test).metrics)}
+        found |= {"written": rounded(evaluate(backbone, serve_written(backbone, written, served), test).metrics)}
     publication = as_shipped(
         version, PromptReader(FileStore(tuned), backbone).read_manifest(version), prompt, recipe, metrics
     )
@@ -134,10 +123,6 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(backbone: Backbone, text: str) -> TaskPrompt:
-    return TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="*", help=f"(default: {', '.join(TASKS)})")
@@ -146,7 +131,7 @@ def parse_arguments() -> argparse.Namespace:
         "--work", type=Path, required=True, help="folder for samples and what `softswap tune` publishes"
     )
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--budget", type=int, default=1200, help="seconds for each task (default: 1200)")
+    parser.add_argument("--budget", type=parse_duration, default=1200.0, help="of each task, such as 20m (the default)")
     parser.add_argument("--registry", type=Path, default=ROOT / "prompts", help="where the versions go")
     parser.add_argument("--results", type=Path, default=ROOT / "research" / "results" / "shipped-tasks.json")
     parser.add_argument("--page", type=Path, help="into which a table of the results is written, between its markers")

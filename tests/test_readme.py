@@ -43,8 +43,8 @@ PAGE_TO_NOT_RUN = {
     },
 }
 """Commands that are printed for people only, and why."""
-BUDGET = re.compile(r"(?<=--budget )\w+|(?<=[\"']budget_s[\"']: )\d+")
-BUDGET_S = "15"
+BUDGET = re.compile(r"(?<=--budget )\w+")
+BUDGET_S = "15s"
 """Instead of every printed budget."""
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 
@@ -33,6 +33,10 @@ from app.task_prompt import TaskPrompt
 
 MAX_CACHE_BYTES = 256 * 2**20
 _Read = TypeVar("_Read")
+
+OF_ANOTHER: Final = (
+    "cannot be read and may be another backbone's; `softswap tasks rm {name} --registry FOLDER` removes it"
+)
 
 
 class Registry:
@@ -309,7 +313,8 @@ class Registry:
 
         Raises:
             NotFound: no such version for the backbone.
-            InvalidInput: an alias names it; move the alias first, or delete the task.
+            InvalidInput: an alias names it; move the alias first, or delete the task. Or it cannot be read and may be
+                for another backbone.
             Conflict: see `publish`.
         """
         with self._catalog.writing(task, if_match) as record:
@@ -318,12 +323,8 @@ class Registry:
             view = TaskView(record, self._own)
             if number in record.versions:
                 view.numbered(number)
-            if number not in record.versions and self._may_be_others(record):
-                raise InvalidInput(
-                    f"{task}@{number} cannot be read and may be for another backbone; a command on the registry's "
-                    "folder removes it",
-                    param="version",
-                )
+            elif self._may_be_others(record):
+                raise InvalidInput(f"{task}@{number} {OF_ANOTHER.format(name=f'{task}@{number}')}", param="version")
             if aliases := record.table.aliases_of(number):
                 raise InvalidInput(
                     f"{task}@{number} is the version alias {aliases[0]} names; {view.advice_to_free(number)}",
@@ -334,7 +335,10 @@ class Registry:
     def delete_task(self, task: str, *, if_match: str | None = None) -> None:
         """With all versions and aliases for the backbone; without one, of all. Its numbers are not given out again.
 
-        Raises NotFound, Conflict.
+        Raises:
+            NotFound: it has no version for the backbone.
+            InvalidInput: none can be read, and they may be for another backbone.
+            Conflict: see `publish`.
         """
         with self._catalog.writing(task, if_match) as record:
             view = TaskView(record, self._own)
@@ -343,11 +347,7 @@ class Registry:
             is_all = len(view.own_versions) == len(record.versions) and not self._may_be_others(record)
             numbers = record.numbers if is_all else set(view.own_versions)
             if not numbers:
-                raise InvalidInput(
-                    f"no version of {task} can be read, and they may be for another backbone; a command on the "
-                    "registry's folder removes them",
-                    param="task",
-                )
+                raise InvalidInput(f"task {task} {OF_ANOTHER.format(name=task)}", param="task")
             table = record.table_deleting(numbers)
             if numbers == record.numbers:
                 table = replace(table, aliases={}, gates={})

@@ -19,8 +19,8 @@ FIRST_SHARE: Final = 0.05
 """Of the budget, for the first measurement on validation, at most."""
 MEASURING_SHARE: Final = 0.2
 """Of the time to learn, for all measurements on the way, at most."""
-FINAL_SHARE: Final = 0.03
-"""Of the budget, for one of the measurements at the end, at most; less if several prompts are kept."""
+FINAL_SHARE: Final = 0.12
+"""Of the budget, for all measurements at the end together, at most."""
 NUM_MORE_MEASUREMENTS: Final = 2
 """At the end: of the written prompt and of the live version. Each result is measured twice, once as it is stored."""
 MIN_MEASUREMENTS: Final = 6
@@ -172,10 +172,9 @@ def plan_within(budget_s: float, left_s: float, costs: Costs, limits: Limits) ->
 def _plan_members(num_members: int, budget_s: float, left_s: float, costs: Costs, limits: Limits) -> BudgetPlan:
     num_cuts = min(limits.max_cuts, max(0, math.ceil(math.log2(num_members / limits.min_members))))
     cuts = tuple(LAST_CUT / 2**i for i in reversed(range(num_cuts)))
-    num_measured_at_end = 2 * limits.min_members + NUM_MORE_MEASUREMENTS
-    share = FINAL_SHARE * 4 / num_measured_at_end
-    num_final = _within(share * budget_s / costs.final_s, limits.num_final)
-    reserve_s = num_measured_at_end * num_final * costs.final_s + SLOW_SHARE * budget_s
+    row_at_end_s = (2 * limits.min_members + NUM_MORE_MEASUREMENTS) * costs.final_s
+    num_final = _within(FINAL_SHARE * budget_s / row_at_end_s, limits.num_final)
+    reserve_s = num_final * row_at_end_s + SLOW_SHARE * budget_s
     learn_s = max(0.0, left_s - reserve_s)
     mean_members = mean_alive(num_members, cuts, limits.min_members)
     measuring_s = MEASURING_SHARE * learn_s

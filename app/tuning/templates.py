@@ -37,31 +37,21 @@ class WrittenPrompt:
 
 
 def candidate_templates(
-    columns: Columns | None,
-    labels: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    *,
-    system: str = "",
-) -> tuple[Template, ...]:
-    """Two or three ways to write an input, all different, to choose among on validation. The first is the default.
+    columns: Columns | None, labels: Sequence[str], *, system: str = ""
+) -> tuple[Template, Template]:
+    """Two ways to write an input, to choose among on validation. The first is the default.
 
     Columns with names of their own make `Message: {input}\\nCategory: {target}`; names that any data could have, as
-    `text` and `label`, leave the target alone on a line after the input. The other one is the second candidate. If the
-    backbone has a chat template, a conversation is the third: the user's turn is `Message: {input}`, the assistant's
-    begins with `Category: {target}`.
+    `text` and `label`, leave the target alone on a line after the input. The other one is the second candidate.
 
     Args:
         columns: of the training file; None if it has none.
-        tokenizer: whose chat template is a candidate; None leaves it out.
-        system: a system message that all examples have; every candidate says it first.
+        system: a system message that all examples have; both say it first.
     """
     input_title, target_title = _titles(columns, labels)
-    question, answer = f"{input_title}: {INPUT}", f"{target_title}: {TARGET}"
-    bare, titled = Template(), Template(f"{question}\n{answer}")
-    chat = None if tokenizer is None else chat_form(tokenizer, question, answer, system)
-    plain = (titled, bare) if _has_own_names(columns) else (bare, titled)
-    after_system = [template.after_system(system) for template in plain]
-    return (*after_system, chat) if chat is not None else tuple(after_system)
+    bare, titled = Template(), Template(f"{input_title}: {INPUT}\n{target_title}: {TARGET}")
+    first, second = (titled, bare) if _has_own_names(columns) else (bare, titled)
+    return first.after_system(system), second.after_system(system)
 
 
 def written_candidates(

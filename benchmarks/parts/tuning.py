@@ -14,7 +14,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,8 +69,8 @@ def _measure_one(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Row to its columns."""
     budget_s, model = setting.budget_s, str(setting.model)
-    train = _draw(data / "train.jsonl", folder / f"{data.name}.jsonl", NUM_TRAIN)
-    test = read_dataset(_draw(data / "test.jsonl", folder / "test.jsonl", NUM_TEST)).examples
+    train = draw(data / "train.jsonl", folder / f"{data.name}.jsonl", NUM_TRAIN)
+    test = read_dataset(draw(data / "test.jsonl", folder / "test.jsonl", NUM_TEST)).examples
     say(f"{data.name}: tuning for {budget_s:g} s")
     columns = _tune(ROOT, train, folder / "prompts", model, budget_s, ["--budget", f"{budget_s:g}s"])
     version, prompt = _published(backbone, folder / "prompts")
@@ -78,7 +78,7 @@ def _measure_one(
     yield "tuned", {**_score(backbone, served, test), **columns}
     written = version.provenance.get("written_prompt")
     if written:
-        yield "written prompt", _score(backbone, _serve_written(backbone, written, served), test)
+        yield "written prompt", _score(backbone, serve_written(backbone, written, served), test)
     if setting.other is not None:
         say(f"{data.name}: the other tree for {budget_s:g} s")
         columns = _tune(setting.other, train, folder / "theirs", model, budget_s, [])
@@ -86,8 +86,8 @@ def _measure_one(
         yield "other tree", {**_score(backbone, ServedPrompt.of(prompt, version), test), **columns}
 
 
-def _draw(source: Path, target: Path, num: int) -> Path:
-    """At random: files are often sorted. Returns the target."""
+def draw(source: Path, target: Path, num: int) -> Path:
+    """At most `num` lines at random: files are often sorted. Returns the target."""
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     random.Random(0).shuffle(lines)
     target.write_text("".join(lines[:num]), encoding="utf-8")
@@ -127,7 +127,8 @@ def _published(backbone: Backbone, folder: Path) -> tuple[Any, TaskPrompt]:
     return version, registry.prompt(version)
 
 
-def _serve_written(backbone: Backbone, written: dict[str, Any], like: ServedPrompt) -> ServedPrompt:
+def serve_written(backbone: Backbone, written: Mapping[str, Any], like: ServedPrompt) -> ServedPrompt:
+    """Args: written: as a version's provenance has it."""
     text = written["text"]
     prompt = TaskPrompt.from_text(text, encode_text(backbone.tokenizer, text), backbone.fingerprint)
     return ServedPrompt(prompt, Template(written["template"]), like.labels, max_new_tokens=like.max_new_tokens)

@@ -8,6 +8,7 @@ import pytest
 
 from app.measure.reading.columns import CHAT, Columns
 from app.model.layout import Template
+from app.tuning.candidates import default_candidates
 from app.tuning.templates import (
     WrittenPrompt,
     candidate_templates,
@@ -46,13 +47,15 @@ def test_the_default_template_says_what_the_columns_say(
 
 @pytest.mark.parametrize("columns", [Columns("message", "category"), Columns("text", "label"), None])
 def test_two_templates_are_tried_and_a_third_if_there_is_a_chat_template(columns: Columns | None) -> None:
-    without = candidate_templates(columns, LABELS)
-    assert len(set(without)) == 2
-    assert Template() in without
-    assert candidate_templates(columns, LABELS, byte_tokenizer(has_chat_template=False)) == without
+    plain = candidate_templates(columns, LABELS)
+    assert len(set(plain)) == 2
+    assert Template() in plain
+    without = written_candidates(columns, LABELS, byte_tokenizer(has_chat_template=False))
+    assert tuple(each.template for each in without) == plain
     titled = ("Message", "Category") if columns == Columns("message", "category") else ("Text", "Label")
-    conversation = Template(f"user: {titled[0]}: {{input}}\nassistant:{titled[1]}: {{target}}")
-    assert candidate_templates(columns, LABELS, byte_tokenizer()) == (*without, conversation)
+    conversation = Template(f"{titled[0]}: {{input}}\nassistant:{titled[1]}: {{target}}")
+    with_chat = written_candidates(columns, LABELS, byte_tokenizer())
+    assert tuple(each.template for each in with_chat) == (*plain, conversation)
 
 
 def test_a_conversation_has_one_beginning_of_sequence() -> None:
@@ -74,7 +77,7 @@ def test_a_chat_template_that_cannot_hold_an_input_is_no_candidate(chat_template
     tokenizer = copy.deepcopy(byte_tokenizer())
     tokenizer.chat_template = chat_template
     assert chat_form(tokenizer) is None
-    assert len(candidate_templates(None, LABELS, tokenizer)) == 2
+    assert len(written_candidates(None, LABELS, tokenizer)) == 2
 
 
 @pytest.mark.parametrize(
@@ -100,10 +103,9 @@ def test_a_written_prompt_names_the_columns_and_the_labels(
 
 def test_every_candidate_says_a_system_message_that_all_examples_have() -> None:
     columns, system = Columns("message", "category"), "Be brief."
-    plain, bare, chat = candidate_templates(columns, LABELS, byte_tokenizer(), system=system)
+    plain, bare = candidate_templates(columns, LABELS, system=system)
     assert plain == Template("Be brief.\nMessage: {input}\nCategory: {target}", system)
     assert bare == Template("Be brief.\n{input}\n{target}", system)
-    assert chat == Template("system: Be brief.\nuser: Message: {input}\nassistant:Category: {target}", system)
     assert plain.render("Be brief.\nhello") == plain.render("hello") == "Be brief.\nMessage: hello\nCategory:"
     assert plain.render("Be kind.\nhello") == "Be brief.\nMessage: Be kind.\nhello\nCategory:"
     assert Template("Be brief. {input}\n{target}").after_system(system).text == "Be brief. {input}\n{target}"
@@ -122,3 +124,12 @@ def test_a_written_prompt_is_the_system_message_of_a_conversation_or_begins_the_
     assert len(written_candidates(columns, LABELS, byte_tokenizer(has_chat_template=False))) == 2
     given = written_candidates(columns, LABELS, tokenizer, template=Template(), text="Say it.")
     assert given == (WrittenPrompt("Say it.", Template()),)
+
+
+def test_a_large_backbone_tries_the_written_prompts_keys_and_values_at_three_rates_first() -> None:
+    small, large = (default_candidates("Say it.", 3, has_labels=True, is_large=is_large) for is_large in (False, True))
+    assert [each["learning_rate"] for each in large[:3]] == [0.01, 0.004, 0.025]
+    assert {each.get("init_text") for each in large[:3]} == {"Say it."}
+    assert [each["kind"] for each in large] == sorted((each["kind"] for each in large), reverse=True)  # kv first
+    assert [each["kind"] for each in small[:4]] == ["kv", "kv", "embeddings", "embeddings"]
+    assert all(each in large for each in small)

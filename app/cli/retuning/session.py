@@ -133,7 +133,7 @@ class RetuningSession:
         spent_s = 0.0 if answers is None else answers.spent_s
         retuned = self._learn(backbone, move, answers, began_s - spent_s)
         registry.refresh()
-        alias = LIVE if self._promote or not _has_alias(registry, move.task) else None
+        alias = LIVE if self._promote or not _is_live(registry, move.task) else None
         version = registry.publish(move.task, retuned.publication, alias=None)
         released = _release(backbone, registry, version, alias)
         seconds = time.monotonic() - began_s + spent_s
@@ -177,7 +177,7 @@ def _release(backbone: Backbone, registry: Registry, version: Version, alias: st
     return release(registry, version, alias, None, is_told=True)
 
 
-def _has_alias(registry: Registry, task: str) -> bool:
+def _is_live(registry: Registry, task: str) -> bool:
     """Whether callers on this backbone get a version by the task's name."""
     try:
         return LIVE in registry.task(task).aliases

@@ -120,24 +120,20 @@ class Trainer:
         self.chunker.max_tokens = max(1, int(tokens_per_s * slice_s))
 
     def time_costs(self, rows: Sequence[EncodedExample], *, allowed_s: float) -> Slices[Costs]:
-        """What a row takes one prompt, the first one alive: rows of middle length, more of them each time, up to those
-        of a chunk or until `allowed_s` is spent.
-
-        Raises OutOfMemory.
+        """What a row of middle length takes one prompt, the first one alive: twice as many rows each time, as far as a
+        chunk has room and until `allowed_s` is spent.
         """
         prefix = next(self.population.prefixes(1)).detached()
         by_length = sorted(rows, key=lambda row: row.num_tokens)
-        began_s, costs, size = time.perf_counter(), None, 1
-        while costs is None or time.perf_counter() - began_s < allowed_s:
-            if costs is not None and size > min(len(rows), self.chunker.num_rows_within(rows)):
-                break
-            middle = max(0, (len(rows) - size) // 2)
-            sample = by_length[middle : middle + size]
+        began_s, size, most = time.perf_counter(), 1, min(len(rows), self.chunker.num_rows_within(rows))
+        costs = yield from self._time_costs(prefix, _middle(by_length, size))
+        while 2 * size <= most and time.perf_counter() - began_s < allowed_s:
+            size *= 2
             try:
-                costs = yield from self._time_costs(prefix, Chunk(sample, [(i, 0) for i in range(len(sample))]))
+                costs = yield from self._time_costs(prefix, _middle(by_length, size))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 self._lower_micro_batch(error)
-            size *= 2
+                break
         answer_s = yield from self.objective.time_answers(prefix, by_length[len(rows) // 2 :][:NUM_ANSWERS])
         return replace(costs, answer_s=answer_s)
 
@@ -190,6 +186,12 @@ class Trainer:
             raise OutOfMemory("tuning needs more memory than there is, even for a single example") from error
         self.chunker.halve()
         self.on_event(MicroBatchLowered(self.chunker.max_rows))
+
+
+def _middle(by_length: Sequence[EncodedExample], size: int) -> Chunk:
+    """Rows of middle length with the first prompt."""
+    start = (len(by_length) - size) // 2
+    return Chunk(list(by_length[start : start + size]), [(i, 0) for i in range(size)])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
